@@ -1,0 +1,36 @@
+"""PruNet in EfficientDet on the embedded digits: the first thing to run, on a CPU or a GPU.
+
+    python tools/train.py configs/prunet_effdet.py
+
+The backbone is prunet_demo, small enough for two CPU cores. Objects measure 16 to 140 px on 256 px
+images, half of COCO's proportion, so the anchors start at 2 strides and P6 is the last level.
+"""
+
+_base_ = ["_base_/default_runtime.py", "_base_/digits.py", "_base_/effdet.py"]
+
+norm_cfg = dict(type="BN", eps=1e-3, momentum=0.03)
+model = dict(
+    data_preprocessor=dict(pad_size_divisor=64),
+    backbone=dict(type="PruNet", arch="prunet_demo"),
+    neck=dict(channels=64, num_cells=2, num_levels=4, norm_cfg=norm_cfg),
+    bbox_head=dict(
+        num_classes=10, repeats=2, anchor_scale=2.0, norm_cfg=norm_cfg,
+        test_cfg=dict(score_thr=0.01),
+    ),
+)
+
+max_iters = 1500
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+
+optim_wrapper = dict(
+    type="AmpOptimWrapper" if False else "OptimWrapper",
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=10.0),
+)
+param_scheduler = [
+    dict(type="OneCycleLR", eta_max=2e-3, total_steps=max_iters, pct_start=0.1, by_epoch=False)
+]
+custom_hooks = [dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.002, priority=49)]

@@ -1,0 +1,240 @@
+"""ArchNet: an ArchSpec as an nn.Module with timm's backbone contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from timm.models import checkpoint_seq
+from torch import nn
+
+from prunet_det.arch.blocks import ACTIVATION_MODULES, conv_bn_act, make_block
+from prunet_det.arch.spec import ArchSpec
+
+PADDING_MODES = ("published", "same")
+
+
+class ArchNet(nn.Module):
+    """The network that an ArchSpec describes.
+
+    Args:
+        spec: The architecture.
+        num_classes: Outputs of the classifier; 0 leaves it out.
+        in_chans: Channels of the image.
+        global_pool: As timm's: `avg`, `max`, `avgmax`, `catavgmax` or `` (empty: no pooling).
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth; grows linearly to (nearly) this rate at the last block.
+        padding: `published` leaves strided blocks unpadded where the spec says so; `same` pads
+            every convolution, so that a feature of stride s measures exactly ceil(size / s).
+
+    Shapes:
+        (N, in_chans, H, W) to (N, num_classes).
+    """
+
+    def __init__(
+        self,
+        spec: ArchSpec,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        padding: str = "published",
+    ) -> None:
+        super().__init__()
+        if padding not in PADDING_MODES:
+            raise ValueError(f"padding must be one of {', '.join(PADDING_MODES)}, got {padding!r}.")
+        for key, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}.")
+        self.spec = spec
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        eps = spec.bn_eps
+
+        widths = (in_chans, *spec.stem.widths)
+        self.stem = nn.Sequential(
+            *(
+                conv_bn_act(a, b, 3, 2 if i == 0 else 1, act=spec.stem.act, bn_eps=eps)
+                for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            )
+        )
+        # The published builder's rule: block i of n drops with rate * (i + 2) / (n + 2), because
+        # its list also counts the data, stem and tail entries.
+        rates = (
+            drop_path_rate * (i + 2) / (len(spec.blocks) + 2) for i in range(len(spec.blocks))
+        )
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    *(make_block(block, padding, eps, next(rates)) for block in stage.blocks)
+                )
+                for stage in spec.stages
+            )
+        )
+        self.feature_info = [
+            dict(num_chs=chs, reduction=stride, module=f"stages.{i}", stage=i)
+            for i, chs, stride in spec.feature_stages()
+        ]
+
+        self.conv_head: nn.Module = conv_bn_act(
+            spec.stages[-1].blocks[-1].out_chs, spec.tail.width, act="relu", bn_eps=eps
+        )
+        self.num_features = spec.tail.width
+        self.head_hidden_size = spec.tail.hidden or spec.tail.width
+        self.global_pool: nn.Module = nn.Identity()
+        self.pre_logits: nn.Module = nn.Identity()
+        if spec.tail.hidden:
+            self.pre_logits = nn.Sequential(
+                nn.Conv2d(spec.tail.width, spec.tail.hidden, 1, bias=False),
+                ACTIVATION_MODULES["relu"](inplace=True),
+            )
+        self.flatten: nn.Module = nn.Identity()
+        self.classifier: nn.Module = nn.Identity()
+        self._set_classifier(num_classes, global_pool)
+        self.apply(_init_weights)
+
+    def _set_classifier(self, num_classes: int, global_pool: str) -> None:
+        if self.spec.tail.hidden and "cat" in global_pool:
+            raise ValueError(f"global_pool {global_pool!r} does not fit a tail with two convs.")
+        if not global_pool and num_classes:
+            raise ValueError("a classifier needs pooling: give a global_pool, or num_classes=0.")
+        self.num_classes = num_classes
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        self.flatten = nn.Flatten(1) if global_pool else nn.Identity()
+        chs = self.head_hidden_size * self.global_pool.feat_mult()
+        self.classifier = nn.Linear(chs, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer, or an Identity where num_classes is 0."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier by a fresh one, and the pooling where `global_pool` is given."""
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
+        self._set_classifier(num_classes, pool)
+        _init_weights(self.classifier)
+        like = next(self.stages.parameters())
+        self.classifier.to(device=like.device, dtype=like.dtype)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trades a second forward of the stages for their activations' memory."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters into the stem and, by stage or by block, the rest."""
+        return dict(
+            stem=r"^stem",
+            blocks=[
+                (r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)", None),
+                (r"^conv_head|pre_logits", (99999,)),
+            ],
+        )
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters beyond biases and norms that weight decay should spare: none."""
+        return set()
+
+    def _take_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        count = len(self.feature_info)
+        if indices is None or isinstance(indices, int):
+            indices = range(-(count if indices is None else indices), 0)
+        if not indices or not all(-count <= i < count for i in indices):
+            raise ValueError(
+                f"feature indices {list(indices)} do not fit: {self.spec.name} has {count} features."
+            )
+        return [i % count for i in indices]
+
+    def _run_stage(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            return checkpoint_seq(stage, x)
+        return stage(x)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_chans, H, W) to the (N, num_features, h, w) map before the pooling."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = self._run_stage(stage, x)
+        return self.conv_head(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Pools and classifies; `pre_logits` stops before the dropout and the classifier."""
+        x = self.pre_logits(self.global_pool(x))
+        x = self.flatten(x)
+        if pre_logits:
+            return x
+        x = nn.functional.dropout(x, self.drop_rate, self.training)
+        return self.classifier(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Feature maps, one a stride, as `feature_info` lists them.
+
+        Args:
+            x: (N, in_chans, H, W).
+            indices: Into `feature_info`; negative ones count from the end, an int takes the last n.
+            norm: There is no norm to apply; accepted for timm's contract.
+            stop_early: Leave out the stages after the last one asked for.
+            output_fmt: `NCHW` only.
+            intermediates_only: Return the list alone.
+
+        Returns:
+            The list of maps, or (final features, list).
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be NCHW, got {output_fmt!r}.")
+        take_stages = [self.feature_info[i]["stage"] for i in self._take_indices(indices)]
+        last = max(take_stages)
+        stages = self.stages[: last + 1] if stop_early else self.stages
+        intermediates = []
+        x = self.stem(x)
+        for i, stage in enumerate(stages):
+            x = self._run_stage(stage, x)
+            if i in take_stages:
+                intermediates.append(x)
+        if intermediates_only:
+            return intermediates
+        if len(stages) == len(self.spec.stages):
+            x = self.conv_head(x)
+        return x, intermediates
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Removes what is not needed for the features `indices`; returns their absolute indices."""
+        take = self._take_indices(indices)
+        self.stages = self.stages[: self.feature_info[max(take)]["stage"] + 1]
+        if prune_head:
+            self.conv_head = nn.Identity()
+            self.pre_logits = nn.Identity()
+            self._set_classifier(0, "")
+        return take
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Fan-out normal convolutions and uniform linears, as timm initialises EfficientNets."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, std=(2.0 * module.groups / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.uniform_(module.weight, -(module.out_features**-0.5), module.out_features**-0.5)
+        nn.init.zeros_(module.bias)

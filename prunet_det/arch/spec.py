@@ -1,0 +1,377 @@
+"""What a network is: frozen dataclasses of integers, with JSON in and out and validation.
+
+An :class:`ArchSpec` is a stem, stages of blocks and a tail. Whoever makes one (the zoo, the search,
+a user with an editor) and whoever uses one (the network, the latency model) meet here only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+BLOCK_KINDS = ("conv", "irb", "fused_irb")
+ACTIVATIONS = ("relu", "silu")
+PADDINGS = ("same", "valid")
+PROVENANCE_KINDS = {
+    "published": ("source",),
+    "searched": ("command", "budget", "seed", "data"),
+    "hand-written": ("reason",),
+}
+
+
+class SpecError(ValueError):
+    """A spec that does not describe a network; the sentence says what is wrong and where."""
+
+
+def _check_int(where: str, key: str, value: Any, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SpecError(f"{where}: {key} must be an integer of at least {least}, got {value!r}.")
+
+
+def _check_choice(where: str, key: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SpecError(f"{where}: {key} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def _check_keys(where: str, data: Any, cls: type) -> dict[str, Any]:
+    """Returns `data` as keyword arguments of the dataclass `cls`, or says which key is wrong."""
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{where}: expected an object with keys, got {type(data).__name__}.")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise SpecError(
+                f"{where}: unknown key {key!r}; the known keys are {', '.join(fields)}.{hint}"
+            )
+    for key, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and key not in data:
+            raise SpecError(f"{where}: the key {key!r} is missing.")
+    return dict(data)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block.
+
+    Attributes:
+        kind: `conv` (conv, BN, activation; never a residual), `irb` (inverted residual: 1x1 expand,
+            depthwise, 1x1 project) or `fused_irb` (dense kxk expand, 1x1 project).
+        in_chs, out_chs: Channels in and out.
+        kernel: Odd side of the spatial convolution.
+        stride: 1 or 2, applied by the spatial convolution.
+        hidden: Inner width of an irb or fused_irb, in channels; 0 for a conv.
+        act: `relu` or `silu`.
+        se: Squeeze width of squeeze-and-excitation on the hidden channels; 0 for none.
+        padding: Of a strided convolution as published: `same` (kernel // 2 on each side) or `valid`
+            (none; the published GPUNets' strided fused_irb). Networks built with `padding="same"`
+            ignore it.
+    """
+
+    kind: str
+    in_chs: int
+    out_chs: int
+    kernel: int = 3
+    stride: int = 1
+    hidden: int = 0
+    act: str = "relu"
+    se: int = 0
+    padding: str = "same"
+
+    def __post_init__(self) -> None:
+        where = f"block {self.kind} {self.in_chs}->{self.out_chs}"
+        _check_choice(where, "kind", self.kind, BLOCK_KINDS)
+        _check_choice(where, "act", self.act, ACTIVATIONS)
+        _check_choice(where, "padding", self.padding, PADDINGS)
+        for key in ("in_chs", "out_chs", "kernel"):
+            _check_int(where, key, getattr(self, key))
+        if self.kernel % 2 == 0:
+            raise SpecError(f"{where}: kernel must be odd, got {self.kernel}.")
+        if self.stride not in (1, 2) or isinstance(self.stride, bool):
+            raise SpecError(f"{where}: stride must be 1 or 2, got {self.stride!r}.")
+        _check_int(where, "se", self.se, least=0)
+        _check_int(where, "hidden", self.hidden, least=0 if self.kind == "conv" else 1)
+        if self.kind == "conv" and (self.hidden or self.se):
+            raise SpecError(f"{where}: a conv block has no hidden width and no se; leave them out.")
+        if self.se > self.hidden:
+            raise SpecError(f"{where}: se ({self.se}) is wider than hidden ({self.hidden}).")
+        if self.padding == "valid" and self.stride == 1:
+            raise SpecError(f"{where}: padding 'valid' is for strided blocks only.")
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether the block adds its input to its output."""
+        return self.kind != "conv" and self.stride == 1 and self.in_chs == self.out_chs
+
+
+@dataclass(frozen=True)
+class StemSpec:
+    """The first convolutions, 3x3: the first of stride 2, any further ones of stride 1.
+
+    Attributes:
+        widths: Output channels of each convolution.
+        act: `relu` or `silu`.
+    """
+
+    widths: tuple[int, ...]
+    act: str = "relu"
+
+    def __post_init__(self) -> None:
+        if not self.widths:
+            raise SpecError("stem: widths is empty; give at least one width.")
+        for width in self.widths:
+            _check_int("stem", "width", width)
+        _check_choice("stem", "act", self.act, ACTIVATIONS)
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """Consecutive blocks under one name.
+
+    Attributes:
+        blocks: At least one block; each takes what the one before it gives.
+    """
+
+    blocks: tuple[BlockSpec, ...]
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise SpecError("a stage without blocks; remove the stage or give it a block.")
+        for a, b in zip(self.blocks, self.blocks[1:], strict=False):
+            if a.out_chs != b.in_chs:
+                raise SpecError(
+                    f"a block that gives {a.out_chs} channels is followed by one that takes "
+                    f"{b.in_chs}; the two must be equal."
+                )
+
+    @property
+    def stride(self) -> int:
+        """Product of the blocks' strides."""
+        product = 1
+        for block in self.blocks:
+            product *= block.stride
+        return product
+
+
+@dataclass(frozen=True)
+class TailSpec:
+    """What a classifier has after the stages: 1x1 conv, BN, ReLU, mean, optional 1x1 conv, linear.
+
+    Attributes:
+        width: Channels of the 1x1 convolution before the pooling.
+        hidden: Channels of a second 1x1 convolution (no bias, no BN, ReLU) after it; 0 for none.
+    """
+
+    width: int
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        _check_int("tail", "width", self.width)
+        _check_int("tail", "hidden", self.hidden, least=0)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a network comes from.
+
+    Attributes:
+        kind: `published`, `searched` or `hand-written`.
+        details: JSON values; `published` needs `source`, `searched` needs `command`, `budget`,
+            `seed` and `data`, `hand-written` needs `reason`.
+    """
+
+    kind: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_choice("provenance", "kind", self.kind, tuple(PROVENANCE_KINDS))
+        missing = [key for key in PROVENANCE_KINDS[self.kind] if key not in self.details]
+        if missing:
+            raise SpecError(
+                f"provenance: a {self.kind} network must say its {', '.join(missing)} in details."
+            )
+
+
+@dataclass(frozen=True)
+class ArchSpec:
+    """A whole network as data.
+
+    Attributes:
+        name: What the network is called.
+        stem, stages, tail: Its parts, in the order of execution.
+        provenance: Where it comes from.
+        input_size: Side in pixels of the square images that it was designed for.
+        crop_pct: Share of the resized image that evaluation crops to.
+        bn_eps: Epsilon of every batch norm.
+    """
+
+    name: str
+    stem: StemSpec
+    stages: tuple[StageSpec, ...]
+    tail: TailSpec
+    provenance: Provenance
+    input_size: int = 224
+    crop_pct: float = 0.875
+    bn_eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        where = f"network {self.name!r}"
+        if not isinstance(self.name, str) or not self.name:
+            raise SpecError("a network needs a name.")
+        _check_int(where, "input_size", self.input_size)
+        for key, low, high in (("crop_pct", 0.0, 1.0), ("bn_eps", 0.0, 1.0)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise SpecError(f"{where}: {key} must be a number, got {value!r}.")
+            if not low < value <= high:
+                raise SpecError(f"{where}: {key} must lie in ({low}, {high}], got {value}.")
+        if not self.stages:
+            raise SpecError(f"{where}: it has no stages.")
+        chs = self.stem.widths[-1]
+        for i, stage in enumerate(self.stages):
+            if stage.blocks[0].in_chs != chs:
+                raise SpecError(
+                    f"{where}: stage {i} takes {stage.blocks[0].in_chs} channels but what comes "
+                    f"before it gives {chs}."
+                )
+            chs = stage.blocks[-1].out_chs
+
+    @property
+    def blocks(self) -> tuple[BlockSpec, ...]:
+        """All blocks, in order."""
+        return tuple(block for stage in self.stages for block in stage.blocks)
+
+    def strides(self) -> tuple[int, ...]:
+        """Cumulative stride after each stage, relative to the image."""
+        total, out = 2, []
+        for stage in self.stages:
+            total *= stage.stride
+            out.append(total)
+        return tuple(out)
+
+    def feature_stages(self) -> Iterator[tuple[int, int, int]]:
+        """Yields (stage index, channels, stride) of the last stage at each stride."""
+        strides = self.strides()
+        for i, (stage, stride) in enumerate(zip(self.stages, strides, strict=True)):
+            if i + 1 == len(strides) or strides[i + 1] != stride:
+                yield i, stage.blocks[-1].out_chs, stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON values; block fields at their defaults are left out."""
+        defaults = {f.name: f.default for f in dataclasses.fields(BlockSpec)}
+
+        def block(b: BlockSpec) -> dict[str, Any]:
+            return {k: v for k, v in dataclasses.asdict(b).items() if v != defaults[k]}
+
+        return {
+            "schema": SCHEMA_VERSION,
+            "name": self.name,
+            "input_size": self.input_size,
+            "crop_pct": self.crop_pct,
+            "bn_eps": self.bn_eps,
+            "stem": {"widths": list(self.stem.widths), "act": self.stem.act},
+            "stages": [{"blocks": [block(b) for b in stage.blocks]} for stage in self.stages],
+            "tail": dataclasses.asdict(self.tail),
+            "provenance": {
+                "kind": self.provenance.kind,
+                "details": dict(self.provenance.details),
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
+        """Builds a spec from :meth:`to_dict`'s form.
+
+        Raises:
+            SpecError: Unknown or missing keys, another schema version, impossible shapes.
+        """
+        if not isinstance(data, Mapping):
+            raise SpecError(f"a spec is an object with keys, got {type(data).__name__}.")
+        data = dict(data)
+        version = data.pop("schema", None)
+        if version != SCHEMA_VERSION:
+            raise SpecError(
+                f"schema {version!r} is not known; this prunet_det reads schema {SCHEMA_VERSION}."
+            )
+        kwargs = _check_keys("spec", data, cls)
+        stem = _check_keys("stem", kwargs["stem"], StemSpec)
+        kwargs["stem"] = StemSpec(**{**stem, "widths": _as_tuple("stem.widths", stem["widths"])})
+        stages = []
+        for i, stage in enumerate(_as_tuple("stages", kwargs["stages"])):
+            blocks = _check_keys(f"stage {i}", stage, StageSpec)["blocks"]
+            stages.append(_read_stage(i, _as_tuple(f"stage {i}: blocks", blocks)))
+        kwargs["stages"] = tuple(stages)
+        kwargs["tail"] = TailSpec(**_check_keys("tail", kwargs["tail"], TailSpec))
+        provenance = _check_keys("provenance", kwargs["provenance"], Provenance)
+        kwargs["provenance"] = Provenance(**provenance)
+        return cls(**kwargs)
+
+    def to_json(self) -> str:
+        """JSON text with one line a block: short enough to read, stable enough to diff."""
+        data = self.to_dict()
+        stages = data.pop("stages")
+        head = json.dumps(data, indent=1)[:-2]  # without the closing brace
+        lines = [
+            '  {"blocks": [\n'
+            + ",\n".join("   " + json.dumps(b) for b in stage["blocks"])
+            + "\n  ]}"
+            for stage in stages
+        ]
+        return head + ',\n "stages": [\n' + ",\n".join(lines) + "\n ]\n}\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes :meth:`to_json` to `path`, atomically."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(self.to_json(), encoding="utf-8")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ArchSpec:
+        """Reads a spec file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            SpecError: The file is not JSON or not a spec; the sentence names the file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no spec file {path}.")
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as e:
+            raise SpecError(f"{path} is not a JSON file: {e}.") from e
+        except SpecError as e:
+            raise SpecError(f"{path}: {e}") from e
+
+    def build(self, **kwargs: Any) -> Any:
+        """The network, an :class:`prunet_det.arch.network.ArchNet`, with its keyword arguments."""
+        from prunet_det.arch.network import ArchNet
+
+        return ArchNet(self, **kwargs)
+
+
+def _as_tuple(where: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise SpecError(f"{where}: expected a list, got {type(value).__name__}.")
+    return tuple(value)
+
+
+def _read_stage(index: int, blocks: tuple[Any, ...]) -> StageSpec:
+    try:
+        read = (
+            BlockSpec(**_check_keys(f"block {j}", block, BlockSpec))
+            for j, block in enumerate(blocks)
+        )
+        return StageSpec(tuple(read))
+    except SpecError as e:
+        raise SpecError(f"stage {index}: {e}") from e

@@ -1,0 +1,244 @@
+"""Making an embedded set on disk: COCO format, in parallel, atomic, checked by a manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from prunet_det.datasets.compose import Drawn
+from prunet_det.datasets.digits import DigitsSet
+
+MANIFEST = "manifest.json"
+
+
+class EmbeddedSet(Protocol):
+    """What a set must have: frozen parameters, and a function from index to image."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: tuple[tuple[str, int], ...]
+
+    def draw(self, split: str, index: int) -> tuple[np.ndarray, list[Drawn]]: ...
+
+
+SETS: dict[str, EmbeddedSet] = {"digits": DigitsSet()}
+
+
+def get_set(name: str) -> EmbeddedSet:
+    """The parameters of a named set.
+
+    Raises:
+        ValueError: No set has this name.
+    """
+    if name not in SETS:
+        raise ValueError(f"there is no embedded set {name!r}; the known ones: {', '.join(SETS)}.")
+    return SETS[name]
+
+
+def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) -> Path:
+    """Makes a set where it is missing, mends it where it is damaged, and returns its folder.
+
+    Several processes may call this at once: the first one works and the others wait for it.
+
+    Args:
+        name: `digits`.
+        root: The folder of the set; it gets `train/`, `val/`, `annotations/`, a contact sheet and
+            a manifest.
+        workers: Processes; by default one a core.
+
+    Raises:
+        ValueError: Unknown name, or `root` holds something that is no embedded set.
+        OSError: The folder cannot be written.
+    """
+    embedded, root = get_set(name), Path(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(root):
+        manifest = _read_manifest(root)
+        if manifest is None or manifest.get("parameters") != _parameters(embedded):
+            _make(embedded, root, workers)
+        else:
+            bad = [file for file, digest in manifest["files"].items() if _sha(root / file) != digest]
+            if bad:
+                _mend(embedded, root, bad, manifest, workers)
+    return root
+
+
+def data_hash(root: str | os.PathLike[str]) -> str:
+    """A digest of the annotations and images of a finished set, from its manifest.
+
+    Raises:
+        FileNotFoundError: There is no manifest.
+    """
+    manifest = _read_manifest(Path(root))
+    if manifest is None:
+        raise FileNotFoundError(f"{root} is no embedded set: it has no readable {MANIFEST}.")
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _parameters(embedded: EmbeddedSet) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(embedded)))  # type: ignore[call-overload]
+
+
+@contextlib.contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    with open(root.parent / f".{root.name}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _read_manifest(root: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "files" in manifest else None
+
+
+def _sha(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _draw_one(job: tuple[EmbeddedSet, str, int]) -> tuple[bytes, list[tuple[int, Any, Any]]]:
+    """An encoded image and, for each object, label, box and run-length mask."""
+    from pycocotools import mask as coco_mask
+
+    embedded, split, index = job
+    image, drawn = embedded.draw(split, index)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    objects = []
+    for item in drawn:
+        rle = coco_mask.encode(np.asfortranarray(item.mask.astype(np.uint8)))
+        rle = {"size": rle["size"], "counts": rle["counts"].decode()}
+        objects.append((item.label, item.box, (rle, int(item.mask.sum()))))
+    return data.tobytes(), objects
+
+
+def _draw_many(
+    embedded: EmbeddedSet, jobs: Sequence[tuple[str, int]], workers: int | None
+) -> Iterator[tuple[bytes, list[tuple[int, Any, Any]]]]:
+    """Results in the order of the jobs, drawn in parallel, with a progress bar."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    full = [(embedded, split, index) for split, index in jobs]
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        try:
+            yield from tqdm(
+                pool.map(_draw_one, full, chunksize=8),
+                total=len(full),
+                desc=f"making {embedded.name}",
+                unit="image",
+            )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _file_name(index: int) -> str:
+    return f"{index:06d}.jpg"
+
+
+def _coco(embedded: EmbeddedSet, split: str) -> dict[str, Any]:
+    return {
+        "info": {"description": f"{embedded.name} {split}, made by prunet_det"},
+        "categories": [{"id": i + 1, "name": c} for i, c in enumerate(embedded.classes)],
+        "images": [],
+        "annotations": [],
+    }
+
+
+def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
+    """Builds the whole set beside `root` and renames it into place."""
+    known = {"train", "val", "annotations", "contact_sheet.png", MANIFEST}
+    strangers = [p.name for p in root.iterdir() if p.name not in known] if root.exists() else []
+    if strangers:
+        raise ValueError(
+            f"{root} exists and holds {strangers[0]}, which is no part of the set "
+            f"{embedded.name}; choose another folder or empty this one."
+        )
+    partial = root.parent / f".{root.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    jobs = [(split, i) for split, count in embedded.counts for i in range(count)]
+    coco = {split: _coco(embedded, split) for split, _ in embedded.counts}
+    for split in coco:
+        (partial / split).mkdir(parents=True)
+    (partial / "annotations").mkdir()
+    files: dict[str, str] = {}
+    for (split, index), (data, objects) in zip(
+        jobs, _draw_many(embedded, jobs, workers), strict=True
+    ):
+        name = _file_name(index)
+        (partial / split / name).write_bytes(data)
+        files[f"{split}/{name}"] = hashlib.sha256(data).hexdigest()
+        _annotate(coco[split], index, name, data, objects)
+    for split, content in coco.items():
+        text = json.dumps(content).encode()
+        (partial / "annotations" / f"{split}.json").write_bytes(text)
+        files[f"annotations/{split}.json"] = hashlib.sha256(text).hexdigest()
+    from prunet_det.datasets.contact_sheet import write_contact_sheet
+
+    write_contact_sheet(partial, "train")
+    manifest = {"parameters": _parameters(embedded), "files": files}
+    (partial / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    shutil.rmtree(root, ignore_errors=True)
+    os.replace(partial, root)
+
+
+def _annotate(
+    coco: dict[str, Any], index: int, name: str, data: bytes, objects: list[tuple[int, Any, Any]]
+) -> None:
+    height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+    coco["images"].append({"id": index, "file_name": name, "height": height, "width": width})
+    for label, box, (rle, area) in objects:
+        coco["annotations"].append(
+            {
+                "id": len(coco["annotations"]) + 1,
+                "image_id": index,
+                "category_id": label + 1,
+                "bbox": list(box),
+                "area": area,
+                "segmentation": rle,
+                "iscrowd": 0,
+            }
+        )
+
+
+def _mend(
+    embedded: EmbeddedSet,
+    root: Path,
+    bad: list[str],
+    manifest: dict[str, Any],
+    workers: int | None,
+) -> None:
+    """Draws damaged images again; a damaged annotation file takes the whole set to make again."""
+    print(f"{root}: {len(bad)} of {len(manifest['files'])} files are missing or damaged; mending.")
+    if any(file.startswith("annotations/") for file in bad):
+        _make(embedded, root, workers)
+        return
+    jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in bad]
+    for file, (data, _) in zip(bad, _draw_many(embedded, jobs, workers), strict=True):
+        if hashlib.sha256(data).hexdigest() != manifest["files"][file]:
+            # Other library versions draw other bytes: one set must come from one of them.
+            _make(embedded, root, workers)
+            return
+        temporary = root / f"{file}.tmp"
+        temporary.parent.mkdir(exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, root / file)

@@ -1,0 +1,69 @@
+"""The real photographs inside the installed scikit-image, split by scene.
+
+Left out: pages of text, drawings, masks and test patterns, and clock_motion (a dial has numerals).
+The two motorcycle pictures show one scene and stay in one split.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+PHOTOS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "camera.png",
+        "chelsea.png",
+        "coins.png",
+        "grass.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "moon.png",
+        "retina.jpg",
+        "rocket.jpg",
+    ),
+    "val": ("coffee.png", "gravel.png", "motorcycle_left.png", "motorcycle_right.png"),
+}
+
+
+@cache
+def load_photos(split: str) -> tuple[np.ndarray, ...]:
+    """The split's photographs, (H, W, 3) uint8 in BGR.
+
+    Raises:
+        ImportError: scikit-image is missing.
+        FileNotFoundError: The installed scikit-image lacks one of the files.
+    """
+    try:
+        from skimage.data import data_dir
+    except ImportError as e:
+        raise ImportError(
+            "the embedded data needs scikit-image and scikit-learn: pip install prunet_det[det]."
+        ) from e
+    photos = []
+    for name in PHOTOS[split]:
+        image = cv2.imread(f"{data_dir}/{name}", cv2.IMREAD_COLOR)
+        if image is None:
+            raise FileNotFoundError(
+                f"the installed scikit-image has no readable {name}; reinstall the version that "
+                "constraints.txt pins."
+            )
+        photos.append(image)
+    return tuple(photos)
+
+
+def random_crop(photos: tuple[np.ndarray, ...], size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random square of a random photograph, (size, size, 3) uint8, mirrored half of the time."""
+    photo = photos[rng.integers(len(photos))]
+    limit = min(photo.shape[:2])
+    side = int(rng.uniform(min(0.4 * limit, limit), limit))
+    y = rng.integers(photo.shape[0] - side + 1)
+    x = rng.integers(photo.shape[1] - side + 1)
+    crop = photo[y : y + side, x : x + side]
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    mode = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    return np.ascontiguousarray(cv2.resize(crop, (size, size), interpolation=mode))

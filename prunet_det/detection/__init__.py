@@ -1,0 +1,28 @@
+"""What MMDetection needs: importing this module registers PruNet, TimmBackbone, BiFPN and the rest.
+
+Use it from a config with `custom_imports = dict(imports=["prunet_det.detection"])`.
+"""
+
+try:
+    import mmdet  # noqa: F401
+except ImportError as e:
+    raise ImportError(
+        "prunet_det.detection needs mmdet, mmcv and mmengine, and one of them does not import "
+        f"({e}). Install them with `make .venv` or `pip install prunet_det[det]`; "
+        "`python tools/doctor.py` names what is wrong."
+    ) from e
+
+from prunet_det.detection.backbone import PruNet, TimmBackbone
+from prunet_det.detection.bifpn import BiFPN
+from prunet_det.detection.data import EmbeddedDataset
+from prunet_det.detection.detector import OneStageDetector
+from prunet_det.detection.head import EfficientDetHead
+
+__all__ = [
+    "BiFPN",
+    "EfficientDetHead",
+    "EmbeddedDataset",
+    "OneStageDetector",
+    "PruNet",
+    "TimmBackbone",
+]

@@ -1,0 +1,180 @@
+"""MMDetection backbones: PruNet (from a spec) and TimmBackbone (any timm network)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from timm.models import group_parameters
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.zoo import create, load_backbone_weights, resolve_spec
+
+
+class FeatureBackbone(BaseModule):
+    """Turns one of timm's features-only networks into a backbone that MMDetection can train.
+
+    Args:
+        net: The network; `net.feature_info` tells the channels and strides that it returns.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. Frozen
+            parameters have requires_grad False from construction, and frozen norms stay in eval.
+        norm_eval: Keep every batch norm (SyncBN too) in eval mode during training.
+        with_cp: Gradient checkpointing.
+        checkpoint: Weights to start from, see `load_backbone_weights`.
+        init_cfg: mmengine's.
+
+    Attributes:
+        out_channels, out_strides: Of the feature maps, in the order in which forward returns them.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.net = net
+        self.out_channels: tuple[int, ...] = tuple(net.feature_info.channels())
+        self.out_strides: tuple[int, ...] = tuple(net.feature_info.reduction())
+        self.norm_eval = norm_eval
+        if checkpoint is not None:
+            print(f"backbone: {load_backbone_weights(net, checkpoint)}")
+        if with_cp:
+            net.model.set_grad_checkpointing(True)
+        self._frozen_norms = self._freeze(frozen_stages)
+
+    def _freeze(self, frozen_stages: int) -> set[str]:
+        """Freezes parameters; returns the names of the batch norms among their modules."""
+        groups = group_parameters(self.net.model, self.net.model.group_matcher(coarse=True))
+        if not -1 <= frozen_stages < len(groups):
+            raise ValueError(
+                f"frozen_stages must lie in -1..{len(groups) - 1} for this network, "
+                f"got {frozen_stages}."
+            )
+        parameters = dict(self.net.model.named_parameters())
+        frozen = {name for i in range(frozen_stages + 1) for name in groups[i]}
+        for name in frozen & parameters.keys():
+            parameters[name].requires_grad_(False)
+        owners = {name.rpartition(".")[0] for name in frozen}
+        return {
+            name
+            for name, module in self.net.model.named_modules()
+            if isinstance(module, _BatchNorm) and name in owners
+        }
+
+    def train(self, mode: bool = True) -> FeatureBackbone:
+        super().train(mode)
+        if mode:
+            for name, module in self.net.model.named_modules():
+                if isinstance(module, _BatchNorm) and (self.norm_eval or name in self._frozen_norms):
+                    module.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(N, in_chans, H, W) to one (N, out_channels[i], H / out_strides[i], ...) map a level."""
+        return tuple(self.net(x))
+
+
+def choose_indices(
+    strides: Sequence[int],
+    out_strides: Sequence[int] | None,
+    out_indices: Sequence[int] | None,
+    what: str,
+) -> tuple[int, ...]:
+    """Feature indices for the strides asked for; without a wish, every stride from 8 upwards.
+
+    Raises:
+        ValueError: Both were given, or the network has no such feature.
+    """
+    if out_strides is not None and out_indices is not None:
+        raise ValueError("give out_strides or out_indices, not both.")
+    if out_indices is not None:
+        if not out_indices or not all(-len(strides) <= i < len(strides) for i in out_indices):
+            raise ValueError(
+                f"out_indices {list(out_indices)} do not fit: {what} has {len(strides)} features."
+            )
+        return tuple(i % len(strides) for i in out_indices)
+    wanted = [s for s in strides if s >= 8] if out_strides is None else list(out_strides)
+    missing = [s for s in wanted if s not in strides]
+    if missing or not wanted:
+        raise ValueError(
+            f"{what} has no feature of stride {missing[0] if missing else '8 or more'}; it has "
+            f"{', '.join(map(str, strides))}."
+        )
+    return tuple(list(strides).index(s) for s in wanted)
+
+
+@MODELS.register_module()
+class PruNet(FeatureBackbone):
+    """A network of the zoo, of a spec file or of a dict, as a backbone.
+
+    Args:
+        arch: A name such as `prunet_p0`, the path of an arch.json, or a spec as a dict.
+        out_strides: Strides of the maps to return; by default every one from 8 upwards.
+        out_indices: The same by index into the network's features; give one of the two.
+        padding: `same` (sizes are exactly ceil(H / stride)) or `published`.
+        drop_path_rate: Stochastic depth.
+        in_chans: Channels of the image.
+        **kwargs: frozen_stages, norm_eval, with_cp, checkpoint, init_cfg; see FeatureBackbone.
+    """
+
+    def __init__(
+        self,
+        arch: str | os.PathLike[str] | Mapping[str, Any] | ArchSpec,
+        out_strides: Sequence[int] | None = None,
+        out_indices: Sequence[int] | None = None,
+        padding: str = "same",
+        drop_path_rate: float = 0.0,
+        in_chans: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        spec = resolve_spec(arch)
+        strides = [stride for _, _, stride in spec.feature_stages()]
+        net = create(
+            spec,
+            features_only=True,
+            out_indices=choose_indices(strides, out_strides, out_indices, spec.name),
+            padding=padding,
+            drop_path_rate=drop_path_rate,
+            in_chans=in_chans,
+        )
+        super().__init__(net, **kwargs)
+
+
+@MODELS.register_module()
+class TimmBackbone(FeatureBackbone):
+    """Any timm network that gives feature maps, as a backbone (the baselines).
+
+    Args:
+        name: timm's model name.
+        out_strides, out_indices: As for PruNet.
+        timm_args: Further keyword arguments for `timm.create_model`.
+        **kwargs: frozen_stages, norm_eval, with_cp, checkpoint, init_cfg; see FeatureBackbone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out_strides: Sequence[int] | None = None,
+        out_indices: Sequence[int] | None = None,
+        timm_args: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not timm.is_model(name):
+            raise ValueError(f"timm has no model {name!r}; see timm.list_models().")
+        args: dict[str, Any] = dict(features_only=True, feature_cls="getter", **(timm_args or {}))
+        with torch.device("meta"):
+            strides = timm.create_model(name, **args).feature_info.reduction()
+        indices = choose_indices(strides, out_strides, out_indices, name)
+        super().__init__(timm.create_model(name, out_indices=indices, **args), **kwargs)

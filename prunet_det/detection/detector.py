@@ -1,0 +1,82 @@
+"""A one-stage detector that wires backbone, neck and head together by itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.registry import MODELS
+
+
+@MODELS.register_module()
+class OneStageDetector(SingleStageDetector):
+    """MMDetection's SingleStageDetector, with channels and strides taken from what comes before.
+
+    The neck's `in_channels` and `in_strides` come from the backbone's `out_channels` and
+    `out_strides`, the head's `in_channels` and `strides` from the neck's, wherever a part takes
+    them and the config does not give them. A value that the config does give must agree.
+
+    Args:
+        backbone, neck, bbox_head: Configs of the three parts.
+        channels_last: Run the network in channels-last memory format.
+        train_cfg, test_cfg, data_preprocessor, init_cfg: MMDetection's.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        bbox_head: Mapping[str, Any],
+        channels_last: bool = False,
+        train_cfg: Mapping[str, Any] | None = None,
+        test_cfg: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        BaseDetector.__init__(self, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.backbone = MODELS.build(backbone)
+        from_backbone = {
+            "in_channels": list(self.backbone.out_channels),
+            "in_strides": list(self.backbone.out_strides),
+        }
+        self.neck = MODELS.build(_fill("neck", neck, from_backbone))
+        strides = getattr(self.neck, "out_strides", None)
+        from_neck = {"in_channels": self.neck.out_channels}
+        if strides is not None:
+            from_neck["strides"] = list(strides)
+        head = _fill("bbox_head", bbox_head, from_neck)
+        self.bbox_head = MODELS.build({**head, "train_cfg": train_cfg, "test_cfg": test_cfg})
+        self.train_cfg = train_cfg
+        self.test_cfg = test_cfg
+        self.channels_last = channels_last
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+
+    def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.channels_last:
+            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
+        return super().extract_feat(batch_inputs)
+
+
+def _fill(part: str, cfg: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`cfg` with those of `values` that its class takes; what it already says must agree."""
+    cls = MODELS.get(cfg["type"])
+    if cls is None:
+        raise KeyError(f"{part} has the type {cfg['type']!r}, which is not registered.")
+    filled = dict(cfg)
+    takes = inspect.signature(cls.__init__).parameters
+    for key, value in values.items():
+        if key not in takes:
+            continue
+        given = filled.setdefault(key, value)
+        same = list(given) == value if isinstance(value, list) else given == value
+        if not same:
+            raise ValueError(
+                f"{part}.{key} is {given} in the config, but what comes before it gives {value}; "
+                "leave it out of the config."
+            )
+    return filled

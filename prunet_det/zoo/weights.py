@@ -1,0 +1,143 @@
+"""Loading weights: tolerant about containers and heads, strict about the backbone, always counted."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+# Where training frameworks keep the tensors, the averaged ones first.
+_CONTAINERS = ("state_dict_ema", "ema_state_dict", "state_dict", "model")
+# What wrappers put before the names of a network; tried in this order, the longest match first.
+_PREFIXES = ("module.", "model.", "backbone.", "net.")
+_HEAD = ("conv_head.", "pre_logits.", "classifier.")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did.
+
+    Attributes:
+        loaded, total: Backbone tensors loaded, and in the model.
+        head_loaded: Whether the classifier's tensors were loaded too.
+        source: The file.
+    """
+
+    loaded: int
+    total: int
+    head_loaded: bool
+    source: str
+
+    def __str__(self) -> str:
+        head = ", classifier included" if self.head_loaded else ", classifier not loaded"
+        return f"{self.loaded}/{self.total} backbone tensors from {self.source}{head}"
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """The tensors in a safetensors file or in a PyTorch file, read without unpickling code.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is damaged, holds more than tensors, or holds none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise CheckpointError(
+            f"{path} is damaged or holds more than tensors, and is not read for safety; save its "
+            "state_dict alone, or convert it to safetensors where you trust it."
+        ) from e
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as e:
+        raise CheckpointError(f"{path} is truncated or no checkpoint: {e}.") from e
+    for key in _CONTAINERS:
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
+            break
+    tensors = {k: v for k, v in data.items() if torch.is_tensor(v)} if _is_map(data) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors under a name that is known.")
+    return tensors
+
+
+def _is_map(data: Any) -> bool:
+    return isinstance(data, Mapping)
+
+
+def _strip_prefixes(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
+    """Removes wrapper prefixes as long as that makes more names fit."""
+    while True:
+        hits = len(wanted & state.keys())
+        for prefix in _PREFIXES:
+            shorter = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+            if len(wanted & shorter.keys()) > hits or (not hits and shorter):
+                state = shorter
+                break
+        else:
+            return state
+
+
+def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
+    """Loads a checkpoint into a network, with or without classifier, or into its features alone.
+
+    Every backbone tensor must be there in its shape. The classifier and the convolutions before
+    it are loaded where all of them fit and left as they are otherwise; what the checkpoint holds
+    beyond the model is ignored.
+
+    Args:
+        model: An ArchNet, timm's feature extractor around one, or any timm model.
+        path: See `read_state_dict`.
+
+    Returns:
+        The counts.
+
+    Raises:
+        FileNotFoundError, CheckpointError: See `read_state_dict`; also where no tensor or not
+            every backbone tensor fits.
+    """
+    target: nn.Module = model.model if isinstance(getattr(model, "model", None), nn.Module) else model
+    own = target.state_dict()
+    state = _strip_prefixes(read_state_dict(path), set(own))
+    head_names = [k for k in own if k.startswith(_HEAD)]
+    backbone = [k for k in own if not k.startswith(_HEAD)]
+    missing = [k for k in backbone if k not in state]
+    if len(missing) == len(backbone):
+        raise CheckpointError(
+            f"0/{len(backbone)} backbone tensors from {path}: no name fits; it belongs to another "
+            "network."
+        )
+    wrong = [k for k in backbone if k in state and state[k].shape != own[k].shape]
+    if missing or wrong:
+        name = (missing or wrong)[0]
+        what = (
+            f"{name} is missing"
+            if missing
+            else f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        )
+        fits = len(backbone) - len(missing) - len(wrong)
+        raise CheckpointError(
+            f"only {fits}/{len(backbone)} backbone tensors from {path} fit ({what}); it belongs to "
+            "another network."
+        )
+    head_fits = [k for k in head_names if k in state and state[k].shape == own[k].shape]
+    with torch.no_grad():
+        for key in (*backbone, *head_fits):
+            own[key].copy_(state[key])
+    head_loaded = bool(head_names) and len(head_fits) == len(head_names)
+    return LoadReport(len(backbone), len(backbone), head_loaded, str(path))

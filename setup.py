@@ -1,0 +1,31 @@
+"""Package metadata. Versions are pinned in constraints.txt, names are listed here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+DET = [
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "onedl-mmdetection",
+    "pycocotools",
+    "scikit-learn",  # the handwritten digits
+    "scikit-image",  # the photographs
+    "tensorboard",
+    "tqdm",
+    "rich",
+]
+
+setup(
+    name="prunet_det",
+    version="0.1.0",
+    description="PruNet backbones, detectors on them, and the search that finds them",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["prunet_det", "prunet_det.*"]),
+    package_data={"prunet_det.zoo": ["specs/*.json"]},
+    install_requires=["torch", "torchvision", "timm", "safetensors", "numpy"],
+    extras_require={"det": DET, "dev": [*DET, "pytest", "ruff", "mypy", "effdet"]},
+)
