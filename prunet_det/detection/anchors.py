@@ -34,7 +34,8 @@ class AnchorGrid:
     def sizes(self, stride: int) -> torch.Tensor:
         """(per_location, 2) widths and heights in pixels; the size varies slowest."""
         base = [self.scale * stride * 2 ** (k / self.octaves) for k in range(self.octaves)]
-        return torch.tensor([[b * ax, b * ay] for b in base for ax, ay in self.aspects])
+        sides = [[b * ax, b * ay] for b in base for ax, ay in self.aspects]
+        return torch.tensor(sides, dtype=torch.float64)
 
     def boxes(
         self, feature_sizes: Sequence[tuple[int, int]], device: torch.device | str = "cpu"
@@ -47,13 +48,15 @@ class AnchorGrid:
         """
         levels = []
         for (height, width), stride in zip(feature_sizes, self.strides, strict=True):
-            half = self.sizes(stride).to(device) / 2
-            ys = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * stride
-            xs = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * stride
+            half = self.sizes(stride) / 2
+            ys = (torch.arange(height, dtype=torch.float64) + 0.5) * stride
+            xs = (torch.arange(width, dtype=torch.float64) + 0.5) * stride
             y, x = torch.meshgrid(ys, xs, indexing="ij")
             centres = torch.stack([x, y], dim=-1)[:, :, None]
             levels.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
-        return torch.cat(levels)
+        # Rounded once, from float64: a box inside several anchors of one size overlaps them equally,
+        # and only the same rounding as the peer's breaks such a tie the same way.
+        return torch.cat(levels).float().to(device)
 
 
 def match_anchors(

@@ -29,6 +29,7 @@ class HeadTower(BaseModule):
         outputs: Channels out.
         levels: Pyramid levels; each has its own norms.
         repeats: Convolutions before the prediction.
+        norm_cfg, pad_type, conv_bias: As for BiFPN.
         prior: Probability that the prediction's bias starts from; None for a bias of zero.
     """
 
@@ -40,11 +41,12 @@ class HeadTower(BaseModule):
         repeats: int,
         norm_cfg: Mapping[str, Any],
         pad_type: str,
+        conv_bias: bool,
         prior: float | None,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            separable_conv(channels, channels, pad_type, bias=True) for _ in range(repeats)
+            separable_conv(channels, channels, pad_type, conv_bias) for _ in range(repeats)
         )
         self.norms = nn.ModuleList(
             nn.ModuleList(build_norm_layer(dict(norm_cfg), channels)[1] for _ in range(levels))
@@ -82,7 +84,7 @@ class EfficientDetHead(BaseDenseHead):
         match_iou: From which IoU an anchor stands for a box.
         alpha, gamma: Of the focal loss.
         delta, box_weight: Of the Huber loss.
-        norm_cfg, pad_type: As for BiFPN.
+        norm_cfg, pad_type, conv_bias: As for BiFPN.
         train_cfg: Unused; there for MMDetection.
         test_cfg: `max_points` (box-class pairs kept before NMS, over all levels), `score_thr`,
             `nms_iou`, `max_per_img`.
@@ -107,6 +109,7 @@ class EfficientDetHead(BaseDenseHead):
         box_weight: float = 50.0,
         norm_cfg: Mapping[str, Any] | None = None,
         pad_type: str = "",
+        conv_bias: bool = False,
         train_cfg: Mapping[str, Any] | None = None,
         test_cfg: Mapping[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
@@ -134,6 +137,7 @@ class EfficientDetHead(BaseDenseHead):
             repeats=repeats,
             norm_cfg=norm_cfg or NORM_CFG,
             pad_type=pad_type,
+            conv_bias=conv_bias,
         )
         self.class_tower = HeadTower(in_channels, anchors * num_classes, prior=0.01, **tower)
         self.box_tower = HeadTower(in_channels, anchors * 4, prior=None, **tower)

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-# Where training frameworks keep the tensors, the averaged ones first.
-_CONTAINERS = ("state_dict_ema", "ema_state_dict", "state_dict", "model")
+# Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict` holds
+# the raw weights: its EMA hook swaps the averaged ones into `state_dict` before saving.)
+_CONTAINERS = ("state_dict_ema", "state_dict", "model")
 # What wrappers put before the names of a network; tried in this order, the longest match first.
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
 _HEAD = ("conv_head.", "pre_logits.", "classifier.")
@@ -61,8 +62,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
-            f"{path} is damaged or holds more than tensors, and is not read for safety; save its "
-            "state_dict alone, or convert it to safetensors where you trust it."
+            f"{path} is damaged or holds pickled objects, which are not read for safety. A training "
+            "checkpoint (iter_*.pth) is read by --resume only; name the weights.safetensors beside "
+            "it instead."
         ) from e
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as e:
         raise CheckpointError(f"{path} is truncated or no checkpoint: {e}.") from e
@@ -70,14 +72,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
             data = data[key]
             break
-    tensors = {k: v for k, v in data.items() if torch.is_tensor(v)} if _is_map(data) else {}
+    is_map = isinstance(data, Mapping)
+    tensors = {k: v for k, v in data.items() if torch.is_tensor(v)} if is_map else {}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors under a name that is known.")
     return tensors
-
-
-def _is_map(data: Any) -> bool:
-    return isinstance(data, Mapping)
 
 
 def _strip_prefixes(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
@@ -91,6 +90,57 @@ def _strip_prefixes(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[st
                 break
         else:
             return state
+
+
+def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
+    """Loads every tensor of a model from a checkpoint of the same model.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        FileNotFoundError, CheckpointError: See `read_state_dict`; also where a tensor is missing,
+            left over or of another shape.
+    """
+    own, state = model.state_dict(), read_state_dict(path)
+    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    problems = {
+        "is missing": [k for k in own if k not in state],
+        "is not in the model": [k for k in state if k not in own],
+        "has another shape": wrong,
+    }
+    for what, names in problems.items():
+        if names:
+            fits = len(own.keys() & state.keys()) - len(wrong)
+            raise CheckpointError(
+                f"{path} does not fit the model: {names[0]} {what} ({fits}/{len(own)} tensors fit); "
+                "use the config that it was trained with."
+            )
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(state[key])
+    return len(own)
+
+
+def save_safetensors(
+    state: Mapping[str, torch.Tensor], path: str | os.PathLike[str], half: bool = False
+) -> None:
+    """Writes tensors to a safetensors file, atomically.
+
+    Args:
+        state: Name to tensor.
+        path: The file.
+        half: Store floating-point tensors as FP16.
+    """
+    path = Path(path)
+    tensors = {}
+    for key, value in state.items():
+        value = value.detach().cpu()
+        value = value.half() if half and value.is_floating_point() else value
+        tensors[key] = value.contiguous().clone()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
 
 
 def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:

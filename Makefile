@@ -1,0 +1,40 @@
+# Two commands: `make demo` and `make test`. Each sets up .venv by itself; a second run skips that.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := work_dirs/demo
+SAMPLES := $(foreach i,0 1 2 3 4 5 6 7,data/digits/val/00000$(i).jpg)
+
+.PHONY: help env demo test lint clean-demo
+
+help:
+	@echo "make demo        train a detector on the embedded digits, evaluate it, draw detections"
+	@echo "make test        run the tests"
+	@echo "make lint        ruff and mypy"
+	@echo "make env         set up .venv only"
+	@echo "make clean-demo  forget the demo's training, so that the next one starts afresh"
+
+env: .venv/.ready
+
+.venv/.ready: constraints.txt setup.py tools/setup_env.sh
+	PYTHON=$(PYTHON) bash tools/setup_env.sh
+
+demo: .venv/.ready
+	$(BIN)/python tools/make_data.py digits
+	$(BIN)/python tools/train.py configs/prunet_effdet.py --work-dir $(DEMO) --resume
+	$(BIN)/python tools/test.py configs/prunet_effdet.py $(DEMO)/weights.safetensors \
+	  --work-dir $(DEMO) --out $(DEMO)/metrics.json
+	$(BIN)/python tools/detect.py $(SAMPLES) --config configs/prunet_effdet.py \
+	  --checkpoint $(DEMO)/weights.safetensors --classes 0 1 2 3 4 5 6 7 8 9 --out $(DEMO)/detections
+	@echo "metrics: $(DEMO)/metrics.json, pictures: $(DEMO)/detections/"
+	@grep bbox_mAP\" $(DEMO)/metrics.json
+
+test: .venv/.ready
+	$(BIN)/python -m pytest tests
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean-demo:
+	rm -rf $(DEMO)

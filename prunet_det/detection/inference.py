@@ -1,0 +1,105 @@
+"""Detecting objects in image files with a trained detector."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmdet.apis import inference_detector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from prunet_det.datasets.contact_sheet import class_colour, draw_box
+from prunet_det.zoo.weights import CheckpointError, load_all_weights
+
+
+def read_card(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON card beside a released checkpoint.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
+    path = Path(checkpoint).with_suffix(".json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise CheckpointError(
+            f"{checkpoint} has no readable card {path.name}; name the config and the classes "
+            "yourself (--config)."
+        ) from e
+
+
+def load_detector(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str],
+    classes: Sequence[str],
+    device: str = "cpu",
+) -> nn.Module:
+    """A detector in eval mode, ready for `detect`.
+
+    Args:
+        config: Its config.
+        checkpoint: Its weights; every tensor must fit.
+        classes: Names, in the order of the labels.
+        device: A torch device.
+    """
+    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    model = MODELS.build(cfg.model)
+    load_all_weights(model, checkpoint)
+    model.cfg = cfg
+    model.dataset_meta = {"classes": tuple(classes)}
+    return model.to(device).eval()
+
+
+def detect(
+    model: nn.Module, paths: Sequence[str | os.PathLike[str]], score_thr: float = 0.3
+) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
+    """Yields, for each image file, the BGR image and its detections.
+
+    A detection has `label` (index), `category` (name), `score` and `bbox` (x, y, width, height in
+    pixels of the image), best first.
+
+    Raises:
+        ValueError: A file is no image that can be read.
+    """
+    classes = model.dataset_meta["classes"]
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError(f"{path} is missing or no image that can be read.")
+        with torch.no_grad():
+            found = inference_detector(model, image).pred_instances.cpu().numpy()
+        detections = []
+        for i in np.argsort(-found.scores, kind="stable"):
+            if found.scores[i] < score_thr:
+                break
+            x1, y1, x2, y2 = (float(v) for v in found.bboxes[i])
+            label = int(found.labels[i])
+            detections.append(
+                {
+                    "label": label,
+                    "category": classes[label],
+                    "score": round(float(found.scores[i]), 5),
+                    "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+                }
+            )
+        yield image, detections
+
+
+def draw(image: np.ndarray, detections: Sequence[dict[str, Any]], classes: int) -> np.ndarray:
+    """A copy of the BGR image with boxes, class names and scores."""
+    out = image.copy()
+    for d in reversed(detections):  # the best on top
+        x, y, w, h = d["bbox"]
+        text = f"{d['category']} {d['score']:.2f}"
+        draw_box(out, (x, y, x + w, y + h), text, class_colour(d["label"], classes))
+    return out

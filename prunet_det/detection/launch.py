@@ -1,0 +1,145 @@
+"""From a config file and the usual flags to a Runner: what tools/train.py and tools/test.py share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from prunet_det.errors import UserError
+from prunet_det.zoo.weights import save_safetensors
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of MMDetection's own tools."""
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--work-dir", help="folder of logs and checkpoints [work_dirs/CONFIG]")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the command line's overrides.
+
+    Raises:
+        UserError: The file is missing or no config.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    path = Path(args.config)
+    if not path.is_file():
+        raise UserError(f"there is no config file {path}.")
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, NameError, AttributeError, KeyError, TypeError) as e:
+        raise UserError(f"{path} is no valid config: {e}.") from e
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if "model" not in cfg:
+        raise UserError(f"{path} is no model config: it has no `model`.")
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
+    return cfg
+
+
+def set_max_iters(cfg: Config, max_iters: int) -> None:
+    """Trains for another number of iterations, the schedules stretched with it.
+
+    Raises:
+        UserError: The config trains by epochs, or the number is not positive.
+    """
+    if max_iters < 1:
+        raise UserError(f"--max-iters must be at least 1, got {max_iters}.")
+    old = cfg.train_cfg.get("max_iters")
+    if old is None:
+        raise UserError("--max-iters is for configs that train by iterations; this one does not.")
+    for scheduler in cfg.get("param_scheduler") or []:
+        if scheduler.get("end") == old:
+            scheduler["end"] = max_iters
+        if "T_max" in scheduler:
+            scheduler["T_max"] = max(1, scheduler["T_max"] + max_iters - old)
+    if cfg.train_cfg.get("val_interval") == old:
+        cfg.train_cfg.val_interval = max_iters
+    cfg.train_cfg.max_iters = max_iters
+
+
+def require_file(path: str | os.PathLike[str], what: str) -> None:
+    """Raises UserError where `path` is no file, before anything slow starts."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no {what} {path}.")
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Applies --resume: None, `auto` (the newest checkpoint in the work dir) or a file."""
+    if resume == "auto":
+        cfg.resume, cfg.load_from = True, None
+    elif resume is not None:
+        require_file(resume, "checkpoint")
+        cfg.resume, cfg.load_from = True, resume
+    elif cfg.get("load_from"):
+        raise UserError(
+            "load_from would unpickle the file; start a backbone from weights with "
+            "model.backbone.checkpoint, or go on from your own checkpoint with --resume FILE."
+        )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """A Runner that also works on several CPU processes, and writes weights beside checkpoints."""
+    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
+        # mmengine's launcher picks a CUDA device and passes it to DDP, both of which fail here.
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
+    cfg.setdefault("custom_hooks", [])
+    if not any(hook["type"] == "WeightsHook" for hook in cfg.custom_hooks):
+        cfg.custom_hooks.append(dict(type="WeightsHook"))
+    return Runner.from_cfg(cfg)
+
+
+def effective_batch(cfg: Config, world_size: int) -> str:
+    """One line: images per optimizer step and the learning rate."""
+    per_process = cfg.train_dataloader.batch_size
+    accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
+    total = per_process * world_size * accumulated
+    lr = cfg.optim_wrapper.optimizer.lr
+    line = (
+        f"effective batch {total} = {per_process} images x {world_size} processes x {accumulated} "
+        f"accumulated, learning rate {lr:g}"
+    )
+    base = cfg.get("auto_scale_lr", {}).get("base_batch_size")
+    if base and base != total:
+        if cfg.auto_scale_lr.get("enable"):
+            line += f", scaled from batch {base} to {lr * total / base:g}"
+        else:
+            line += f" (chosen for batch {base}; --auto-scale-lr scales it)"
+    return line
+
+
+@HOOKS.register_module()
+class WeightsHook(Hook):
+    """Writes the weights (averaged ones, where there is an EMA) beside every checkpoint.
+
+    A checkpoint holds pickled state and serves --resume; everything else reads weights.safetensors.
+    """
+
+    priority = "LOWEST"  # after the EMA hook has swapped its weights in
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)

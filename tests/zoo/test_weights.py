@@ -1,0 +1,107 @@
+"""Loading: tolerant about heads and containers, strict about the backbone, never unpickling."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import prunet_det
+from prunet_det.zoo.weights import CheckpointError, load_all_weights, load_backbone_weights
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A network and its weights as a file."""
+    model = prunet_det.create("prunet_demo", num_classes=4)
+    for p in model.parameters():
+        torch.nn.init.normal_(p)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    return model, tmp_path / "w.safetensors"
+
+
+def same_backbone(a, b):
+    keys = [k for k in a if k.startswith(("stem", "stages"))]
+    return keys and all(torch.equal(a[k], b[k]) for k in keys)
+
+
+def test_all_of_it(trained, capsys):
+    model, path = trained
+    loaded = prunet_det.create("prunet_demo", checkpoint=path, num_classes=4)
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+    count = len([k for k in model.state_dict() if k.startswith(("stem", "stages"))])
+    assert f"{count}/{count} backbone tensors from {path}" in capsys.readouterr().out
+
+
+def test_other_class_count(trained):
+    model, path = trained
+    loaded = prunet_det.create("prunet_demo", num_classes=9)
+    report = load_backbone_weights(loaded, path)
+    assert not report.head_loaded and report.loaded == report.total
+    assert same_backbone(model.state_dict(), loaded.state_dict())
+
+
+def test_into_features(trained):
+    model, path = trained
+    features = prunet_det.create("prunet_demo", features_only=True, checkpoint=path)
+    assert same_backbone(features.model.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.net.model.", "module.model."])
+@pytest.mark.parametrize("container", [None, "state_dict", "state_dict_ema"])
+def test_wrappers(trained, tmp_path, prefix, container):
+    model, _ = trained
+    state = {prefix + k: v for k, v in model.state_dict().items()}
+    torch.save({container: state} if container else state, tmp_path / "w.pth")
+    report = load_backbone_weights(prunet_det.create("prunet_demo"), tmp_path / "w.pth")
+    assert report.loaded == report.total
+
+
+def test_another_network_is_refused(trained):
+    with pytest.raises(CheckpointError, match=r"0/\d+ backbone tensors|tensors from .* fit"):
+        prunet_det.create("gpunet_0", checkpoint=trained[1])
+
+
+def test_other_names_are_refused(tmp_path):
+    save_file({"foo.weight": torch.zeros(3)}, tmp_path / "foo.safetensors")
+    with pytest.raises(CheckpointError, match=r"0/\d+ backbone tensors"):
+        prunet_det.create("prunet_demo", checkpoint=tmp_path / "foo.safetensors")
+
+
+def test_truncated(trained):
+    _, path = trained
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="truncated or no checkpoint"):
+        prunet_det.create("prunet_demo", checkpoint=path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code in a checkpoint ran')",))
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    for name, content in {"a.pth": pickle.dumps(Evil()), "b.pth": None}.items():
+        if content is None:
+            torch.save({"state_dict": Evil()}, tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError):
+            prunet_det.create("prunet_demo", checkpoint=tmp_path / name)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        prunet_det.create("prunet_demo", checkpoint=tmp_path / "none.pth")
+
+
+def test_strict_loading_names_the_tensor(trained, tmp_path):
+    model, path = trained
+    assert load_all_weights(model, path) == len(model.state_dict())
+    state = model.state_dict()
+    state.pop("stem.0.conv.weight")
+    save_file(state, tmp_path / "less.safetensors")
+    with pytest.raises(CheckpointError, match=r"stem\.0\.conv\.weight is missing"):
+        load_all_weights(model, tmp_path / "less.safetensors")

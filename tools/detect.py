@@ -1,0 +1,92 @@
+"""Detect objects: python tools/detect.py IMAGE... --out DIR. Writes pictures and detections.json."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from prunet_det.errors import UserError, run_tool
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+def find_images(names: list[str]) -> list[Path]:
+    """The image files named, and those in the folders named."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))}).")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"there is no image or folder {path}.")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
+    parser.add_argument("--out", default="detections", help="folder [detections]")
+    parser.add_argument("--checkpoint", default=DEFAULT, help=f"weights [{DEFAULT.name}]")
+    parser.add_argument("--config", help="config of the checkpoint [as its card says]")
+    parser.add_argument("--classes", nargs="+", help="class names [as the card or config says]")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="least score [0.3]")
+    parser.add_argument("--device", default="cpu", help="torch device [cpu]")
+    args = parser.parse_args()
+    if not 0 <= args.score_thr <= 1:
+        raise UserError(f"--score-thr must lie in 0..1, got {args.score_thr}.")
+    images = find_images(args.images)
+    if not Path(args.checkpoint).is_file():
+        raise UserError(f"there is no checkpoint {args.checkpoint}.")
+
+    import cv2
+    from tqdm import tqdm
+
+    from prunet_det.detection import inference
+
+    config, classes = args.config, args.classes
+    if config is None or classes is None:
+        card = inference.read_card(args.checkpoint)
+        config = config or ROOT / card["config"]
+        classes = classes or card["classes"]
+    model = inference.load_detector(config, args.checkpoint, classes, args.device)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    coco = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(classes)],
+    }
+    results = inference.detect(model, tqdm(images, unit="image"), args.score_thr)
+    for i, (path, (image, detections)) in enumerate(zip(images, results, strict=True)):
+        picture = out / f"{path.stem}.png"
+        if not cv2.imwrite(str(picture), inference.draw(image, detections, len(classes))):
+            raise UserError(f"{picture} cannot be written.")
+        height, width = image.shape[:2]
+        coco["images"].append(
+            {"id": i, "file_name": str(path), "width": width, "height": height}
+        )
+        for d in detections:
+            coco["annotations"].append(
+                {
+                    "id": len(coco["annotations"]) + 1,
+                    "image_id": i,
+                    "category_id": d["label"] + 1,
+                    "bbox": d["bbox"],
+                    "score": d["score"],
+                }
+            )
+    temporary = out / ".detections.json.tmp"
+    temporary.write_text(json.dumps(coco), encoding="utf-8")
+    os.replace(temporary, out / "detections.json")
+    print(f"{len(coco['annotations'])} detections in {len(images)} images, written to {out}/")
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,165 @@
+"""Check the environment: python tools/doctor.py. Needs nothing but Python itself."""
+
+import importlib
+import importlib.metadata as metadata
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
+PIP = f"{sys.executable} -m pip install -c constraints.txt"
+# Distribution, import name, extra ("" is the core).
+PACKAGES = [
+    ("torch", "torch", ""),
+    ("torchvision", "torchvision", ""),
+    ("timm", "timm", ""),
+    ("safetensors", "safetensors", ""),
+    ("numpy", "numpy", ""),
+    ("opencv-python-headless", "cv2", "det"),
+    ("onedl-mmengine", "mmengine", "det"),
+    ("onedl-mmcv", "mmcv.ops", "det"),
+    ("onedl-mmdetection", "mmdet.apis", "det"),
+    ("pycocotools", "pycocotools.mask", "det"),
+    ("scikit-learn", "sklearn", "det"),
+    ("scikit-image", "skimage", "det"),
+    ("tensorboard", "tensorboard", "det"),
+    ("prunet_det", "prunet_det", ""),
+]
+# Distributions that own the same import name: exactly one may be installed, the first is ours.
+RIVALS = [
+    ("onedl-mmengine", "mmengine", "mmengine-lite"),
+    ("onedl-mmcv", "mmcv", "mmcv-lite", "mmcv-full"),
+    ("onedl-mmdetection", "mmdet"),
+    (
+        "opencv-python-headless",
+        "opencv-python",
+        "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+    ),
+]
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def pins(path: Path = CONSTRAINTS) -> dict[str, str]:
+    """Name to version, as constraints.txt pins them."""
+    if not path.is_file():
+        return {}
+    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def install_command(name: str, pinned: dict[str, str]) -> str:
+    """The command that installs one package as it was tried."""
+    version = f"=={pinned[name]}" if name in pinned else ""
+    if name == "onedl-mmcv":
+        return f"CFLAGS=-g0 {PIP} --no-build-isolation {name}{version}   # compiles, minutes"
+    if name == "prunet_det":
+        return f"{PIP} -e '.[det]'"
+    return f"{PIP} {name}{version}"
+
+
+def check_import(module: str) -> str:
+    """Empty where the module imports, else the reason."""
+    try:
+        importlib.import_module(module)
+    except Exception as e:  # whatever a broken package raises is the finding
+        return " ".join(f"{type(e).__name__}: {e}".split())[:160]
+    return ""
+
+
+def check_torchvision() -> str:
+    """Empty where torchvision's compiled operators fit torch, else the reason."""
+    try:
+        import torch
+        import torchvision
+
+        boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+        torchvision.ops.nms(boxes, torch.ones(1), 0.5)
+    except Exception as e:
+        return " ".join(f"{type(e).__name__}: {e}".split())[:160]
+    return ""
+
+
+def diagnose() -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
+    """Rows of the table, and (problem, command that mends it)."""
+    pinned, rows, problems = pins(), [], []
+    for name, module, extra in PACKAGES:
+        version = installed(name)
+        rivals = next((r for r in RIVALS if r[0] == name), (name,))
+        others = [(r, v) for r in rivals[1:] if (v := installed(r))]
+        if version is None and not others:
+            rows.append((name, pinned.get(name, "any"), "-", "missing"))
+            what = f"the extra '{extra}'" if extra else "the core"
+            problems.append(
+                (f"{name} is missing; {what} needs it", install_command(name, pinned))
+            )
+            continue
+        shown = version or f"{others[0][0]} {others[0][1]}"
+        failure = check_import(module)
+        state = "does not import" if failure else "ok"
+        if version and others:
+            state = "doubly installed"
+            names = " ".join(other for other, _ in others)
+            problems.append(
+                (
+                    f"{name} and {names} own the same files; keep one of them",
+                    f"{sys.executable} -m pip uninstall -y {names} {name} && "
+                    + install_command(name, pinned),
+                )
+            )
+        elif failure:
+            problems.append((f"{name} fails: {failure}", install_command(name, pinned)))
+        elif version and name in pinned and version.split("+")[0] != pinned[name]:
+            state = "ok, not the tried version"
+        rows.append((name, pinned.get(name, "any"), shown, state))
+    if installed("torch") and installed("torchvision"):
+        failure = check_torchvision()
+        if failure:
+            problems.append(
+                (
+                    f"torchvision does not fit torch: {failure}",
+                    f"{PIP} --force-reinstall torch=={pinned.get('torch', '')} "
+                    f"torchvision=={pinned.get('torchvision', '')}",
+                )
+            )
+    return rows, problems
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Rows in columns as wide as they need."""
+    header = ("package", "tried", "installed", "state")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
+    for row in [header, tuple("-" * w for w in widths), *rows]:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())
+
+
+def main() -> int:
+    print(f"Python {platform.python_version()}, {platform.platform()}")
+    if sys.version_info < (3, 10):
+        print("problem: Python >= 3.10 is needed.")
+        return 1
+    rows, problems = diagnose()
+    print_table(rows)
+    if installed("torch") and not check_import("torch"):
+        import torch
+
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used"
+        print(f"CUDA device: {gpu}; CPU threads: {torch.get_num_threads()}")
+    if not shutil.which("g++"):
+        print("note: no g++; mmcv compiles with it (Debian: apt-get install g++ python3-dev).")
+    for what, command in problems:
+        print(f"problem: {what}.\n  mend it with: {command}")
+    print("everything is there." if not problems else f"{len(problems)} problem(s).")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

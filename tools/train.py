@@ -1,0 +1,44 @@
+"""Train a detector: python tools/train.py configs/prunet_effdet.py [--resume]."""
+
+import argparse
+
+from prunet_det.errors import run_tool
+
+
+def main() -> None:
+    from mmengine.dist import get_world_size, is_main_process
+
+    from prunet_det.detection import launch
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    launch.add_common_flags(parser)
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="go on from this checkpoint, or from the newest one in the work dir; reads pickled "
+        "state, so name your own checkpoints only",
+    )
+    parser.add_argument("--max-iters", type=int, help="train for another number of iterations")
+    args = parser.parse_args()
+    cfg = launch.load_config(args)
+    if args.max_iters is not None:
+        launch.set_max_iters(cfg, args.max_iters)
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    if args.auto_scale_lr:
+        cfg.auto_scale_lr.enable = True
+    launch.set_resume(cfg, args.resume)
+    runner = launch.build_runner(cfg)
+    if is_main_process():
+        print(launch.effective_batch(cfg, get_world_size()))
+    runner.train()
+
+
+if __name__ == "__main__":
+    run_tool(main)
