@@ -13,24 +13,31 @@ model = dict(
     data_preprocessor=dict(pad_size_divisor=64),
     backbone=dict(type="PruNet", arch="prunet_demo"),
     neck=dict(channels=64, num_cells=2, num_levels=4, norm_cfg=norm_cfg),
-    bbox_head=dict(
-        num_classes=10, repeats=2, anchor_scale=2.0, norm_cfg=norm_cfg,
-        test_cfg=dict(score_thr=0.01),
-    ),
+    bbox_head=dict(num_classes=10, repeats=2, anchor_scale=2.0, norm_cfg=norm_cfg),
+    test_cfg=dict(score_thr=0.01),
 )
+auto_scale_lr = dict(base_batch_size=8)
 
-max_iters = 1500
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
+max_iters = 2000
+warmup = 100
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=1000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 
 optim_wrapper = dict(
-    type="AmpOptimWrapper" if False else "OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    type="OptimWrapper",
+    optimizer=dict(type="TimmMuon", lr=1e-2, weight_decay=0.01, nesterov=True),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [
-    dict(type="OneCycleLR", eta_max=2e-3, total_steps=max_iters, pct_start=0.1, by_epoch=False)
+    dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup, by_epoch=False),
+    dict(
+        type="CosineAnnealingLR",
+        begin=warmup,
+        end=max_iters,
+        T_max=max_iters - warmup,
+        eta_min_ratio=0.005,
+        by_epoch=False,
+    ),
 ]
 custom_hooks = [dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.002, priority=49)]

@@ -17,11 +17,13 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.optimizer import Muon
 
 __all__ = [
     "BiFPN",
     "EfficientDetHead",
     "EmbeddedDataset",
+    "Muon",
     "OneStageDetector",
     "PruNet",
     "TimmBackbone",

@@ -75,8 +75,6 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
             scheduler["end"] = max_iters
         if "T_max" in scheduler:
             scheduler["T_max"] = max(1, scheduler["T_max"] + max_iters - old)
-    if cfg.train_cfg.get("val_interval") == old:
-        cfg.train_cfg.val_interval = max_iters
     cfg.train_cfg.max_iters = max_iters
 
 
