@@ -1,4 +1,4 @@
-"""Detect objects: python tools/detect.py IMAGE... --out DIR. Writes pictures and detections.json."""
+"""Detect objects: python tools/detect.py IMAGE... --out DIR."""
 
 import argparse
 import json
@@ -20,7 +20,9 @@ def find_images(names: list[str]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not inside:
-                raise UserError(f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))}).")
+                raise UserError(
+                    f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))})."
+                )
             found += inside
         elif path.is_file():
             found.append(path)
@@ -69,9 +71,7 @@ def main() -> None:
         if not cv2.imwrite(str(picture), inference.draw(image, detections, len(classes))):
             raise UserError(f"{picture} cannot be written.")
         height, width = image.shape[:2]
-        coco["images"].append(
-            {"id": i, "file_name": str(path), "width": width, "height": height}
-        )
+        coco["images"].append({"id": i, "file_name": str(path), "width": width, "height": height})
         for d in detections:
             coco["annotations"].append(
                 {

@@ -98,9 +98,7 @@ def diagnose() -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
         if version is None and not others:
             rows.append((name, pinned.get(name, "any"), "-", "missing"))
             what = f"the extra '{extra}'" if extra else "the core"
-            problems.append(
-                (f"{name} is missing; {what} needs it", install_command(name, pinned))
-            )
+            problems.append((f"{name} is missing; {what} needs it", install_command(name, pinned)))
             continue
         shown = version or f"{others[0][0]} {others[0][1]}"
         failure = check_import(module)
@@ -138,14 +136,11 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     header = ("package", "tried", "installed", "state")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
     for row in [header, tuple("-" * w for w in widths), *rows]:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
 def main() -> int:
     print(f"Python {platform.python_version()}, {platform.platform()}")
-    if sys.version_info < (3, 10):
-        print("problem: Python >= 3.10 is needed.")
-        return 1
     rows, problems = diagnose()
     print_table(rows)
     if installed("torch") and not check_import("torch"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -60,15 +61,13 @@ class ArchNet(nn.Module):
         self.stem = nn.Sequential(
             *(
                 conv_bn_act(a, b, 3, 2 if i == 0 else 1, act=spec.stem.act, bn_eps=eps)
-                for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+                for i, (a, b) in enumerate(pairwise(widths))
             )
         )
         # The published builder's rule: block i of n drops with rate * (i + 2) / (n + 2), because
         # its list also counts the data, stem and tail entries.
-        rates = (
-            drop_path_rate * (i + 2) / (len(spec.blocks) + 2) for i in range(len(spec.blocks))
-        )
-        self.stages = nn.Sequential(
+        rates = (drop_path_rate * (i + 2) / (len(spec.blocks) + 2) for i in range(len(spec.blocks)))
+        self.stages: Any = nn.Sequential(
             *(
                 nn.Sequential(
                     *(make_block(block, padding, eps, next(rates)) for block in stage.blocks)
@@ -76,7 +75,7 @@ class ArchNet(nn.Module):
                 for stage in spec.stages
             )
         )
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             dict(num_chs=chs, reduction=stride, module=f"stages.{i}", stage=i)
             for i, chs, stride in spec.feature_stages()
         ]
@@ -86,7 +85,7 @@ class ArchNet(nn.Module):
         )
         self.num_features = spec.tail.width
         self.head_hidden_size = spec.tail.hidden or spec.tail.width
-        self.global_pool: nn.Module = nn.Identity()
+        self.global_pool: Any = nn.Identity()
         self.pre_logits: nn.Module = nn.Identity()
         if spec.tail.hidden:
             self.pre_logits = nn.Sequential(
@@ -145,7 +144,7 @@ class ArchNet(nn.Module):
             indices = range(-(count if indices is None else indices), 0)
         if not indices or not all(-count <= i < count for i in indices):
             raise ValueError(
-                f"feature indices {list(indices)} do not fit: {self.spec.name} has {count} features."
+                f"feature indices {list(indices)} do not fit: {self.spec.name} has {count} of them."
             )
         return [i % count for i in indices]
 

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class StageSpec:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise SpecError("a stage without blocks; remove the stage or give it a block.")
-        for a, b in zip(self.blocks, self.blocks[1:], strict=False):
+        for a, b in pairwise(self.blocks):
             if a.out_chs != b.in_chs:
                 raise SpecError(
                     f"a block that gives {a.out_chs} channels is followed by one that takes "

@@ -14,32 +14,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from prunet_det.datasets.compose import Drawn
+from prunet_det.datasets.contact_sheet import write_contact_sheet
 from prunet_det.datasets.digits import DigitsSet
 
 MANIFEST = "manifest.json"
+# An object of an image: label, box (x, y, width, height), area and run-length mask.
+_Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, dict[str, Any]]
 
 
-class EmbeddedSet(Protocol):
-    """What a set must have: frozen parameters, and a function from index to image."""
-
-    name: str
-    classes: tuple[str, ...]
-    counts: tuple[tuple[str, int], ...]
-
-    def draw(self, split: str, index: int) -> tuple[np.ndarray, list[Drawn]]: ...
+SETS: dict[str, DigitsSet] = {"digits": DigitsSet()}
 
 
-SETS: dict[str, EmbeddedSet] = {"digits": DigitsSet()}
-
-
-def get_set(name: str) -> EmbeddedSet:
+def get_set(name: str) -> DigitsSet:
     """The parameters of a named set.
 
     Raises:
@@ -72,7 +64,9 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
         if manifest is None or manifest.get("parameters") != _parameters(embedded):
             _make(embedded, root, workers)
         else:
-            bad = [file for file, digest in manifest["files"].items() if _sha(root / file) != digest]
+            bad = [
+                file for file, digest in manifest["files"].items() if _sha(root / file) != digest
+            ]
             if bad:
                 _mend(embedded, root, bad, manifest, workers)
     return root
@@ -90,8 +84,8 @@ def data_hash(root: str | os.PathLike[str]) -> str:
     return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _parameters(embedded: EmbeddedSet) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(embedded)))  # type: ignore[call-overload]
+def _parameters(embedded: DigitsSet) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(embedded)))
 
 
 @contextlib.contextmanager
@@ -116,8 +110,8 @@ def _sha(path: Path) -> str:
         return ""
 
 
-def _draw_one(job: tuple[EmbeddedSet, str, int]) -> tuple[bytes, list[tuple[int, Any, Any]]]:
-    """An encoded image and, for each object, label, box and run-length mask."""
+def _draw_one(job: tuple[DigitsSet, str, int]) -> tuple[bytes, list[_Object]]:
+    """An encoded image and its objects."""
     from pycocotools import mask as coco_mask
 
     embedded, split, index = job
@@ -127,18 +121,20 @@ def _draw_one(job: tuple[EmbeddedSet, str, int]) -> tuple[bytes, list[tuple[int,
     for item in drawn:
         rle = coco_mask.encode(np.asfortranarray(item.mask.astype(np.uint8)))
         rle = {"size": rle["size"], "counts": rle["counts"].decode()}
-        objects.append((item.label, item.box, (rle, int(item.mask.sum()))))
+        objects.append((item.label, item.box, int(item.mask.sum()), rle))
     return data.tobytes(), objects
 
 
 def _draw_many(
-    embedded: EmbeddedSet, jobs: Sequence[tuple[str, int]], workers: int | None
-) -> Iterator[tuple[bytes, list[tuple[int, Any, Any]]]]:
+    embedded: DigitsSet, jobs: Sequence[tuple[str, int]], workers: int | None
+) -> Iterator[tuple[bytes, list[_Object]]]:
     """Results in the order of the jobs, drawn in parallel, with a progress bar."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     full = [(embedded, split, index) for split, index in jobs]
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(
+        workers, context, initializer=cv2.setNumThreads, initargs=(0,)
+    ) as pool:
         try:
             yield from tqdm(
                 pool.map(_draw_one, full, chunksize=8),
@@ -155,7 +151,7 @@ def _file_name(index: int) -> str:
     return f"{index:06d}.jpg"
 
 
-def _coco(embedded: EmbeddedSet, split: str) -> dict[str, Any]:
+def _coco(embedded: DigitsSet, split: str) -> dict[str, Any]:
     return {
         "info": {"description": f"{embedded.name} {split}, made by prunet_det"},
         "categories": [{"id": i + 1, "name": c} for i, c in enumerate(embedded.classes)],
@@ -164,7 +160,7 @@ def _coco(embedded: EmbeddedSet, split: str) -> dict[str, Any]:
     }
 
 
-def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
+def _make(embedded: DigitsSet, root: Path, workers: int | None) -> None:
     """Builds the whole set beside `root` and renames it into place."""
     known = {"train", "val", "annotations", "contact_sheet.png", MANIFEST}
     strangers = [p.name for p in root.iterdir() if p.name not in known] if root.exists() else []
@@ -187,13 +183,11 @@ def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
         name = _file_name(index)
         (partial / split / name).write_bytes(data)
         files[f"{split}/{name}"] = hashlib.sha256(data).hexdigest()
-        _annotate(coco[split], index, name, data, objects)
+        _annotate(coco[split], index, name, embedded.size, objects)
     for split, content in coco.items():
         text = json.dumps(content).encode()
         (partial / "annotations" / f"{split}.json").write_bytes(text)
         files[f"annotations/{split}.json"] = hashlib.sha256(text).hexdigest()
-    from prunet_det.datasets.contact_sheet import write_contact_sheet
-
     write_contact_sheet(partial, "train")
     manifest = {"parameters": _parameters(embedded), "files": files}
     (partial / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
@@ -202,11 +196,10 @@ def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
 
 
 def _annotate(
-    coco: dict[str, Any], index: int, name: str, data: bytes, objects: list[tuple[int, Any, Any]]
+    coco: dict[str, Any], index: int, name: str, size: int, objects: list[_Object]
 ) -> None:
-    height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
-    coco["images"].append({"id": index, "file_name": name, "height": height, "width": width})
-    for label, box, (rle, area) in objects:
+    coco["images"].append({"id": index, "file_name": name, "height": size, "width": size})
+    for label, box, area, rle in objects:
         coco["annotations"].append(
             {
                 "id": len(coco["annotations"]) + 1,
@@ -221,7 +214,7 @@ def _annotate(
 
 
 def _mend(
-    embedded: EmbeddedSet,
+    embedded: DigitsSet,
     root: Path,
     bad: list[str],
     manifest: dict[str, Any],

@@ -94,7 +94,9 @@ class Canvas:
         for own in self._masks:
             own &= ~mask
 
-    def draw(self, alpha: np.ndarray, label: int, rng: np.random.Generator, tries: int = 20) -> bool:
+    def draw(
+        self, alpha: np.ndarray, label: int, rng: np.random.Generator, tries: int = 20
+    ) -> bool:
         """Draws a sprite where it fits; returns whether a place was found."""
         height, width = self.image.shape[:2]
         h, w = alpha.shape
@@ -110,7 +112,8 @@ class Canvas:
             return False
         region = self.image[y : y + h, x : x + w]
         colour = contrasting_colour(region, rng)
-        shade = np.linspace(*rng.uniform(0.8, 1.2, 2), w, dtype=np.float32)[None, :, None]
+        left, right = rng.uniform(0.8, 1.2, 2)
+        shade = np.linspace(left, right, w)[None, :, None]
         opacity = (alpha * rng.uniform(0.8, 1.0))[..., None]
         region += opacity * (np.clip(colour * shade, 0, 255) - region)
         self._cover(mask)
@@ -120,7 +123,7 @@ class Canvas:
         return True
 
     def occlude(self, index: int, patch: np.ndarray, rng: np.random.Generator) -> bool:
-        """Lays a rotated strip of another photograph over object `index`, if enough stays visible."""
+        """Lays a strip of another photograph over object `index`, if enough stays visible."""
         height, width = self.image.shape[:2]
         ys, xs = np.nonzero(self._masks[index])
         if not len(ys):
@@ -143,7 +146,7 @@ class Canvas:
 
     def finish(self, rng: np.random.Generator) -> tuple[np.ndarray, list[Drawn]]:
         """Brightness, contrast, blur and noise; returns the (H, W, 3) uint8 image and objects."""
-        image = (self.image - 128) * rng.uniform(0.75, 1.2) + 128 + rng.uniform(-25, 25)
+        image: np.ndarray = (self.image - 128) * rng.uniform(0.75, 1.2) + 128 + rng.uniform(-25, 25)
         sigma = rng.uniform(0, 1.0)
         if sigma > 0.3:
             image = cv2.GaussianBlur(image, (0, 0), sigma)

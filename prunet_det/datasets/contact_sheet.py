@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ def draw_box(image: np.ndarray, box: tuple[float, ...], text: str, colour: tuple
 
 def class_colour(index: int, count: int) -> tuple[int, int, int]:
     """A BGR colour for a class, evenly spread over the hues and dark enough for white text."""
-    hue = np.uint8([[[round(179 * index / count), 220, 190]]])
+    hue = np.array([[[round(179 * index / count), 220, 190]]], np.uint8)
     b, g, r = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0]
     return int(b), int(g), int(r)
 
@@ -48,7 +49,7 @@ def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4)
         by_image[a["image_id"]].append(a)
     tiles = []
     for entry in coco["images"][: columns * rows]:
-        image = cv2.imread(str(root / split / entry["file_name"]))
+        image: Any = cv2.imread(str(root / split / entry["file_name"]))
         for a in by_image[entry["id"]]:
             x, y, w, h = a["bbox"]
             colour = class_colour(order[a["category_id"]], len(names))

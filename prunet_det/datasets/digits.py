@@ -78,7 +78,7 @@ def load_digits_split(split: str, val_share: float, seed: int) -> tuple[np.ndarr
 
     data = load_digits()
     order = np.random.default_rng(seed).permutation(len(data.target))
-    val = int(round(val_share * len(order)))
+    val = round(val_share * len(order))
     chosen = np.sort(order[:val] if split == "val" else order[val:])
     opacities = np.stack([_render(image) for image in data.images[chosen]])
     return opacities, data.target[chosen].astype(np.int64)

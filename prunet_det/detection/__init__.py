@@ -14,13 +14,14 @@ except ImportError as e:
 
 from prunet_det.detection.backbone import PruNet, TimmBackbone
 from prunet_det.detection.bifpn import BiFPN
-from prunet_det.detection.data import EmbeddedDataset
+from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
 from prunet_det.detection.optimizer import Muon
 
 __all__ = [
     "BiFPN",
+    "CocoFolder",
     "EfficientDetHead",
     "EmbeddedDataset",
     "Muon",

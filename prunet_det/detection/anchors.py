@@ -54,8 +54,8 @@ class AnchorGrid:
             y, x = torch.meshgrid(ys, xs, indexing="ij")
             centres = torch.stack([x, y], dim=-1)[:, :, None]
             levels.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
-        # Rounded once, from float64: a box inside several anchors of one size overlaps them equally,
-        # and only the same rounding as the peer's breaks such a tie the same way.
+        # Rounded once, from float64: a box inside several anchors of one size overlaps them all
+        # equally, and only the peer's rounding breaks such a tie as the peer does.
         return torch.cat(levels).float().to(device)
 
 

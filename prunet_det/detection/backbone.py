@@ -11,7 +11,6 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from timm.models import group_parameters
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.spec import ArchSpec
@@ -36,7 +35,7 @@ class FeatureBackbone(BaseModule):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Any,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -44,7 +43,7 @@ class FeatureBackbone(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.net = net
+        self.net: Any = net
         self.out_channels: tuple[int, ...] = tuple(net.feature_info.channels())
         self.out_strides: tuple[int, ...] = tuple(net.feature_info.reduction())
         self.norm_eval = norm_eval
@@ -74,10 +73,13 @@ class FeatureBackbone(BaseModule):
         }
 
     def train(self, mode: bool = True) -> FeatureBackbone:
+        """As torch's, except that frozen norms, or all with norm_eval, stay in eval mode."""
         super().train(mode)
         if mode:
             for name, module in self.net.model.named_modules():
-                if isinstance(module, _BatchNorm) and (self.norm_eval or name in self._frozen_norms):
+                if isinstance(module, _BatchNorm) and (
+                    self.norm_eval or name in self._frozen_norms
+                ):
                     module.eval()
         return self
 
@@ -175,6 +177,6 @@ class TimmBackbone(FeatureBackbone):
             raise ValueError(f"timm has no model {name!r}; see timm.list_models().")
         args: dict[str, Any] = dict(features_only=True, feature_cls="getter", **(timm_args or {}))
         with torch.device("meta"):
-            strides = timm.create_model(name, **args).feature_info.reduction()
-        indices = choose_indices(strides, out_strides, out_indices, name)
+            probe: Any = timm.create_model(name, **args)
+        indices = choose_indices(probe.feature_info.reduction(), out_strides, out_indices, name)
         super().__init__(timm.create_model(name, out_indices=indices, **args), **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -184,7 +185,7 @@ class BiFPN(BaseModule):
                 f"{len(strides)} strides from the backbone; lower the backbone's out_strides or "
                 "raise num_levels."
             )
-        if any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+        if any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(f"BiFPN needs strides that double from level to level, got {strides}.")
         norm_cfg = dict(norm_cfg or NORM_CFG)
         extra: dict[str, Any] = dict(norm_cfg=norm_cfg, pad_type=pad_type, conv_bias=conv_bias)
@@ -195,7 +196,7 @@ class BiFPN(BaseModule):
             chs.append(channels)
             strides.append(2 * strides[-1])
         self.nodes = _read_nodes(nodes, num_levels)
-        self.cells = nn.ModuleList()
+        self.cells: Any = nn.ModuleList()
         for _ in range(num_cells):
             all_chs = chs + [channels] * len(self.nodes)
             all_levels = list(range(num_levels)) + [n.level for n in self.nodes]
@@ -245,7 +246,9 @@ def _read_nodes(
         if not 0 <= node.level < num_levels:
             raise ValueError(f"BiFPN node {i} has level {node.level} of {num_levels} levels.")
         if not node.inputs or not all(0 <= j < num_levels + i for j in node.inputs):
-            raise ValueError(f"BiFPN node {i} takes {node.inputs}, which do not all come before it.")
+            raise ValueError(
+                f"BiFPN node {i} takes {node.inputs}, which do not all come before it."
+            )
         read.append(node)
     return tuple(read)
 

@@ -48,7 +48,7 @@ class HeadTower(BaseModule):
         self.convs = nn.ModuleList(
             separable_conv(channels, channels, pad_type, conv_bias) for _ in range(repeats)
         )
-        self.norms = nn.ModuleList(
+        self.norms: Any = nn.ModuleList(
             nn.ModuleList(build_norm_layer(dict(norm_cfg), channels)[1] for _ in range(levels))
             for _ in range(repeats)
         )
@@ -61,7 +61,8 @@ class HeadTower(BaseModule):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if prior is not None:
-            nn.init.constant_(self.predict.conv_pw.bias, -math.log((1 - prior) / prior))
+            bias = self.predict.get_parameter("conv_pw.bias")
+            nn.init.constant_(bias, -math.log((1 - prior) / prior))
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         outputs = []
@@ -123,7 +124,7 @@ class EfficientDetHead(BaseDenseHead):
             )
         self.num_classes = num_classes
         self.grid = AnchorGrid(
-            tuple(strides), anchor_scale, anchor_octaves, tuple(tuple(a) for a in anchor_aspects)
+            tuple(strides), anchor_scale, anchor_octaves, tuple((w, h) for w, h in anchor_aspects)
         )
         self.match_iou, self.alpha, self.gamma = match_iou, alpha, gamma
         self.delta, self.box_weight = delta, box_weight
@@ -153,7 +154,7 @@ class EfficientDetHead(BaseDenseHead):
         return self.class_tower(maps), self.box_tower(maps)
 
     def _anchors(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        key = (tuple(m.shape[-2:] for m in maps), maps[0].device)
+        key = (tuple((m.shape[-2], m.shape[-1]) for m in maps), maps[0].device)
         if self._anchor_cache is None or self._anchor_cache[0] != key:
             self._anchor_cache = key, self.grid.boxes(key[0], key[1])
         return self._anchor_cache[1]
@@ -188,12 +189,8 @@ class EfficientDetHead(BaseDenseHead):
             targets.append(self.coder.encode(anchors[positive], boxes[match[positive]]))
         positive = torch.cat(positives)
         normalizer = reduce_mean(positive.sum() + 1.0)
-        loss_cls = focal_loss_sum(
-            logits.flatten(0, 1), torch.cat(labels), self.alpha, self.gamma
-        )
-        loss_box = huber_loss_mean4(
-            deltas.flatten(0, 1)[positive], torch.cat(targets), self.delta
-        )
+        loss_cls = focal_loss_sum(logits.flatten(0, 1), torch.cat(labels), self.alpha, self.gamma)
+        loss_box = huber_loss_mean4(deltas.flatten(0, 1)[positive], torch.cat(targets), self.delta)
         return {
             "loss_cls": loss_cls / normalizer,
             "loss_bbox": self.box_weight * loss_box / normalizer,

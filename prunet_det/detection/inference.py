@@ -15,7 +15,6 @@ from mmdet.apis import inference_detector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import nn
 
 from prunet_det.datasets.contact_sheet import class_colour, draw_box
 from prunet_det.zoo.weights import CheckpointError, load_all_weights
@@ -42,7 +41,7 @@ def load_detector(
     checkpoint: str | os.PathLike[str],
     classes: Sequence[str],
     device: str = "cpu",
-) -> nn.Module:
+) -> Any:
     """A detector in eval mode, ready for `detect`.
 
     Args:
@@ -61,7 +60,7 @@ def load_detector(
 
 
 def detect(
-    model: nn.Module, paths: Sequence[str | os.PathLike[str]], score_thr: float = 0.3
+    model: Any, paths: Sequence[str | os.PathLike[str]], score_thr: float = 0.3
 ) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
     """Yields, for each image file, the BGR image and its detections.
 

@@ -1,4 +1,4 @@
-"""From a config file and the usual flags to a Runner: what tools/train.py and tools/test.py share."""
+"""From a config file and the usual flags to a Runner: what tools/train.py and test.py share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
         help="override settings of the config",
     )
     parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher"
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="job launcher",
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 

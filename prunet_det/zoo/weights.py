@@ -1,4 +1,4 @@
-"""Loading weights: tolerant about containers and heads, strict about the backbone, always counted."""
+"""Loading weights: tolerant about containers and heads, strict about the backbone, counted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-# Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict` holds
-# the raw weights: its EMA hook swaps the averaged ones into `state_dict` before saving.)
+# Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict`
+# holds the raw weights: its EMA hook swaps the averaged ones into `state_dict` before saving.)
 _CONTAINERS = ("state_dict_ema", "state_dict", "model")
 # What wrappers put before the names of a network; tried in this order, the longest match first.
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
@@ -62,9 +62,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
-            f"{path} is damaged or holds pickled objects, which are not read for safety. A training "
-            "checkpoint (iter_*.pth) is read by --resume only; name the weights.safetensors beside "
-            "it instead."
+            f"{path} is damaged or holds pickled objects, which are not read for safety. A "
+            "training checkpoint (iter_*.pth) is for --resume only; name the weights.safetensors "
+            "beside it instead."
         ) from e
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as e:
         raise CheckpointError(f"{path} is truncated or no checkpoint: {e}.") from e
@@ -113,8 +113,8 @@ def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
         if names:
             fits = len(own.keys() & state.keys()) - len(wrong)
             raise CheckpointError(
-                f"{path} does not fit the model: {names[0]} {what} ({fits}/{len(own)} tensors fit); "
-                "use the config that it was trained with."
+                f"{path} does not fit the model: {names[0]} {what} ({fits}/{len(own)} tensors "
+                "fit); use the config that it was trained with."
             )
     with torch.no_grad():
         for key, tensor in own.items():
@@ -161,7 +161,7 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
         FileNotFoundError, CheckpointError: See `read_state_dict`; also where no tensor or not
             every backbone tensor fits.
     """
-    target: nn.Module = model.model if isinstance(getattr(model, "model", None), nn.Module) else model
+    target: Any = model.model if isinstance(getattr(model, "model", None), nn.Module) else model
     own = target.state_dict()
     state = _strip_prefixes(read_state_dict(path), set(own))
     head_names = [k for k in own if k.startswith(_HEAD)]

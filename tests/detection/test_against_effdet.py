@@ -54,7 +54,9 @@ def test_anchors(config):
 
 
 def test_bifpn(config):
-    feature_info = [dict(num_chs=c, reduction=s) for c, s in zip((24, 40, 96), STRIDES)]
+    feature_info = [
+        dict(num_chs=c, reduction=s) for c, s in zip((24, 40, 96), STRIDES[:3], strict=True)
+    ]
     theirs = BiFpn(config, feature_info).eval()
     randomise(theirs)
     ours = BiFPN([24, 40, 96], STRIDES[:3], config.fpn_channels, config.fpn_cell_repeats).eval()
@@ -77,7 +79,7 @@ def test_bifpn(config):
     with torch.no_grad():
         for name, value in theirs.state_dict().items():
             own[names[name]].copy_(value)
-    maps = [torch.randn(2, c, *s) for c, s in zip((24, 40, 96), SIZES)]
+    maps = [torch.randn(2, c, *s) for c, s in zip((24, 40, 96), SIZES[:3], strict=True)]
     for a, b in zip(ours([m.clone() for m in maps]), theirs(list(maps)), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
@@ -131,8 +133,8 @@ def test_targets_and_losses(config, seed):
     total, cls, box = loss_fn(
         logits,
         yxhw,
-        [torch.stack(level) for level in zip(*cls_t)],
-        [torch.stack(level) for level in zip(*box_t)],
+        [torch.stack(level) for level in zip(*cls_t, strict=True)],
+        [torch.stack(level) for level in zip(*box_t, strict=True)],
         torch.stack(positives),
         CLASSES,
         alpha=0.25,
