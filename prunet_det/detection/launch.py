@@ -63,7 +63,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def set_max_iters(cfg: Config, max_iters: int) -> None:
-    """Trains for another number of iterations, the schedules stretched with it.
+    """Trains for another number of iterations, with the schedule's end moved along.
+
+    A warm-up keeps its length, but takes at most a quarter of the training.
 
     Raises:
         UserError: The config trains by epochs, or the number is not positive.
@@ -73,11 +75,18 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
     old = cfg.train_cfg.get("max_iters")
     if old is None:
         raise UserError("--max-iters is for configs that train by iterations; this one does not.")
+    schedulers = []
     for scheduler in cfg.get("param_scheduler") or []:
-        if scheduler.get("end") == old:
-            scheduler["end"] = max_iters
-        if "T_max" in scheduler:
-            scheduler["T_max"] = max(1, scheduler["T_max"] + max_iters - old)
+        begin, end = (
+            max_iters if at == old else min(at, max_iters // 4)
+            for at in (scheduler.get("begin", 0), scheduler.get("end", old))
+        )
+        if end > begin:
+            scheduler.update(begin=begin, end=end)
+            if "T_max" in scheduler:
+                scheduler["T_max"] = end - begin
+            schedulers.append(scheduler)
+    cfg.param_scheduler = schedulers
     cfg.train_cfg.max_iters = max_iters
 
 

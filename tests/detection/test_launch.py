@@ -1,0 +1,46 @@
+"""From config and flags to what the Runner gets."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from mmengine.config import Config
+
+from prunet_det.detection import launch
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def cfg():
+    return Config.fromfile(ROOT / "configs" / "prunet_effdet.py")
+
+
+@pytest.mark.parametrize(
+    ("iters", "ends"), [(8000, [(0, 100), (100, 8000)]), (40, [(0, 10), (10, 40)]), (2, [(0, 2)])]
+)
+def test_the_schedule_follows_the_length(cfg, iters, ends):
+    launch.set_max_iters(cfg, iters)
+    assert cfg.train_cfg.max_iters == iters
+    assert [(s.begin, s.end) for s in cfg.param_scheduler] == ends
+    assert cfg.param_scheduler[-1].T_max == ends[-1][1] - ends[-1][0]
+
+
+def test_effective_batch(cfg):
+    cfg.optim_wrapper.accumulative_counts = 2
+    assert launch.effective_batch(cfg, 4) == (
+        "effective batch 64 = 8 images x 4 processes x 2 accumulated, learning rate 0.01 "
+        "(chosen for batch 8; --auto-scale-lr scales it)"
+    )
+    cfg.auto_scale_lr.enable = True
+    assert launch.effective_batch(cfg, 4).endswith("scaled from batch 8 to 0.08")
+
+
+def test_overrides_reach_the_config(tmp_path):
+    parser = argparse.ArgumentParser()
+    launch.add_common_flags(parser)
+    path = str(ROOT / "configs" / "prunet_effdet.py")
+    args = parser.parse_args([path, "--cfg-options", "model.neck.channels=24"])
+    cfg = launch.load_config(args)
+    assert cfg.model.neck.channels == 24
+    assert cfg.work_dir == "work_dirs/prunet_effdet"
