@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--config", help="config of the checkpoint [as its card says]")
     parser.add_argument("--classes", nargs="+", help="class names [as the card or config says]")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score [0.3]")
+    parser.add_argument("--montage", help="also write all pictures as one, scaled to 256 px")
     parser.add_argument("--device", default="cpu", help="torch device [cpu]")
     args = parser.parse_args()
     if not 0 <= args.score_thr <= 1:
@@ -50,6 +51,7 @@ def main() -> None:
     import cv2
     from tqdm import tqdm
 
+    from prunet_det.datasets.contact_sheet import join_tiles
     from prunet_det.detection import inference
 
     config, classes = args.config, args.classes
@@ -60,6 +62,7 @@ def main() -> None:
     model = inference.load_detector(config, args.checkpoint, classes, args.device)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    tiles = []
     coco = {
         "images": [],
         "annotations": [],
@@ -68,8 +71,11 @@ def main() -> None:
     results = inference.detect(model, tqdm(images, unit="image"), args.score_thr)
     for i, (path, (image, detections)) in enumerate(zip(images, results, strict=True)):
         picture = out / f"{path.stem}.png"
-        if not cv2.imwrite(str(picture), inference.draw(image, detections, len(classes))):
+        drawing = inference.draw(image, detections, len(classes))
+        if not cv2.imwrite(str(picture), drawing):
             raise UserError(f"{picture} cannot be written.")
+        if args.montage:
+            tiles.append(cv2.resize(drawing, (256, 256), interpolation=cv2.INTER_AREA))
         height, width = image.shape[:2]
         coco["images"].append({"id": i, "file_name": str(path), "width": width, "height": height})
         for d in detections:
@@ -85,6 +91,8 @@ def main() -> None:
     temporary = out / ".detections.json.tmp"
     temporary.write_text(json.dumps(coco), encoding="utf-8")
     os.replace(temporary, out / "detections.json")
+    if args.montage:
+        cv2.imwrite(args.montage, join_tiles(tiles, columns=4))
     print(f"{len(coco['annotations'])} detections in {len(images)} images, written to {out}/")
 
 

@@ -1,14 +1,16 @@
 """Train a detector: python tools/train.py configs/prunet_effdet.py [--resume]."""
 
 import argparse
+import time
 
-from prunet_det.errors import run_tool
+from prunet_det.errors import UserError, run_tool
 
 
 def main() -> None:
+    import torch
     from mmengine.dist import get_world_size, is_main_process
 
-    from prunet_det.detection import launch
+    from prunet_det.detection import launch, records
 
     parser = argparse.ArgumentParser(description=__doc__)
     launch.add_common_flags(parser)
@@ -28,16 +30,23 @@ def main() -> None:
     cfg = launch.load_config(args)
     if args.max_iters is not None:
         launch.set_max_iters(cfg, args.max_iters)
+    if args.amp and not torch.cuda.is_available():
+        raise UserError("--amp needs a CUDA device, and there is none here; leave it out.")
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:
+        if "auto_scale_lr" not in cfg:
+            raise UserError(f"{args.config} has no auto_scale_lr.base_batch_size to scale from.")
         cfg.auto_scale_lr.enable = True
     launch.set_resume(cfg, args.resume)
     runner = launch.build_runner(cfg)
     if is_main_process():
         print(launch.effective_batch(cfg, get_world_size()))
+    started = time.time()
     runner.train()
+    if is_main_process():
+        records.write_training(runner, time.time() - started, resumed=bool(cfg.resume))
 
 
 if __name__ == "__main__":

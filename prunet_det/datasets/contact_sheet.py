@@ -54,9 +54,17 @@ def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4)
             x, y, w, h = a["bbox"]
             colour = class_colour(order[a["category_id"]], len(names))
             draw_box(image, (x, y, x + w - 1, y + h - 1), names[a["category_id"]], colour)
-        tiles.append(cv2.copyMakeBorder(image, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255,) * 3))
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
-    lines = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+        tiles.append(image)
     path = root / "contact_sheet.png"
-    cv2.imwrite(str(path), np.vstack(lines))
+    cv2.imwrite(str(path), join_tiles(tiles, columns))
     return path
+
+
+def join_tiles(tiles: list[np.ndarray], columns: int) -> np.ndarray:
+    """BGR images of one size in rows of `columns`, with white between them."""
+    framed: list[Any] = [
+        cv2.copyMakeBorder(t, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255,) * 3) for t in tiles
+    ]
+    framed += [np.full_like(framed[0], 255)] * (-len(framed) % columns)
+    lines = [np.hstack(framed[i : i + columns]) for i in range(0, len(framed), columns)]
+    return np.vstack(lines)

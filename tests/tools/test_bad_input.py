@@ -116,6 +116,11 @@ def test_no_iterations(train):
     assert "--max-iters must be at least 1" in train(flags=("--max-iters", 0))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_mixed_precision_without_a_gpu(train):
+    assert "--amp needs a CUDA device" in train(flags=("--amp",))
+
+
 def test_resume_from_nothing(train, tmp_path):
     assert "there is no checkpoint" in train(flags=("--resume", tmp_path / "none.pth"))
 
@@ -252,5 +257,12 @@ def test_make_data_without_workers(refused, tmp_path):
 
 def test_release_needs_safetensors(refused, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"")
-    args = (CONFIG, tmp_path / "w.safetensors", tmp_path / "out.pth", "--command", "x")
+    args = (CONFIG, tmp_path / "w.safetensors", tmp_path / "out.pth")
     assert "must end in .safetensors" in refused("convert_weights", *args)
+
+
+def test_release_needs_to_know_the_training(refused, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    args = (CONFIG, tmp_path / "w.safetensors", tmp_path / "out.safetensors")
+    assert "has no train.json" in refused("convert_weights", *args)
+    assert not (tmp_path / "out.safetensors").exists()

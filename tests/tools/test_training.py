@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -38,8 +39,12 @@ def train_args(work, iters, *flags):
     ]
 
 
-def run(command, **kwargs):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
+# One thread a process: several busy-waiting thread pools on two cores would stall one another.
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=ENV)
 
 
 def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
@@ -50,6 +55,7 @@ def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
+            env=ENV,
             start_new_session=True,
         )
         deadline = time.time() + 200
@@ -77,11 +83,23 @@ def test_two_processes_on_the_cpu(digits, tmp_path):
         port = s.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     command = [sys.executable, *launcher, *train_args(tmp_path, 4, "--launcher", "pytorch")]
-    done = run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = run(command)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "effective batch 4 = 2 images x 2 processes" in output
     assert "Iter(train) [4/4]" in output
+
+
+def test_stock_mmdet_trains_the_same_config(digits, tmp_path):
+    import mmdet
+
+    stock = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
+    options = ["--cfg-options", *SHORT, "train_cfg.max_iters=2"]
+    config = ["configs/prunet_effdet.py", "--work-dir", str(tmp_path)]
+    done = run([sys.executable, str(stock), *config, *options])
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "Iter(train) [2/2]" in output
 
 
 def test_evaluation_writes_metrics(digits, tmp_path):
@@ -95,14 +113,15 @@ def test_evaluation_writes_metrics(digits, tmp_path):
     few["annotations"] = [a for a in few["annotations"] if a["image_id"] in ids]
     (tmp_path / "few.json").write_text(json.dumps(few))
     state = load_file(tmp_path / "weights.safetensors")
-    save_safetensors(state, tmp_path / "half.safetensors", half=True)
-    assert (tmp_path / "half.safetensors").stat().st_size < 8_000_000
+    (tmp_path / "half").mkdir()
+    save_safetensors(state, tmp_path / "half" / "w.safetensors", half=True)
+    assert (tmp_path / "half" / "w.safetensors").stat().st_size < 8_000_000
     done = run(
         [
             sys.executable,
             str(ROOT / "tools" / "test.py"),
             "configs/prunet_effdet.py",
-            str(tmp_path / "half.safetensors"),
+            str(tmp_path / "half" / "w.safetensors"),
             "--work-dir",
             str(tmp_path / "test"),
             "--out",
@@ -115,7 +134,11 @@ def test_evaluation_writes_metrics(digits, tmp_path):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert f"{len(state)}/{len(state)} tensors from" in output
-    assert json.loads((tmp_path / "metrics.json").read_text())["coco/bbox_mAP"] >= 0.0
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["metrics"]["bbox_mAP"] >= 0.0
+    assert record["training"] == {} and record["evaluated"]["commit"]
+    training = json.loads((tmp_path / "train.json").read_text())
+    assert training["iterations"] == 2 and "--max-iters 2" in training["command"]
 
 
 @pytest.mark.parametrize("name", ["train", "test", "detect", "make_data", "convert_weights"])

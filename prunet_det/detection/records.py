@@ -1,0 +1,126 @@
+"""What was run, on what, and what came of it: the JSON beside every figure."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import mmengine
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from prunet_det.datasets import data_hash
+from prunet_det.zoo.weights import load_all_weights
+
+TRAINING_FILE = "train.json"
+
+
+def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
+    """Writes a JSON file, atomically, with its folder where that is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def git_commit() -> str:
+    """The checkout's commit, with `+changes` where files differ from it; `unknown` elsewhere."""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def environment() -> dict[str, Any]:
+    """Commit, date, machine and versions."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return {
+        "commit": git_commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}",
+        "versions": {m.__name__: m.__version__ for m in (torch, timm, mmengine, mmdet)},
+    }
+
+
+def write_training(runner: Runner, seconds: float, resumed: bool) -> None:
+    """Writes train.json into the work dir: the command, its length and its environment.
+
+    Args:
+        runner: After training.
+        seconds: Wall time of this process's training, validation included.
+        resumed: Whether earlier processes had trained before it.
+    """
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "iterations": runner.iter,
+        "minutes": round(seconds / 60, 1),
+        "resumed": resumed,
+        **environment(),
+    }
+    write_json(Path(runner.work_dir) / TRAINING_FILE, record)
+
+
+def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """The train.json beside a checkpoint, or an empty dict."""
+    try:
+        text = (Path(checkpoint).parent / TRAINING_FILE).read_text(encoding="utf-8")
+        return dict(json.loads(text))
+    except (OSError, ValueError):
+        return {}
+
+
+def evaluate(
+    runner: Runner, cfg: Config, config: str, checkpoint: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Loads a checkpoint strictly, evaluates it on the test set, and returns the record.
+
+    Args:
+        runner: Built from `cfg`.
+        cfg: The config.
+        config: Its path, for the record.
+        checkpoint: The weights.
+
+    Raises:
+        FileNotFoundError, CheckpointError: See `load_all_weights`.
+    """
+    count = load_all_weights(runner.model, checkpoint)
+    print(f"{count}/{count} tensors from {checkpoint}")
+    metrics = runner.test()
+    dataset = cfg.test_dataloader.dataset
+    return {
+        "config": config,
+        "classes": list(runner.test_dataloader.dataset.metainfo["classes"]),
+        "parameters": sum(p.numel() for p in runner.model.parameters()),
+        "data": f"{dataset.get('name', dataset.data_root)}, {dataset.ann_file}",
+        "data_hash": _data_hash(Path(dataset.data_root), dataset.ann_file),
+        "metrics": {k.removeprefix("coco/"): v for k, v in metrics.items()},
+        "training": read_training(checkpoint),
+        "evaluated": environment(),
+    }
+
+
+def _data_hash(root: Path, ann_file: str) -> str:
+    """An embedded set's hash; for another folder that of its annotation file."""
+    try:
+        return data_hash(root)
+    except FileNotFoundError:
+        return hashlib.sha256((root / ann_file).read_bytes()).hexdigest()[:16]

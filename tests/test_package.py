@@ -1,0 +1,30 @@
+"""The package as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BLOCKED = ("mmengine", "mmcv", "mmdet", "cv2", "pycocotools", "sklearn", "skimage", "tqdm")
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_import_needs_the_core_only():
+    code = f"""
+import sys
+for name in {BLOCKED!r}:
+    sys.modules[name] = None
+import prunet_det
+prunet_det.create("prunet_demo")
+"""
+    assert python(code) == (0, "")
+
+
+def test_detection_names_the_extra():
+    code, output = python("import sys; sys.modules['mmdet'] = None; import prunet_det.detection")
+    assert code == 1
+    assert "pip install prunet_det[det]" in output and "doctor.py" in output
