@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BLOCKED = ("mmengine", "mmcv", "mmdet", "cv2", "pycocotools", "sklearn", "skimage", "tqdm")
+BLOCKED = ("mmengine", "mmcv", "mmdet", "cv2", "pycocotools", "sklearn", "skimage")
 
 
 def python(code):
