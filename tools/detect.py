@@ -31,13 +31,25 @@ def find_images(names: list[str]) -> list[Path]:
     return found
 
 
+def name_pictures(images: list[Path], out: Path) -> list[Path]:
+    """A picture file in `out` for each image, none twice and none over an input."""
+    pictures: list[Path] = []
+    for i, path in enumerate(images):
+        picture = out / f"{path.stem}.png"
+        pictures.append(out / f"{path.stem}_{i}.png" if picture in pictures else picture)
+    inputs = {path.resolve() for path in images}
+    if any(picture.resolve() in inputs for picture in pictures):
+        raise UserError(f"writing to {out} would overwrite an input; give another --out.")
+    return pictures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
     parser.add_argument("--out", default="detections", help="folder [detections]")
     parser.add_argument("--checkpoint", default=DEFAULT, help=f"weights [{DEFAULT.name}]")
     parser.add_argument("--config", help="config of the checkpoint [as its card says]")
-    parser.add_argument("--classes", nargs="+", help="class names [as the card or config says]")
+    parser.add_argument("--classes", nargs="+", help="class names [as the card says]")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score [0.3]")
     parser.add_argument("--montage", help="also write all pictures as one, scaled to 256 px")
     parser.add_argument("--device", default="cpu", help="torch device [cpu]")
@@ -59,8 +71,12 @@ def main() -> None:
         card = inference.read_card(args.checkpoint)
         config = config or ROOT / card["config"]
         classes = classes or card["classes"]
-    model = inference.load_detector(config, args.checkpoint, classes, args.device)
     out = Path(args.out)
+    pictures = name_pictures(images, out)
+    for path in images:  # all of them before anything is written
+        if cv2.imread(str(path)) is None:
+            raise UserError(f"{path} is no image that can be read.")
+    model = inference.load_detector(config, args.checkpoint, classes, args.device)
     out.mkdir(parents=True, exist_ok=True)
     tiles = []
     coco = {
@@ -69,8 +85,9 @@ def main() -> None:
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(classes)],
     }
     results = inference.detect(model, tqdm(images, unit="image"), args.score_thr)
-    for i, (path, (image, detections)) in enumerate(zip(images, results, strict=True)):
-        picture = out / f"{path.stem}.png"
+    for i, (path, picture, (image, detections)) in enumerate(
+        zip(images, pictures, results, strict=True)
+    ):
         drawing = inference.draw(image, detections, len(classes))
         if not cv2.imwrite(str(picture), drawing):
             raise UserError(f"{picture} cannot be written.")
@@ -91,8 +108,8 @@ def main() -> None:
     temporary = out / ".detections.json.tmp"
     temporary.write_text(json.dumps(coco), encoding="utf-8")
     os.replace(temporary, out / "detections.json")
-    if args.montage:
-        cv2.imwrite(args.montage, join_tiles(tiles, columns=4))
+    if args.montage and not cv2.imwrite(args.montage, join_tiles(tiles, columns=4)):
+        raise UserError(f"{args.montage} cannot be written.")
     print(f"{len(coco['annotations'])} detections in {len(images)} images, written to {out}/")
 
 

@@ -6,6 +6,8 @@ from prunet_det.errors import run_tool
 
 
 def main() -> None:
+    from mmengine.dist import is_main_process
+
     from prunet_det.detection import launch, records
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -15,9 +17,9 @@ def main() -> None:
     args = parser.parse_args()
     cfg = launch.load_config(args)
     launch.require_file(args.checkpoint, "checkpoint")
-    runner = launch.build_runner(cfg)
+    runner = launch.build_evaluation_runner(cfg)
     record = records.evaluate(runner, cfg, args.config, args.checkpoint)
-    if args.out:
+    if args.out and is_main_process():
         records.write_json(args.out, record)
 
 

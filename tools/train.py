@@ -1,7 +1,6 @@
 """Train a detector: python tools/train.py configs/prunet_effdet.py [--resume]."""
 
 import argparse
-import time
 
 from prunet_det.errors import UserError, run_tool
 
@@ -10,7 +9,7 @@ def main() -> None:
     import torch
     from mmengine.dist import get_world_size, is_main_process
 
-    from prunet_det.detection import launch, records
+    from prunet_det.detection import launch
 
     parser = argparse.ArgumentParser(description=__doc__)
     launch.add_common_flags(parser)
@@ -43,10 +42,7 @@ def main() -> None:
     runner = launch.build_runner(cfg)
     if is_main_process():
         print(launch.effective_batch(cfg, get_world_size()))
-    started = time.time()
     runner.train()
-    if is_main_process():
-        records.write_training(runner, time.time() - started, resumed=bool(cfg.resume))
 
 
 if __name__ == "__main__":

@@ -191,10 +191,12 @@ class Provenance:
     """
 
     kind: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_choice("provenance", "kind", self.kind, tuple(PROVENANCE_KINDS))
+        if not isinstance(self.details, Mapping):
+            raise SpecError(f"provenance: details must be an object, got {self.details!r}.")
         missing = [key for key in PROVENANCE_KINDS[self.kind] if key not in self.details]
         if missing:
             raise SpecError(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,11 @@ from prunet_det.datasets.contact_sheet import write_contact_sheet
 from prunet_det.datasets.digits import DigitsSet
 
 MANIFEST = "manifest.json"
+SHEET = "contact_sheet.png"
+_SIGNATURE = "made by prunet_det"
+_OWN_FILES = re.compile(
+    r"(train|val)/\d{6}\.jpg(\.tmp)?|annotations/(train|val)\.json|manifest\.json|contact_sheet\.png"
+)
 # An object of an image: label, box (x, y, width, height), area and run-length mask.
 _Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, dict[str, Any]]
 
@@ -81,7 +87,8 @@ def data_hash(root: str | os.PathLike[str]) -> str:
     manifest = _read_manifest(Path(root))
     if manifest is None:
         raise FileNotFoundError(f"{root} is no embedded set: it has no readable {MANIFEST}.")
-    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()[:16]
+    files = {file: digest for file, digest in manifest["files"].items() if file != SHEET}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _parameters(embedded: DigitsSet) -> dict[str, Any]:
@@ -129,7 +136,9 @@ def _draw_many(
     embedded: DigitsSet, jobs: Sequence[tuple[str, int]], workers: int | None
 ) -> Iterator[tuple[bytes, list[_Object]]]:
     """Results in the order of the jobs, drawn in parallel, with a progress bar."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if not jobs:
+        return
+    workers = min(workers or available_cores(), len(jobs))
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     full = [(embedded, split, index) for split, index in jobs]
     with ProcessPoolExecutor(
@@ -147,13 +156,18 @@ def _draw_many(
             raise
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _file_name(index: int) -> str:
     return f"{index:06d}.jpg"
 
 
 def _coco(embedded: DigitsSet, split: str) -> dict[str, Any]:
     return {
-        "info": {"description": f"{embedded.name} {split}, made by prunet_det"},
+        "info": {"description": f"{embedded.name} {split}, {_SIGNATURE}"},
         "categories": [{"id": i + 1, "name": c} for i, c in enumerate(embedded.classes)],
         "images": [],
         "annotations": [],
@@ -162,13 +176,7 @@ def _coco(embedded: DigitsSet, split: str) -> dict[str, Any]:
 
 def _make(embedded: DigitsSet, root: Path, workers: int | None) -> None:
     """Builds the whole set beside `root` and renames it into place."""
-    known = {"train", "val", "annotations", "contact_sheet.png", MANIFEST}
-    strangers = [p.name for p in root.iterdir() if p.name not in known] if root.exists() else []
-    if strangers:
-        raise ValueError(
-            f"{root} exists and holds {strangers[0]}, which is no part of the set "
-            f"{embedded.name}; choose another folder or empty this one."
-        )
+    _refuse_foreign(embedded, root)
     partial = root.parent / f".{root.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     jobs = [(split, i) for split, count in embedded.counts for i in range(count)]
@@ -188,11 +196,26 @@ def _make(embedded: DigitsSet, root: Path, workers: int | None) -> None:
         text = json.dumps(content).encode()
         (partial / "annotations" / f"{split}.json").write_bytes(text)
         files[f"annotations/{split}.json"] = hashlib.sha256(text).hexdigest()
-    write_contact_sheet(partial, "train")
+    files[SHEET] = _sha(write_contact_sheet(partial, "train"))
     manifest = {"parameters": _parameters(embedded), "files": files}
     (partial / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     shutil.rmtree(root, ignore_errors=True)
     os.replace(partial, root)
+
+
+def _refuse_foreign(embedded: DigitsSet, root: Path) -> None:
+    """Raises ValueError where `root` holds a file that is no part of this set."""
+    for path in sorted(root.rglob("*")) if root.is_dir() else ():
+        name = path.relative_to(root).as_posix()
+        ours = path.is_dir() or bool(_OWN_FILES.fullmatch(name))
+        if ours and name.startswith("annotations/"):
+            with contextlib.suppress(ValueError):  # damaged JSON is taken for our own, damaged
+                ours = _SIGNATURE in str(json.loads(path.read_bytes()).get("info"))
+        if not ours:
+            raise ValueError(
+                f"{root} exists and holds {name}, which is no part of the set {embedded.name}; "
+                "choose another folder or empty this one."
+            )
 
 
 def _annotate(
@@ -225,8 +248,9 @@ def _mend(
     if any(file.startswith("annotations/") for file in bad):
         _make(embedded, root, workers)
         return
-    jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in bad]
-    for file, (data, _) in zip(bad, _draw_many(embedded, jobs, workers), strict=True):
+    images = [file for file in bad if file != SHEET]
+    jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in images]
+    for file, (data, _) in zip(images, _draw_many(embedded, jobs, workers), strict=True):
         if hashlib.sha256(data).hexdigest() != manifest["files"][file]:
             # Other library versions draw other bytes: one set must come from one of them.
             _make(embedded, root, workers)
@@ -235,3 +259,5 @@ def _mend(
         temporary.parent.mkdir(exist_ok=True)
         temporary.write_bytes(data)
         os.replace(temporary, root / file)
+    if SHEET in bad:
+        write_contact_sheet(root, "train")

@@ -17,6 +17,7 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.hooks import RecordHook
 from prunet_det.detection.optimizer import Muon
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "Muon",
     "OneStageDetector",
     "PruNet",
+    "RecordHook",
     "TimmBackbone",
 ]

@@ -80,8 +80,7 @@ def match_anchors(
     iou = box_iou(boxes, anchors)
     best, match = iou.max(dim=0)
     match[best < threshold] = -1
-    forced = iou.argmax(dim=1)
-    # Written from the last box to the first, so that the first one prevails.
-    for g in range(len(boxes) - 1, -1, -1):
-        match[forced[g]] = g
+    # From the last box to the first, so that the first one prevails.
+    forced = {a: g for g, a in reversed(list(enumerate(iou.argmax(dim=1).tolist())))}
+    match[list(forced)] = match.new_tensor(list(forced.values()))
     return match

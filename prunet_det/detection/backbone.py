@@ -154,6 +154,23 @@ class PruNet(FeatureBackbone):
         super().__init__(net, **kwargs)
 
 
+def _probe(name: str, args: Mapping[str, Any]) -> Any:
+    """The network without memory, after a check that its maps are as it declares them."""
+    try:
+        with torch.device("meta"):
+            probe: Any = timm.create_model(name, **args).eval()
+        maps = probe(torch.empty(1, args.get("in_chans", 3), 256, 256, device="meta"))
+    except (TypeError, RuntimeError, AssertionError) as e:
+        raise ValueError(f"timm's {name} cannot give feature maps as a backbone: {e}") from e
+    info = probe.feature_info
+    shapes = [
+        (chs, 256 // s, 256 // s) for chs, s in zip(info.channels(), info.reduction(), strict=True)
+    ]
+    if [tuple(m.shape[1:]) for m in maps] != shapes:
+        raise ValueError(f"timm's {name} does not give the channels and strides that it declares.")
+    return probe
+
+
 @MODELS.register_module()
 class TimmBackbone(FeatureBackbone):
     """Any timm network that gives feature maps, as a backbone (the baselines).
@@ -176,7 +193,6 @@ class TimmBackbone(FeatureBackbone):
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}; see timm.list_models().")
         args: dict[str, Any] = dict(features_only=True, feature_cls="getter", **(timm_args or {}))
-        with torch.device("meta"):
-            probe: Any = timm.create_model(name, **args)
+        probe = _probe(name, args)
         indices = choose_indices(probe.feature_info.reduction(), out_strides, out_indices, name)
         super().__init__(timm.create_model(name, out_indices=indices, **args), **kwargs)

@@ -95,8 +95,9 @@ class Resample(nn.Module):
             )
         self.downsample: nn.Module = nn.Identity()
         if steps > 0:
-            stride = 2**steps
-            self.downsample = create_pool2d("max", stride + 1, stride=stride, padding=pad_type)
+            self.downsample = nn.Sequential(
+                *(create_pool2d("max", 3, stride=2, padding=pad_type) for _ in range(steps))
+            )
 
     def forward(self, x: torch.Tensor, size: torch.Size | None = None) -> torch.Tensor:
         x = self.downsample(self.conv(x))

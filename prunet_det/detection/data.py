@@ -49,7 +49,7 @@ class CocoFolder(CocoDataset):
 
 
 def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The category names of a COCO annotation file, in the order of their ids.
+    """The category names of a COCO annotation file, in its order, which is that of the labels.
 
     Raises:
         FileNotFoundError, ValueError: As CocoFolder.
@@ -60,7 +60,7 @@ def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
         counts = {key: len(coco[key]) for key in ("images", "annotations", "categories")}
-        names = [c["name"] for c in sorted(coco["categories"], key=lambda c: c["id"])]
+        names = [c["name"] for c in coco["categories"]]
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is no COCO annotation file: {type(e).__name__}: {e}.") from e
     for key in ("images", "categories"):

@@ -49,10 +49,18 @@ def load_detector(
         checkpoint: Its weights; every tensor must fit.
         classes: Names, in the order of the labels.
         device: A torch device.
+
+    Raises:
+        ValueError: The number of classes is not the head's, or there is no such device.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"there is no device {device}; use cpu.")
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model)
+    outputs = getattr(model.bbox_head, "num_classes", len(classes))
+    if outputs != len(classes):
+        raise ValueError(f"the model has {outputs} classes, but {len(classes)} names were given.")
     load_all_weights(model, checkpoint)
     model.cfg = cfg
     model.dataset_meta = {"classes": tuple(classes)}

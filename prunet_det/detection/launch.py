@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from prunet_det.datasets import get_set
+from prunet_det.detection.data import read_classes
 from prunet_det.errors import UserError
-from prunet_det.zoo.weights import save_safetensors
-
-WEIGHTS_FILE = "weights.safetensors"
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,38 +114,64 @@ def build_runner(cfg: Config) -> Runner:
             torch.distributed.init_process_group("gloo")
         cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
     cfg.setdefault("custom_hooks", [])
-    if not any(hook["type"] == "WeightsHook" for hook in cfg.custom_hooks):
-        cfg.custom_hooks.append(dict(type="WeightsHook"))
+    if not any(hook["type"] == "RecordHook" for hook in cfg.custom_hooks):
+        cfg.custom_hooks.append(dict(type="RecordHook"))
+    check_classes(cfg)
     return Runner.from_cfg(cfg)
+
+
+def build_evaluation_runner(cfg: Config) -> Runner:
+    """As `build_runner`, for weights that the caller loads: the config's own are left out."""
+    cfg.load_from, cfg.resume = None, False
+    return build_runner(cfg)
+
+
+def check_classes(cfg: Config) -> None:
+    """Refuses data sets whose classes differ from one another's, or in number from the head's.
+
+    Raises:
+        UserError: The sentence says which.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        dataset = (cfg.get(key) or {}).get("dataset") or {}
+        if dataset.get("type") == "EmbeddedDataset":
+            found[key] = get_set(dataset["name"]).classes
+        elif dataset.get("type") == "CocoFolder" and "metainfo" not in dataset:
+            ann_file = Path(dataset["data_root"]) / dataset["ann_file"]
+            if ann_file.is_file():  # where it is missing, the data set says so
+                found[key] = read_classes(ann_file)
+    heads = cfg.model.get("bbox_head", {})
+    outputs = heads.get("num_classes") if isinstance(heads, dict) else None
+    for key, classes in found.items():
+        first = next(iter(found))
+        if classes != found[first]:
+            raise UserError(
+                f"{first} and {key} have different classes, or in another order: "
+                f"{', '.join(found[first])} and {', '.join(classes)}."
+            )
+        if outputs is not None and outputs != len(classes):
+            raise UserError(
+                f"the data has {len(classes)} classes and the head {outputs}; set "
+                f"model.bbox_head.num_classes={len(classes)}."
+            )
 
 
 def effective_batch(cfg: Config, world_size: int) -> str:
     """One line: images per optimizer step and the learning rate."""
     per_process = cfg.train_dataloader.batch_size
     accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
-    total = per_process * world_size * accumulated
+    together = per_process * world_size  # what mmengine scales by
+    total = together * accumulated
     lr = cfg.optim_wrapper.optimizer.lr
     line = (
         f"effective batch {total} = {per_process} images x {world_size} processes x {accumulated} "
         f"accumulated, learning rate {lr:g}"
     )
     base = cfg.get("auto_scale_lr", {}).get("base_batch_size")
-    if base and base != total:
+    if base and base != together:
         if cfg.auto_scale_lr.get("enable"):
-            line += f", scaled from batch {base} to {lr * total / base:g}"
+            line += f", scaled from batch {base} to {lr * together / base:g}"
         else:
             line += f" (chosen for batch {base}; --auto-scale-lr scales it)"
     return line
-
-
-@HOOKS.register_module()
-class WeightsHook(Hook):
-    """Writes the weights (averaged ones, where there is an EMA) beside every checkpoint.
-
-    A checkpoint holds pickled state and serves --resume; everything else reads weights.safetensors.
-    """
-
-    priority = "LOWEST"  # after the EMA hook has swapped its weights in
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)

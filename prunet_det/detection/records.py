@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import mmengine
 import timm
 import torch
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from prunet_det.datasets import data_hash
@@ -40,7 +39,9 @@ def git_commit() -> str:
     """The checkout's commit, with `+changes` where files differ from it; `unknown` elsewhere."""
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", *args], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:
@@ -59,24 +60,6 @@ def environment() -> dict[str, Any]:
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}",
         "versions": {m.__name__: m.__version__ for m in (torch, timm, mmengine, mmdet)},
     }
-
-
-def write_training(runner: Runner, seconds: float, resumed: bool) -> None:
-    """Writes train.json into the work dir: the command, its length and its environment.
-
-    Args:
-        runner: After training.
-        seconds: Wall time of this process's training, validation included.
-        resumed: Whether earlier processes had trained before it.
-    """
-    record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "iterations": runner.iter,
-        "minutes": round(seconds / 60, 1),
-        "resumed": resumed,
-        **environment(),
-    }
-    write_json(Path(runner.work_dir) / TRAINING_FILE, record)
 
 
 def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
@@ -102,16 +85,18 @@ def evaluate(
     Raises:
         FileNotFoundError, CheckpointError: See `load_all_weights`.
     """
-    count = load_all_weights(runner.model, checkpoint)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    count = load_all_weights(model, checkpoint)
     print(f"{count}/{count} tensors from {checkpoint}")
-    metrics = runner.test()
     dataset = cfg.test_dataloader.dataset
+    root, ann_file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
+    metrics = runner.test()
     return {
         "config": config,
         "classes": list(runner.test_dataloader.dataset.metainfo["classes"]),
-        "parameters": sum(p.numel() for p in runner.model.parameters()),
-        "data": f"{dataset.get('name', dataset.data_root)}, {dataset.ann_file}",
-        "data_hash": _data_hash(Path(dataset.data_root), dataset.ann_file),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": f"{dataset.get('name', root)}, {ann_file}",
+        "data_hash": _data_hash(Path(root), ann_file),
         "metrics": {k.removeprefix("coco/"): v for k, v in metrics.items()},
         "training": read_training(checkpoint),
         "evaluated": environment(),
@@ -119,8 +104,9 @@ def evaluate(
 
 
 def _data_hash(root: Path, ann_file: str) -> str:
-    """An embedded set's hash; for another folder that of its annotation file."""
+    """An embedded set's hash; for another folder that of its annotation file, where readable."""
     try:
         return data_hash(root)
     except FileNotFoundError:
-        return hashlib.sha256((root / ann_file).read_bytes()).hexdigest()[:16]
+        path = root / ann_file
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "unknown"

@@ -91,6 +91,25 @@ def _strip_prefixes(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[st
             return state
 
 
+def check_fit(
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str
+) -> None:
+    """Raises CheckpointError unless `state` has exactly the names and shapes of `own`."""
+    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    problems = {
+        "is missing": [k for k in own if k not in state],
+        "is not in the model": [k for k in state if k not in own],
+        "has another shape": wrong,
+    }
+    for what, names in problems.items():
+        if names:
+            fits = len(own.keys() & state.keys()) - len(wrong)
+            raise CheckpointError(
+                f"{source} does not fit the model: {names[0]} {what} ({fits}/{len(own)} tensors "
+                "fit); use the config that it was trained with."
+            )
+
+
 def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """Loads every tensor of a model from a checkpoint of the same model.
 
@@ -102,19 +121,7 @@ def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
             left over or of another shape.
     """
     own, state = model.state_dict(), read_state_dict(path)
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
-    problems = {
-        "is missing": [k for k in own if k not in state],
-        "is not in the model": [k for k in state if k not in own],
-        "has another shape": wrong,
-    }
-    for what, names in problems.items():
-        if names:
-            fits = len(own.keys() & state.keys()) - len(wrong)
-            raise CheckpointError(
-                f"{path} does not fit the model: {names[0]} {what} ({fits}/{len(own)} tensors "
-                "fit); use the config that it was trained with."
-            )
+    check_fit(own, state, str(path))
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(state[key])
@@ -135,7 +142,10 @@ def save_safetensors(
     tensors = {}
     for key, value in state.items():
         value = value.detach().cpu()
-        value = value.half() if half and value.is_floating_point() else value
+        if half and value.is_floating_point():
+            value = value.half()
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{key} does not fit into FP16; store the weights in full.")
         tensors[key] = value.contiguous().clone()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file(tensors, temporary)
@@ -145,9 +155,8 @@ def save_safetensors(
 def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
     """Loads a checkpoint into a network, with or without classifier, or into its features alone.
 
-    Every backbone tensor must be there in its shape. The classifier and the convolutions before
-    it are loaded where all of them fit and left as they are otherwise; what the checkpoint holds
-    beyond the model is ignored.
+    Every backbone tensor must be there in its shape. Of the classifier and the convolutions before
+    it, those tensors are loaded that fit; what the checkpoint holds beyond the model is ignored.
 
     Args:
         model: An ArchNet, timm's feature extractor around one, or any timm model.

@@ -95,10 +95,11 @@ def digest(root):
         lambda r: (r / "val" / "000001.jpg").write_bytes(b"half"),
         lambda r: shutil.rmtree(r / "val"),
         lambda r: (r / "annotations" / "train.json").write_text("{"),
+        lambda r: (r / "contact_sheet.png").unlink(),
         lambda r: (r / "manifest.json").write_text("{"),
         lambda r: (r / "manifest.json").unlink(),
     ],
-    ids=["missing", "truncated", "folder", "annotations", "manifest", "no manifest"],
+    ids=["missing", "truncated", "folder", "annotations", "sheet", "manifest", "no manifest"],
 )
 def test_damage_is_mended(tiny, damage):
     whole = digest(tiny)
@@ -122,12 +123,22 @@ def test_an_interrupted_build_leaves_no_half_set(tmp_path, monkeypatch):
     assert not (tmp_path / ".digits.partial").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "holiday").mkdir()
-    (tmp_path / "holiday" / "beach.jpg").write_bytes(b"sea")
-    with pytest.raises(ValueError, match=r"holds beach\.jpg"):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("beach.jpg", "sea"),
+        ("train/beach.jpg", "sea"),
+        ("annotations/instances_train.json", "{}"),
+        ("annotations/train.json", '{"info": {"description": "my own"}, "images": []}'),
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(tmp_path, name, content):
+    path = tmp_path / "holiday" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"holds {name}"):
         ensure("digits", tmp_path / "holiday")
-    assert (tmp_path / "holiday" / "beach.jpg").read_bytes() == b"sea"
+    assert path.read_text() == content
 
 
 def test_unknown_set(tmp_path):

@@ -111,3 +111,5 @@ def test_refusals():
         PruNet("prunet_demo", frozen_stages=6)
     with pytest.raises(ValueError, match="timm has no model 'resnet9000'"):
         TimmBackbone("resnet9000")
+    with pytest.raises(ValueError, match="dla34 does not give the channels and strides"):
+        TimmBackbone("dla34")

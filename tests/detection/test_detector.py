@@ -67,6 +67,13 @@ def test_a_variant_is_data():
             BiFPN([8, 8, 8], [8, 16, 32], num_levels=3, nodes=bad)
 
 
+def test_a_node_may_skip_levels():
+    nodes = [Node(2, (0, 2)), Node(1, (1, 3)), Node(0, (0, 3))]
+    neck = BiFPN([8, 8, 8], [8, 16, 32], channels=8, num_cells=1, num_levels=3, nodes=nodes)
+    maps = [torch.randn(1, 8, s, s) for s in (15, 8, 4)]
+    assert [m.shape[-1] for m in neck(maps)] == [15, 8, 4]
+
+
 def test_odd_sizes_pass_through():
     neck = BiFPN([8, 8, 8], [8, 16, 32], channels=8, num_cells=2).eval()
     maps = [torch.randn(1, 8, h, w) for h, w in ((42, 65), (21, 33), (11, 17))]

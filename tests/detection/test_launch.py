@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import pytest
 from mmengine.config import Config
 
 from prunet_det.detection import launch
+from prunet_det.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -33,7 +35,31 @@ def test_effective_batch(cfg):
         "(chosen for batch 8; --auto-scale-lr scales it)"
     )
     cfg.auto_scale_lr.enable = True
-    assert launch.effective_batch(cfg, 4).endswith("scaled from batch 8 to 0.08")
+    assert launch.effective_batch(cfg, 4).endswith("scaled from batch 8 to 0.04")
+
+
+def test_classes_must_agree(cfg, tmp_path):
+    for name, classes in {"a": ("cat", "dog"), "b": ("dog", "cat")}.items():
+        coco = {"images": [{}], "annotations": []}
+        coco["categories"] = [{"id": 9 - i, "name": c} for i, c in enumerate(classes)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(coco))
+    own = dict(type="CocoFolder", data_root=str(tmp_path), ann_file="a.json")
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        cfg[key].dataset = dict(own)
+    with pytest.raises(UserError, match=r"set model\.bbox_head\.num_classes=2"):
+        launch.check_classes(cfg)
+    cfg.model.bbox_head.num_classes = 2
+    launch.check_classes(cfg)
+    cfg.val_dataloader.dataset.ann_file = "b.json"
+    with pytest.raises(UserError, match="different classes, or in another order"):
+        launch.check_classes(cfg)
+
+
+def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.Runner, "from_cfg", lambda c: c)
+    cfg.load_from, cfg.resume, cfg.launcher = "some.pth", True, "none"
+    built = launch.build_evaluation_runner(cfg)
+    assert built.load_from is None and built.resume is False
 
 
 def test_overrides_reach_the_config(tmp_path):

@@ -125,6 +125,23 @@ def test_resume_from_nothing(train, tmp_path):
     assert "there is no checkpoint" in train(flags=("--resume", tmp_path / "none.pth"))
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"half of a file", "could not find MARK"),
+        ({"state_dict": {"a": torch.zeros(1)}, "meta": {}}, "does not fit the model"),
+    ],
+    ids=["damaged", "of another model"],
+)
+def test_resume_from_something_else(train, tmp_path, content, sentence):
+    path = tmp_path / "iter_9.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    assert sentence in train(flags=("--resume", path))
+
+
 def test_load_from_is_not_unpickled(train):
     assert "would unpickle" in train("load_from=some.pth")
 
@@ -234,6 +251,24 @@ def test_detect_checkpoint_without_card(refused, digits, tmp_path):
     assert "has no readable card" in error
 
 
+def test_detect_unknown_device(refused, digits):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    error = refused("detect", digits / "val" / "000000.jpg", "--device", "cuda")
+    assert "there is no device cuda" in error
+
+
+def test_detect_wrong_number_of_classes(refused, digits):
+    error = refused("detect", digits / "val" / "000000.jpg", "--classes", "a", "b")
+    assert "10 classes, but 2 names" in error
+
+
+def test_detect_over_its_input(refused, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert "would overwrite an input" in refused("detect", tmp_path, "--out", tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == b"x"
+
+
 def test_detect_something_that_is_no_image(refused, tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     error = refused("detect", tmp_path / "a.png", "--out", tmp_path / "out")
@@ -246,7 +281,7 @@ def test_make_data_unknown_set(refused, tmp_path):
 
 
 def test_make_data_where_it_cannot_write(refused):
-    assert "error: " in refused("make_data", "digits", "--out", "/proc/nowhere/digits")
+    assert "/proc/nowhere" in refused("make_data", "digits", "--out", "/proc/nowhere/digits")
 
 
 def test_make_data_without_workers(refused, tmp_path):

@@ -40,18 +40,30 @@ def train_args(work, iters, *flags):
 
 
 # One thread a process: several busy-waiting thread pools on two cores would stall one another.
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def run(command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=ENV)
 
 
+@pytest.fixture
+def few(digits, tmp_path):
+    """Options that evaluate on four images only."""
+    coco = json.loads((digits / "annotations" / "val.json").read_text())
+    coco["images"] = coco["images"][:4]
+    ids = {i["id"] for i in coco["images"]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
+    path = tmp_path / "few.json"
+    path.write_text(json.dumps(coco))
+    return [f"test_evaluator.ann_file={path}", f"test_dataloader.dataset.ann_file={path}"]
+
+
 def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
-    log = tmp_path / "first.log"
+    log, work = tmp_path / "first.log", tmp_path / "work"
     with open(log, "w") as out:
         first = subprocess.Popen(
-            [sys.executable, *train_args(tmp_path / "work", 500)],
+            [sys.executable, *train_args(work, 30)],
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -59,35 +71,56 @@ def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
             start_new_session=True,
         )
         deadline = time.time() + 200
-        while "Iter(train) [  6/500]" not in log.read_text() and time.time() < deadline:
+        while "Iter(train) [ 6/30]" not in log.read_text() and time.time() < deadline:
             assert first.poll() is None, log.read_text()
-            time.sleep(0.2)
+            time.sleep(0.05)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    weights = load_file(tmp_path / "work" / "weights.safetensors")
-    assert weights, "the averaged weights lie beside every checkpoint"
+    assert not (work / "iter_30.pth").exists()
+    assert load_file(work / "weights.safetensors"), "the weights lie beside every checkpoint"
+    newest = int(re.search(r"iter_(\d+)\.pth", (work / "last_checkpoint").read_text())[1])
+    before = json.loads((work / "train.json").read_text())
+    assert before["iterations"] == newest and not before["resumed"]
 
-    second = run([sys.executable, *train_args(tmp_path / "work", 12, "--resume")])
+    longer = run([sys.executable, *train_args(work, 60, "--resume")])
+    assert longer.returncode == 2 and "resume with the length that it" in longer.stderr
+
+    second = run([sys.executable, *train_args(work, 30, "--resume")])
     output = second.stdout + second.stderr
     assert second.returncode == 0, output
-    assert re.search(r"resumed? .*iter: 4|iter: 4", output, re.IGNORECASE), output
-    done = [int(n) for n in re.findall(r"Iter\(train\) \[ *(\d+)/12\]", output)]
-    assert done == list(range(5, 13))
+    done = [int(n) for n in re.findall(r"Iter\(train\) \[ *(\d+)/30\]", output)]
+    assert done == list(range(newest + 1, 31))
     assert "effective batch 2 = 2 images x 1 processes x 1 accumulated" in output
-    assert (tmp_path / "work" / "iter_12.pth").is_file()
+    after = json.loads((work / "train.json").read_text())
+    assert after["iterations"] == 30 and after["resumed"]
+    assert after["minutes"] > before["minutes"]
+
+    third = run([sys.executable, *train_args(work, 30, "--resume")])
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert json.loads((work / "train.json").read_text()) == after, "nothing was left to train"
 
 
-def test_two_processes_on_the_cpu(digits, tmp_path):
+def torchrun(script, *args):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    command = [sys.executable, *launcher, *train_args(tmp_path, 4, "--launcher", "pytorch")]
-    done = run(command)
+    return run([sys.executable, *launcher, script, *args])
+
+
+def test_two_processes_on_the_cpu(few, tmp_path):
+    done = torchrun(*train_args(tmp_path, 4, "--launcher", "pytorch"))
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "effective batch 4 = 2 images x 2 processes" in output
     assert "Iter(train) [4/4]" in output
+
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "metrics.json"
+    config = ["configs/prunet_effdet.py", str(weights), "--work-dir", str(tmp_path / "test")]
+    flags = ["--launcher", "pytorch", "--out", str(out), "--cfg-options", *few]
+    done = torchrun(str(ROOT / "tools" / "test.py"), *config, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(out.read_text())["training"]["iterations"] == 4
 
 
 def test_stock_mmdet_trains_the_same_config(digits, tmp_path):
@@ -102,16 +135,11 @@ def test_stock_mmdet_trains_the_same_config(digits, tmp_path):
     assert "Iter(train) [2/2]" in output
 
 
-def test_evaluation_writes_metrics(digits, tmp_path):
+def test_evaluation_writes_metrics(few, tmp_path):
     from prunet_det.zoo.weights import save_safetensors
 
     first = run([sys.executable, *train_args(tmp_path, 2)])
     assert first.returncode == 0, first.stdout + first.stderr
-    few = json.loads((digits / "annotations" / "val.json").read_text())
-    few["images"] = few["images"][:4]
-    ids = {i["id"] for i in few["images"]}
-    few["annotations"] = [a for a in few["annotations"] if a["image_id"] in ids]
-    (tmp_path / "few.json").write_text(json.dumps(few))
     state = load_file(tmp_path / "weights.safetensors")
     (tmp_path / "half").mkdir()
     save_safetensors(state, tmp_path / "half" / "w.safetensors", half=True)
@@ -127,8 +155,7 @@ def test_evaluation_writes_metrics(digits, tmp_path):
             "--out",
             str(tmp_path / "metrics.json"),
             "--cfg-options",
-            f"test_evaluator.ann_file={tmp_path / 'few.json'}",
-            f"test_dataloader.dataset.ann_file={tmp_path / 'few.json'}",
+            *few,
         ]
     )
     output = done.stdout + done.stderr

@@ -92,6 +92,12 @@ def test_checkpointing_changes_nothing():
     assert torch.allclose(model(x), plain)
 
 
+def test_scripting():
+    model = timm.create_model("prunet_demo", num_classes=5).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(torch.jit.script(model)(x), model(x), atol=1e-5)
+
+
 def test_aliases_are_the_same_network():
     for alias, name in ALIASES.items():
         assert load_spec(alias) == load_spec(name)

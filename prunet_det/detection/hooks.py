@@ -1,0 +1,85 @@
+"""What a training leaves beside its checkpoints, and what a resumed one is held to."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from prunet_det.detection.records import (
+    TRAINING_FILE,
+    environment,
+    read_training,
+    write_json,
+)
+from prunet_det.zoo.weights import CheckpointError, check_fit, save_safetensors
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@HOOKS.register_module()
+class RecordHook(Hook):
+    """Writes weights.safetensors and train.json with every checkpoint; checks what is resumed.
+
+    A checkpoint holds pickled state and serves --resume alone. The weights beside it (averaged
+    ones, where there is an EMA) are what everything else reads; train.json says how they came
+    about, the minutes of earlier, interrupted processes included.
+    """
+
+    priority = "LOWEST"  # after the EMA hook has swapped its weights in
+
+    def before_train(self, runner: Runner) -> None:
+        """Notes the start: where it resumes, the time, commit and machine."""
+        self._first_iter = runner.iter
+        self._started = time.time()
+        self._environment = environment()
+        earlier = read_training(Path(runner.work_dir) / WEIGHTS_FILE) if runner.iter else {}
+        self._earlier_minutes = float(earlier.get("minutes", 0.0))
+
+    def _write_record(self, runner: Runner) -> None:
+        minutes = self._earlier_minutes + (time.time() - self._started) / 60
+        record = {
+            "command": shlex.join(["python", *sys.argv]),
+            "iterations": runner.iter,
+            "minutes": round(minutes, 2),
+            "resumed": self._first_iter > 0,
+            **self._environment,
+        }
+        write_json(Path(runner.work_dir) / TRAINING_FILE, record)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Called on the main process only."""
+        save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)
+        self._write_record(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Adds the last evaluation's minutes; a run that had nothing left to do writes nothing."""
+        if runner.rank == 0 and runner.iter > self._first_iter:
+            self._write_record(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuses to resume another model, or another schedule (mmengine only logs the former).
+
+        Raises:
+            CheckpointError: The sentence says what differs.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_fit(model.state_dict(), checkpoint["state_dict"], "the checkpoint")
+        if not runner._resume:
+            return
+        schedulers = runner.param_schedulers or []
+        if isinstance(schedulers, list):
+            for now, saved in zip(schedulers, checkpoint.get("param_schedulers", []), strict=False):
+                for key in ("begin", "end", "T_max"):
+                    if key in saved and saved[key] != getattr(now, key, saved[key]):
+                        raise CheckpointError(
+                            f"the checkpoint's schedule has {key} {saved[key]}, the config "
+                            f"{getattr(now, key)}; resume with the length that it was started with."
+                        )
