@@ -10,13 +10,7 @@ model = dict(
     _delete_=True,
     type="OneStageDetector",
     channels_last=True,
-    data_preprocessor=dict(
-        type="DetDataPreprocessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=64,
-    ),
+    data_preprocessor={{_base_.model.data_preprocessor}},
     backbone=dict(type="TimmBackbone", name="resnet10t"),
     neck=dict(type="FPN", out_channels=128, num_outs=4, add_extra_convs="on_output"),
     bbox_head=dict(

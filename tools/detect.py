@@ -1,8 +1,6 @@
 """Detect objects: python tools/detect.py IMAGE... --out DIR."""
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 from prunet_det.errors import UserError, run_tool
@@ -65,6 +63,7 @@ def main() -> None:
 
     from prunet_det.datasets.contact_sheet import join_tiles
     from prunet_det.detection import inference
+    from prunet_det.detection.records import write_json
 
     config, classes = args.config, args.classes
     if config is None or classes is None:
@@ -105,9 +104,7 @@ def main() -> None:
                     "score": d["score"],
                 }
             )
-    temporary = out / ".detections.json.tmp"
-    temporary.write_text(json.dumps(coco), encoding="utf-8")
-    os.replace(temporary, out / "detections.json")
+    write_json(out / "detections.json", coco)
     if args.montage and not cv2.imwrite(args.montage, join_tiles(tiles, columns=4)):
         raise UserError(f"{args.montage} cannot be written.")
     print(f"{len(coco['annotations'])} detections in {len(images)} images, written to {out}/")

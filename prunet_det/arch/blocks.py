@@ -94,13 +94,23 @@ class Block(nn.Module):
     def _build_steps(self) -> None:
         raise TypeError("Block is abstract; use make_block(spec).")
 
-    def _add_squeeze_excite(self, spatial: nn.Sequential) -> None:
-        spec = self.spec
-        if spec.se:
-            act_layer = ACTIVATION_MODULES[spec.act]
-            spatial.add_module(
-                "se", SEModule(spec.hidden, rd_channels=spec.se, act_layer=act_layer)
-            )
+    def _make_spatial(self, in_chs: int, out_chs: int, depthwise: bool = False) -> nn.Sequential:
+        """The kxk convolution with BN, activation and, where the spec has it, SE."""
+        s = self.spec
+        spatial = conv_bn_act(
+            in_chs,
+            out_chs,
+            s.kernel,
+            s.stride,
+            depthwise=depthwise,
+            padding=self.padding,
+            act=s.act,
+            bn_eps=self.bn_eps,
+        )
+        if s.se:
+            act_layer = ACTIVATION_MODULES[s.act]
+            spatial.add_module("se", SEModule(out_chs, rd_channels=s.se, act_layer=act_layer))
+        return spatial
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.project(self.spatial(self.expand(x)))
@@ -113,16 +123,7 @@ class ConvBnAct(Block):
     """A plain convolution; never a residual."""
 
     def _build_steps(self) -> None:
-        s = self.spec
-        self.spatial = conv_bn_act(
-            s.in_chs,
-            s.out_chs,
-            s.kernel,
-            s.stride,
-            padding=self.padding,
-            act=s.act,
-            bn_eps=self.bn_eps,
-        )
+        self.spatial = self._make_spatial(self.spec.in_chs, self.spec.out_chs)
 
 
 class IRB(Block):
@@ -131,17 +132,7 @@ class IRB(Block):
     def _build_steps(self) -> None:
         s = self.spec
         self.expand = conv_bn_act(s.in_chs, s.hidden, act=s.act, bn_eps=self.bn_eps)
-        self.spatial = conv_bn_act(
-            s.hidden,
-            s.hidden,
-            s.kernel,
-            s.stride,
-            depthwise=True,
-            padding=self.padding,
-            act=s.act,
-            bn_eps=self.bn_eps,
-        )
-        self._add_squeeze_excite(self.spatial)
+        self.spatial = self._make_spatial(s.hidden, s.hidden, depthwise=True)
         self.project = conv_bn_act(s.hidden, s.out_chs, bn_eps=self.bn_eps)
 
 
@@ -150,16 +141,7 @@ class FusedIRB(Block):
 
     def _build_steps(self) -> None:
         s = self.spec
-        self.spatial = conv_bn_act(
-            s.in_chs,
-            s.hidden,
-            s.kernel,
-            s.stride,
-            padding=self.padding,
-            act=s.act,
-            bn_eps=self.bn_eps,
-        )
-        self._add_squeeze_excite(self.spatial)
+        self.spatial = self._make_spatial(s.in_chs, s.hidden)
         self.project = conv_bn_act(s.hidden, s.out_chs, bn_eps=self.bn_eps)
 
 

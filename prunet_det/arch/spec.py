@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from prunet_det.files import atomic_path
+
 SCHEMA_VERSION = 1
 BLOCK_KINDS = ("conv", "irb", "fused_irb")
 ACTIVATIONS = ("relu", "silu")
@@ -333,10 +335,8 @@ class ArchSpec:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes :meth:`to_json` to `path`, atomically."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        os.replace(temporary, path)
+        with atomic_path(path) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ArchSpec:

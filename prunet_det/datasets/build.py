@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from prunet_det.datasets.contact_sheet import write_contact_sheet
 from prunet_det.datasets.digits import DigitsSet
+from prunet_det.files import atomic_path
 
 MANIFEST = "manifest.json"
 SHEET = "contact_sheet.png"
 _SIGNATURE = "made by prunet_det"
 _OWN_FILES = re.compile(
-    r"(train|val)/\d{6}\.jpg(\.tmp)?|annotations/(train|val)\.json|manifest\.json|contact_sheet\.png"
+    r"(train|val)/(\.\d+\.)?\d{6}\.jpg|annotations/(train|val)\.json|manifest\.json|contact_sheet\.png"
 )
 # An object of an image: label, box (x, y, width, height), area and run-length mask.
 _Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, dict[str, Any]]
@@ -255,9 +256,7 @@ def _mend(
             # Other library versions draw other bytes: one set must come from one of them.
             _make(embedded, root, workers)
             return
-        temporary = root / f"{file}.tmp"
-        temporary.parent.mkdir(exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, root / file)
+        with atomic_path(root / file) as temporary:
+            temporary.write_bytes(data)
     if SHEET in bad:
         write_contact_sheet(root, "train")

@@ -21,6 +21,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from prunet_det.datasets import data_hash
+from prunet_det.files import atomic_path
 from prunet_det.zoo.weights import load_all_weights
 
 TRAINING_FILE = "train.json"
@@ -28,11 +29,8 @@ TRAINING_FILE = "train.json"
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Writes a JSON file, atomically, with its folder where that is missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def git_commit() -> str:

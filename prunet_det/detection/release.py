@@ -11,6 +11,7 @@ from mmengine.config import Config
 from prunet_det.detection.launch import build_evaluation_runner
 from prunet_det.detection.records import evaluate, read_training, write_json
 from prunet_det.errors import UserError
+from prunet_det.files import atomic_path
 from prunet_det.zoo.weights import read_state_dict, save_safetensors
 
 
@@ -40,15 +41,9 @@ def release(
     cfg.launcher = "none"
     cfg.work_dir = str(Path("work_dirs") / f"release_{out.stem}")
     runner = build_evaluation_runner(cfg)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Only what has been evaluated takes the released name.
-    candidate = out.with_name(f".{out.stem}.candidate.safetensors")
-    try:
+    with atomic_path(out) as candidate:  # only what has been evaluated takes the released name
         save_safetensors(read_state_dict(checkpoint), candidate, half=True)
         record = evaluate(runner, cfg, config, candidate)
         card = {**record, "training": training, "precision": "FP16"}
         write_json(out.with_suffix(".json"), card)
-        candidate.replace(out)
-    finally:
-        candidate.unlink(missing_ok=True)
     return card

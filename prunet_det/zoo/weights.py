@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from prunet_det.files import atomic_path
+
 # Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict`
 # holds the raw weights: its EMA hook swaps the averaged ones into `state_dict` before saving.)
 _CONTAINERS = ("state_dict_ema", "state_dict", "model")
@@ -138,7 +140,6 @@ def save_safetensors(
         path: The file.
         half: Store floating-point tensors as FP16.
     """
-    path = Path(path)
     tensors = {}
     for key, value in state.items():
         value = value.detach().cpu()
@@ -147,9 +148,8 @@ def save_safetensors(
             if not torch.isfinite(value).all():
                 raise ValueError(f"{key} does not fit into FP16; store the weights in full.")
         tensors[key] = value.contiguous().clone()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
