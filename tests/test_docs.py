@@ -1,0 +1,89 @@
+"""What README.md and docs/ show works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+from prunet_det import ArchSpec
+from tests.conftest import ROOT
+
+
+def blocks(page, language):
+    """The fenced code blocks of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_readme_timm():
+    code = next(b for b in blocks("README.md", "python") if "import timm" in b)
+    names: dict = {}
+    with torch.device("meta"):
+        exec(code, names)
+    assert names["features"].feature_info.reduction() == [8, 16, 32, 64]
+
+
+def test_readme_mmdet():
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+    from mmengine.utils import import_modules_from_strings
+
+    init_default_scope("mmdet")
+    code = next(b for b in blocks("README.md", "python") if "custom_imports" in b)
+    names: dict = {}
+    exec(code, names)
+    import_modules_from_strings(**names["custom_imports"])
+    with torch.device("meta"):
+        model = MODELS.build(names["model"])
+    assert model.bbox_head.grid.strides == (8, 16, 32, 64, 128)
+
+
+def test_the_example_of_a_spec_file():
+    (example,) = blocks("docs/networks.md", "json")
+    assert ArchSpec.from_dict(json.loads(example)).build()(torch.zeros(2, 3, 32, 32)).shape[0] == 2
+
+
+def own_folder(root, digits):
+    """Six images a split of three classes, in COCO format."""
+    coco = json.loads((digits / "annotations" / "val.json").read_text())
+    coco["categories"] = coco["categories"][:3]
+    coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] <= 3]
+    shown = {a["image_id"] for a in coco["annotations"]}
+    coco["images"] = [i for i in coco["images"] if i["id"] in shown][:6]
+    kept = {i["id"] for i in coco["images"]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in kept]
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (root / split).mkdir()
+        (root / "annotations" / f"{split}.json").write_text(json.dumps(coco))
+        for image in coco["images"]:
+            shutil.copy(digits / "val" / image["file_name"], root / split)
+
+
+def test_own_data(digits, tmp_path, tool):
+    (example,) = blocks("docs/training.md", "python")
+    own_folder(tmp_path / "my_data", digits)
+    config = example.replace('"prunet_effdet.py"', repr(str(ROOT / "configs/prunet_effdet.py")))
+    (tmp_path / "own.py").write_text(config)
+    flags = ["--work-dir", "work", "--max-iters", 1]
+    options = ["--cfg-options", "train_dataloader.batch_size=2", "train_cfg.val_interval=1"]
+    done = tool("train", "own.py", *flags, *options, cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "coco/bbox_mAP" in done.stdout + done.stderr
+
+
+def test_every_linked_file_exists():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links {link}"
+
+
+@pytest.mark.parametrize("command", ["make demo", "make test"])
+def test_the_two_commands_are_targets(command):
+    makefile = (ROOT / "Makefile").read_text()
+    assert command in (ROOT / "README.md").read_text()
+    assert re.search(rf"^{command.split()[1]}: \.venv/\.ready", makefile, re.MULTILINE)
