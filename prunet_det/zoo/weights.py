@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from prunet_det.files import atomic_path
+from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
 # Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict`
 # holds the raw weights: its EMA hook swaps the averaged ones into `state_dict` before saving.)
@@ -60,7 +62,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # timm's training checkpoints hold their arguments, a class without behaviour.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
             f"{path} is damaged or holds pickled objects, which are not read for safety. A "
@@ -171,7 +175,13 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
     """
     target: Any = model.model if isinstance(getattr(model, "model", None), nn.Module) else model
     own = target.state_dict()
-    state = _strip_prefixes(read_state_dict(path), set(own))
+    state = read_state_dict(path)
+    if is_released(state):
+        try:
+            state = from_released(target.spec, state)
+        except (ReleasedNameError, AttributeError) as e:
+            raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
+    state = _strip_prefixes(state, set(own))
     head_names = [k for k in own if k.startswith(_HEAD)]
     backbone = [k for k in own if not k.startswith(_HEAD)]
     missing = [k for k in backbone if k not in state]
