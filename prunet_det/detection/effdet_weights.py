@@ -1,0 +1,126 @@
+"""Weights of the package effdet in our detector: same weights in, same answers out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunet_det.zoo.weights import CheckpointError, check_fit
+
+# effdet regresses y, x, height, width; MMDetection's coder x, y, width, height.
+_BOX_ORDER = (1, 0, 3, 2)
+
+
+def detector_config(effdet_config: Any) -> dict[str, Any]:
+    """The config of our detector that is the same network as effdet's.
+
+    Args:
+        effdet_config: What `effdet.get_efficientdet_config(name)` gives.
+
+    Raises:
+        ValueError: The config asks for something that our parts do not have.
+    """
+    c = effdet_config
+    for key, wanted in (
+        ("separable_conv", True),
+        ("apply_resample_bn", True),
+        ("conv_bn_relu_pattern", False),
+        ("downsample_type", "max"),
+        ("upsample_type", "nearest"),
+        ("act_type", "swish"),
+    ):
+        if c[key] != wanted:
+            raise ValueError(f"effdet's {c.name} has {key} {c[key]!r}; only {wanted!r} converts.")
+    if c.fpn_name not in (None, "bifpn_fa"):
+        raise ValueError(f"effdet's {c.name} has the pyramid {c.fpn_name!r}; only BiFPN converts.")
+    shared = dict(
+        norm_cfg=dict(type="BN", **c.norm_kwargs),
+        pad_type=c.pad_type,
+        conv_bias=bool(c.redundant_bias),
+    )
+    return dict(
+        type="OneStageDetector",
+        backbone=dict(
+            type="TimmBackbone",
+            name=c.backbone_name,
+            out_strides=[8, 16, 32],
+            timm_args=dict(c.backbone_args or {}),
+        ),
+        neck=dict(
+            type="BiFPN",
+            channels=c.fpn_channels,
+            num_cells=c.fpn_cell_repeats,
+            num_levels=c.num_levels,
+            **shared,
+        ),
+        bbox_head=dict(
+            type="EfficientDetHead",
+            num_classes=c.num_classes,
+            repeats=c.box_class_repeats,
+            anchor_scale=c.anchor_scale,
+            anchor_octaves=c.num_scales,
+            anchor_aspects=[tuple(a) for a in c.aspect_ratios],
+            alpha=c.alpha,
+            gamma=c.gamma,
+            delta=c.delta,
+            box_weight=c.box_loss_weight,
+            **shared,
+        ),
+        test_cfg=dict(max_points=c.max_detection_points, max_per_img=c.max_det_per_image),
+    )
+
+
+def convert_state(state: Mapping[str, torch.Tensor], detector: Any) -> dict[str, torch.Tensor]:
+    """effdet's tensors under our names.
+
+    Args:
+        state: The state dict of an effdet EfficientDet.
+        detector: Ours, built from `detector_config`.
+
+    Returns:
+        A state dict that fits `detector` exactly.
+
+    Raises:
+        CheckpointError: A name is unknown, or the result does not fit.
+    """
+    converted = {_rename(name, detector.neck): value for name, value in state.items()}
+    for name in ("weight", "bias"):
+        key = f"bbox_head.box_tower.predict.conv_pw.{name}"
+        if key in converted:
+            by_anchor = converted[key].unflatten(0, (-1, 4))
+            converted[key] = by_anchor[:, list(_BOX_ORDER)].flatten(0, 1)
+    check_fit(detector.state_dict(), converted, "the effdet checkpoint")
+    return converted
+
+
+def load_effdet(detector: nn.Module, state: Mapping[str, torch.Tensor]) -> int:
+    """Loads effdet's tensors into our detector; returns their number."""
+    converted = convert_state(state, detector)
+    detector.load_state_dict(converted)
+    return len(converted)
+
+
+def _rename(name: str, neck: Any) -> str:
+    part, _, rest = name.partition(".")
+    if part == "backbone":
+        return f"backbone.net.model.{rest}"
+    if part in ("class_net", "box_net"):
+        rest = rest.replace("conv_rep.", "convs.")
+        rest = re.sub(r"bn_rep\.(\d+)\.(\d+)\.bn\.", r"norms.\1.\2.", rest)
+        return f"bbox_head.{part.removesuffix('_net')}_tower.{rest}"
+    if extra := re.fullmatch(r"fpn\.resample\.(\d+)\.(.+)", name):
+        index = int(extra[1]) - (len(neck.out_strides) - len(neck.extra_levels))
+        return f"neck.extra_levels.{index}.{extra[2]}"
+    if node := re.fullmatch(r"fpn\.cell\.(\d+)\.fnode\.(\d+)\.(.+)", name):
+        cell, index, rest = int(node[1]), int(node[2]), node[3]
+        if edge := re.fullmatch(r"combine\.resample\.(\d+)\.(.+)", rest):
+            place = neck.cells[cell][index].inputs.index(int(edge[1]))
+            rest = f"resample.{place}.{edge[2]}"
+        rest = rest.replace("combine.edge_weights", "edge_weights")
+        rest = rest.replace("after_combine.conv.", "conv.")
+        return f"neck.cells.{cell}.{index}.{rest}"
+    raise CheckpointError(f"{name!r} is no name of an effdet detector.")
