@@ -19,6 +19,7 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of MMDetection's own tools."""
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="folder of logs and checkpoints [work_dirs/CONFIG]")
+    parser.add_argument("--data-root", help="folder of the data, in the place of the config's")
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -52,10 +53,24 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
     if "model" not in cfg:
         raise UserError(f"{path} is no model config: it has no `model`.")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     return cfg
+
+
+def set_data_root(cfg: Config, root: str) -> None:
+    """Reads every data set of the config, and its evaluation's truth, from another folder."""
+    for key in ("train", "val", "test"):
+        loader = cfg.get(f"{key}_dataloader")
+        if loader is None:
+            continue
+        loader.dataset.data_root = root
+        evaluator = cfg.get(f"{key}_evaluator")
+        if evaluator is not None:
+            evaluator.ann_file = str(Path(root) / loader.dataset.ann_file)
 
 
 def set_max_iters(cfg: Config, max_iters: int) -> None:

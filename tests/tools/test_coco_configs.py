@@ -1,0 +1,68 @@
+"""Every COCO config builds, trains and evaluates on a small folder in COCO's layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.conftest import ROOT
+
+CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*_coco.py"))
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory, digits):
+    """Twelve images with 80 categories, as COCO 2017 lies on disk."""
+    root = tmp_path_factory.mktemp("coco")
+    source = json.loads((digits / "annotations" / "val.json").read_text())
+    images = source["images"][:12]
+    kept = {i["id"] for i in images}
+    content = {
+        "images": images,
+        "annotations": [a for a in source["annotations"] if a["image_id"] in kept],
+        "categories": [{"id": i + 1, "name": f"thing {i}"} for i in range(80)],
+    }
+    (root / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir()
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        for image in images:
+            shutil.copy(digits / "val" / image["file_name"], root / split)
+    return root
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_trains_and_evaluates(config, coco, tmp_path, tool):
+    options = [
+        "train_dataloader.batch_size=2",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+        "val_dataloader.num_workers=0",
+        "val_dataloader.persistent_workers=False",
+        "train_cfg._delete_=True",
+        "train_cfg.type=IterBasedTrainLoop",
+        "train_cfg.max_iters=2",
+        "train_cfg.val_interval=2",
+        "train_dataloader.sampler.type=InfiniteSampler",
+        "param_scheduler=None",
+        "default_hooks.checkpoint.by_epoch=False",
+        "log_processor.by_epoch=False",
+        "default_hooks.logger.interval=1",
+    ]
+    args = [f"configs/{config}", "--data-root", coco, "--work-dir", tmp_path]
+    done = tool("train", *args, "--cfg-options", *options, OMP_NUM_THREADS="1")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "Iter(train) [2/2]" in output and "coco/bbox_mAP" in output
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_missing_folder_says_what_is_expected(config, tmp_path, tool):
+    args = [f"configs/{config}", "--data-root", tmp_path / "none", "--work-dir", tmp_path / "w"]
+    done = tool("train", *args, OMP_NUM_THREADS="1")
+    assert done.returncode == 2
+    assert "there is no data folder" in done.stderr
+    assert "expected are the images in" in done.stderr and "train2017" in done.stderr
+    assert "Traceback" not in done.stderr
