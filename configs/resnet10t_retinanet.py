@@ -1,7 +1,7 @@
 """MMDetection's own RetinaNet on timm's resnet10t: what the digits detector is compared with.
 
-Same data, batch, augmentation and schedule as prunet_effdet.py. The optimizer is AdamW: under Muon at
-that config's learning rate this detector, whose heads have no norms, diverges.
+Same data, batch, augmentation and schedule as prunet_effdet.py. The optimizer is AdamW: under Muon
+at that config's learning rate this detector, whose heads have no norms, diverges.
 """
 
 _base_ = ["prunet_effdet.py"]
