@@ -134,10 +134,6 @@ class ArchNet(nn.Module):
             ],
         )
 
-    def no_weight_decay(self) -> set[str]:
-        """Parameters beyond biases and norms that weight decay should spare: none."""
-        return set()
-
     def _take_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.feature_info)
         if indices is None or isinstance(indices, int):
