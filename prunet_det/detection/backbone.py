@@ -195,4 +195,6 @@ class TimmBackbone(FeatureBackbone):
         args: dict[str, Any] = dict(features_only=True, feature_cls="getter", **(timm_args or {}))
         probe = _probe(name, args)
         indices = choose_indices(probe.feature_info.reduction(), out_strides, out_indices, name)
-        super().__init__(timm.create_model(name, out_indices=indices, **args), **kwargs)
+        # What the probe returns by default need not begin with the network's first feature.
+        absolute = tuple(probe.out_indices[i] for i in indices)
+        super().__init__(timm.create_model(name, out_indices=absolute, **args), **kwargs)

@@ -43,11 +43,11 @@ class RecordHook(Hook):
         earlier = read_training(Path(runner.work_dir) / WEIGHTS_FILE) if runner.iter else {}
         self._earlier_minutes = float(earlier.get("minutes", 0.0))
 
-    def _write_record(self, runner: Runner) -> None:
+    def _write_record(self, runner: Runner, iterations: int) -> None:
         minutes = self._earlier_minutes + (time.time() - self._started) / 60
         record = {
             "command": shlex.join(["python", *sys.argv]),
-            "iterations": runner.iter,
+            "iterations": iterations,
             "minutes": round(minutes, 2),
             "resumed": self._first_iter > 0,
             **self._environment,
@@ -57,12 +57,12 @@ class RecordHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Called on the main process only."""
         save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)
-        self._write_record(runner)
+        self._write_record(runner, checkpoint["meta"]["iter"])
 
     def after_train(self, runner: Runner) -> None:
         """Adds the last evaluation's minutes; a run that had nothing left to do writes nothing."""
         if runner.rank == 0 and runner.iter > self._first_iter:
-            self._write_record(runner)
+            self._write_record(runner, runner.iter)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuses to resume another model, or another schedule (mmengine only logs the former).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import zipfile
 from pathlib import Path
 
 import torch
@@ -113,6 +114,8 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.resume, cfg.load_from = True, None
     elif resume is not None:
         require_file(resume, "checkpoint")
+        if not zipfile.is_zipfile(resume):  # the container that torch.save writes
+            raise UserError(f"{resume} is truncated or no checkpoint that training wrote.")
         cfg.resume, cfg.load_from = True, resume
     elif cfg.get("load_from"):
         raise UserError(

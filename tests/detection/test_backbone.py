@@ -13,6 +13,7 @@ BACKBONES = [
     dict(type="PruNet", arch="prunet_demo"),
     dict(type="TimmBackbone", name="efficientnet_b0"),
     dict(type="TimmBackbone", name="resnet10t", out_strides=(8, 16, 32)),
+    dict(type="TimmBackbone", name="dla34"),  # its first feature is not the first by default
 ]
 
 
@@ -111,5 +112,6 @@ def test_refusals():
         PruNet("prunet_demo", frozen_stages=6)
     with pytest.raises(ValueError, match="timm has no model 'resnet9000'"):
         TimmBackbone("resnet9000")
-    with pytest.raises(ValueError, match="dla34 does not give the channels and strides"):
-        TimmBackbone("dla34")
+    for name in ("vit_tiny_patch16_224", "hardcorenas_a"):
+        with pytest.raises(ValueError, match=f"timm's {name} (cannot|does not) give"):
+            TimmBackbone(name)

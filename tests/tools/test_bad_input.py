@@ -128,7 +128,7 @@ def test_resume_from_nothing(train, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"half of a file", "could not find MARK"),
+        (b"half of a file", "is truncated or no checkpoint"),
         ({"state_dict": {"a": torch.zeros(1)}, "meta": {}}, "does not fit the model"),
     ],
     ids=["damaged", "of another model"],
