@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from prunet_det.detection.records import (
     TRAINING_FILE,
+    bare_model,
     environment,
     read_training,
     write_json,
@@ -70,8 +70,7 @@ class RecordHook(Hook):
         Raises:
             CheckpointError: The sentence says what differs.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        check_fit(model.state_dict(), checkpoint["state_dict"], "the checkpoint")
+        check_fit(bare_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
         if not runner._resume:
             return
         schedulers = runner.param_schedulers or []

@@ -69,6 +69,11 @@ def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
 
 
+def bare_model(runner: Runner) -> Any:
+    """The runner's model without the wrapper of a distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
 def evaluate(
     runner: Runner, cfg: Config, config: str, checkpoint: str | os.PathLike[str]
 ) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def evaluate(
     Raises:
         FileNotFoundError, CheckpointError: See `load_all_weights`.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = bare_model(runner)
     count = load_all_weights(model, checkpoint)
     print(f"{count}/{count} tensors from {checkpoint}")
     dataset = cfg.test_dataloader.dataset
