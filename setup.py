@@ -11,6 +11,8 @@ DET = [
     "pycocotools",
     "scikit-learn",  # the handwritten digits
     "scikit-image",  # the photographs
+    "matplotlib",  # the typefaces, and drawing
+    "pillow",
     "tensorboard",
     "tqdm",
     "rich",
@@ -27,5 +29,5 @@ setup(
     packages=find_packages(include=["prunet_det", "prunet_det.*"]),
     package_data={"prunet_det.zoo": ["specs/*.json"]},
     install_requires=["torch", "torchvision", "timm", "safetensors", "numpy"],
-    extras_require={"det": DET, "dev": [*DET, "pytest", "ruff", "mypy", "effdet"]},
+    extras_require={"det": DET, "dev": [*DET, "pytest", "pytest-xdist", "ruff", "mypy", "effdet"]},
 )

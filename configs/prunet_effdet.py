@@ -21,8 +21,6 @@ auto_scale_lr = dict(base_batch_size=8)
 max_iters = 2000
 warmup = 100
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=1000)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
 
 optim_wrapper = dict(
     type="OptimWrapper",

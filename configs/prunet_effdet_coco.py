@@ -12,8 +12,6 @@ _base_ = ["_base_/default_runtime.py", "_base_/coco.py", "_base_/effdet.py"]
 
 max_epochs = 300
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=10)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
 
 optim_wrapper = dict(
     type="OptimWrapper",

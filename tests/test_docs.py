@@ -65,19 +65,32 @@ def own_folder(root, digits):
 
 
 def test_own_data(digits, tmp_path, tool):
-    (example,) = blocks("docs/training.md", "python")
+    example = next(b for b in blocks("README.md", "python") if "my_detector.py" in b)
     own_folder(tmp_path / "my_data", digits)
-    config = example.replace('"prunet_effdet.py"', repr(str(ROOT / "configs/prunet_effdet.py")))
-    (tmp_path / "own.py").write_text(config)
-    flags = ["--work-dir", "work", "--max-iters", 1]
-    options = ["--cfg-options", "train_dataloader.batch_size=2", "train_cfg.val_interval=1"]
-    done = tool("train", "own.py", *flags, *options, cwd=tmp_path, OMP_NUM_THREADS="1")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "my_detector.py").write_text(example)
+    options = [
+        "model.backbone.arch=prunet_demo",
+        "train_dataloader.batch_size=2",
+        "train_cfg._delete_=True",
+        "train_cfg.type=IterBasedTrainLoop",
+        "train_cfg.max_iters=1",
+        "train_cfg.val_interval=1",
+        "param_scheduler=None",
+        "log_processor.by_epoch=False",
+        "default_hooks.checkpoint.by_epoch=False",
+    ]
+    args = ["my_detector.py", "--work-dir", "work", "--cfg-options", *options]
+    done = tool("train", *args, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "coco/bbox_mAP" in done.stdout + done.stderr
+    args.append("model.bbox_head.num_classes=4")
+    wrong = tool("train", *args, cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert "has 3 classes and the model 4; set model.bbox_head.num_classes=3" in wrong.stderr
 
 
 def test_every_linked_file_exists():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links {link}"
 

@@ -61,9 +61,9 @@ def main() -> None:
     import cv2
     from tqdm import tqdm
 
-    from prunet_det.datasets.contact_sheet import join_tiles
+    from prunet_det.datasets.drawing import join_tiles
     from prunet_det.detection import inference
-    from prunet_det.detection.records import write_json
+    from prunet_det.training.records import write_json
 
     config, classes = args.config, args.classes
     if config is None or classes is None:

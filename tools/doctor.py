@@ -23,6 +23,8 @@ PACKAGES = [
     ("pycocotools", "pycocotools.mask", "det"),
     ("scikit-learn", "sklearn", "det"),
     ("scikit-image", "skimage", "det"),
+    ("matplotlib", "matplotlib", "det"),
+    ("pillow", "PIL", "det"),
     ("tensorboard", "tensorboard", "det"),
     ("prunet_det", "prunet_det", ""),
 ]
@@ -88,6 +90,27 @@ def check_torchvision() -> str:
     return ""
 
 
+def check_mmcv_cuda() -> str:
+    """Empty where mmcv's CUDA operators work or no GPU asks for them, else what will not run."""
+    try:
+        import torch
+        from mmcv.ops import nms
+
+        if not torch.cuda.is_available():
+            return ""
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).cuda(), torch.ones(1).cuda(), 0.5)
+    except Exception as e:  # whatever a missing operator raises is the finding
+        reason = " ".join(f"{type(e).__name__}: {e}".split())[:120]
+        return (
+            f"mmcv has no CUDA operators here ({reason}). The EfficientDet configs do without; "
+            "MMDetection's own heads (prunet_retinanet_coco.py, prunet_rtmdet_coco.py, "
+            "resnet10t_retinanet.py) do not run on this GPU. With nvcc at hand: "
+            f"FORCE_CUDA=1 CFLAGS=-g0 {PIP} --no-build-isolation --no-binary onedl-mmcv "
+            "--force-reinstall --no-deps onedl-mmcv"
+        )
+    return ""
+
+
 def diagnose() -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
     """Rows of the table, and (problem, command that mends it)."""
     pinned, rows, problems = pins(), [], []
@@ -150,6 +173,8 @@ def main() -> int:
         print(f"CUDA device: {gpu}; CPU threads: {torch.get_num_threads()}")
     if not shutil.which("g++"):
         print("note: no g++; mmcv compiles with it (Debian: apt-get install g++ python3-dev).")
+    if not check_import("mmcv.ops") and (note := check_mmcv_cuda()):
+        print(f"note: {note}")
     for what, command in problems:
         print(f"problem: {what}.\n  mend it with: {command}")
     print("everything is there." if not problems else f"{len(problems)} problem(s).")

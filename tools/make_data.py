@@ -1,4 +1,4 @@
-"""Make an embedded data set: python tools/make_data.py digits."""
+"""Make an embedded data set: python tools/make_data.py digits [--crops]."""
 
 import argparse
 
@@ -6,16 +6,21 @@ from prunet_det.errors import run_tool
 
 
 def main() -> None:
-    from prunet_det.datasets import SETS, data_hash, ensure
+    from prunet_det.datasets import SETS, data_hash, ensure, ensure_crops
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help=f"one of {', '.join(SETS)}")
     parser.add_argument("--out", help="folder [data/NAME]")
     parser.add_argument("--workers", type=int, help="processes [one a core]")
+    parser.add_argument(
+        "--crops", action="store_true", help="also its objects as crops for classification"
+    )
     args = parser.parse_args()
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {args.workers}.")
     root = ensure(args.name, args.out or f"data/{args.name}", args.workers)
+    if args.crops:
+        print(f"{ensure_crops(args.name, root, args.workers)}: complete")
     print(f"{root}: complete, data hash {data_hash(root)}; look at {root / 'contact_sheet.png'}")
 
 

@@ -1,60 +1,53 @@
-"""Write the generated tables of README.md and docs/: python tools/report.py [--check].
+"""Write what is generated in README.md and docs/: python tools/report.py [--check].
 
 A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; figures come from
-docs/results/ and from the cards in checkpoints/, and counts from the specs.
+docs/results/ and from the cards in checkpoints/, and counts from the specs. docs/networks/ holds a
+page and a drawing of every network.
 """
 
 import argparse
 import json
 import re
+import tempfile
 from pathlib import Path
 
 from prunet_det.errors import UserError, run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NETWORKS = ROOT / "docs" / "networks"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def zoo() -> str:
     """Every network: counts at its own resolution, computed on shapes alone."""
-    import timm
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     import prunet_det
+    from prunet_det.zoo.card import count, markdown_table
 
     rows = []
     for name in prunet_det.model_names():
         spec = prunet_det.load_spec(name)
-        model = timm.create_model(name).eval().to("meta")
-        image = torch.empty(1, 3, spec.input_size, spec.input_size, device="meta")
-        with FlopCounterMode(display=False) as counter:
-            model(image)
+        parameters, macs = count(spec, spec.input_size)
         features = list(spec.feature_stages())
         rows.append(
             [
-                f"`{name}`",
+                f"[`{name}`](docs/networks/{name}.md)",
                 spec.provenance.kind,
                 str(spec.input_size),
-                f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
-                f"{counter.get_total_flops() / 2e9:.3f}",
+                f"{parameters / 1e6:.2f}",
+                f"{macs / 1e9:.3f}",
                 ", ".join(str(stride) for _, _, stride in features),
                 ", ".join(str(chs) for _, chs, _ in features),
             ]
         )
     header = ["network", "provenance", "px", "parameters (M)", "GMACs", "strides", "channels"]
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def digits() -> str:
     """Detectors on the 300 val images of the embedded digits."""
+    from prunet_det.zoo.card import markdown_table
+
     results = ROOT / "docs" / "results" / "digits"
     files = [*sorted((ROOT / "checkpoints").glob("*.json")), *sorted(results.glob("*.json"))]
     rows = []
@@ -74,32 +67,80 @@ def digits() -> str:
         )
     rows.sort(key=lambda row: row[5], reverse=True)
     header = ["record", "config", "parameters (M)", "iterations", "minutes on 2 cores"]
-    return markdown([*header, "mAP", "AP50", "AP75", "AP small", "AP medium"], rows)
+    return markdown_table([*header, "mAP", "AP50", "AP75", "AP small", "AP medium"], rows)
 
 
-TABLES = {"zoo": zoo, "digits": digits}
+def classifiers() -> str:
+    """Classifiers of the digits' crops."""
+    from prunet_det.zoo.card import markdown_table
+
+    rows = []
+    for path in sorted((ROOT / "docs" / "results" / "digits_crops").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        m, training = record["metrics"], record["training"]
+        rows.append(
+            [
+                f"[{path.stem}]({path.relative_to(ROOT)})",
+                f"`{record['config']}`",
+                f"{record['parameters'] / 1e6:.2f}",
+                str(training["iterations"]),
+                f"{training['minutes']:.1f}",
+                f"**{m['top1']:.3f}**",
+                f"{m['top5']:.3f}",
+            ]
+        )
+    header = ["record", "config", "parameters (M)", "iterations", "minutes on 2 cores"]
+    return markdown_table([*header, "top-1", "top-5"], rows)
+
+
+TABLES = {"zoo": zoo, "digits": digits, "classifiers": classifiers}
+
+
+def fill_tables(page: Path) -> str:
+    """The text of a page with its tables written anew; their links are relative to the root."""
+
+    def fill(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise UserError(f"{page.name} asks for the table {match[2]!r}, which is unknown.")
+        up = "../" * (len(page.relative_to(ROOT).parts) - 1)
+        return match[1] + TABLES[match[2]]().replace("](", f"]({up}") + match[3]
+
+    return BLOCK.sub(fill, page.read_text(encoding="utf-8"))
+
+
+def network_pages() -> dict[Path, str]:
+    """Path to content of every network's page and drawing."""
+    import prunet_det
+    from prunet_det.zoo.card import model_card
+    from prunet_det.zoo.draw import draw_network
+
+    pages = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in prunet_det.model_names():
+            spec = prunet_det.load_spec(name)
+            drawing = Path(folder) / f"{name}.svg"
+            draw_network(spec, drawing)
+            pages[NETWORKS / f"{name}.md"] = model_card(spec, drawing.name)
+            pages[NETWORKS / drawing.name] = drawing.read_text(encoding="utf-8")
+    return pages
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail where stale")
     args = parser.parse_args()
-    stale = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-
-        def fill(match: re.Match[str], page: Path = page) -> str:
-            if match[2] not in TABLES:
-                raise UserError(f"{page.name} asks for the table {match[2]!r}, which is unknown.")
-            table = TABLES[match[2]]()
-            links = "../" if page.parent.name == "docs" else ""
-            return match[1] + table.replace("](", f"]({links}") + match[3]
-
-        new = BLOCK.sub(fill, text)
-        if new != text:
-            stale.append(page.name)
+    wanted = {**{page: fill_tables(page) for page in PAGES}, **network_pages()}
+    left = [path for path in NETWORKS.glob("*") if path not in wanted]
+    stale = [path.name for path in left]
+    for path, text in wanted.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.name)
             if not args.check:
-                page.write_text(new, encoding="utf-8")
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    if not args.check:
+        for path in left:
+            path.unlink()
     print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
     return 1 if stale and args.check else 0
 

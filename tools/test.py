@@ -1,4 +1,4 @@
-"""Evaluate a detector: python tools/test.py CONFIG weights.safetensors."""
+"""Evaluate a detector or a classifier: python tools/test.py CONFIG weights.safetensors."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from prunet_det.errors import run_tool
 def main() -> None:
     from mmengine.dist import is_main_process
 
-    from prunet_det.detection import launch, records
+    from prunet_det.training import launch, records
 
     parser = argparse.ArgumentParser(description=__doc__)
     launch.add_common_flags(parser)

@@ -1,4 +1,4 @@
-"""Train a detector: python tools/train.py configs/prunet_effdet.py [--resume]."""
+"""Train a detector or a classifier: python tools/train.py configs/prunet_effdet.py [--resume]."""
 
 import argparse
 
@@ -9,7 +9,7 @@ def main() -> None:
     import torch
     from mmengine.dist import get_world_size, is_main_process
 
-    from prunet_det.detection import launch
+    from prunet_det.training import launch
 
     parser = argparse.ArgumentParser(description=__doc__)
     launch.add_common_flags(parser)
@@ -25,10 +25,18 @@ def main() -> None:
         "state, so name your own checkpoints only",
     )
     parser.add_argument("--max-iters", type=int, help="train for another number of iterations")
+    parser.add_argument(
+        "--teacher", metavar="NAME", help="a classifier's: distil from this timm model"
+    )
+    parser.add_argument(
+        "--teacher-checkpoint", metavar="FILE", help="weights of the teacher [timm's own]"
+    )
     args = parser.parse_args()
     cfg = launch.load_config(args)
     if args.max_iters is not None:
         launch.set_max_iters(cfg, args.max_iters)
+    if args.teacher or args.teacher_checkpoint:
+        launch.set_teacher(cfg, args.teacher, args.teacher_checkpoint)
     if args.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a CUDA device, and there is none here; leave it out.")
     if args.amp:

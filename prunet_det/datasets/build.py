@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from prunet_det.datasets.contact_sheet import write_contact_sheet
 from prunet_det.datasets.digits import DigitsSet
+from prunet_det.datasets.drawing import write_contact_sheet
+from prunet_det.datasets.glyphs import GlyphsSet
+from prunet_det.datasets.parallel import ordered_map
 from prunet_det.files import atomic_path
 
 MANIFEST = "manifest.json"
@@ -30,15 +29,16 @@ SHEET = "contact_sheet.png"
 _SIGNATURE = "made by prunet_det"
 _OWN_FILES = re.compile(
     r"(train|val)/(\.\d+\.)?\d{6}\.jpg|annotations/(train|val)\.json|manifest\.json|contact_sheet\.png"
+    r"|crops/((train|val)_(images|labels)\.npy|manifest\.json)"
 )
-# An object of an image: label, box (x, y, width, height), area and run-length mask.
-_Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, dict[str, Any]]
+# An object of an image: label, box (x, y, width, height), area, visible share, run-length mask.
+_Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, float, dict[str, Any]]
+
+EmbeddedSet: TypeAlias = DigitsSet | GlyphsSet
+SETS: dict[str, EmbeddedSet] = {s.name: s for s in (DigitsSet(), GlyphsSet())}
 
 
-SETS: dict[str, DigitsSet] = {"digits": DigitsSet()}
-
-
-def get_set(name: str) -> DigitsSet:
+def get_set(name: str) -> EmbeddedSet:
     """The parameters of a named set.
 
     Raises:
@@ -55,7 +55,7 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
     Several processes may call this at once: the first one works and the others wait for it.
 
     Args:
-        name: `digits`.
+        name: `digits` or `glyphs`.
         root: The folder of the set; it gets `train/`, `val/`, `annotations/`, a contact sheet and
             a manifest.
         workers: Processes; by default one a core.
@@ -65,14 +65,15 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
         OSError: The folder cannot be written.
     """
     embedded, root = get_set(name), Path(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(root):
+    if not root.is_dir():
+        root.parent.mkdir(parents=True, exist_ok=True)
+    with lock(root):
         manifest = _read_manifest(root)
         if manifest is None or manifest.get("parameters") != _parameters(embedded):
             _make(embedded, root, workers)
         else:
             bad = [
-                file for file, digest in manifest["files"].items() if _sha(root / file) != digest
+                file for file, digest in manifest["files"].items() if sha256(root / file) != digest
             ]
             if bad:
                 _mend(embedded, root, bad, manifest, workers)
@@ -92,13 +93,21 @@ def data_hash(root: str | os.PathLike[str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _parameters(embedded: DigitsSet) -> dict[str, Any]:
+def _parameters(embedded: EmbeddedSet) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(embedded)))
 
 
 @contextlib.contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    with open(root.parent / f".{root.name}.lock", "w") as handle:
+def lock(root: Path) -> Iterator[None]:
+    """Lets one process at a time work on the folder `root`; on read-only disks all may read."""
+    try:
+        handle = open(root.parent / f".{root.name}.lock", "w")  # noqa: SIM115
+    except OSError as e:
+        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not root.is_dir():
+            raise
+        yield
+        return
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -111,14 +120,15 @@ def _read_manifest(root: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) and "files" in manifest else None
 
 
-def _sha(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The digest of a file; empty where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
-def _draw_one(job: tuple[DigitsSet, str, int]) -> tuple[bytes, list[_Object]]:
+def _draw_one(job: tuple[EmbeddedSet, str, int]) -> tuple[bytes, list[_Object]]:
     """An encoded image and its objects."""
     from pycocotools import mask as coco_mask
 
@@ -129,44 +139,24 @@ def _draw_one(job: tuple[DigitsSet, str, int]) -> tuple[bytes, list[_Object]]:
     for item in drawn:
         rle = coco_mask.encode(np.asfortranarray(item.mask.astype(np.uint8)))
         rle = {"size": rle["size"], "counts": rle["counts"].decode()}
-        objects.append((item.label, item.box, int(item.mask.sum()), rle))
+        visible = round(item.visible, 3)
+        objects.append((item.label, item.box, int(item.mask.sum()), visible, rle))
     return data.tobytes(), objects
 
 
 def _draw_many(
-    embedded: DigitsSet, jobs: Sequence[tuple[str, int]], workers: int | None
+    embedded: EmbeddedSet, jobs: Sequence[tuple[str, int]], workers: int | None
 ) -> Iterator[tuple[bytes, list[_Object]]]:
     """Results in the order of the jobs, drawn in parallel, with a progress bar."""
-    if not jobs:
-        return
-    workers = min(workers or available_cores(), len(jobs))
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     full = [(embedded, split, index) for split, index in jobs]
-    with ProcessPoolExecutor(
-        workers, context, initializer=cv2.setNumThreads, initargs=(0,)
-    ) as pool:
-        try:
-            yield from tqdm(
-                pool.map(_draw_one, full, chunksize=8),
-                total=len(full),
-                desc=f"making {embedded.name}",
-                unit="image",
-            )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ordered_map(_draw_one, full, workers, f"making {embedded.name}")
 
 
 def _file_name(index: int) -> str:
     return f"{index:06d}.jpg"
 
 
-def _coco(embedded: DigitsSet, split: str) -> dict[str, Any]:
+def _coco(embedded: EmbeddedSet, split: str) -> dict[str, Any]:
     return {
         "info": {"description": f"{embedded.name} {split}, {_SIGNATURE}"},
         "categories": [{"id": i + 1, "name": c} for i, c in enumerate(embedded.classes)],
@@ -175,7 +165,7 @@ def _coco(embedded: DigitsSet, split: str) -> dict[str, Any]:
     }
 
 
-def _make(embedded: DigitsSet, root: Path, workers: int | None) -> None:
+def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
     """Builds the whole set beside `root` and renames it into place."""
     _refuse_foreign(embedded, root)
     partial = root.parent / f".{root.name}.partial"
@@ -197,14 +187,14 @@ def _make(embedded: DigitsSet, root: Path, workers: int | None) -> None:
         text = json.dumps(content).encode()
         (partial / "annotations" / f"{split}.json").write_bytes(text)
         files[f"annotations/{split}.json"] = hashlib.sha256(text).hexdigest()
-    files[SHEET] = _sha(write_contact_sheet(partial, "train"))
+    files[SHEET] = sha256(write_contact_sheet(partial, "train"))
     manifest = {"parameters": _parameters(embedded), "files": files}
     (partial / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     shutil.rmtree(root, ignore_errors=True)
     os.replace(partial, root)
 
 
-def _refuse_foreign(embedded: DigitsSet, root: Path) -> None:
+def _refuse_foreign(embedded: EmbeddedSet, root: Path) -> None:
     """Raises ValueError where `root` holds a file that is no part of this set."""
     for path in sorted(root.rglob("*")) if root.is_dir() else ():
         name = path.relative_to(root).as_posix()
@@ -223,7 +213,7 @@ def _annotate(
     coco: dict[str, Any], index: int, name: str, size: int, objects: list[_Object]
 ) -> None:
     coco["images"].append({"id": index, "file_name": name, "height": size, "width": size})
-    for label, box, area, rle in objects:
+    for label, box, area, visible, rle in objects:
         coco["annotations"].append(
             {
                 "id": len(coco["annotations"]) + 1,
@@ -231,6 +221,7 @@ def _annotate(
                 "category_id": label + 1,
                 "bbox": list(box),
                 "area": area,
+                "visible": visible,
                 "segmentation": rle,
                 "iscrowd": 0,
             }
@@ -238,7 +229,7 @@ def _annotate(
 
 
 def _mend(
-    embedded: DigitsSet,
+    embedded: EmbeddedSet,
     root: Path,
     bad: list[str],
     manifest: dict[str, Any],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from prunet_det.datasets.photos import random_crop
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,12 @@ class Drawn:
     Attributes:
         label: Class index.
         mask: (H, W) bool, the visible pixels.
+        visible: Their share of the object's pixels.
     """
 
     label: int
     mask: np.ndarray
+    visible: float
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -32,23 +37,26 @@ class Drawn:
         )
 
 
-def scale_sprite(alpha: np.ndarray, angle: float, side: int) -> np.ndarray:
-    """Rotates an opacity map and scales it so that the longer side of its ink measures `side`.
+def turn_sprite(alpha: np.ndarray, angle: float) -> np.ndarray:
+    """Rotates an opacity map and crops it to its ink.
 
     Args:
         alpha: (h, w) float32 in 0..1, with a margin.
         angle: Degrees, counter-clockwise.
-        side: Pixels.
 
     Returns:
-        (h', w') float32 in 0..1, cropped to the ink.
+        (h', w') float32 in 0..1.
     """
     h, w = alpha.shape
     turn = cv2.getRotationMatrix2D((w / 2, h / 2), angle, 1.0)
     turned = cv2.warpAffine(alpha, turn, (w, h), flags=cv2.INTER_LINEAR)
     ink = turned > 0.5
     ys, xs = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    cut = turned[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    return turned[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+
+
+def resize_sprite(cut: np.ndarray, side: int) -> np.ndarray:
+    """Scales a cropped opacity map so that its longer side measures `side` pixels."""
     scale = side / max(cut.shape)
     size = (max(1, round(cut.shape[1] * scale)), max(1, round(cut.shape[0] * scale)))
     mode = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -151,5 +159,34 @@ class Canvas:
         if sigma > 0.3:
             image = cv2.GaussianBlur(image, (0, 0), sigma)
         image = image + rng.normal(0, rng.uniform(0, 10), image.shape)
-        drawn = [Drawn(k, m) for k, m in zip(self._labels, self._masks, strict=True)]
+        every = zip(self._labels, self._masks, self._areas, strict=True)
+        drawn = [Drawn(k, m, float(m.sum()) / area) for k, m, area in every]
         return np.clip(image, 0, 255).astype(np.uint8), drawn
+
+
+def fill(
+    canvas: Canvas,
+    photos: tuple[np.ndarray, ...],
+    sides: np.ndarray,
+    sprite: Callable[[float, np.random.Generator], tuple[np.ndarray, int]],
+    occlusion: float,
+    rng: np.random.Generator,
+) -> None:
+    """Draws one object for each of `sides`, the largest first, so that none hides a small one.
+
+    Args:
+        canvas: What is drawn on.
+        photos: Photographs that the occluding strips are cut from.
+        sides: Sizes of the objects; what finds no place is left out.
+        sprite: Size to opacity map and class index.
+        occlusion: Probability that a strip is laid over an object.
+        rng: The source of everything random.
+    """
+    drawn = 0
+    for side in np.sort(sides)[::-1]:
+        alpha, label = sprite(float(side), rng)
+        if not canvas.draw(alpha, label, rng):
+            continue
+        if rng.random() < occlusion:
+            canvas.occlude(drawn, random_crop(photos, canvas.image.shape[0], rng), rng)
+        drawn += 1

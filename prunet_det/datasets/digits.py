@@ -8,7 +8,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from prunet_det.datasets.compose import Canvas, Drawn, scale_sprite
+from prunet_det.datasets.compose import Canvas, Drawn, fill, resize_sprite, turn_sprite
 from prunet_det.datasets.photos import load_photos, random_crop
 
 _RENDER_SIDE = 128
@@ -31,7 +31,7 @@ class DigitsSet:
     """
 
     name: str = "digits"
-    version: int = 1
+    version: int = 2
     classes: tuple[str, ...] = tuple("0123456789")
     size: int = 256
     counts: tuple[tuple[str, int], ...] = (("train", 2000), ("val", 300))
@@ -54,16 +54,13 @@ class DigitsSet:
         canvas = Canvas(random_crop(photos, self.size, rng), self.min_visible)
         wanted = int(rng.integers(self.min_objects, self.max_objects + 1))
         sides = np.exp(rng.uniform(np.log(self.min_side), np.log(self.max_side), wanted))
-        drawn = 0
-        for side in np.sort(sides)[::-1]:  # the largest first, so that none hides a small one
+
+        def sprite(side: float, rng: np.random.Generator) -> tuple[np.ndarray, int]:
             pick = int(rng.integers(len(labels)))
             angle = float(rng.uniform(-self.max_angle, self.max_angle))
-            sprite = scale_sprite(glyphs[pick], angle, round(float(side)))
-            if not canvas.draw(sprite, int(labels[pick]), rng):
-                continue
-            if rng.random() < self.occlusion:
-                canvas.occlude(drawn, random_crop(photos, self.size, rng), rng)
-            drawn += 1
+            return resize_sprite(turn_sprite(glyphs[pick], angle), round(side)), int(labels[pick])
+
+        fill(canvas, photos, sides, sprite, self.occlusion, rng)
         return canvas.finish(rng)
 
 

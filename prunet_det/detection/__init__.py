@@ -17,15 +17,14 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
-from prunet_det.detection.hooks import RecordHook
-from prunet_det.detection.optimizer import Muon
+from prunet_det.training import ClassCheckHook, RecordHook
 
 __all__ = [
     "BiFPN",
+    "ClassCheckHook",
     "CocoFolder",
     "EfficientDetHead",
     "EmbeddedDataset",
-    "Muon",
     "OneStageDetector",
     "PruNet",
     "RecordHook",

@@ -14,6 +14,7 @@ from timm.models import group_parameters
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.detection.norms import activated_norms, convert_norms
 from prunet_det.zoo import create, load_backbone_weights, resolve_spec
 
 
@@ -26,8 +27,9 @@ class FeatureBackbone(BaseModule):
             parameters have requires_grad False from construction, and frozen norms stay in eval.
         norm_eval: Keep every batch norm (SyncBN too) in eval mode during training.
         with_cp: Gradient checkpointing.
+        norm_cfg: Norms in the place of the network's batch norms, see `convert_norms`.
         checkpoint: Weights to start from, see `load_backbone_weights`.
-        init_cfg: mmengine's.
+        init_cfg: mmengine's, except for its type `Pretrained`.
 
     Attributes:
         out_channels, out_strides: Of the feature maps, in the order in which forward returns them.
@@ -39,11 +41,21 @@ class FeatureBackbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        norm_cfg: Mapping[str, Any] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        init_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
+        for cfg in init_cfg if isinstance(init_cfg, Sequence) else (init_cfg or {},):
+            if cfg.get("type") == "Pretrained":
+                raise ValueError(
+                    "init_cfg's type Pretrained would unpickle the file; give the backbone "
+                    "checkpoint=FILE instead."
+                )
         super().__init__(init_cfg)
+        if norm_cfg is not None:
+            net = convert_norms(net, norm_cfg)
         self.net: Any = net
+        self._activated_norms = activated_norms(net)
         self.out_channels: tuple[int, ...] = tuple(net.feature_info.channels())
         self.out_strides: tuple[int, ...] = tuple(net.feature_info.reduction())
         self.norm_eval = norm_eval
@@ -73,8 +85,19 @@ class FeatureBackbone(BaseModule):
         }
 
     def train(self, mode: bool = True) -> FeatureBackbone:
-        """As torch's, except that frozen norms, or all with norm_eval, stay in eval mode."""
+        """As torch's, except that frozen norms, or all with norm_eval, stay in eval mode.
+
+        Raises:
+            RuntimeError: Somebody's converter has dropped activations.
+        """
         super().train(mode)
+        for name in self._activated_norms:
+            if not hasattr(self.net.get_submodule(name), "act"):
+                raise RuntimeError(
+                    f"the conversion to SyncBN dropped the activation in {name} of the backbone; "
+                    "leave sync_bn out of the config and give the backbone "
+                    "norm_cfg=dict(type='SyncBN')."
+                )
         if mode:
             for name, module in self.net.model.named_modules():
                 if isinstance(module, _BatchNorm) and (
@@ -128,7 +151,8 @@ class PruNet(FeatureBackbone):
         padding: `same` (sizes are exactly ceil(H / stride)) or `published`.
         drop_path_rate: Stochastic depth.
         in_chans: Channels of the image.
-        **kwargs: frozen_stages, norm_eval, with_cp, checkpoint, init_cfg; see FeatureBackbone.
+        **kwargs: frozen_stages, norm_eval, with_cp, norm_cfg, checkpoint, init_cfg; see
+            FeatureBackbone.
     """
 
     def __init__(
@@ -178,8 +202,10 @@ class TimmBackbone(FeatureBackbone):
     Args:
         name: timm's model name.
         out_strides, out_indices: As for PruNet.
+        drop_path_rate: Stochastic depth, for networks that have it.
         timm_args: Further keyword arguments for `timm.create_model`.
-        **kwargs: frozen_stages, norm_eval, with_cp, checkpoint, init_cfg; see FeatureBackbone.
+        **kwargs: frozen_stages, norm_eval, with_cp, norm_cfg, checkpoint, init_cfg; see
+            FeatureBackbone.
     """
 
     def __init__(
@@ -187,12 +213,15 @@ class TimmBackbone(FeatureBackbone):
         name: str,
         out_strides: Sequence[int] | None = None,
         out_indices: Sequence[int] | None = None,
+        drop_path_rate: float = 0.0,
         timm_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}; see timm.list_models().")
         args: dict[str, Any] = dict(features_only=True, feature_cls="getter", **(timm_args or {}))
+        if drop_path_rate:
+            args["drop_path_rate"] = drop_path_rate
         probe = _probe(name, args)
         indices = choose_indices(probe.feature_info.reduction(), out_strides, out_indices, name)
         # What the probe returns by default need not begin with the network's first feature.

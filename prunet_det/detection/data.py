@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
-from prunet_det.datasets import ensure
+from prunet_det.datasets import data_hash, ensure
 
 
 @DATASETS.register_module()
@@ -46,6 +47,12 @@ class CocoFolder(CocoDataset):
         classes = read_classes(root / ann_file)
         kwargs.setdefault("metainfo", {"classes": classes})
         super().__init__(data_root=str(root), ann_file=ann_file, data_prefix=data_prefix, **kwargs)
+        self._annotations = root / ann_file
+
+    @property
+    def data_hash(self) -> str:
+        """A digest of the annotation file, for records."""
+        return hashlib.sha256(self._annotations.read_bytes()).hexdigest()[:16]
 
 
 def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -74,10 +81,16 @@ class EmbeddedDataset(CocoFolder):
     """An embedded set, made in `data_root` when it is not there yet.
 
     Args:
-        name: `digits`.
+        name: `digits` or `glyphs`.
         data_root: The folder of the set.
         **kwargs: CocoFolder's.
     """
 
     def __init__(self, name: str, data_root: str | os.PathLike[str], **kwargs: Any) -> None:
-        super().__init__(data_root=ensure(name, data_root), **kwargs)
+        self._root = ensure(name, data_root)
+        super().__init__(data_root=self._root, **kwargs)
+
+    @property
+    def data_hash(self) -> str:
+        """A digest of the set's annotations and images, for records."""
+        return data_hash(self._root)

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmdet.registry import MODELS
 from torch import nn
 
 from prunet_det.zoo.weights import CheckpointError, check_fit
 
+# Of the 90 outputs that effdet's COCO models have, these ids stand for no class of COCO's 80.
+_UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 # effdet regresses y, x, height, width; MMDetection's coder x, y, width, height.
 _BOX_ORDER = (1, 0, 3, 2)
 
@@ -102,6 +105,54 @@ def load_effdet(detector: nn.Module, state: Mapping[str, torch.Tensor]) -> int:
     converted = convert_state(state, detector)
     detector.load_state_dict(converted)
     return len(converted)
+
+
+def convert_checkpoint(
+    name: str, state: Mapping[str, torch.Tensor], coco80: bool = True
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], tuple[int, int]]:
+    """A checkpoint of an effdet model as a config and weights of ours.
+
+    Args:
+        name: The model's name in effdet, such as `tf_efficientdet_d0`.
+        state: Its tensors.
+        coco80: Of 90 classes, keep the 80 that COCO uses, in its order.
+
+    Returns:
+        The model's config, its state dict, and the (height, width) of its images.
+
+    Raises:
+        ImportError: effdet is missing.
+        ValueError, CheckpointError: effdet has no such model, it does not convert, or the
+            checkpoint is another's.
+    """
+    try:
+        from effdet import get_efficientdet_config
+        from effdet.config.model_config import efficientdet_model_param_dict
+    except ImportError as e:
+        raise ImportError(
+            "effdet describes its models and is missing: pip install -c constraints.txt effdet."
+        ) from e
+    if name not in efficientdet_model_param_dict:
+        known = ", ".join(n for n in efficientdet_model_param_dict if "efficientdet_d" in n)
+        raise ValueError(f"effdet has no model {name!r}; those that convert are among {known}.")
+    theirs = get_efficientdet_config(name)
+    anchors = theirs.num_scales * len(theirs.aspect_ratios)
+    key = "class_net.predict.conv_pw"
+    if f"{key}.bias" not in state:
+        raise CheckpointError(f"the checkpoint has no {key}.bias; it is no effdet detector's.")
+    theirs.num_classes = len(state[f"{key}.bias"]) // anchors
+    state = dict(state)
+    if coco80 and theirs.num_classes == 90:
+        kept = [i - 1 for i in range(1, 91) if i not in _UNUSED_COCO_IDS]
+        for part in ("weight", "bias"):
+            by_anchor = state[f"{key}.{part}"].unflatten(0, (anchors, 90))
+            state[f"{key}.{part}"] = by_anchor[:, kept].flatten(0, 1)
+        theirs.num_classes = 80
+    config = detector_config(theirs)
+    with torch.device("meta"):
+        detector = MODELS.build(config)
+    height, width = theirs.image_size
+    return config, convert_state(state, detector), (height, width)
 
 
 def _rename(name: str, neck: Any) -> str:

@@ -16,7 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from prunet_det.datasets.contact_sheet import class_colour, draw_box
+from prunet_det.datasets.drawing import class_colour, draw_box
 from prunet_det.zoo.weights import CheckpointError, load_all_weights
 
 

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from prunet_det.arch.network import ArchNet
+from prunet_det.arch.spec import ArchSpec
 from prunet_det.files import atomic_path
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
@@ -156,6 +158,41 @@ def save_safetensors(
         save_file(tensors, temporary)
 
 
+def convert_released(spec: ArchSpec, path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """A checkpoint that was released for GPUNet under our names, every tensor of it.
+
+    Args:
+        spec: The network that it is for; the number of classes is the checkpoint's.
+        path: See `read_state_dict`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: See `read_state_dict`; also where a name is unknown, or
+            a tensor is missing, left over or of another shape.
+    """
+    released = read_state_dict(path)
+    if not is_released(released):
+        raise CheckpointError(
+            f"{path} has none of the names of a released GPUNet checkpoint; if it is another "
+            "kind of checkpoint, it needs no conversion to be loaded."
+        )
+    try:
+        state = from_released(spec, released)
+    except ReleasedNameError as e:
+        raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
+    if "classifier.weight" not in state:
+        raise CheckpointError(f"{path} has no classifier.weight.")
+    with torch.device("meta"):
+        model = ArchNet(spec, num_classes=len(state["classifier.weight"]))
+    check_fit(model.state_dict(), state, str(path))
+    return state
+
+
+def _classifier_prefixes(model: Any) -> list[str]:
+    """Where timm says that a network of its own has its classifier."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return [f"{name}." for name in ((names,) if isinstance(names, str) else names)]
+
+
 def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
     """Loads a checkpoint into a network, with or without classifier, or into its features alone.
 
@@ -182,8 +219,9 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
         except (ReleasedNameError, AttributeError) as e:
             raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
     state = _strip_prefixes(state, set(own))
-    head_names = [k for k in own if k.startswith(_HEAD)]
-    backbone = [k for k in own if not k.startswith(_HEAD)]
+    head = (*_HEAD, *_classifier_prefixes(target))
+    head_names = [k for k in own if k.startswith(head)]
+    backbone = [k for k in own if not k.startswith(head)]
     missing = [k for k in backbone if k not in state]
     if len(missing) == len(backbone):
         raise CheckpointError(

@@ -6,8 +6,12 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.detection import PruNet, TimmBackbone
+
+NORM_CLASSES = (_BatchNorm, nn.GroupNorm)
+TYPES = {"BN": "BatchNorm", "SyncBN": "SyncBatchNorm", "GN": "GroupNorm"}
 
 BACKBONES = [
     dict(type="PruNet", arch="prunet_demo"),
@@ -54,16 +58,71 @@ def test_arch_may_be_a_file_or_a_dict(tmp_path):
         assert {n for n, _ in PruNet(arch).named_parameters()} == names
 
 
-@pytest.mark.parametrize("frozen", [-1, 0, 2])
-def test_frozen_stages(frozen):
-    backbone = PruNet("prunet_demo", frozen_stages=frozen)
-    parts = [backbone.net.model.stem, *backbone.net.model.stages]
-    for i, part in enumerate(parts):
-        assert all(p.requires_grad == (i > frozen) for p in part.parameters()), i
-    backbone.train()
-    for i, part in enumerate(parts):
-        norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
-        assert norms and all(m.training == (i > frozen) for m in norms), i
+def parts_of(model):
+    """The stem's modules, then those of each stage, of an ArchNet, an EfficientNet or a ResNet."""
+    if hasattr(model, "stem"):
+        return [[model.stem], *([stage] for stage in model.stages)]
+    if hasattr(model, "conv_stem"):
+        return [[model.conv_stem, model.bn1], *([stage] for stage in model.blocks)]
+    return [[model.conv1, model.bn1], *([getattr(model, f"layer{i}")] for i in (1, 2, 3, 4))]
+
+
+def parameters_of(part):
+    return [p for module in part for p in module.parameters()]
+
+
+def norms_of(part):
+    return [m for module in part for m in module.modules() if isinstance(m, NORM_CLASSES)]
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "GN"])
+@pytest.mark.parametrize("cfg", BACKBONES[:3], ids=lambda c: c.get("arch") or c["name"])
+class TestFreezing:
+    @pytest.mark.parametrize("frozen", [-1, 0, 2])
+    def test_frozen_stages(self, cfg, norm, frozen):
+        backbone = MODELS.build({**cfg, "norm_cfg": dict(type=norm), "frozen_stages": frozen})
+        backbone.train()
+        for i, part in enumerate(parts_of(backbone.net.model)):
+            assert all(p.requires_grad == (i > frozen) for p in parameters_of(part)), i
+            norms = norms_of(part)
+            assert norms and all(type(m).__name__.startswith(TYPES[norm]) for m in norms)
+            # A group norm is the same in both modes; a frozen batch norm must not gather.
+            assert norm == "GN" or all(m.training == (i > frozen) for m in norms), i
+
+    def test_norm_eval(self, cfg, norm):
+        backbone = MODELS.build({**cfg, "norm_cfg": dict(type=norm), "norm_eval": True})
+        backbone.train()
+        batch_norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
+        assert bool(batch_norms) == (norm != "GN")
+        assert not any(m.training for m in batch_norms)
+        assert all(p.requires_grad for p in backbone.parameters())
+        backbone.eval()
+        assert not backbone.training
+
+    def test_conversion_keeps_names_weights_and_activations(self, cfg, norm):
+        plain = MODELS.build(cfg).eval()
+        other = MODELS.build({**cfg, "norm_cfg": dict(type=norm)}).eval()
+        state = plain.state_dict()
+        assert [n for n, _ in other.named_parameters()] == [n for n, _ in plain.named_parameters()]
+        missing = other.load_state_dict(state, strict=norm != "GN")
+        assert not missing.missing_keys
+        x = torch.randn(1, 3, 64, 64)
+        activations = [
+            sum(isinstance(m, (nn.ReLU, nn.SiLU, nn.Sigmoid)) for m in b.modules())
+            for b in (plain, other)
+        ]
+        assert activations[0] == activations[1]
+        for a, b in zip(plain(x), other(x), strict=True):
+            assert torch.equal(a, b) == (norm != "GN")
+
+    def test_every_trained_parameter_gets_a_gradient(self, cfg, norm):
+        """So that DistributedDataParallel needs no find_unused_parameters."""
+        if norm == "SyncBN":
+            pytest.skip("SyncBN trains on GPUs only")
+        backbone = MODELS.build({**cfg, "norm_cfg": dict(type=norm), "frozen_stages": 1}).train()
+        sum(m.square().sum() for m in backbone(torch.randn(2, 3, 64, 64))).backward()
+        for name, p in backbone.named_parameters():
+            assert (p.grad is not None) == p.requires_grad, name
 
 
 def test_frozen_statistics_stay():
@@ -76,16 +135,32 @@ def test_frozen_statistics_stay():
         assert torch.equal(value, after[key]) == frozen, key
 
 
-@pytest.mark.parametrize("sync", [False, True])
-def test_norm_eval_holds_for_every_batch_norm(sync):
-    backbone = PruNet("prunet_demo", norm_eval=True)
-    if sync:
-        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
-    backbone.train()
-    norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert norms and not any(m.training for m in norms)
-    assert all(isinstance(m, nn.SyncBatchNorm) for m in norms) == sync
-    assert all(p.requires_grad for p in backbone.parameters())
+def test_a_converter_that_drops_activations_is_caught():
+    backbone = nn.SyncBatchNorm.convert_sync_batchnorm(TimmBackbone("efficientnet_b0"))
+    with pytest.raises(
+        RuntimeError, match=r"dropped the activation in .*norm_cfg=dict\(type='Sync"
+    ):
+        backbone.train()
+    nn.SyncBatchNorm.convert_sync_batchnorm(PruNet("prunet_demo")).train()
+
+
+@pytest.mark.parametrize(
+    ("norm_cfg", "sentence"),
+    [
+        (dict(type="LN"), "must be one of BN, SyncBN, GN, got 'LN'"),
+        (dict(type="BN", group=2), "takes no 'group'"),
+        ({}, "got None"),
+    ],
+)
+def test_unknown_norms(norm_cfg, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PruNet("prunet_demo", norm_cfg=norm_cfg)
+
+
+def test_norms_without_gradient():
+    backbone = PruNet("prunet_demo", norm_cfg=dict(type="BN", requires_grad=False))
+    for name, p in backbone.named_parameters():
+        assert p.requires_grad == (".bn." not in name), name
 
 
 def test_checkpoint_is_counted(tmp_path, capsys):
@@ -99,8 +174,30 @@ def test_checkpoint_is_counted(tmp_path, capsys):
     assert "backbone tensors from" in capsys.readouterr().out
 
 
-def test_with_cp_changes_nothing():
-    plain, checkpointed = PruNet("prunet_demo"), PruNet("prunet_demo", with_cp=True)
+@pytest.mark.parametrize("cfg", BACKBONES[:2], ids=lambda c: c["type"])
+def test_drop_path(cfg):
+    from timm.layers import DropPath
+
+    rates = [
+        [m.drop_prob for m in MODELS.build({**cfg, **args}).modules() if isinstance(m, DropPath)]
+        for args in ({}, {"drop_path_rate": 0.2})
+    ]
+    assert not any(rates[0]) and rates[1] == sorted(rates[1]) and 0.1 < rates[1][-1] < 0.2
+
+
+def test_init_cfg():
+    cfg = dict(type="Constant", layer="Conv2d", val=0.5)
+    backbone = PruNet("prunet_demo", init_cfg=cfg)
+    backbone.init_weights()
+    assert (backbone.net.model.stem[0].conv.weight == 0.5).all()
+    for pretrained in (dict(type="Pretrained", checkpoint="x.pth"), [cfg, dict(type="Pretrained")]):
+        with pytest.raises(ValueError, match="would unpickle the file; give the backbone check"):
+            PruNet("prunet_demo", init_cfg=pretrained)
+
+
+@pytest.mark.parametrize("cfg", BACKBONES[:2], ids=lambda c: c["type"])
+def test_with_cp_changes_nothing(cfg):
+    plain, checkpointed = MODELS.build(cfg), MODELS.build({**cfg, "with_cp": True})
     checkpointed.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 64)
     for a, b in zip(plain.train()(x), checkpointed.train()(x), strict=True):

@@ -17,7 +17,9 @@ from prunet_det.detection.effdet_weights import (  # noqa: E402
 from prunet_det.zoo.weights import CheckpointError  # noqa: E402
 
 
-@pytest.fixture(scope="module", params=["efficientdet_d0", "tf_efficientdet_d0"])
+@pytest.fixture(
+    scope="module", params=["efficientdet_d0", "tf_efficientdet_d0", "tf_efficientdet_d1"]
+)
 def pair(request):
     """effdet's detector and ours with its weights; prediction layers re-drawn to spread scores."""
     torch.manual_seed(0)
@@ -47,11 +49,19 @@ def close(a, b):
 
 
 @torch.no_grad()
-def test_outputs(pair):
+def test_twenty_images(pair):
+    """Every part on its own, so that an error is not blamed on what comes after it."""
     theirs, ours = pair
-    for _ in range(3):
-        images = torch.randn(1, 3, 256, 256)
-        (scores, deltas), (their_scores, their_deltas) = ours(images), theirs(images)
+    for _ in range(5):
+        images = torch.randn(4, 3, 256, 256)
+        their_features, features = theirs.backbone(images), ours.backbone(images)
+        for a, b in zip(features, their_features, strict=True):
+            assert close(a, b)
+        their_pyramid, pyramid = theirs.fpn(their_features), ours.neck(features)
+        for a, b in zip(pyramid, their_pyramid, strict=True):
+            assert close(a, b)
+        their_scores, their_deltas = theirs.class_net(their_pyramid), theirs.box_net(their_pyramid)
+        scores, deltas = ours(images)
         spread = torch.cat([s.flatten() for s in their_scores]).sigmoid()
         assert spread.min() < 0.05 and spread.max() > 0.95
         for a, b in zip(scores, their_scores, strict=True):
@@ -99,3 +109,31 @@ def test_what_does_not_convert_is_said():
     config = get_efficientdet_config("tf_efficientdet_lite0")
     with pytest.raises(ValueError, match="tf_efficientdet_lite0 has"):
         detector_config(config)
+
+
+@torch.no_grad()
+def test_the_tool_writes_weights_and_a_config(pair, tmp_path, tool):
+    from mmengine.config import Config
+
+    from prunet_det.zoo.weights import load_all_weights
+
+    theirs, ours = pair
+    if theirs.config.name != "efficientdet_d0":
+        pytest.skip("once is enough")
+    torch.save(theirs.state_dict(), tmp_path / "in.pth")
+    args = ("effdet", theirs.config.name, tmp_path / "in.pth", tmp_path / "out.safetensors")
+    done = tool("convert_weights", *args, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert "80 classes" in done.stdout
+    cfg = Config.fromfile(tmp_path / "out.py")
+    assert cfg.test_dataloader.dataset.type == "CocoFolder"
+    assert cfg.test_pipeline[1].scale == (512, 512)
+    written = MODELS.build(cfg.model).eval()
+    load_all_weights(written, tmp_path / "out.safetensors")
+    images = torch.randn(1, 3, 256, 256)
+    (scores, deltas), (all_scores, same_deltas) = written(images), ours(images)
+    kept = [i - 1 for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+    for a, b in zip(scores, all_scores, strict=True):
+        assert close(a.unflatten(1, (9, 80)), b.unflatten(1, (9, 90))[:, :, kept])
+    for a, b in zip(deltas, same_deltas, strict=True):
+        assert close(a, b)

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 
 import prunet_det
 from tests.conftest import ROOT
 
 CONFIG = "configs/prunet_effdet.py"
-
-
-@pytest.fixture
-def refused(monkeypatch, capfd, tmp_path):
-    """Runs a tool in this process; returns its one-line error."""
-
-    def run(name, *args):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.delenv("PRUNET_DEBUG", raising=False)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
-        MMLogger._instance_dict.clear()  # a logger keeps the stream that an earlier test closed
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
-        assert stop.value.code == 2
-        captured = capfd.readouterr().err
-        assert "Traceback" not in captured
-        lines = [line for line in captured.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, captured
-        return lines[0]
-
-    return run
 
 
 @pytest.fixture
@@ -292,12 +268,12 @@ def test_make_data_without_workers(refused, tmp_path):
 
 def test_release_needs_safetensors(refused, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"")
-    args = (CONFIG, tmp_path / "w.safetensors", tmp_path / "out.pth")
+    args = ("release", CONFIG, tmp_path / "w.safetensors", tmp_path / "out.pth")
     assert "must end in .safetensors" in refused("convert_weights", *args)
 
 
 def test_release_needs_to_know_the_training(refused, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"")
-    args = (CONFIG, tmp_path / "w.safetensors", tmp_path / "out.safetensors")
+    args = ("release", CONFIG, tmp_path / "w.safetensors", tmp_path / "out.safetensors")
     assert "has no train.json" in refused("convert_weights", *args)
     assert not (tmp_path / "out.safetensors").exists()

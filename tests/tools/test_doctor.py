@@ -76,3 +76,20 @@ def test_failing_import(doctor, monkeypatch):
 def test_another_version_is_said(doctor, monkeypatch):
     states, problems = diagnose(doctor, monkeypatch, {"timm": "0.9.0"})
     assert states["timm"] == "ok, not the tried version" and problems == []
+
+
+def test_a_gpu_without_mmcvs_operators(doctor, monkeypatch):
+    import torch
+
+    check = doctor["check_mmcv_cuda"]
+    if not torch.cuda.is_available():
+        assert check() == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "cuda", _no_operator)
+    note = check()
+    assert "mmcv has no CUDA operators" in note and "prunet_rtmdet_coco.py" in note
+    assert "FORCE_CUDA=1" in note
+
+
+def _no_operator(self):
+    raise RuntimeError("nms_impl: implementation for device cuda:0 not found.")

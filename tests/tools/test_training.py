@@ -108,6 +108,27 @@ def torchrun(script, *args):
     return run([sys.executable, *launcher, script, *args])
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        ["model.backbone.frozen_stages=1", "model.backbone.with_cp=True"],
+        [
+            "model.backbone._delete_=True",
+            "model.backbone.type=TimmBackbone",
+            "model.backbone.name=efficientnet_b0",
+            "model.backbone.frozen_stages=2",
+        ],
+    ],
+    ids=["PruNet", "TimmBackbone"],
+)
+def test_frozen_backbones_train_in_two_processes(backbone, digits, tmp_path):
+    """Without find_unused_parameters: what is frozen never had a gradient to wait for."""
+    done = torchrun(*train_args(tmp_path, 3, "--launcher", "pytorch"), *backbone)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "Iter(train) [3/3]" in output and "find_unused_parameters = True" not in output
+
+
 def test_two_processes_on_the_cpu(few, tmp_path):
     done = torchrun(*train_args(tmp_path, 4, "--launcher", "pytorch"))
     output = done.stdout + done.stderr

@@ -77,27 +77,6 @@ def test_classifier_can_be_replaced(name):
     assert model(x).shape == (2, model.head_hidden_size)
 
 
-@pytest.mark.parametrize("name", ["prunet_demo", "gpunet_1"])
-def test_every_parameter_gets_a_gradient(name):
-    model = timm.create_model(name, num_classes=5).train()
-    model(torch.randn(2, 3, 96, 96)).square().sum().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None] == []
-
-
-def test_checkpointing_changes_nothing():
-    model = timm.create_model("prunet_demo", num_classes=5).train()
-    x = torch.randn(2, 3, 64, 64)
-    plain = model(x)
-    model.set_grad_checkpointing(True)
-    assert torch.allclose(model(x), plain)
-
-
-def test_scripting():
-    model = timm.create_model("prunet_demo", num_classes=5).eval()
-    x = torch.randn(2, 3, 64, 64)
-    assert torch.allclose(torch.jit.script(model)(x), model(x), atol=1e-5)
-
-
 def test_aliases_are_the_same_network():
     for alias, name in ALIASES.items():
         assert load_spec(alias) == load_spec(name)

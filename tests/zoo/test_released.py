@@ -106,3 +106,16 @@ def test_another_network_or_name_is_refused(tmp_path):
     )
     with pytest.raises(CheckpointError, match="network.odd"):
         prunet_det.create("prunet_p0", checkpoint=tmp_path / "odd.pth")
+
+
+def test_the_tool_converts_every_tensor(tmp_path, tool):
+    model = prunet_det.create("gpunet_0", num_classes=12)
+    torch.save({"state_dict_ema": released_state(model)}, tmp_path / "in.pth.tar")
+    out = tmp_path / "out.safetensors"
+    done = tool("convert_weights", "gpunet", "gpunet_0", tmp_path / "in.pth.tar", out)
+    assert done.returncode == 0, done.stderr
+    count = len(model.state_dict())
+    assert f"{count}/{count} tensors from" in done.stdout
+    loaded = prunet_det.create("gpunet_0", num_classes=12, checkpoint=out)
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key

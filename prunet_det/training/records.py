@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mmdet
-import mmengine
-import timm
 import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from prunet_det.datasets import data_hash
 from prunet_det.files import atomic_path
 from prunet_det.zoo.weights import load_all_weights
 
@@ -52,11 +48,12 @@ def git_commit() -> str:
 def environment() -> dict[str, Any]:
     """Commit, date, machine and versions."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    used = [sys.modules[m] for m in ("torch", "timm", "mmengine", "mmdet") if m in sys.modules]
     return {
         "commit": git_commit(),
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}",
-        "versions": {m.__name__: m.__version__ for m in (torch, timm, mmengine, mmdet)},
+        "versions": {m.__name__: m.__version__ for m in used},
     }
 
 
@@ -91,25 +88,17 @@ def evaluate(
     model = bare_model(runner)
     count = load_all_weights(model, checkpoint)
     print(f"{count}/{count} tensors from {checkpoint}")
-    dataset = cfg.test_dataloader.dataset
-    root, ann_file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
+    options = cfg.test_dataloader.dataset
+    place = options.get("name") or options.get("data_root")
     metrics = runner.test()
+    dataset = runner.test_dataloader.dataset
     return {
         "config": config,
-        "classes": list(runner.test_dataloader.dataset.metainfo["classes"]),
+        "classes": list(dataset.metainfo["classes"]),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "data": f"{dataset.get('name', root)}, {ann_file}",
-        "data_hash": _data_hash(Path(root), ann_file),
-        "metrics": {k.removeprefix("coco/"): v for k, v in metrics.items()},
+        "data": f"{place}, {options.get('ann_file') or options.get('split')}",
+        "data_hash": getattr(dataset, "data_hash", "unknown"),
+        "metrics": {k.rpartition("/")[2]: v for k, v in metrics.items()},
         "training": read_training(checkpoint),
         "evaluated": environment(),
     }
-
-
-def _data_hash(root: Path, ann_file: str) -> str:
-    """An embedded set's hash; for another folder that of its annotation file, where readable."""
-    try:
-        return data_hash(root)
-    except FileNotFoundError:
-        path = root / ann_file
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "unknown"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.runner import BaseLoop
 
-from prunet_det.detection import launch
 from prunet_det.errors import UserError
+from prunet_det.training import ClassCheckHook, launch
 from tests.conftest import ROOT
 
 
@@ -38,21 +40,35 @@ def test_effective_batch(cfg):
     assert launch.effective_batch(cfg, 4).endswith("scaled from batch 8 to 0.04")
 
 
-def test_classes_must_agree(cfg, tmp_path):
-    for name, classes in {"a": ("cat", "dog"), "b": ("dog", "cat")}.items():
-        coco = {"images": [{}], "annotations": []}
-        coco["categories"] = [{"id": 9 - i, "name": c} for i, c in enumerate(classes)]
-        (tmp_path / f"{name}.json").write_text(json.dumps(coco))
-    own = dict(type="CocoFolder", data_root=str(tmp_path), ann_file="a.json")
-    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        cfg[key].dataset = dict(own)
-    with pytest.raises(UserError, match=r"set model\.bbox_head\.num_classes=2"):
-        launch.check_classes(cfg)
-    cfg.model.bbox_head.num_classes = 2
-    launch.check_classes(cfg)
-    cfg.val_dataloader.dataset.ann_file = "b.json"
-    with pytest.raises(UserError, match="different classes, or in another order"):
-        launch.check_classes(cfg)
+class Loop(BaseLoop):
+    """A loop over data of these classes."""
+
+    def __init__(self, *classes):
+        self.dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo={"classes": classes}))
+
+    def run(self):
+        raise NotImplementedError
+
+
+def check(model, train=None, val=None, test=None):
+    runner = SimpleNamespace(_train_loop=train, _val_loop=val, _test_loop=test, model=model)
+    ClassCheckHook().before_run(runner)
+
+
+def test_classes_must_agree():
+    detector = torch.nn.Module()
+    detector.bbox_head = SimpleNamespace(num_classes=2)
+    check(detector, Loop("cat", "dog"), Loop("cat", "dog"))
+    check(detector, test=Loop("cat", "dog"))
+    check(torch.nn.Module(), Loop("a"), {"type": "ValLoop"})
+    with pytest.raises(UserError, match="train and val data have different classes, or in another"):
+        check(detector, Loop("cat", "dog"), Loop("dog", "cat"))
+    with pytest.raises(UserError, match=r"3 classes and the model 2; set model\.bbox_head\.num_cl"):
+        check(detector, Loop(*"abc"))
+    classifier = torch.nn.Module()
+    classifier.num_classes = 5
+    with pytest.raises(UserError, match=r"set model\.num_classes=3"):
+        check(classifier, test=Loop(*"abc"))
 
 
 def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A picture of a COCO-format folder with its boxes, to look at."""
+"""Boxes on pictures, and a sheet of them to look at."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from typing import Any
 import cv2
 import numpy as np
 
+from prunet_det.datasets.fonts import load_font
+
 
 def draw_box(image: np.ndarray, box: tuple[float, ...], text: str, colour: tuple[int, ...]) -> None:
     """Draws a box (x1, y1, x2, y2) with a caption on a BGR image, in place."""
     x1, y1, x2, y2 = (round(float(v)) for v in box)
-    scale = max(0.4, min(image.shape[:2]) / 900)
-    cv2.rectangle(image, (x1, y1), (x2, y2), colour, max(1, round(2 * scale)), cv2.LINE_AA)
-    (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    top = y1 - h - base if y1 - h - base >= 0 else min(y2, image.shape[0] - h - base)
-    left = max(0, min(x1, image.shape[1] - w))
-    cv2.rectangle(image, (left, top), (left + w, top + h + base), colour, -1)
-    cv2.putText(
-        image,
-        text,
-        (left, top + h + base // 2),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        scale,
-        (255, 255, 255),
-        1,
-        cv2.LINE_AA,
-    )
+    side = min(image.shape[:2])
+    cv2.rectangle(image, (x1, y1), (x2, y2), colour, max(1, round(side / 450)), cv2.LINE_AA)
+    label = _caption(text, max(11, round(side / 36)), colour)
+    h, w = label.shape[:2]
+    top = y1 - h if y1 >= h else min(y2, image.shape[0] - h)
+    left, top = max(0, min(x1, image.shape[1] - w)), max(0, top)
+    place = image[top : top + h, left : left + w]
+    place[:] = label[: place.shape[0], : place.shape[1]]
+
+
+def _caption(text: str, pixels: int, colour: tuple[int, ...]) -> np.ndarray:
+    """White text on a ground of one colour, (h, w, 3) uint8."""
+    from PIL import Image, ImageDraw
+
+    font = load_font("DejaVuSans-Bold", pixels)
+    ascent, descent = font.getmetrics()
+    picture = Image.new("RGB", (round(font.getlength(text)) + 4, ascent + descent), colour)
+    ImageDraw.Draw(picture).text((2, 0), text, (255, 255, 255), font)
+    return np.asarray(picture)
 
 
 def class_colour(index: int, count: int) -> tuple[int, int, int]:
@@ -40,7 +45,10 @@ def class_colour(index: int, count: int) -> tuple[int, int, int]:
 
 
 def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4) -> Path:
-    """Writes `root`/contact_sheet.png: the first images of a split with their boxes and classes."""
+    """Writes `root`/contact_sheet.png: the first images of a split with their boxes and classes.
+
+    Images over 384 px are shown smaller.
+    """
     coco = json.loads((root / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
     names = {c["id"]: c["name"] for c in coco["categories"]}
     order = {c["id"]: i for i, c in enumerate(coco["categories"])}
@@ -50,8 +58,11 @@ def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4)
     tiles = []
     for entry in coco["images"][: columns * rows]:
         image: Any = cv2.imread(str(root / split / entry["file_name"]))
+        scale = min(1.0, 384 / max(image.shape[:2]))
+        if scale < 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         for a in by_image[entry["id"]]:
-            x, y, w, h = a["bbox"]
+            x, y, w, h = (scale * v for v in a["bbox"])
             colour = class_colour(order[a["category_id"]], len(names))
             draw_box(image, (x, y, x + w - 1, y + h - 1), names[a["category_id"]], colour)
         tiles.append(image)

@@ -1,4 +1,4 @@
-"""timm's Muon for mmengine's configs, as `TimmMuon`.
+"""timm's optimizers that torch lacks, for mmengine's configs: `TimmMuon` and `TimmLamb`.
 
 Muon orthogonalises the update of every weight matrix (a convolution is flattened to one) and leaves
 norms and biases to AdamW, whose learning rate is of the same size (`match_rms_adamw`). Detectors
@@ -8,6 +8,7 @@ that start from random weights learn from it in far fewer iterations.
 from __future__ import annotations
 
 from mmengine.registry import OPTIMIZERS
-from timm.optim import Muon
+from timm.optim import Lamb, Muon
 
-OPTIMIZERS.register_module(module=Muon, name="TimmMuon")
+for _optimizer in (Lamb, Muon):
+    OPTIMIZERS.register_module(module=_optimizer, name=f"Timm{_optimizer.__name__}")

@@ -1,4 +1,4 @@
-"""From a config file and the usual flags to a Runner: what tools/train.py and test.py share."""
+"""From a config file and the usual flags to a Runner, for detectors and classifiers alike."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from prunet_det.datasets import get_set
-from prunet_det.detection.data import read_classes
 from prunet_det.errors import UserError
 
 
@@ -70,7 +68,7 @@ def set_data_root(cfg: Config, root: str) -> None:
             continue
         loader.dataset.data_root = root
         evaluator = cfg.get(f"{key}_evaluator")
-        if evaluator is not None:
+        if evaluator is not None and "ann_file" in evaluator:
             evaluator.ann_file = str(Path(root) / loader.dataset.ann_file)
 
 
@@ -100,6 +98,21 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
             schedulers.append(scheduler)
     cfg.param_scheduler = schedulers
     cfg.train_cfg.max_iters = max_iters
+
+
+def set_teacher(cfg: Config, name: str | None, checkpoint: str | None) -> None:
+    """Distils a classifier from a teacher: a name of timm's, and its weights where given.
+
+    Raises:
+        UserError: The config is no classifier's, or one of the two does not fit.
+    """
+    if cfg.model.type != "Classifier":
+        raise UserError("--teacher is for classification configs; a detector has no teacher.")
+    if name is None:
+        raise UserError("--teacher-checkpoint needs --teacher NAME.")
+    if checkpoint is not None:
+        require_file(checkpoint, "teacher's checkpoint")
+    cfg.model.teacher = {**(cfg.model.get("teacher") or {}), "name": name, "checkpoint": checkpoint}
 
 
 def require_file(path: str | os.PathLike[str], what: str) -> None:
@@ -132,9 +145,9 @@ def build_runner(cfg: Config) -> Runner:
             torch.distributed.init_process_group("gloo")
         cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
     cfg.setdefault("custom_hooks", [])
-    if not any(hook["type"] == "RecordHook" for hook in cfg.custom_hooks):
-        cfg.custom_hooks.append(dict(type="RecordHook"))
-    check_classes(cfg)
+    for name in ("ClassCheckHook", "RecordHook"):
+        if not any(hook["type"] == name for hook in cfg.custom_hooks):
+            cfg.custom_hooks.append(dict(type=name))
     return Runner.from_cfg(cfg)
 
 
@@ -142,37 +155,6 @@ def build_evaluation_runner(cfg: Config) -> Runner:
     """As `build_runner`, for weights that the caller loads: the config's own are left out."""
     cfg.load_from, cfg.resume = None, False
     return build_runner(cfg)
-
-
-def check_classes(cfg: Config) -> None:
-    """Refuses data sets whose classes differ from one another's, or in number from the head's.
-
-    Raises:
-        UserError: The sentence says which.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        dataset = (cfg.get(key) or {}).get("dataset") or {}
-        if dataset.get("type") == "EmbeddedDataset":
-            found[key] = get_set(dataset["name"]).classes
-        elif dataset.get("type") == "CocoFolder" and "metainfo" not in dataset:
-            ann_file = Path(dataset["data_root"]) / dataset["ann_file"]
-            if ann_file.is_file():  # where it is missing, the data set says so
-                found[key] = read_classes(ann_file)
-    heads = cfg.model.get("bbox_head", {})
-    outputs = heads.get("num_classes") if isinstance(heads, dict) else None
-    for key, classes in found.items():
-        first = next(iter(found))
-        if classes != found[first]:
-            raise UserError(
-                f"{first} and {key} have different classes, or in another order: "
-                f"{', '.join(found[first])} and {', '.join(classes)}."
-            )
-        if outputs is not None and outputs != len(classes):
-            raise UserError(
-                f"the data has {len(classes)} classes and the head {outputs}; set "
-                f"model.bbox_head.num_classes={len(classes)}."
-            )
 
 
 def effective_batch(cfg: Config, world_size: int) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from prunet_det.detection.launch import build_evaluation_runner
-from prunet_det.detection.records import evaluate, read_training, write_json
 from prunet_det.errors import UserError
 from prunet_det.files import atomic_path
+from prunet_det.training.launch import build_evaluation_runner
+from prunet_det.training.records import evaluate, read_training, write_json
 from prunet_det.zoo.weights import read_state_dict, save_safetensors
 
 

@@ -1,4 +1,4 @@
-"""What a training leaves beside its checkpoints, and what a resumed one is held to."""
+"""What a run is held to, and what a training leaves beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
-from prunet_det.detection.records import (
+from prunet_det.errors import UserError
+from prunet_det.training.records import (
     TRAINING_FILE,
     bare_model,
     environment,
@@ -22,6 +23,45 @@ from prunet_det.detection.records import (
 from prunet_det.zoo.weights import CheckpointError, check_fit, save_safetensors
 
 WEIGHTS_FILE = "weights.safetensors"
+
+
+@HOOKS.register_module()
+class ClassCheckHook(Hook):
+    """Refuses data sets whose classes differ from one another's, or in number from the model's."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Called when the loops, and so the data sets, are built.
+
+        Raises:
+            UserError: The sentence says which.
+        """
+        loops = {"train": runner._train_loop, "val": runner._val_loop, "test": runner._test_loop}
+        found: dict[str, tuple[str, ...]] = {}
+        for split, loop in loops.items():
+            if isinstance(loop, BaseLoop):
+                metainfo = getattr(loop.dataloader.dataset, "metainfo", None) or {}
+                if metainfo.get("classes"):
+                    found[split] = tuple(metainfo["classes"])
+        model = bare_model(runner)
+        head = getattr(model, "bbox_head", None)
+        outputs = getattr(head or model, "num_classes", None)
+        option = "model.bbox_head.num_classes" if head is not None else "model.num_classes"
+        for split, classes in found.items():
+            first = next(iter(found))
+            if classes != found[first]:
+                raise UserError(
+                    f"the {first} and {split} data have different classes, or in another order: "
+                    f"{_few(found[first])} and {_few(classes)}."
+                )
+            if outputs is not None and outputs != len(classes):
+                raise UserError(
+                    f"the data has {len(classes)} classes and the model {outputs}; set "
+                    f"{option}={len(classes)}."
+                )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
 
 
 @HOOKS.register_module()

@@ -1,0 +1,19 @@
+"""PruNet as a classifier of the embedded digits' crops: minutes on two CPU cores.
+
+python tools/train.py configs/classification/prunet_digits.py
+"""
+
+_base_ = ["../_base_/classification.py", "../_base_/crops.py"]
+
+model = dict(
+    type="Classifier",
+    arch="prunet_demo",
+    num_classes=10,
+    label_smoothing=0.0,
+    mixup=dict(mixup_alpha=0.2),
+    channels_last=True,
+)
+data = dict(name="digits", data_root="data/digits/")
+train_dataloader = dict(dataset=data)
+val_dataloader = dict(dataset=data)
+test_dataloader = dict(dataset=data)

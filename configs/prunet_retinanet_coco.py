@@ -1,0 +1,57 @@
+"""PruNet in MMDetection's own RetinaNet on COCO 2017: the backbone is not tied to one detector.
+
+The recipe is prunet_effdet_coco.py's with RetinaNet's usual learning rate, 0.01 for a batch of 16.
+The neck takes P0's stride-64 map as P6. On a GPU MMDetection's head needs mmcv's CUDA operators
+(`python tools/doctor.py` says whether they are there); prunet_effdet_coco.py does not.
+"""
+
+_base_ = ["prunet_effdet_coco.py"]
+
+model = dict(
+    neck=dict(
+        _delete_=True,
+        type="FPN",
+        out_channels=256,
+        num_outs=5,
+        add_extra_convs="on_output",
+        relu_before_extra_convs=True,
+    ),
+    bbox_head=dict(
+        _delete_=True,
+        type="RetinaHead",
+        num_classes=80,
+        stacked_convs=4,
+        feat_channels=256,
+        anchor_generator=dict(
+            type="AnchorGenerator",
+            octave_base_scale=4,
+            scales_per_octave=3,
+            ratios=[0.5, 1.0, 2.0],
+            strides=[8, 16, 32, 64, 128],
+        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
+        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type="L1Loss", loss_weight=1.0),
+    ),
+    train_cfg=dict(
+        assigner=dict(
+            type="MaxIoUAssigner",
+            pos_iou_thr=0.5,
+            neg_iou_thr=0.4,
+            min_pos_iou=0,
+            ignore_iof_thr=-1,
+        ),
+        sampler=dict(type="PseudoSampler"),
+        allowed_border=-1,
+        pos_weight=-1,
+        debug=False,
+    ),
+    test_cfg=dict(
+        nms_pre=1000,
+        min_bbox_size=0,
+        score_thr=0.05,
+        nms=dict(type="nms", iou_threshold=0.5),
+        max_per_img=100,
+    ),
+)
+optim_wrapper = dict(optimizer=dict(lr=0.08))

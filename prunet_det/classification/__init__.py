@@ -1,0 +1,18 @@
+"""Networks as classifiers on mmengine's Runner: importing this registers model, data and metric.
+
+Use it from a config with `custom_imports = dict(imports=["prunet_det.classification"])`.
+"""
+
+from prunet_det.classification.data import EmbeddedCrops, ImageFolder
+from prunet_det.classification.metric import TopKAccuracy
+from prunet_det.classification.model import Classifier
+from prunet_det.training import ClassCheckHook, RecordHook
+
+__all__ = [
+    "ClassCheckHook",
+    "Classifier",
+    "EmbeddedCrops",
+    "ImageFolder",
+    "RecordHook",
+    "TopKAccuracy",
+]

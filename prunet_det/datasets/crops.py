@@ -1,0 +1,169 @@
+"""The objects of an embedded set as classification crops: uint8 arrays beside its images."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from prunet_det.datasets.build import MANIFEST, data_hash, ensure, get_set, lock, sha256
+from prunet_det.datasets.parallel import ordered_map
+
+
+@dataclass(frozen=True)
+class CropParameters:
+    """What defines the crops, beside the set that they are cut from.
+
+    Attributes:
+        size: Side of a crop in pixels.
+        margin: Background on each side of the object, as a share of its longer side.
+        min_side: Objects with a shorter longer side are left out.
+        max_overlap: Objects are left out of whose box another object's box covers a larger share:
+            which of the two is meant would be a guess.
+        min_visible: Objects of which less is visible are left out.
+    """
+
+    version: int = 1
+    size: int = 64
+    margin: float = 0.15
+    min_side: int = 12
+    max_overlap: float = 0.25
+    min_visible: float = 0.9
+
+
+def ensure_crops(name: str, root: str | os.PathLike[str], workers: int | None = None) -> Path:
+    """Makes the crops of a set where they are missing or damaged, and the set where it is.
+
+    Args:
+        name: Of the embedded set.
+        root: The folder of the set; the crops go to its folder `crops`.
+        workers: Processes; by default one a core.
+
+    Returns:
+        The folder with `{train,val}_images.npy`, (N, size, size, 3) uint8 RGB, and
+        `{train,val}_labels.npy`, (N,) int64, in the order of the annotations.
+
+    Raises:
+        ValueError, OSError: See `ensure`.
+    """
+    root = ensure(name, root, workers)
+    folder, parameters = root / "crops", CropParameters()
+    wanted = {"parameters": asdict(parameters), "data_hash": data_hash(root)}
+    with lock(root):
+        if not _is_whole(folder, wanted):
+            _make(name, root, folder, parameters, wanted, workers)
+    return folder
+
+
+def _is_whole(folder: Path, wanted: dict[str, Any]) -> bool:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest.pop("files")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return manifest == wanted and all(sha256(folder / f) == digest for f, digest in files.items())
+
+
+def _make(
+    name: str,
+    root: Path,
+    folder: Path,
+    parameters: CropParameters,
+    wanted: dict[str, Any],
+    workers: int | None,
+) -> None:
+    """Cuts everything into a folder beside `folder` and renames that into place."""
+    partial = root.parent / f".{root.name}.crops.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for split, _ in get_set(name).counts:
+        jobs, labels = _jobs(root, split, parameters)
+        images = np.lib.format.open_memmap(
+            partial / f"{split}_images.npy",
+            mode="w+",
+            dtype=np.uint8,
+            shape=(len(labels), parameters.size, parameters.size, 3),
+        )
+        done = 0
+        for crops in ordered_map(_cut_all, jobs, workers, f"cutting {name} {split}"):
+            images[done : done + len(crops)] = crops
+            done += len(crops)
+        images.flush()
+        np.save(partial / f"{split}_labels.npy", np.array(labels, np.int64))
+    files = {path.name: sha256(path) for path in sorted(partial.glob("*.npy"))}
+    (partial / MANIFEST).write_text(json.dumps({**wanted, "files": files}), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _jobs(
+    root: Path, split: str, parameters: CropParameters
+) -> tuple[list[tuple[Path, list[list[int]], CropParameters]], list[int]]:
+    """(image, its boxes) of every image with objects, and the labels in the same order."""
+    coco = json.loads((root / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
+    by_image = defaultdict(list)
+    for a in coco["annotations"]:
+        by_image[a["image_id"]].append(a)
+    jobs, labels = [], []
+    for entry in coco["images"]:
+        every = by_image[entry["id"]]
+        found = [
+            a
+            for a in every
+            if max(a["bbox"][2:]) >= parameters.min_side
+            and a["visible"] >= parameters.min_visible
+            and all(
+                _covered(a["bbox"], b["bbox"]) <= parameters.max_overlap
+                for b in every
+                if b is not a
+            )
+        ]
+        if found:
+            path = root / split / entry["file_name"]
+            jobs.append((path, [a["bbox"] for a in found], parameters))
+            labels += [a["category_id"] - 1 for a in found]
+    return jobs, labels
+
+
+def _covered(box: list[int], other: list[int]) -> float:
+    """Share of `box` that lies in `other`, both x, y, width, height."""
+    (x, y, w, h), (ox, oy, ow, oh) = box, other
+    width = min(x + w, ox + ow) - max(x, ox)
+    height = min(y + h, oy + oh) - max(y, oy)
+    return max(width, 0) * max(height, 0) / (w * h)
+
+
+def _cut_all(job: tuple[Path, list[list[int]], CropParameters]) -> np.ndarray:
+    path, boxes, parameters = job
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} cannot be read.")
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.stack([cut(image, box, parameters) for box in boxes])
+
+
+def cut(image: np.ndarray, box: list[int], parameters: CropParameters) -> np.ndarray:
+    """The square round an object, (size, size, 3) uint8; beyond the image its edge is repeated.
+
+    Args:
+        image: (H, W, 3) uint8.
+        box: x, y, width, height.
+        parameters: Size and margin.
+    """
+    x, y, w, h = box
+    side = round(max(w, h) * (1 + 2 * parameters.margin))
+    left, top = round(x + w / 2 - side / 2), round(y + h / 2 - side / 2)
+    right, bottom = left + side, top + side
+    height, width = image.shape[:2]
+    part = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    beyond = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+    square = cv2.copyMakeBorder(part, *beyond, cv2.BORDER_REPLICATE)
+    mode = cv2.INTER_AREA if side > parameters.size else cv2.INTER_LINEAR
+    return cv2.resize(square, (parameters.size, parameters.size), interpolation=mode)

@@ -1,0 +1,14 @@
+"""Training and evaluating anything on mmengine's Runner: importing this registers the hooks."""
+
+try:
+    import mmengine  # noqa: F401
+except ImportError as e:
+    raise ImportError(
+        f"training needs mmengine, which does not import ({e}). Install it with `make .venv` or "
+        "`pip install prunet_det[det]`; `python tools/doctor.py` names what is wrong."
+    ) from e
+
+from prunet_det.training import optimizer  # noqa: F401
+from prunet_det.training.hooks import ClassCheckHook, RecordHook
+
+__all__ = ["ClassCheckHook", "RecordHook"]

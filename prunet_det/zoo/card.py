@@ -1,0 +1,126 @@
+"""A network's page: what it is, what it costs, where it comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.zoo.models import create
+
+SIZES = (224, 512)
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def count(spec: ArchSpec, size: int, backbone: bool = False) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates for one image of size x size.
+
+    Args:
+        spec: The network.
+        size: Of the image, in pixels.
+        backbone: Count what a detector uses: no tail, every convolution padded. Otherwise the
+            whole classifier of 1,000 classes, padded as published.
+    """
+    kwargs: dict[str, Any] = dict(features_only=True, padding="same") if backbone else {}
+    with torch.device("meta"):
+        model: nn.Module = create(spec, **kwargs).eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, size, size, device="meta"))
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+
+
+def model_card(spec: ArchSpec, drawing: str) -> str:
+    """The page in Markdown.
+
+    Args:
+        spec: The network.
+        drawing: The picture's file name, beside the page.
+    """
+    features = list(spec.feature_stages())
+    details = dict(spec.provenance.details)
+    top1 = details.pop("published_imagenet_top1", None)
+    origin = "".join(f"* {key.replace('_', ' ')}: {value}\n" for key, value in details.items())
+    published = (
+        f"\nPublished, not measured here: ImageNet top-1 **{top1} %** at {spec.input_size} px "
+        f"(crop fraction {spec.crop_pct:g}). No weights are shipped or can be downloaded.\n"
+        if top1 is not None
+        else ""
+    )
+    return f"""# {spec.name}
+
+<!-- Written by `python tools/report.py`; do not edit. -->
+
+![Blocks of {spec.name}]({drawing})
+
+*Filled: output channels of a block. Outlined: its inner width. Above it: its kernel size, with an
+arrow where the stride is 2. Below each stage: stride and channels.*
+
+{_costs(spec)}
+Counted by torch's FlopCounterMode; one MAC is a multiplication and an addition. The classifier has
+1,000 classes and is padded as published; the backbone is what a detector uses, without the tail and
+with `padding="same"`.
+
+## Features
+
+{
+        markdown_table(
+            ["index", "stride", "channels", "module"],
+            [[str(k), str(s), str(c), f"`stages.{i}`"] for k, (i, c, s) in enumerate(features)],
+        )
+    }
+## Blocks
+
+{_blocks(spec)}
+Batch norm's epsilon is {spec.bn_eps:g}; the last convolution has {spec.tail.width} channels{
+        f", and another one of {spec.tail.hidden} follows the pooling" if spec.tail.hidden else ""
+    }.
+
+## Provenance
+
+{spec.provenance.kind}
+
+{origin}{published}
+## Use
+
+```python
+import timm, prunet_det
+
+model = timm.create_model("{spec.name}", num_classes=10)
+```
+
+In a detector: `backbone=dict(type="PruNet", arch="{spec.name}")`.
+"""
+
+
+def _costs(spec: ArchSpec) -> str:
+    sizes = sorted({*SIZES, spec.input_size})
+    rows = []
+    for name, backbone in (("classifier", False), ("backbone", True)):
+        counted = [count(spec, size, backbone) for size in sizes]
+        macs = [f"{m / 1e9:.3f}" for _, m in counted]
+        rows.append([name, f"{counted[0][0] / 1e6:.2f}", *macs])
+    return markdown_table(["", "parameters (M)", *(f"GMACs at {s} px" for s in sizes)], rows)
+
+
+def _blocks(spec: ArchSpec) -> str:
+    """Runs of equal blocks of a stage are one row."""
+    rows: list[list[str]] = []
+    for i, stage in enumerate(spec.stages):
+        for b in stage.blocks:
+            cells = [str(i), b.kind, str(b.kernel), str(b.stride), str(b.in_chs), str(b.out_chs)]
+            cells += [str(b.hidden or "-"), str(b.se or "-"), b.act]
+            cells += ["unpadded" if b.stride == 2 and b.padding == "valid" else "same"]
+            if rows and rows[-1][1:] == cells:
+                rows[-1][0] = str(int(rows[-1][0]) + 1)
+            else:
+                rows.append(["1", *cells])
+    header = ["blocks", "stage", "kind", "kernel", "stride", "in", "out", "inner", "SE", "act"]
+    return markdown_table([*header, "padding as published"], rows)

@@ -1,0 +1,120 @@
+"""The classifier: losses against timm's and torch's, mixup, the teacher, the metric."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from mmengine.registry import MODELS
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
+from torch.nn import functional as F
+
+import prunet_det
+from prunet_det.classification import Classifier, TopKAccuracy
+from prunet_det.zoo.weights import save_safetensors
+
+X = torch.randn(4, 3, 32, 32)
+Y = torch.tensor([0, 2, 1, 2])
+
+
+def classifier(**kwargs):
+    return Classifier("prunet_demo", num_classes=3, **kwargs)
+
+
+def test_modes():
+    model = MODELS.build(dict(type="Classifier", arch="prunet_demo", num_classes=3)).eval()
+    logits = model(X)
+    assert logits.shape == (4, 3)
+    assert torch.equal(logits, model.net(X))
+    predicted = model(X, Y, mode="predict")
+    assert [int(p["label"]) for p in predicted] == Y.tolist()
+    assert torch.allclose(torch.stack([p["scores"] for p in predicted]), logits.softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "theirs"),
+    [
+        (dict(label_smoothing=0.0), F.cross_entropy),
+        (dict(label_smoothing=0.2), LabelSmoothingCrossEntropy(0.2)),
+        (dict(loss="binary_cross_entropy", label_smoothing=0.1), BinaryCrossEntropy(0.1)),
+    ],
+)
+def test_losses(kwargs, theirs):
+    model = classifier(**kwargs).eval()
+    assert torch.allclose(model(X, Y, mode="loss")["loss"], theirs(model.net(X), Y))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_mixup_mixes(loss):
+    model = classifier(loss=loss, mixup=dict(mixup_alpha=0.5, cutmix_alpha=1.0)).eval()
+    before = X.clone()
+    losses = {float(model(X, Y, mode="loss")["loss"]) for _ in range(4)}
+    assert len(losses) > 1, "another mixture every time"
+    assert torch.equal(X, before), "the batch itself is left alone"
+
+
+def test_any_timm_network():
+    model = Classifier("resnet10t", num_classes=3, arch_args=dict(drop_rate=0.1))
+    assert model(X).shape == (4, 3)
+
+
+def teacher_file(tmp_path):
+    net = prunet_det.create("prunet_demo", num_classes=3)
+    save_safetensors(net.state_dict(), tmp_path / "teacher.safetensors")
+    return net.eval(), tmp_path / "teacher.safetensors"
+
+
+def test_teacher(tmp_path, capsys):
+    net, path = teacher_file(tmp_path)
+    cfg = dict(name="prunet_demo", checkpoint=path, weight=0.25, temperature=2.0)
+    model = classifier(label_smoothing=0.0, teacher=cfg).eval()
+    assert "teacher: " in capsys.readouterr().out
+    losses = model(X, Y, mode="loss")
+    logits, taught = model.net(X), net(X)
+    expected = F.kl_div(
+        F.log_softmax(logits / 2, 1), F.softmax(taught / 2, 1), reduction="batchmean"
+    )
+    assert torch.allclose(losses["loss_teacher"], 0.25 * 4 * expected, atol=1e-6)
+    assert torch.allclose(losses["loss_label"], 0.75 * F.cross_entropy(logits, Y))
+    sum(losses.values()).backward()
+    assert all(p.grad is None for p in model._teacher._net.parameters())
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn(tmp_path):
+    _, path = teacher_file(tmp_path)
+    model = classifier(teacher=dict(name="prunet_demo", checkpoint=path), checkpoint=path).eval()
+    assert float(model(X, Y, mode="loss")["loss_teacher"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_teacher_is_in_no_checkpoint_and_no_copy(tmp_path):
+    _, path = teacher_file(tmp_path)
+    model = classifier(teacher=dict(name="prunet_demo", checkpoint=path))
+    assert model.state_dict().keys() == classifier().state_dict().keys()
+    assert copy.deepcopy(model)._teacher is model._teacher
+    model.train()
+    assert not model._teacher._net.training
+
+
+def test_other_weights_to_start_from(tmp_path):
+    net, path = teacher_file(tmp_path)
+    model = Classifier("prunet_demo", num_classes=9, checkpoint=path)
+    assert torch.equal(model.net.stem[0].conv.weight, net.stem[0].conv.weight)
+
+
+def test_accuracy_against_timm():
+    scores, labels = torch.randn(200, 12).softmax(1), torch.randint(12, (200,))
+    metric = TopKAccuracy()
+    metric.process(None, [dict(scores=s, label=k) for s, k in zip(scores, labels, strict=True)])
+    found = metric.evaluate(200)
+    top1, top5 = timm.utils.accuracy(scores, labels, topk=(1, 5))
+    assert found["accuracy/top1"] == pytest.approx(float(top1) / 100)
+    assert found["accuracy/top5"] == pytest.approx(float(top5) / 100)
+
+
+def test_accuracy_of_what_says_nothing():
+    metric = TopKAccuracy()
+    same = torch.full((3,), 1 / 3)
+    metric.process(None, [dict(scores=same, label=0), dict(scores=same * torch.nan, label=1)])
+    assert metric.evaluate(2) == {"accuracy/top1": 0.0}
