@@ -11,7 +11,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from timm.models import group_parameters
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.detection.norms import activated_norms, convert_norms
@@ -92,7 +92,7 @@ class FeatureBackbone(BaseModule):
         """
         super().train(mode)
         for name in self._activated_norms:
-            if not hasattr(self.net.get_submodule(name), "act"):
+            if type(self.net.get_submodule(name)) is SyncBatchNorm:
                 raise RuntimeError(
                     f"the conversion to SyncBN dropped the activation in {name} of the backbone; "
                     "leave sync_bn out of the config and give the backbone "

@@ -136,10 +136,14 @@ def convert_checkpoint(
         known = ", ".join(n for n in efficientdet_model_param_dict if "efficientdet_d" in n)
         raise ValueError(f"effdet has no model {name!r}; those that convert are among {known}.")
     theirs = get_efficientdet_config(name)
+    detector_config(theirs)  # says what does not convert, before anything else
     anchors = theirs.num_scales * len(theirs.aspect_ratios)
     key = "class_net.predict.conv_pw"
-    if f"{key}.bias" not in state:
-        raise CheckpointError(f"the checkpoint has no {key}.bias; it is no effdet detector's.")
+    for part in ("weight", "bias"):
+        if f"{key}.{part}" not in state:
+            raise CheckpointError(
+                f"the checkpoint has no {key}.{part}; it is no effdet detector's."
+            )
     theirs.num_classes = len(state[f"{key}.bias"]) // anchors
     state = dict(state)
     if coco80 and theirs.num_classes == 90:

@@ -114,6 +114,7 @@ def test_what_does_not_convert_is_said():
 @torch.no_grad()
 def test_the_tool_writes_weights_and_a_config(pair, tmp_path, tool):
     from mmengine.config import Config
+    from mmengine.registry import init_default_scope
 
     from prunet_det.zoo.weights import load_all_weights
 
@@ -128,6 +129,7 @@ def test_the_tool_writes_weights_and_a_config(pair, tmp_path, tool):
     cfg = Config.fromfile(tmp_path / "out.py")
     assert cfg.test_dataloader.dataset.type == "CocoFolder"
     assert cfg.test_pipeline[1].scale == (512, 512)
+    init_default_scope(cfg.default_scope)
     written = MODELS.build(cfg.model).eval()
     load_all_weights(written, tmp_path / "out.safetensors")
     images = torch.randn(1, 3, 256, 256)
