@@ -53,5 +53,6 @@ model = dict(
 )
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=0.004, weight_decay=0.05),
+    paramwise_cfg=dict(bypass_duplicate=True),  # the levels share convolutions
 )
 auto_scale_lr = dict(base_batch_size=256)

@@ -51,12 +51,15 @@ def load_detector(
         device: A torch device.
 
     Raises:
-        ValueError: The number of classes is not the head's, or there is no such device.
+        ValueError: The config is no detector's, the number of classes is not the head's, or there
+            is no such device.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"there is no device {device}; use cpu.")
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(cfg.get("default_scope", "mmdet"))
+    if cfg.model.type == "Classifier":
+        raise ValueError("the config is a classifier's; detection needs a detector's.")
     model = MODELS.build(cfg.model)
     outputs = getattr(model.bbox_head, "num_classes", len(classes))
     if outputs != len(classes):

@@ -180,3 +180,10 @@ def test_checkpoint_of_a_detector_is_no_classifier(refused, tmp_path, digits):
     shipped = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
     error = refused("test", DIGITS, shipped, "--work-dir", tmp_path / "work")
     assert "does not fit the model" in error
+
+
+def test_a_classifier_does_not_detect(refused, digits, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    flags = ("--config", DIGITS, "--checkpoint", tmp_path / "w.safetensors", "--classes", "a", "b")
+    error = refused("detect", digits / "val" / "000000.jpg", *flags)
+    assert "the config is a classifier's" in error

@@ -36,8 +36,9 @@ def trained(tmp_path_factory, digits):
     from tests.conftest import ROOT
 
     work = tmp_path_factory.mktemp("digits_classifier")
-    args = ["tools/train.py", DIGITS, "--work-dir", str(work), "--max-iters", "60"]
-    options = ["--cfg-options", "default_hooks.checkpoint.interval=60"]
+    args = ["tools/train.py", DIGITS, "--work-dir", str(work), "--max-iters", "120"]
+    # A faster moving average than the recipe's, which is for a longer training.
+    options = ["--cfg-options", "custom_hooks.0.momentum=0.05"]
     done = subprocess.run(
         [sys.executable, *args, *options], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -51,9 +52,9 @@ def test_it_learns_and_is_evaluated(trained, tmp_path, tool):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accuracy/top1" in done.stdout + done.stderr
     record = json.loads(out.read_text())
-    assert record["metrics"]["top1"] > 0.12 and record["metrics"]["top5"] > 0.55
+    assert record["metrics"]["top1"] > 0.2 and record["metrics"]["top5"] > 0.6
     assert record["classes"] == list("0123456789") and record["data"] == "digits, val"
-    assert record["training"]["iterations"] == 60 and len(record["data_hash"]) == 16
+    assert record["training"]["iterations"] == 120 and len(record["data_hash"]) == 16
 
 
 def test_its_weights_start_a_detector(trained, tool, tmp_path, capsys, digits):
