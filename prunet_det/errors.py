@@ -30,6 +30,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
         sentence = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
         if not isinstance(e, (UserError, ValueError, KeyError, OSError, ImportError)):
             sentence = f"{type(e).__name__}: {sentence}"
+        if "Original Traceback" in sentence:  # of a data loader's worker process
+            sentence = sentence.strip().splitlines()[-1].partition(": ")[2] or sentence
         sentence = " ".join(sentence.split())
         print(f"error: {sentence} (set {DEBUG_VARIABLE}=1 for the traceback)", file=sys.stderr)
         code = 2

@@ -45,8 +45,7 @@ def effdet(args: argparse.Namespace) -> None:
     state = read_state_dict(args.checkpoint)
     model, converted, size = convert_checkpoint(args.name, state, coco80=not args.all_classes)
     cfg = Config.fromfile(COCO_CONFIG)
-    preprocessor = cfg.model.data_preprocessor
-    cfg.model = {**model, "data_preprocessor": preprocessor, "channels_last": True}
+    cfg.model = {**model, "channels_last": True}
     for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
         for step in pipeline:
             if step.type in ("Resize", "RandomResize"):

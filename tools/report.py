@@ -10,13 +10,25 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from prunet_det.errors import UserError, run_tool
+from prunet_det.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NETWORKS = ROOT / "docs" / "networks"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def read_records(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """Records that may stand in one table: all measured on the same data."""
+    records = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    hashes = {record["data_hash"] for _, record in records}
+    if len(hashes) > 1:
+        where = ", ".join(f"{path.name}: {record['data_hash']}" for path, record in records)
+        raise UserError(f"the records are of different data, evaluate them anew ({where}).")
+    return records
 
 
 def zoo() -> str:
@@ -51,8 +63,7 @@ def digits() -> str:
     results = ROOT / "docs" / "results" / "digits"
     files = [*sorted((ROOT / "checkpoints").glob("*.json")), *sorted(results.glob("*.json"))]
     rows = []
-    for path in files:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for path, record in read_records(files):
         m, training = record["metrics"], record["training"]
         rows.append(
             [
@@ -75,8 +86,8 @@ def classifiers() -> str:
     from prunet_det.zoo.card import markdown_table
 
     rows = []
-    for path in sorted((ROOT / "docs" / "results" / "digits_crops").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    files = sorted((ROOT / "docs" / "results" / "digits_crops").glob("*.json"))
+    for path, record in read_records(files):
         m, training = record["metrics"], record["training"]
         rows.append(
             [
@@ -136,8 +147,8 @@ def main() -> int:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(path.name)
             if not args.check:
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                with atomic_path(path) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
     if not args.check:
         for path in left:
             path.unlink()

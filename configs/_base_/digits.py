@@ -1,8 +1,6 @@
 """The embedded set `digits`: 10 handwritten digits over photographs, 256 px, made on first use."""
 
 data_root = "data/digits/"
-backend_args = None
-num_classes = 10
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),

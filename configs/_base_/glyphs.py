@@ -3,7 +3,6 @@
 _base_ = ["digits.py"]
 
 data_root = "data/glyphs/"
-num_classes = 90
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -5,9 +5,10 @@
 
 DIR holds `train` and `val`, each with one folder a class. 300 epochs of 256 images on 8 GPUs: LAMB
 with 5e-3, weight decay 0.02, 5 epochs of warm-up and cosine decay; RandAugment, mixup 0.1, cutmix
-1.0, binary cross-entropy, stochastic depth 0.05, EMA (timm's recipe A2 without repeated
-augmentation). `--teacher` distils as well: the published P0 and P1 were trained that way. It has
-been run for a few iterations only, on a small folder: a recipe, not a result.
+1.0, binary cross-entropy, stochastic depth 0.05 (after timm's recipe A2, without its repeated
+augmentation and with an EMA of 0.9998). `--teacher` distils as well: the published P0 and P1 were
+trained that way. It has been run for a few iterations only, on a small folder: a recipe, not a
+result.
 """
 
 _base_ = ["../_base_/classification.py"]
@@ -18,7 +19,7 @@ model = dict(
     num_classes=1000,
     arch_args=dict(drop_path_rate=0.05),
     loss="binary_cross_entropy",
-    label_smoothing=0.1,
+    label_smoothing=0.0,
     mixup=dict(mixup_alpha=0.1, cutmix_alpha=1.0),
     channels_last=True,
 )

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from timm.layers import SelectAdaptivePool2d
-from timm.models import checkpoint_seq
 from torch import nn
 
 from prunet_det.arch.blocks import ACTIVATION_MODULES, conv_bn_act, make_block
+from prunet_det.arch.checkpointing import checkpoint_stage
 from prunet_det.arch.spec import ArchSpec
 
 PADDING_MODES = ("published", "same")
@@ -144,14 +144,16 @@ class ArchNet(nn.Module):
             )
         return [i % count for i in indices]
 
+    def _run_stage(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_stage(stage, x)
+        return stage(x)
+
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_chans, H, W) to the (N, num_features, h, w) map before the pooling."""
         x = self.stem(x)
         for stage in self.stages:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq(stage, x)
-            else:
-                x = stage(x)
+            x = self._run_stage(stage, x)
         return self.conv_head(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -196,10 +198,7 @@ class ArchNet(nn.Module):
         intermediates = []
         x = self.stem(x)
         for i, stage in enumerate(stages):
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq(stage, x)
-            else:
-                x = stage(x)
+            x = self._run_stage(stage, x)
             if i in take_stages:
                 intermediates.append(x)
         if intermediates_only:

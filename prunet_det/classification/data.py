@@ -16,7 +16,8 @@ from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import Dataset
 
-from prunet_det.datasets import data_hash, ensure_crops, get_set
+from prunet_det.datasets import ensure_crops, get_set
+from prunet_det.datasets.build import MANIFEST
 
 
 class _Images(Dataset[dict[str, Any]]):
@@ -112,8 +113,7 @@ class EmbeddedCrops(_Images):
         if split not in splits:
             raise ValueError(f"the set {name} has no split {split!r}, only {', '.join(splits)}.")
         super().__init__(embedded.classes, transform)
-        folder = ensure_crops(name, data_root)
-        self._root = Path(data_root)
+        self._crops = folder = ensure_crops(name, data_root)
         self._images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
         self._labels = np.load(folder / f"{split}_labels.npy")
 
@@ -125,5 +125,5 @@ class EmbeddedCrops(_Images):
 
     @property
     def data_hash(self) -> str:
-        """The set's digest, for records."""
-        return data_hash(self._root)
+        """A digest of the crops and of how they were cut, for records."""
+        return hashlib.sha256((self._crops / MANIFEST).read_bytes()).hexdigest()[:16]

@@ -10,12 +10,18 @@ import timm
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from timm.data import Mixup
+from timm.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    Mixup,
+    resolve_model_data_config,
+)
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.errors import UserError
+from prunet_det.training.norms import check_activations
 from prunet_det.zoo import create, load_backbone_weights
 
 LOSSES = ("cross_entropy", "binary_cross_entropy")
@@ -75,6 +81,12 @@ class Classifier(BaseModel):
         if channels_last:
             self.to(memory_format=torch.channels_last)
 
+    def train(self, mode: bool = True) -> Classifier:
+        """As torch's, after a check of the norms; see `check_activations`."""
+        check_activations(self.net)
+        super().train(mode)
+        return self
+
     def forward(
         self, inputs: torch.Tensor, labels: torch.Tensor | None = None, mode: str = "tensor"
     ) -> Any:
@@ -84,7 +96,7 @@ class Classifier(BaseModel):
             inputs: (N, 3, H, W), normalised.
             labels: (N,), for `loss` and `predict`.
             mode: `tensor` gives (N, num_classes) logits, `loss` a dict of losses, `predict` a dict
-                of scores and label an image.
+                of scores (logits) and label an image.
         """
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -92,8 +104,8 @@ class Classifier(BaseModel):
             return self.net(inputs)
         assert labels is not None, "the Runner gives labels in these modes"
         if mode == "predict":
-            scores = self.net(inputs).float().softmax(1)
-            return [dict(scores=s, label=k) for s, k in zip(scores, labels, strict=True)]
+            logits = self.net(inputs).float()
+            return [dict(scores=s, label=k) for s, k in zip(logits, labels, strict=True)]
         targets = labels
         if self._mixup is not None:
             if len(inputs) % 2:
@@ -124,7 +136,8 @@ class Teacher:
     optimizer and no moving average.
 
     Args:
-        name: A name that timm knows.
+        name: A name that timm knows. It sees the student's batch, normalised and, where it takes
+            one size only, scaled as it was trained.
         num_classes: Of the data.
         checkpoint: Its weights; without, timm downloads its own.
         weight: Share of its loss; the labels' has the rest.
@@ -163,13 +176,28 @@ class Teacher:
             print(f"teacher: {report}")
         else:
             try:
-                net = timm.create_model(name, pretrained=True, num_classes=num_classes)
+                net = timm.create_model(name, pretrained=True)
             except Exception as e:  # offline, unpublished, gated: as many kinds as there are hubs
                 raise UserError(
                     f"the weights of the teacher {name} cannot be had: {' '.join(str(e).split())} "
                     "Give them with --teacher-checkpoint FILE."
                 ) from e
+            if net.num_classes != num_classes:
+                raise UserError(
+                    f"the weights of the teacher {name} know {net.num_classes} classes, the data "
+                    f"{num_classes}; give weights that fit with --teacher-checkpoint FILE."
+                )
         self._net: Any = net.eval().requires_grad_(False)
+        config = resolve_model_data_config(net)
+        # From the student's normalisation, which is ImageNet's, to the teacher's.
+        ours, theirs = (
+            (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+            (config["mean"], config["std"]),
+        )
+        (m0, s0), (m1, s1) = (torch.tensor(t)[:, :, None, None] for t in (ours, theirs))
+        self._scale, self._shift = s0 / s1, (m0 - m1) / s1
+        fixed = (getattr(net, "pretrained_cfg", None) or {}).get("fixed_input_size", False)
+        self._size = tuple(config["input_size"][-2:]) if fixed else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
@@ -178,7 +206,10 @@ class Teacher:
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) to (N, classes) logits."""
         self._net.to(inputs.device)
-        return self._net(inputs)
+        x = inputs * self._scale.to(inputs) + self._shift.to(inputs)
+        if self._size is not None and x.shape[2:] != self._size:
+            x = nn.functional.interpolate(x, self._size, mode="bicubic", antialias=True)
+        return self._net(x)
 
     def loss(self, inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Kullback-Leibler divergence from the teacher's to the student's classes (Hinton 2015)."""

@@ -29,7 +29,7 @@ SHEET = "contact_sheet.png"
 _SIGNATURE = "made by prunet_det"
 _OWN_FILES = re.compile(
     r"(train|val)/(\.\d+\.)?\d{6}\.jpg|annotations/(train|val)\.json|manifest\.json|contact_sheet\.png"
-    r"|crops/((train|val)_(images|labels)\.npy|manifest\.json)"
+    r"|(\.crops\.partial|crops)/((train|val)_(images|labels)\.npy|manifest\.json)"
 )
 # An object of an image: label, box (x, y, width, height), area, visible share, run-length mask.
 _Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, float, dict[str, Any]]
@@ -77,6 +77,8 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
             ]
             if bad:
                 _mend(embedded, root, bad, manifest, workers)
+            if not (root / SHEET).is_file():
+                write_contact_sheet(root, "train")
     return root
 
 
@@ -89,8 +91,7 @@ def data_hash(root: str | os.PathLike[str]) -> str:
     manifest = _read_manifest(Path(root))
     if manifest is None:
         raise FileNotFoundError(f"{root} is no embedded set: it has no readable {MANIFEST}.")
-    files = {file: digest for file, digest in manifest["files"].items() if file != SHEET}
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _parameters(embedded: EmbeddedSet) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
         text = json.dumps(content).encode()
         (partial / "annotations" / f"{split}.json").write_bytes(text)
         files[f"annotations/{split}.json"] = hashlib.sha256(text).hexdigest()
-    files[SHEET] = sha256(write_contact_sheet(partial, "train"))
+    write_contact_sheet(partial, "train")
     manifest = {"parameters": _parameters(embedded), "files": files}
     (partial / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     shutil.rmtree(root, ignore_errors=True)
@@ -240,14 +241,11 @@ def _mend(
     if any(file.startswith("annotations/") for file in bad):
         _make(embedded, root, workers)
         return
-    images = [file for file in bad if file != SHEET]
-    jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in images]
-    for file, (data, _) in zip(images, _draw_many(embedded, jobs, workers), strict=True):
+    jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in bad]
+    for file, (data, _) in zip(bad, _draw_many(embedded, jobs, workers), strict=True):
         if hashlib.sha256(data).hexdigest() != manifest["files"][file]:
             # Other library versions draw other bytes: one set must come from one of them.
             _make(embedded, root, workers)
             return
         with atomic_path(root / file) as temporary:
             temporary.write_bytes(data)
-    if SHEET in bad:
-        write_contact_sheet(root, "train")

@@ -80,7 +80,7 @@ def _make(
     workers: int | None,
 ) -> None:
     """Cuts everything into a folder beside `folder` and renames that into place."""
-    partial = root.parent / f".{root.name}.crops.partial"
+    partial = root / ".crops.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for split, _ in get_set(name).counts:

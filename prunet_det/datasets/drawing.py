@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from prunet_det.datasets.fonts import load_font
+from prunet_det.files import atomic_path
 
 
 def draw_box(image: np.ndarray, box: tuple[float, ...], text: str, colour: tuple[int, ...]) -> None:
@@ -67,7 +68,9 @@ def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4)
             draw_box(image, (x, y, x + w - 1, y + h - 1), names[a["category_id"]], colour)
         tiles.append(image)
     path = root / "contact_sheet.png"
-    cv2.imwrite(str(path), join_tiles(tiles, columns))
+    _, data = cv2.imencode(".png", join_tiles(tiles, columns))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
     return path
 
 

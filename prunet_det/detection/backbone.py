@@ -11,10 +11,10 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from timm.models import group_parameters
-from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.detection.norms import activated_norms, convert_norms
+from prunet_det.training.norms import check_activations, convert_norms
 from prunet_det.zoo import create, load_backbone_weights, resolve_spec
 
 
@@ -26,7 +26,8 @@ class FeatureBackbone(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. Frozen
             parameters have requires_grad False from construction, and frozen norms stay in eval.
         norm_eval: Keep every batch norm (SyncBN too) in eval mode during training.
-        with_cp: Gradient checkpointing.
+        with_cp: Gradient checkpointing. With networks of timm's own the running statistics of
+            batch norms then count every batch twice; with ours they do not.
         norm_cfg: Norms in the place of the network's batch norms, see `convert_norms`.
         checkpoint: Weights to start from, see `load_backbone_weights`.
         init_cfg: mmengine's, except for its type `Pretrained`.
@@ -55,14 +56,16 @@ class FeatureBackbone(BaseModule):
         if norm_cfg is not None:
             net = convert_norms(net, norm_cfg)
         self.net: Any = net
-        self._activated_norms = activated_norms(net)
         self.out_channels: tuple[int, ...] = tuple(net.feature_info.channels())
         self.out_strides: tuple[int, ...] = tuple(net.feature_info.reduction())
         self.norm_eval = norm_eval
         if checkpoint is not None:
             print(f"backbone: {load_backbone_weights(net, checkpoint)}")
         if with_cp:
-            net.model.set_grad_checkpointing(True)
+            try:
+                net.model.set_grad_checkpointing(True)
+            except AssertionError as e:
+                raise ValueError(f"with_cp does not fit {type(net.model).__name__}: {e}.") from e
         self._frozen_norms = self._freeze(frozen_stages)
 
     def _freeze(self, frozen_stages: int) -> set[str]:
@@ -88,16 +91,10 @@ class FeatureBackbone(BaseModule):
         """As torch's, except that frozen norms, or all with norm_eval, stay in eval mode.
 
         Raises:
-            RuntimeError: Somebody's converter has dropped activations.
+            RuntimeError: See `check_activations`.
         """
+        check_activations(self.net)
         super().train(mode)
-        for name in self._activated_norms:
-            if type(self.net.get_submodule(name)) is SyncBatchNorm:
-                raise RuntimeError(
-                    f"the conversion to SyncBN dropped the activation in {name} of the backbone; "
-                    "leave sync_bn out of the config and give the backbone "
-                    "norm_cfg=dict(type='SyncBN')."
-                )
         if mode:
             for name, module in self.net.model.named_modules():
                 if isinstance(module, _BatchNorm) and (

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from torch import nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from prunet_det.zoo.weights import CheckpointError, check_fit
 
@@ -100,13 +100,6 @@ def convert_state(state: Mapping[str, torch.Tensor], detector: Any) -> dict[str,
     return converted
 
 
-def load_effdet(detector: nn.Module, state: Mapping[str, torch.Tensor]) -> int:
-    """Loads effdet's tensors into our detector; returns their number."""
-    converted = convert_state(state, detector)
-    detector.load_state_dict(converted)
-    return len(converted)
-
-
 def convert_checkpoint(
     name: str, state: Mapping[str, torch.Tensor], coco80: bool = True
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], tuple[int, int]]:
@@ -118,7 +111,8 @@ def convert_checkpoint(
         coco80: Of 90 classes, keep the 80 that COCO uses, in its order.
 
     Returns:
-        The model's config, its state dict, and the (height, width) of its images.
+        The model's config with its normalisation, its state dict, and the (height, width) of its
+        images.
 
     Raises:
         ImportError: effdet is missing.
@@ -155,6 +149,13 @@ def convert_checkpoint(
     config = detector_config(theirs)
     with torch.device("meta"):
         detector = MODELS.build(config)
+    mean, std = (
+        [255 * v for v in theirs.get(key) or default]
+        for key, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD))
+    )
+    config["data_preprocessor"] = dict(
+        type="DetDataPreprocessor", mean=mean, std=std, bgr_to_rgb=True, pad_size_divisor=128
+    )
     height, width = theirs.image_size
     return config, convert_state(state, detector), (height, width)
 

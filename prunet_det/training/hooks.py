@@ -64,6 +64,11 @@ def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
 
 
+def _teacher(runner: Runner) -> str | None:
+    """The name of the network that a classifier learns from, if any."""
+    return (runner.cfg.get("model", {}).get("teacher") or {}).get("name")
+
+
 @HOOKS.register_module()
 class RecordHook(Hook):
     """Writes weights.safetensors and train.json with every checkpoint; checks what is resumed.
@@ -96,6 +101,7 @@ class RecordHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Called on the main process only."""
+        checkpoint["meta"]["teacher"] = _teacher(runner)
         save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)
         self._write_record(runner, checkpoint["meta"]["iter"])
 
@@ -105,7 +111,7 @@ class RecordHook(Hook):
             self._write_record(runner, runner.iter)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuses to resume another model, or another schedule (mmengine only logs the former).
+        """Refuses to resume another model, schedule or teacher (mmengine logs the first only).
 
         Raises:
             CheckpointError: The sentence says what differs.
@@ -113,6 +119,12 @@ class RecordHook(Hook):
         check_fit(bare_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
         if not runner._resume:
             return
+        before, now = checkpoint["meta"].get("teacher"), _teacher(runner)
+        if before != now:
+            raise CheckpointError(
+                f"the checkpoint was trained with the teacher {before}, this run has {now}; resume "
+                "with the same --teacher."
+            )
         schedulers = runner.param_schedulers or []
         if isinstance(schedulers, list):
             for now, saved in zip(schedulers, checkpoint.get("param_schedulers", []), strict=False):

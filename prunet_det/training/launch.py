@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.errors import UserError
 
@@ -132,8 +134,9 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.resume, cfg.load_from = True, resume
     elif cfg.get("load_from"):
         raise UserError(
-            "load_from would unpickle the file; start a backbone from weights with "
-            "model.backbone.checkpoint, or go on from your own checkpoint with --resume FILE."
+            "load_from would unpickle the file; start from weights with model.backbone.checkpoint "
+            "(a detector) or model.checkpoint (a classifier), or go on from your own checkpoint "
+            "with --resume FILE."
         )
 
 
@@ -144,11 +147,44 @@ def build_runner(cfg: Config) -> Runner:
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")
         cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
+    refuse_pretrained(cfg.model)
     cfg.setdefault("custom_hooks", [])
     for name in ("ClassCheckHook", "RecordHook"):
         if not any(hook["type"] == name for hook in cfg.custom_hooks):
             cfg.custom_hooks.append(dict(type=name))
     return Runner.from_cfg(cfg)
+
+
+def refuse_pretrained(cfg: Any) -> None:
+    """Refuses mmengine's loader of pretrained weights wherever it is in a model's config.
+
+    Raises:
+        UserError: It would unpickle the file.
+    """
+    if isinstance(cfg, Mapping):
+        if cfg.get("type") in ("Pretrained", "PretrainedInit"):
+            raise UserError(
+                "init_cfg's type Pretrained would unpickle the file; start a detector's backbone "
+                "with model.backbone.checkpoint=FILE, a classifier with model.checkpoint=FILE."
+            )
+        cfg = list(cfg.values())
+    if isinstance(cfg, (list, tuple)):
+        for part in cfg:
+            refuse_pretrained(part)
+
+
+def check_one_batch(runner: Runner) -> None:
+    """Refuses training data that do not fill a single batch, which would train nothing.
+
+    Raises:
+        UserError: The sentence gives both numbers.
+    """
+    loader = runner.train_loop.dataloader
+    if isinstance(runner.train_loop, EpochBasedTrainLoop) and not len(loader):
+        raise UserError(
+            f"the {len(loader.dataset)} training images do not fill one batch of "
+            f"{loader.batch_size} a process; lower train_dataloader.batch_size."
+        )
 
 
 def build_evaluation_runner(cfg: Config) -> Runner:

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 import prunet_det
 from prunet_det.classification import Classifier, TopKAccuracy
+from prunet_det.errors import UserError
 from prunet_det.zoo.weights import save_safetensors
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 X = torch.randn(4, 3, 32, 32)
 Y = torch.tensor([0, 2, 1, 2])
 
@@ -30,7 +32,7 @@ def test_modes():
     assert torch.equal(logits, model.net(X))
     predicted = model(X, Y, mode="predict")
     assert [int(p["label"]) for p in predicted] == Y.tolist()
-    assert torch.allclose(torch.stack([p["scores"] for p in predicted]), logits.softmax(1))
+    assert torch.equal(torch.stack([p["scores"] for p in predicted]), logits)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,40 @@ def test_the_teacher_is_in_no_checkpoint_and_no_copy(tmp_path):
     assert copy.deepcopy(model)._teacher is model._teacher
     model.train()
     assert not model._teacher._net.training
+
+
+def test_a_teacher_sees_what_it_was_trained_on(tmp_path):
+    """Other normalisation than the student's, and one size only."""
+    name = "vit_tiny_patch16_224"
+    net = timm.create_model(name, num_classes=3).eval()
+    save_safetensors(net.state_dict(), tmp_path / "vit.safetensors")
+    model = classifier(teacher=dict(name=name, checkpoint=tmp_path / "vit.safetensors"))
+    pixels = torch.rand(2, 3, 224, 224)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = net((pixels - 0.5) / 0.5)
+    assert torch.allclose(model._teacher.predict((pixels - mean) / std), expected, atol=1e-4)
+    assert model._teacher.predict(X).shape == (4, 3)
+
+
+def test_a_downloaded_teacher_must_know_the_classes(monkeypatch):
+    create = timm.create_model
+
+    def download(name, **kwargs):
+        if name != "resnet50":
+            return create(name, **kwargs)
+        assert kwargs == {"pretrained": True}, "the classifier stays as it was trained"
+        return create("resnet10t", num_classes=1000)
+
+    monkeypatch.setattr(timm, "create_model", download)
+    with pytest.raises(UserError, match=r"know 1000 classes, the data 3; give weights that fit"):
+        classifier(teacher=dict(name="resnet50"))
+
+
+def test_dropped_activations_are_caught():
+    model = Classifier("efficientnet_b0", num_classes=3)
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    with pytest.raises(RuntimeError, match="dropped the activation in bn1"):
+        model.train()
 
 
 def test_other_weights_to_start_from(tmp_path):

@@ -10,9 +10,9 @@ effdet = pytest.importorskip("effdet", reason="effdet is the peer that these are
 from effdet import DetBenchPredict, EfficientDet, get_efficientdet_config  # noqa: E402
 
 from prunet_det.detection.effdet_weights import (  # noqa: E402
+    convert_checkpoint,
     convert_state,
     detector_config,
-    load_effdet,
 )
 from prunet_det.zoo.weights import CheckpointError  # noqa: E402
 
@@ -40,7 +40,7 @@ def pair(request):
             predict.weight *= spread / flat.std()
             predict.bias -= flat.mean(dim=1) * spread / flat.std()
     ours = MODELS.build(detector_config(config)).eval()
-    assert load_effdet(ours, theirs.state_dict()) == len(theirs.state_dict())
+    ours.load_state_dict(convert_state(theirs.state_dict(), ours))
     return theirs, ours
 
 
@@ -103,6 +103,19 @@ def test_unknown_names_and_other_networks_are_refused(pair):
     state.pop("fpn.cell.0.fnode.0.combine.edge_weights")
     with pytest.raises(CheckpointError, match="edge_weights is missing"):
         convert_state(state, ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"), [("tf_efficientdet_d0", 123.675), ("tf_efficientdet_d0_ap", 127.5)]
+)
+def test_the_config_normalises_as_effdet_does(name, mean):
+    config = get_efficientdet_config(name)
+    config.backbone_args = config.backbone_args or {}
+    state = EfficientDet(config, pretrained_backbone=False).state_dict()
+    model, converted, size = convert_checkpoint(name, state, coco80=False)
+    assert model["data_preprocessor"]["mean"][0] == pytest.approx(mean)
+    assert model["bbox_head"]["num_classes"] == 90 and size == (512, 512)
+    assert len(converted) == len(state)
 
 
 def test_what_does_not_convert_is_said():

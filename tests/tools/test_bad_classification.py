@@ -97,8 +97,20 @@ def test_damaged_image(train, folder):
     root = folder()
     for path in (root / "train").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:30])
-    error = train(IMAGENET, "--data-root", root, options=["model.num_classes=2"])
-    assert "cannot be read" in error and ".png" in error
+    options = ["model.num_classes=2", "train_dataloader.num_workers=1"]
+    error = train(IMAGENET, "--data-root", root, options=options)
+    assert "cannot be read" in error and ".png" in error and len(error) < 400
+
+
+def test_fewer_images_than_a_batch(train, folder):
+    options = ["model.num_classes=2", "train_dataloader.batch_size=64"]
+    error = train(IMAGENET, "--data-root", folder(), options=options)
+    assert "the 8 training images do not fill one batch of 64" in error
+
+
+def test_weights_that_would_be_unpickled(train):
+    options = ["model.init_cfg.type=Pretrained", "model.init_cfg.checkpoint=x.pth"]
+    assert "would unpickle the file" in train(DIGITS, options=options)
 
 
 def test_odd_batch_with_mixup(train, folder):

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.runner import BaseLoop
 
 from prunet_det.errors import UserError
-from prunet_det.training import ClassCheckHook, launch
+from prunet_det.training import ClassCheckHook, RecordHook, launch
+from prunet_det.zoo.weights import CheckpointError
 from tests.conftest import ROOT
 
 
@@ -69,6 +70,29 @@ def test_classes_must_agree():
     classifier.num_classes = 5
     with pytest.raises(UserError, match=r"set model\.num_classes=3"):
         check(classifier, test=Loop(*"abc"))
+
+
+def resume(saved_teacher, teacher):
+    model = torch.nn.Linear(2, 2)
+    cfg = {"model": {"teacher": teacher and {"name": teacher}}}
+    runner = SimpleNamespace(model=model, _resume=True, param_schedulers=[], cfg=cfg)
+    checkpoint = {"state_dict": model.state_dict(), "meta": {"teacher": saved_teacher}}
+    RecordHook().after_load_checkpoint(runner, checkpoint)
+
+
+def test_a_training_is_resumed_with_its_teacher():
+    resume("resnet50", "resnet50")
+    resume(None, None)
+    for before, now in (("resnet50", None), (None, "resnet50"), ("resnet50", "resnet18")):
+        with pytest.raises(CheckpointError, match="resume with the same --teacher"):
+            resume(before, now)
+
+
+def test_pretrained_is_refused_anywhere(cfg):
+    launch.refuse_pretrained(cfg.model)
+    cfg.model.neck.init_cfg = [dict(type="Constant"), dict(type="Pretrained", checkpoint="x.pth")]
+    with pytest.raises(UserError, match="would unpickle"):
+        launch.refuse_pretrained(cfg.model)
 
 
 def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):

@@ -47,19 +47,28 @@ def test_every_parameter_gets_a_finite_gradient(name):
 def test_checkpointing_changes_nothing(name):
     model = timm.create_model(name, num_classes=5).train()
     x = torch.randn(2, 3, 64, 64)
+    runs = []
+    model.stages[0][0].register_forward_pre_hook(lambda *_: runs.append(model.grad_checkpointing))
     results = []
+    state = {k: v.clone() for k, v in model.state_dict().items()}
     for enable in (False, True):
+        model.load_state_dict(state)
         model.set_grad_checkpointing(enable)
-        state = {k: v.clone() for k, v in model.state_dict().items()}
         model.zero_grad()
         y = model(x)
         y.square().sum().backward()
-        results.append((y.detach(), {k: p.grad.clone() for k, p in model.named_parameters()}))
-        model.load_state_dict(state)
-    (plain, plain_grads), (again, again_grads) = results
+        gradients = {k: p.grad.clone() for k, p in model.named_parameters()}
+        statistics = {k: v.clone() for k, v in model.named_buffers()}
+        results.append((y.detach(), gradients, statistics))
+    assert runs == [False, True, True], "the second run is in the backward pass"
+    (plain, gradients, statistics), (again, again_gradients, again_statistics) = results
     assert torch.allclose(plain, again, atol=1e-5)
-    for key, grad in plain_grads.items():
-        assert torch.allclose(grad, again_grads[key], atol=1e-4 * float(grad.abs().max())), key
+    for key, grad in gradients.items():
+        assert torch.allclose(grad, again_gradients[key], atol=1e-4 * float(grad.abs().max())), key
+    for key, value in statistics.items():
+        assert torch.allclose(value, again_statistics[key], atol=1e-5), key
+        if "num_batches" in key:
+            assert value == again_statistics[key] == 1, key
 
 
 @each_network

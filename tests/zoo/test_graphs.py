@@ -81,7 +81,19 @@ def test_compiled_graph(name):
 
 @torch.no_grad()
 def test_compiled_code():
+    """On the CPU one network's code takes half a minute to compile; the others' is for a GPU."""
     model, x = network("prunet_demo")
+    torch.compiler.reset()
+    assert close(torch.compile(model)(x), model(x))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@each_network
+@torch.no_grad()
+def test_compiled_code_on_a_gpu(name):
+    model, x = network(name)
+    model, x = model.cuda(), x.cuda()
     torch.compiler.reset()
     assert close(torch.compile(model)(x), model(x))
 
