@@ -28,8 +28,9 @@ demo: .venv/.ready
 	@echo "metrics: $(DEMO)/metrics.json, pictures: $(DEMO)/detections/"
 	@grep bbox_mAP\" $(DEMO)/metrics.json
 
+# One thread a process: several thread pools that busy-wait on few cores would stall one another.
 test: .venv/.ready
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
