@@ -13,6 +13,7 @@ DET = [
     "scikit-image",  # the photographs
     "matplotlib",  # the typefaces, and drawing
     "pillow",
+    "scipy",  # calibration
     "tensorboard",
     "tqdm",
     "rich",
@@ -27,7 +28,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["prunet_det", "prunet_det.*"]),
-    package_data={"prunet_det.zoo": ["specs/*.json"]},
+    package_data={
+        "prunet_det.zoo": ["specs/*.json"],
+        "prunet_det.latency": ["devices/*.json", "published.csv"],
+    },
     install_requires=["torch", "torchvision", "timm", "safetensors", "numpy"],
     extras_require={"det": DET, "dev": [*DET, "pytest", "pytest-xdist", "ruff", "mypy", "effdet"]},
 )

@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BLOCKED = ("mmengine", "mmcv", "mmdet", "cv2", "pycocotools", "sklearn", "skimage")
+BLOCKED = (
+    "mmengine",
+    "mmcv",
+    "mmdet",
+    "cv2",
+    "pycocotools",
+    "sklearn",
+    "skimage",
+    "scipy",
+    "matplotlib",
+)
 
 
 def python(code):
@@ -20,6 +30,8 @@ for name in {BLOCKED!r}:
     sys.modules[name] = None
 import prunet_det
 prunet_det.create("prunet_demo")
+from prunet_det.latency import predict
+predict("prunet_p0")
 """
     assert python(code) == (0, "")
 

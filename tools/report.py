@@ -18,6 +18,7 @@ from prunet_det.files import atomic_path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NETWORKS = ROOT / "docs" / "networks"
+LATENCY = ROOT / "docs" / "latency"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -104,7 +105,56 @@ def classifiers() -> str:
     return markdown_table([*header, "top-1", "top-5"], rows)
 
 
-TABLES = {"zoo": zoo, "digits": digits, "classifiers": classifiers}
+def calibration() -> str:
+    """Errors of the devices' constants, as calibration noted them."""
+    from prunet_det.latency import device_names, load_device
+    from prunet_det.latency.calibrate import FAMILIES_OF_ONE
+    from prunet_det.zoo.card import markdown_table
+
+    rows = []
+    for name in device_names():
+        device = load_device(name)
+        p = device.provenance
+        inside = p["in_sample"]
+        rows.append(
+            [device.title, "all, in-sample", f"{inside['mean']:.1%}", f"{inside['worst']:.1%}"]
+        )
+        for network, error in p["leave_one_out"].items():
+            what = "and so its family" if network in FAMILIES_OF_ONE else "left out"
+            rows.append([device.title, f"{network} {what}", *(f"{v:.1%}" for v in error.values())])
+    return markdown_table(["device", "networks", "mean error", "worst"], rows)
+
+
+def predictions() -> str:
+    """The zoo's backbones at 512 px on the V100."""
+    import prunet_det
+    from prunet_det.latency import predict
+    from prunet_det.zoo.card import markdown_table
+
+    rows = []
+    for name in prunet_det.model_names():
+        found = predict(name)
+        latency = found.latency
+        rows.append(
+            [
+                f"`{name}`",
+                str(len(found.kernels)),
+                f"**{latency.latency_ms:.3f}**",
+                f"{latency.low_ms:.3f} to {latency.high_ms:.3f}",
+                "extrapolated" if found.warnings else "",
+            ]
+        )
+    header = ["network", "kernels", "predicted ms", "between", ""]
+    return markdown_table(header, rows)
+
+
+TABLES = {
+    "zoo": zoo,
+    "digits": digits,
+    "classifiers": classifiers,
+    "calibration": calibration,
+    "predictions": predictions,
+}
 
 
 def fill_tables(page: Path) -> str:
@@ -136,12 +186,45 @@ def network_pages() -> dict[Path, str]:
     return pages
 
 
+def latency_pictures() -> dict[Path, str]:
+    """Path to content of the pictures of docs/latency.md."""
+    import prunet_det
+    from prunet_det.latency import device_names, load_device, plots, predict
+    from prunet_det.latency.calibrate import errors, published_points
+
+    pages = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in device_names():
+            found = errors(load_device(name), published_points(name))
+            plots.plot_calibration(found, load_device(name), f"{folder}/calibration_{name}.svg")
+        device = load_device("v100")
+        found = {name: predict(name) for name in prunet_det.model_names()}
+        where = f"{device.title}, TensorRT FP16, batch 1, 512 px, scope backbone"
+        parts = {name: p.breakdown for name, p in found.items()}
+        plots.plot_breakdown(parts, where, f"{folder}/time_v100.svg")
+        plots.plot_roofline(
+            found["prunet_p0"].kernels,
+            device,
+            1,
+            f"prunet_p0 on {where}",
+            f"{folder}/roofline_v100.svg",
+        )
+        for path in Path(folder).glob("*.svg"):
+            pages[LATENCY / path.name] = path.read_text(encoding="utf-8")
+    return pages
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail where stale")
     args = parser.parse_args()
-    wanted = {**{page: fill_tables(page) for page in PAGES}, **network_pages()}
-    left = [path for path in NETWORKS.glob("*") if path not in wanted]
+    wanted = {
+        **{page: fill_tables(page) for page in PAGES},
+        **network_pages(),
+        **latency_pictures(),
+    }
+    folders = [NETWORKS, LATENCY]
+    left = [path for folder in folders for path in folder.glob("*") if path not in wanted]
     stale = [path.name for path in left]
     for path, text in wanted.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

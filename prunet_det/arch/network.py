@@ -144,16 +144,14 @@ class ArchNet(nn.Module):
             )
         return [i % count for i in indices]
 
-    def _run_stage(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_stage(stage, x)
-        return stage(x)
-
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_chans, H, W) to the (N, num_features, h, w) map before the pooling."""
         x = self.stem(x)
         for stage in self.stages:
-            x = self._run_stage(stage, x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_stage(stage, x)
+            else:
+                x = stage(x)
         return self.conv_head(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -198,7 +196,10 @@ class ArchNet(nn.Module):
         intermediates = []
         x = self.stem(x)
         for i, stage in enumerate(stages):
-            x = self._run_stage(stage, x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_stage(stage, x)
+            else:
+                x = stage(x)
             if i in take_stages:
                 intermediates.append(x)
         if intermediates_only:

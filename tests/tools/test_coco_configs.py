@@ -52,6 +52,8 @@ def test_trains_and_evaluates(config, coco, tmp_path, tool):
         "default_hooks.logger.interval=1",
         "model.test_cfg.score_thr=0.005",  # MMDetection reports nothing where nothing was found
     ]
+    if "effdet" not in config:  # MMDetection's heads suppress class by class, slowly on a CPU
+        options.append("model.test_cfg.nms_pre=100")
     args = [f"configs/{config}", "--data-root", coco, "--work-dir", tmp_path]
     done = tool("train", *args, "--cfg-options", *options, OMP_NUM_THREADS="1")
     output = done.stdout + done.stderr
@@ -60,10 +62,8 @@ def test_trains_and_evaluates(config, coco, tmp_path, tool):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_missing_folder_says_what_is_expected(config, tmp_path, tool):
+def test_a_missing_folder_says_what_is_expected(config, tmp_path, refused):
     args = [f"configs/{config}", "--data-root", tmp_path / "none", "--work-dir", tmp_path / "w"]
-    done = tool("train", *args, OMP_NUM_THREADS="1")
-    assert done.returncode == 2
-    assert "there is no data folder" in done.stderr
-    assert "expected are the images in" in done.stderr and "train2017" in done.stderr
-    assert "Traceback" not in done.stderr
+    error = refused("train", *args)
+    assert "there is no data folder" in error
+    assert "expected are the images in" in error and "train2017" in error

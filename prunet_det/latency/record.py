@@ -1,0 +1,80 @@
+"""A latency that knows what it is of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+KINDS = ("predicted", "measured", "published")
+SCOPES = ("classifier", "backbone", "detector", "e2e")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds, and everything without which they mean nothing.
+
+    Attributes:
+        model: What ran.
+        device: On what, such as `v100`.
+        runtime: How, such as `tensorrt`.
+        precision: `fp16` or `fp32`.
+        batch: Images at once.
+        input_size: Side of the images in pixels.
+        scope: `classifier` is the whole classification network, `backbone` everything up to the
+            deepest stride without the tail, `detector` backbone, neck and head up to raw outputs,
+            `e2e` with pre- and post-processing.
+        kind: `predicted`, `measured` or `published`.
+        latency_ms: For the whole batch.
+        low_ms, high_ms: Between which it is thought to lie.
+        note: What a reader must know, such as that a prediction is an extrapolation.
+
+    Raises:
+        ValueError: An unknown kind or scope, or milliseconds that are none.
+    """
+
+    model: str
+    device: str
+    runtime: str
+    precision: str
+    batch: int
+    input_size: int
+    scope: str
+    kind: str
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for key, known in (("kind", KINDS), ("scope", SCOPES)):
+            if getattr(self, key) not in known:
+                raise ValueError(
+                    f"a latency's {key} must be one of {', '.join(known)}, got "
+                    f"{getattr(self, key)!r}."
+                )
+        if not 0 < self.low_ms <= self.latency_ms <= self.high_ms < math.inf:
+            raise ValueError(
+                f"a latency needs 0 < low <= value <= high, got {self.low_ms}, {self.latency_ms}, "
+                f"{self.high_ms} ms."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Latency:
+        """From what `to_dict` gave.
+
+        Raises:
+            ValueError: A key is missing or unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        wrong = [k for k in data if k not in known]
+        missing = [k for k in known - {"note"} if k not in data]
+        if wrong or missing:
+            what = f"lacks {sorted(missing)[0]!r}" if missing else f"has the unknown {wrong[0]!r}"
+            raise ValueError(f"a record of a latency {what}.")
+        return cls(**data)

@@ -1,0 +1,233 @@
+"""Kernels to milliseconds on a named device: an analytic model with a handful of fitted constants.
+
+    t(network, batch) = net + sum over kernels of (launch + max(compute, memory))
+
+* Dense and 1x1 convolutions are implicit matrix products, M x N x K = batch * positions x out_chs x
+  in_chs * taps, cut into tiles that the multiprocessors work off in waves; the best of eight tile
+  shapes counts. A tile takes its operations at an efficiency that falls with its size, and no less
+  than one step for every 32 of K.
+* A depthwise convolution costs its outputs times the width of its kernel on the plain cores.
+* Activations move at L2 speed while they fit there, else at DRAM speed; weights come from DRAM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunet_det.latency.kernels import KINDS, Kernel
+
+DEVICE_DIR = Path(__file__).parent / "devices"
+# Tile shapes, a x b; those of NVIDIA's libraries for half precision.
+TILES = np.array(
+    [(256, 128), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (64, 32), (32, 32)], float
+)
+_TILE_HALF = 64.0  # sides of a tile at which its efficiency is halved
+_BYTES = 2  # of a half-precision number
+COMPONENTS = ("fixed", "launch", "dense", "pointwise", "depthwise", "elementwise", "memory")
+FITTED = (
+    "net_us",
+    "launch_us",
+    "tensor_efficiency",
+    "bandwidth_efficiency",
+    "depthwise_efficiency",
+    "k_step_us",
+    "elementwise_factor",
+    "dense_ratio",
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device's peaks and the constants that were fitted to measurements on it.
+
+    Attributes:
+        name, title: `v100`, and what it is called.
+        multiprocessors, clock_ghz, tensor_tflops, half_tflops, dram_gb_s, l2_mb: Peaks, from the
+            maker's data sheet; tensor_tflops for half precision.
+        net_us, launch_us: Time of a network and of each kernel beside the work.
+        tensor_efficiency: Share of the tensor peak that 1x1 convolutions reach in large tiles.
+        dense_ratio: How much more convolutions with larger kernels reach.
+        bandwidth_efficiency: Share of the DRAM peak.
+        depthwise_efficiency: Share of the half-precision peak.
+        k_step_us: Least time of 32 steps of a product's inner dimension.
+        elementwise_factor: Of the memory time of element-wise kernels.
+        provenance: Where the constants come from, and the errors of the fit.
+    """
+
+    name: str
+    title: str
+    multiprocessors: int
+    clock_ghz: float
+    tensor_tflops: float
+    half_tflops: float
+    dram_gb_s: float
+    l2_mb: float
+    net_us: float = 30.0
+    launch_us: float = 2.5
+    tensor_efficiency: float = 0.55
+    bandwidth_efficiency: float = 0.75
+    depthwise_efficiency: float = 0.15
+    k_step_us: float = 0.35
+    elementwise_factor: float = 1.0
+    dense_ratio: float = 1.0
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def with_constants(self, values: Sequence[float]) -> Device:
+        """The device with other fitted constants, in the order of FITTED."""
+        constants: dict[str, Any] = dict(zip(FITTED, map(float, values), strict=True))
+        return replace(self, **constants)
+
+    def to_json(self) -> str:
+        """The device file's content."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def device_names() -> tuple[str, ...]:
+    """Devices that come with the package."""
+    return tuple(sorted(path.stem for path in DEVICE_DIR.glob("*.json")))
+
+
+@cache
+def load_device(name: str) -> Device:
+    """A device by name, or by the path of a device file that calibration wrote.
+
+    Raises:
+        ValueError: Unknown name, or a file that is no device's.
+    """
+    path = Path(name) if name.endswith(".json") else DEVICE_DIR / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(
+            f"there is no device {name!r}; the known ones are {', '.join(device_names())}, or the "
+            "path of a device file."
+        )
+    try:
+        return Device(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{path} is no device file: {e}.") from e
+
+
+class KernelArrays:
+    """Kernels of one or many networks as arrays, so that pricing is a few array operations.
+
+    Args:
+        networks: A list of kernels for each network.
+    """
+
+    def __init__(self, networks: Sequence[Sequence[Kernel]]) -> None:
+        every = [k for network in networks for k in network]
+        self.owner = np.repeat(np.arange(len(networks)), [len(n) for n in networks])
+        self.count = len(networks)
+        self.kind = np.array([KINDS.index(k.kind) for k in every])
+        numbers = np.array(
+            [
+                (k.in_chs, k.out_chs, k.groups, k.taps, k.positions, k.reads, k.writes, k.weights)
+                for k in every
+            ],
+            float,
+        ).reshape(len(every), 8)
+        (
+            self.in_chs,
+            self.out_chs,
+            self.groups,
+            self.taps,
+            self.positions,
+            self.reads,
+            self.writes,
+            self.weights,
+        ) = numbers.T
+
+    def of_kind(self, *kinds: str) -> np.ndarray:
+        """A mask of the kernels of these kinds."""
+        return np.isin(self.kind, [KINDS.index(kind) for kind in kinds])
+
+
+def _round_up(values: np.ndarray, to: int) -> np.ndarray:
+    return np.ceil(values / to) * to
+
+
+def _products(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+    """Compute time of matrix products, in us; zero for other kernels."""
+    rows = (batch * k.positions)[:, None]
+    columns = _round_up(k.out_chs / k.groups, 8)[:, None]
+    depth = _round_up(k.in_chs / k.groups, 8) * k.taps
+    a, b = TILES.T
+    tiles = np.ceil(rows / a) * np.ceil(columns / b) * k.groups[:, None]
+    waves = np.ceil(tiles / device.multiprocessors)
+    efficiency = device.tensor_efficiency / (1 + _TILE_HALF * (1 / a + 1 / b) / 2)
+    dense = np.where(k.taps > 1, device.dense_ratio, 1.0)[:, None]
+    per_us = device.tensor_tflops * 1e6 / device.multiprocessors
+    tile_us = 2 * a * b * depth[:, None] / (per_us * efficiency * dense)
+    floor_us = np.ceil(depth / 32)[:, None] * device.k_step_us
+    best = (waves * np.maximum(tile_us, floor_us)).min(1)
+    return np.where(k.of_kind("dense", "pointwise", "grouped", "fc", "matmul"), best, 0.0)
+
+
+def _depthwise(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+    """Compute time of depthwise convolutions, in us: it grows with the kernel's side."""
+    outputs = batch * k.positions * _round_up(k.out_chs, 32)
+    operations = outputs * 9 * (np.sqrt(k.taps) / 3) * 2
+    us = operations / (device.depthwise_efficiency * device.half_tflops * 1e6)
+    return np.where(k.of_kind("depthwise"), us, 0.0)
+
+
+def _memory(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+    """Time to move activations and weights, in us."""
+    activations = _BYTES * batch * (k.reads + k.writes)
+    l2_per_us = 32 * device.multiprocessors * device.clock_ghz * 1e3
+    dram_per_us = device.bandwidth_efficiency * device.dram_gb_s * 1e3
+    # A smooth switch: half of the traffic leaves L2 where the activations are as large as it is.
+    share = 1 / (1 + (activations / (device.l2_mb * 2**20)) ** 4)
+    us = activations * (share / l2_per_us + (1 - share) / dram_per_us)
+    us = us * np.where(k.of_kind("elementwise"), device.elementwise_factor, 1.0)
+    return us + _BYTES * k.weights / dram_per_us
+
+
+def kernel_times(k: KernelArrays, device: Device, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute and memory time of every kernel, in us, without its launch."""
+    return _products(k, device, batch) + _depthwise(k, device, batch), _memory(k, device, batch)
+
+
+def total_ms(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+    """Milliseconds of every network, (networks,)."""
+    compute, memory = kernel_times(k, device, batch)
+    us = device.launch_us + np.maximum(compute, memory)
+    return (device.net_us + np.bincount(k.owner, us, k.count)) / 1e3
+
+
+def breakdown(kernels: Sequence[Kernel], device: Device, batch: int) -> dict[str, float]:
+    """Milliseconds by component, which sum to the network's.
+
+    Returns:
+        For every one of COMPONENTS: `fixed` and `launch`; `dense` (kernels over 1x1, grouped),
+        `pointwise` (1x1, fully connected, matrix products) and `depthwise` where the arithmetic
+        takes longest; `elementwise` for element-wise and layout kernels; `memory` where moving
+        data takes longest, pooling, resizing and copies included.
+    """
+    k = KernelArrays([kernels])
+    compute, memory = kernel_times(k, device, batch)
+    longest = np.maximum(compute, memory) / 1e3
+    bound = compute >= memory
+    elementwise = k.of_kind("elementwise", "layout")
+    parts = {
+        "fixed": device.net_us / 1e3,
+        "launch": device.launch_us * len(kernels) / 1e3,
+        "dense": longest[k.of_kind("dense", "grouped") & bound].sum(),
+        "pointwise": longest[k.of_kind("pointwise", "fc", "matmul") & bound].sum(),
+        "depthwise": longest[k.of_kind("depthwise") & bound].sum(),
+        "elementwise": longest[elementwise].sum(),
+        "memory": longest[~bound & ~elementwise].sum(),
+    }
+    return {name: float(value) for name, value in parts.items()}
+
+
+def check_batch(batch: int) -> None:
+    """Raises ValueError where `batch` is no positive integer."""
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"the batch must be a positive integer, got {batch!r}.")

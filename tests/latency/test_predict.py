@@ -1,0 +1,116 @@
+"""Predictions: what they are made of, how sure they are, and that they are quick."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import prunet_det
+from prunet_det.latency import Latency, device_names, load_device, predict, predict_module
+from prunet_det.latency.kernels import spec_kernels
+from prunet_det.latency.roofline import KernelArrays, total_ms
+
+NAMES = prunet_det.model_names()
+
+
+@pytest.mark.parametrize("device", device_names())
+@pytest.mark.parametrize("name", NAMES)
+def test_components_sum_to_the_latency(name, device):
+    for batch in (1, 16):
+        p = predict(name, device, batch)
+        assert sum(p.breakdown.values()) == pytest.approx(p.latency.latency_ms, rel=1e-9)
+        assert p.latency.low_ms < p.latency.latency_ms < p.latency.high_ms
+        assert min(p.breakdown.values()) >= 0
+
+
+def test_more_work_takes_longer():
+    sizes = [predict("prunet_p0", input_size=s).latency.latency_ms for s in (224, 320, 512, 640)]
+    batches = [predict("prunet_p0", batch=b).latency.latency_ms for b in (1, 2, 8, 64)]
+    assert sizes == sorted(sizes) and batches == sorted(batches)
+    assert batches[-1] < 64 * batches[0]
+
+
+def test_a_traced_network_costs_the_same():
+    with torch.device("meta"):
+        net = prunet_det.create("prunet_p0", features_only=True, padding="same")
+    traced = predict_module(net, "prunet_p0").latency.latency_ms
+    assert traced == pytest.approx(predict("prunet_p0").latency.latency_ms, rel=1e-6)
+
+
+def test_scopes_have_their_own_default_size():
+    assert predict("gpunet_0", scope="classifier").latency.input_size == 320
+    assert predict("gpunet_0").latency.input_size == 512
+
+
+def test_far_from_the_calibrated_networks_is_said():
+    near, far = predict("prunet_p0"), predict("prunet_demo", input_size=64)
+    assert near.warnings == ()
+    assert "outside of what v100 was calibrated on" in far.warnings[0]
+    assert far.latency.note == far.warnings[0]
+    spread = [p.latency.high_ms / p.latency.latency_ms for p in (near, far)]
+    assert spread[0] < spread[1]
+
+
+def test_unknown_operators_warn():
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return torch.cumsum(x, 1)
+
+    assert "left out: cumsum (1)" in predict_module(Odd(), "odd").warnings[-1]
+
+
+def test_it_is_quick():
+    """Under 50 ms a prediction, under 1 s for 1,000 specs; medians, for the machine is shared."""
+    spec = prunet_det.load_spec("prunet_p1")
+    predict(spec)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        predict(spec)
+        times.append(time.perf_counter() - start)
+    assert np.median(times) < 0.05
+    start = time.perf_counter()
+    kernels = KernelArrays([spec_kernels(spec, 512) for _ in range(1000)])
+    assert total_ms(kernels, load_device("v100"), 1).shape == (1000,)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_records():
+    record = predict("prunet_p0").latency
+    assert Latency.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    for change, sentence in (
+        ({"kind": "guessed"}, "kind must be one of"),
+        ({"scope": "half"}, "scope must be one of"),
+        ({"latency_ms": float("nan")}, "0 < low <= value <= high"),
+        ({"low_ms": 0.0}, "0 < low <= value <= high"),
+        ({"gpu": 1}, "has the unknown 'gpu'"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Latency.from_dict({**record.to_dict(), **change})
+    with pytest.raises(ValueError, match="lacks 'device'"):
+        Latency.from_dict({k: v for k, v in record.to_dict().items() if k != "device"})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "sentence"),
+    [
+        ({"batch": 0}, "batch must be a positive integer"),
+        ({"batch": 1.5}, "batch must be a positive integer"),
+        ({"input_size": 0}, "input size must be a positive integer"),
+        ({"device": "h900"}, "no device 'h900'; the known ones are a100, v100"),
+        ({"scope": "e2e"}, "scope must be one of"),
+    ],
+)
+def test_refusals(kwargs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        predict("prunet_p0", **kwargs)
+
+
+def test_a_damaged_device_file(tmp_path):
+    (tmp_path / "x.json").write_text('{"name": "x"}')
+    with pytest.raises(ValueError, match="is no device file"):
+        predict("prunet_p0", str(tmp_path / "x.json"))
