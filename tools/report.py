@@ -120,7 +120,7 @@ def calibration() -> str:
             [device.title, "all, in-sample", f"{inside['mean']:.1%}", f"{inside['worst']:.1%}"]
         )
         for network, error in p["leave_one_out"].items():
-            what = "and so its family" if network in FAMILIES_OF_ONE else "left out"
+            what = "left out, and so its family" if network in FAMILIES_OF_ONE else "left out"
             rows.append([device.title, f"{network} {what}", *(f"{v:.1%}" for v in error.values())])
     return markdown_table(["device", "networks", "mean error", "worst"], rows)
 
