@@ -82,9 +82,6 @@ def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
     before = json.loads((work / "train.json").read_text())
     assert before["iterations"] == newest and not before["resumed"]
 
-    longer = run([sys.executable, *train_args(work, 60, "--resume")])
-    assert longer.returncode == 2 and "resume with the length that it" in longer.stderr
-
     second = run([sys.executable, *train_args(work, 30, "--resume")])
     output = second.stdout + second.stderr
     assert second.returncode == 0, output
@@ -108,30 +105,26 @@ def torchrun(script, *args):
     return run([sys.executable, *launcher, script, *args])
 
 
-@pytest.mark.parametrize(
-    "backbone",
-    [
-        ["model.backbone.frozen_stages=1", "model.backbone.with_cp=True"],
-        [
-            "model.backbone._delete_=True",
-            "model.backbone.type=TimmBackbone",
-            "model.backbone.name=efficientnet_b0",
-            "model.backbone.frozen_stages=2",
-        ],
-    ],
-    ids=["PruNet", "TimmBackbone"],
-)
-def test_frozen_backbones_train_in_two_processes(backbone, digits, tmp_path):
+def test_a_frozen_timm_backbone_trains_in_two_processes(digits, tmp_path):
     """Without find_unused_parameters: what is frozen never had a gradient to wait for."""
-    done = torchrun(*train_args(tmp_path, 3, "--launcher", "pytorch"), *backbone)
+    backbone = [
+        "model.backbone._delete_=True",
+        "model.backbone.type=TimmBackbone",
+        "model.backbone.name=efficientnet_b0",
+        "model.backbone.frozen_stages=2",
+    ]
+    done = torchrun(*train_args(tmp_path, 2, "--launcher", "pytorch"), *backbone)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
-    assert "Iter(train) [3/3]" in output and "find_unused_parameters = True" not in output
+    assert "Iter(train) [2/2]" in output and "find_unused_parameters = True" not in output
 
 
 def test_two_processes_on_the_cpu(few, tmp_path):
-    done = torchrun(*train_args(tmp_path, 4, "--launcher", "pytorch"))
+    """With a frozen and checkpointed backbone, and without find_unused_parameters."""
+    backbone = ["model.backbone.frozen_stages=1", "model.backbone.with_cp=True"]
+    done = torchrun(*train_args(tmp_path, 4, "--launcher", "pytorch"), *backbone)
     output = done.stdout + done.stderr
+    assert "find_unused_parameters = True" not in output
     assert done.returncode == 0, output
     assert "effective batch 4 = 2 images x 2 processes" in output
     assert "Iter(train) [4/4]" in output

@@ -88,6 +88,18 @@ def test_a_training_is_resumed_with_its_teacher():
             resume(before, now)
 
 
+def test_a_training_is_resumed_with_its_schedule():
+    model = torch.nn.Linear(2, 2)
+    now = SimpleNamespace(begin=0, end=60, T_max=60)
+    runner = SimpleNamespace(model=model, _resume=True, param_schedulers=[now], cfg={})
+    saved = {"begin": 0, "end": 60, "T_max": 60}
+    checkpoint = {"state_dict": model.state_dict(), "meta": {}, "param_schedulers": [saved]}
+    RecordHook().after_load_checkpoint(runner, checkpoint)
+    saved["T_max"] = 30
+    with pytest.raises(CheckpointError, match="T_max 30, the config 60; resume with the length"):
+        RecordHook().after_load_checkpoint(runner, checkpoint)
+
+
 def test_pretrained_is_refused_anywhere(cfg):
     launch.refuse_pretrained(cfg.model)
     cfg.model.neck.init_cfg = [dict(type="Constant"), dict(type="Pretrained", checkpoint="x.pth")]
