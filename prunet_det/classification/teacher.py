@@ -1,0 +1,108 @@
+"""A trained network that another one learns from."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from torch import nn
+
+from prunet_det.errors import UserError
+from prunet_det.zoo import load_backbone_weights
+
+
+class Teacher:
+    """A trained network whose predictions another one learns from.
+
+    It is no module, and copies of the student share it: its weights belong to no checkpoint, no
+    optimizer and no moving average.
+
+    Args:
+        name: A name that timm knows. It sees the student's batch, normalised and, where it takes
+            one size only, scaled as it was trained.
+        num_classes: Of the data.
+        checkpoint: Its weights; without, timm downloads its own.
+        weight: Share of its loss; the labels' has the rest.
+        temperature: Of the softmax on both sides.
+
+    Raises:
+        UserError: timm does not know it, or its weights are neither given nor to be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        checkpoint: str | os.PathLike[str] | None = None,
+        weight: float = 0.5,
+        temperature: float = 1.0,
+    ) -> None:
+        if not timm.is_model(name):
+            raise UserError(
+                f"timm has no model {name!r} to be the teacher; see timm.list_models()."
+            )
+        if not 0 <= weight <= 1 or temperature <= 0:
+            raise UserError(
+                "a teacher's weight must lie in 0..1 and its temperature above 0, got "
+                f"{weight} and {temperature}."
+            )
+        self.weight, self.temperature = weight, temperature
+        if checkpoint is not None:
+            net = timm.create_model(name, num_classes=num_classes)
+            report = load_backbone_weights(net, checkpoint)
+            if not report.head_loaded:
+                raise UserError(
+                    f"{checkpoint} has no classifier of {num_classes} classes, so {name} cannot "
+                    "teach with it."
+                )
+            print(f"teacher: {report}")
+        else:
+            try:
+                net = timm.create_model(name, pretrained=True)
+            except Exception as e:  # offline, unpublished, gated: as many kinds as there are hubs
+                raise UserError(
+                    f"the weights of the teacher {name} cannot be had: {' '.join(str(e).split())} "
+                    "Give them with --teacher-checkpoint FILE."
+                ) from e
+            if net.num_classes != num_classes:
+                raise UserError(
+                    f"the weights of the teacher {name} know {net.num_classes} classes, the data "
+                    f"{num_classes}; give weights that fit with --teacher-checkpoint FILE."
+                )
+        self._net: Any = net.eval().requires_grad_(False)
+        config = resolve_model_data_config(net)
+        # From the student's normalisation, which is ImageNet's, to the teacher's.
+        ours, theirs = (
+            (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+            (config["mean"], config["std"]),
+        )
+        (m0, s0), (m1, s1) = (torch.tensor(t)[:, :, None, None] for t in (ours, theirs))
+        self._scale, self._shift = s0 / s1, (m0 - m1) / s1
+        fixed = (getattr(net, "pretrained_cfg", None) or {}).get("fixed_input_size", False)
+        self._size = tuple(config["input_size"][-2:]) if fixed else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        return self
+
+    @torch.no_grad()
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) to (N, classes) logits."""
+        self._net.to(inputs.device)
+        x = inputs * self._scale.to(inputs) + self._shift.to(inputs)
+        if self._size is not None and x.shape[2:] != self._size:
+            x = nn.functional.interpolate(x, self._size, mode="bicubic", antialias=True)
+        return self._net(x)
+
+    def loss(self, inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Kullback-Leibler divergence from the teacher's to the student's classes (Hinton 2015)."""
+        t = self.temperature
+        divergence = nn.functional.kl_div(
+            (logits / t).log_softmax(1),
+            (self.predict(inputs) / t).log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return t * t * divergence
