@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", default="detections", help="folder [detections]")
     parser.add_argument("--checkpoint", default=DEFAULT, help=f"weights [{DEFAULT.name}]")
     parser.add_argument("--config", help="config of the checkpoint [as its card says]")
-    parser.add_argument("--classes", nargs="+", help="class names [as the card says]")
+    parser.add_argument("--classes", nargs="+", help="class names [as the card or train.json says]")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score [0.3]")
     parser.add_argument("--montage", help="also write all pictures as one, scaled to 256 px")
     parser.add_argument("--device", default="cpu", help="torch device [cpu]")
@@ -63,10 +63,12 @@ def main() -> None:
 
     from prunet_det.datasets.drawing import join_tiles
     from prunet_det.detection import inference
-    from prunet_det.training.records import write_json
+    from prunet_det.training.records import read_training, write_json
 
     config, classes = args.config, args.classes
-    if config is None or classes is None:
+    if config is not None:  # of one's own training, which noted its classes in their order
+        classes = classes or read_training(args.checkpoint).get("classes")
+    if config is None or not classes:
         card = inference.read_card(args.checkpoint)
         config = config or ROOT / card["config"]
         classes = classes or card["classes"]

@@ -175,6 +175,9 @@ def main() -> int:
         print("note: no g++; mmcv compiles with it (Debian: apt-get install g++ python3-dev).")
     if not check_import("mmcv.ops") and (note := check_mmcv_cuda()):
         print(f"note: {note}")
+    venv = CONSTRAINTS.parent / ".venv"
+    if problems and venv.is_dir() and Path(sys.prefix).resolve() != venv.resolve():
+        print(f"note: {venv} is there and not in use; activate it with: . {venv}/bin/activate")
     for what, command in problems:
         print(f"problem: {what}.\n  mend it with: {command}")
     print("everything is there." if not problems else f"{len(problems)} problem(s).")

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prunet_det.errors import UserError, run_tool
+from prunet_det.errors import run_tool
 
 EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
 CONDITIONS = ("device", "runtime", "precision", "batch", "input_size", "scope", "kind")
@@ -194,8 +194,6 @@ def main() -> None:
         else:
             verb.set_defaults(scope="classifier")
     args = parser.parse_args()
-    if args.json and getattr(args, "plots", None):
-        raise UserError("--plots and --json do not go together.")
     args.run(args)
 
 

@@ -31,8 +31,8 @@ def read_card(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise CheckpointError(
-            f"{checkpoint} has no readable card {path.name}; name the config and the classes "
-            "yourself (--config)."
+            f"{checkpoint} has no readable card {path.name} and no train.json that knows its "
+            "classes; name the config and the classes yourself (--config FILE --classes A B ...)."
         ) from e
 
 

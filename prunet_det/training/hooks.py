@@ -85,6 +85,8 @@ class RecordHook(Hook):
         self._first_iter = runner.iter
         self._started = time.time()
         self._environment = environment()
+        metainfo = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
+        self._classes = metainfo.get("classes") or ()
         earlier = read_training(Path(runner.work_dir) / WEIGHTS_FILE) if runner.iter else {}
         self._earlier_minutes = float(earlier.get("minutes", 0.0))
 
@@ -95,6 +97,7 @@ class RecordHook(Hook):
             "iterations": iterations,
             "minutes": round(minutes, 2),
             "resumed": self._first_iter > 0,
+            "classes": list(self._classes),
             **self._environment,
         }
         write_json(Path(runner.work_dir) / TRAINING_FILE, record)

@@ -86,7 +86,10 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
         raise UserError(f"--max-iters must be at least 1, got {max_iters}.")
     old = cfg.train_cfg.get("max_iters")
     if old is None:
-        raise UserError("--max-iters is for configs that train by iterations; this one does not.")
+        raise UserError(
+            "--max-iters is for configs that train by iterations; this one trains by epochs: "
+            "--cfg-options train_cfg.max_epochs=N."
+        )
     schedulers = []
     for scheduler in cfg.get("param_scheduler") or []:
         begin, end = (
@@ -190,6 +193,8 @@ def check_one_batch(runner: Runner) -> None:
 def build_evaluation_runner(cfg: Config) -> Runner:
     """As `build_runner`, for weights that the caller loads: the config's own are left out."""
     cfg.load_from, cfg.resume = None, False
+    # The Runner writes its config and logs there, and must leave the training's alone.
+    cfg.work_dir = str(Path(cfg.work_dir) / "evaluation")
     return build_runner(cfg)
 
 

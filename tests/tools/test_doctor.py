@@ -91,5 +91,14 @@ def test_a_gpu_without_mmcvs_operators(doctor, monkeypatch):
     assert "FORCE_CUDA=1" in note
 
 
+def test_an_environment_that_is_there_but_not_in_use(doctor, monkeypatch, capsys, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    names = doctor["main"].__globals__
+    monkeypatch.setitem(names, "CONSTRAINTS", tmp_path / "constraints.txt")
+    monkeypatch.setitem(names, "diagnose", lambda: ([("torch", "2", "-", "missing")], [("a", "b")]))
+    assert doctor["main"]() == 1
+    assert f"activate it with: . {tmp_path / '.venv'}/bin/activate" in capsys.readouterr().out
+
+
 def _no_operator(self):
     raise RuntimeError("nms_impl: implementation for device cuda:0 not found.")

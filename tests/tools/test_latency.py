@@ -84,7 +84,6 @@ def test_calibrate_prints_the_errors(latency):
         (("--model", "prunet_p0", "--batch", 0), "batch must be a positive integer"),
         (("--model", "prunet_p0", "--input-size", -3), "input size must be a positive integer"),
         (("--model", "gone/arch.json"), "there is no spec file gone/arch.json"),
-        (("--model", "prunet_p0", "--json", "--plots", "x"), "do not go together"),
     ],
 )
 def test_refusals(refused, args, sentence):

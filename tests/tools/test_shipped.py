@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -29,6 +30,19 @@ def test_it_reaches_what_its_card_says(card, digits, tmp_path, tool):
     metrics = json.loads((tmp_path / "m").read_text())["metrics"]
     for key in ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75"):
         assert metrics[key] == pytest.approx(card["metrics"][key], abs=0.005), key
+
+
+def test_ones_own_weights_know_their_classes(digits, tmp_path, tool):
+    """No card, but the train.json that training leaves beside the weights."""
+    shutil.copy(SHIPPED, tmp_path / "weights.safetensors")
+    names = [f"digit {i}" for i in range(10)]
+    (tmp_path / "train.json").write_text(json.dumps({"classes": names}))
+    args = ["--config", "configs/prunet_effdet.py", "--out", tmp_path / "out"]
+    args += ["--checkpoint", tmp_path / "weights.safetensors"]
+    done = tool("detect", digits / "val" / "000001.jpg", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    coco = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [c["name"] for c in coco["categories"]] == names
 
 
 def test_detect_uses_it_by_default(digits, tmp_path, tool):

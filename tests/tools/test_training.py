@@ -81,6 +81,7 @@ def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
     newest = int(re.search(r"iter_(\d+)\.pth", (work / "last_checkpoint").read_text())[1])
     before = json.loads((work / "train.json").read_text())
     assert before["iterations"] == newest and not before["resumed"]
+    assert before["classes"] == list("0123456789")
 
     second = run([sys.executable, *train_args(work, 30, "--resume")])
     output = second.stdout + second.stderr

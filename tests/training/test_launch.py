@@ -110,8 +110,10 @@ def test_pretrained_is_refused_anywhere(cfg):
 def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(launch.Runner, "from_cfg", lambda c: c)
     cfg.load_from, cfg.resume, cfg.launcher = "some.pth", True, "none"
+    cfg.work_dir = "work_dirs/x"
     built = launch.build_evaluation_runner(cfg)
     assert built.load_from is None and built.resume is False
+    assert built.work_dir == "work_dirs/x/evaluation", "the training's config stays as it was"
 
 
 def test_overrides_reach_the_config(tmp_path):
