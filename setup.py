@@ -19,6 +19,9 @@ DET = [
     "rich",
 ]
 
+ONNX = ["onnx", "onnxscript", "onnxruntime"]  # export, and the runtime of CPUs
+DEV = ["pytest", "pytest-xdist", "ruff", "mypy", "effdet"]
+
 setup(
     name="prunet_det",
     version="0.1.0",
@@ -33,5 +36,5 @@ setup(
         "prunet_det.latency": ["devices/*.json", "published.csv"],
     },
     install_requires=["torch", "torchvision", "timm", "safetensors", "numpy"],
-    extras_require={"det": DET, "dev": [*DET, "pytest", "pytest-xdist", "ruff", "mypy", "effdet"]},
+    extras_require={"det": DET, "onnx": ONNX, "dev": [*DET, *ONNX, *DEV]},
 )

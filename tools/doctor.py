@@ -26,6 +26,9 @@ PACKAGES = [
     ("matplotlib", "matplotlib", "det"),
     ("pillow", "PIL", "det"),
     ("tensorboard", "tensorboard", "det"),
+    ("onnx", "onnx", "onnx"),
+    ("onnxscript", "onnxscript", "onnx"),
+    ("onnxruntime", "onnxruntime", "onnx"),
     ("prunet_det", "prunet_det", ""),
 ]
 # Distributions that own the same import name: exactly one may be installed, the first is ours.

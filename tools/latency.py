@@ -1,19 +1,24 @@
-"""Latency of networks: predict, compare with published figures, calibrate a device.
+"""Latency: predict it for a named device, measure it here, compare, tabulate, calibrate.
 
 python tools/latency.py predict --model prunet_p0 --device v100 --input-size 512
+python tools/latency.py measure --model prunet_p0 --model efficientnet_b0 --threads 1
 python tools/latency.py compare --device v100
-python tools/latency.py calibrate --device v100
+python tools/latency.py table --model prunet_p0 --variants 4 --device here --out table.json
+python tools/latency.py check table.json
+python tools/latency.py calibrate --from table.json --out my_machine.json
 """
 
 import argparse
+import csv
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunet_det.errors import run_tool
+from prunet_det.errors import UserError, run_tool
 
 EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
-CONDITIONS = ("device", "runtime", "precision", "batch", "input_size", "scope", "kind")
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
@@ -29,35 +34,65 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     Console(width=max(80, width)).print(table)
 
 
-def timm_module(name: str, scope: str) -> tuple[Any, int]:
-    """A timm network as `scope` has it, without weights, and its own resolution."""
-    import timm
+def write_csv(path: str, records: Sequence[dict[str, Any]]) -> None:
+    """Flat records as a CSV file, with the command and the environment as comments before them."""
+    from prunet_det.files import atomic_path
+    from prunet_det.machine import environment
+
+    header = {"command": " ".join(["python", *sys.argv]), **environment()}
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
+        f.writelines(f"# {key}: {value}\n" for key, value in header.items())
+        writer = csv.DictWriter(f, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    print(f"written: {path}")
+
+
+def torch_device(name: str) -> str:
+    """A torch device from `here`, `cpu`, `cuda` or `cuda:1`."""
     import torch
 
-    with torch.device("meta"):
-        full = timm.create_model(name)
-        size = full.pretrained_cfg["input_size"][-1]
-        if scope == "backbone":
-            full = timm.create_model(name, features_only=True, feature_cls="getter")
-    return full, size
+    from prunet_det.latency.measure import local_device
+
+    if name == "here":
+        return local_device()
+    try:
+        torch.device(name)
+    except RuntimeError as e:
+        raise UserError(
+            f"there is no device {name!r} to measure on; give here, cpu or cuda."
+        ) from e
+    return name
+
+
+def choose_runtime(args: argparse.Namespace) -> tuple[str, str, str]:
+    """Torch device, runtime and precision that were asked for, or the device's usual ones."""
+    from prunet_det.latency.measure import default_runtime
+
+    device = torch_device(args.device)
+    runtime, precision = default_runtime(device)
+    return device, args.runtime or runtime, args.precision or precision
 
 
 def predict_any(name: str, args: argparse.Namespace) -> Any:
-    """A network of the zoo or of a spec file by formula, any other of timm's by tracing."""
-    import timm
+    """Our own networks by formula; timm's and whole detectors by tracing."""
+    import torch
 
     from prunet_det.latency import predict, predict_module
-    from prunet_det.zoo.registry import ALIASES, model_names
+    from prunet_det.runtime.subject import is_ours, load_subject, timm_network
 
-    ours = name.endswith(".json") or name in (*model_names(), *ALIASES)
-    if ours or not timm.is_model(name):
+    if name.endswith(".py"):
+        subject = load_subject(name, args.scope, args.input_size, settle=False)
+        size = subject.input_size
+        return predict_module(
+            subject.module, subject.name, args.device, args.batch, size, args.scope
+        )
+    if is_ours(name):
         return predict(name, args.device, args.batch, args.input_size, args.scope)
-    module, size = timm_module(name, args.scope)
-    if args.input_size is None:
-        args_size = size if args.scope == "classifier" else 512
-    else:
-        args_size = args.input_size
-    return predict_module(module, name, args.device, args.batch, args_size, args.scope)
+    with torch.device("meta"):
+        module, own = timm_network(name, args.scope)
+    size = own if args.input_size is None else args.input_size
+    return predict_module(module, name, args.device, args.batch, size, args.scope)
 
 
 def run_predict(args: argparse.Namespace) -> None:
@@ -96,38 +131,224 @@ def run_predict(args: argparse.Namespace) -> None:
         device = load_device(args.device)
         for p in predictions:
             name, size, scope = p.latency.model, p.latency.input_size, p.latency.scope
-            title = f"{name}, {device.title}, FP16, batch {args.batch}, {size} px, {scope}"
+            where = f"{device.title}, {device.precision}, batch {args.batch}, {size} px, {scope}"
             base = Path(args.plots) / f"{name}_{device.name}_{size}"
-            plot_breakdown({name: p.breakdown}, title, f"{base}_time.png")
-            plot_roofline(p.kernels, device, args.batch, title, f"{base}_roofline.png")
+            plot_breakdown({name: p.breakdown}, f"{name}, {where}", f"{base}_time.png")
+            plot_roofline(p.kernels, device, args.batch, f"{name}, {where}", f"{base}_roofline.png")
+
+
+def measure_all(args: argparse.Namespace, names: Sequence[str]) -> Sequence[Any]:
+    """The networks, timed interleaved on this machine."""
+    from prunet_det.latency.measure import measure
+    from prunet_det.runtime.subject import load_subject
+
+    device, runtime, precision = choose_runtime(args)
+    checkpoint = getattr(args, "checkpoint", None)
+    subjects = [load_subject(name, args.scope, args.input_size, checkpoint) for name in names]
+    return measure(
+        subjects,
+        runtime,
+        precision,
+        device,
+        args.batch,
+        args.threads,
+        args.seconds,
+        progress="" if args.json else "timing",
+    )
+
+
+def run_measure(args: argparse.Namespace) -> None:
+    """Milliseconds on this machine, all models interleaved in one run."""
+    found = measure_all(args, args.model)
+    if args.json:
+        for m in found:
+            print(json.dumps(m.to_dict()))
+    else:
+        one = found[0].latency
+        threads = f", {one.threads} threads" if one.threads else ""
+        title = (
+            f"measured on {one.device}, {one.runtime} {one.precision}{threads}, batch {one.batch}, "
+            f"scope {one.scope}, in ms"
+        )
+        percentiles = ["median", "p10", "p90", "p99"]
+        header = ["model", "px", *percentiles, "spread", "images/s", "MB", "difference", "verdict"]
+        rows = [
+            [
+                m.latency.model,
+                str(m.latency.input_size),
+                *(f"{m.timing.percentile(q):.3f}" for q in (50, 10, 90, 99)),
+                f"{m.timing.spread:.1%}",
+                f"{m.to_dict()['images_per_s']:.1f}",
+                "-" if m.timing.peak_memory_mb is None else f"{m.timing.peak_memory_mb:.0f}",
+                f"{m.difference:.0e}",
+                m.latency.note or "stable",
+            ]
+            for m in found
+        ]
+        print_table(title, header, rows)
+    if args.out:
+        write_csv(args.out, [m.to_dict() for m in found])
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """Published and predicted classifiers side by side, at their own resolution."""
+    """Published, predicted and measured classifiers side by side, at their own resolution."""
+    from prunet_det.latency import Latency
     from prunet_det.latency.calibrate import published_points
+    from prunet_det.latency.measure import local_device
     from prunet_det.zoo.registry import model_names
 
     published = {p.network: p for p in published_points(args.device) if p.batch == args.batch}
+    names = args.model or [*model_names(), *EFFICIENTNETS]
+    predicted = [predict_any(name, args).latency for name in names]
+    measured: Sequence[Any] = []
+    if not args.no_measure:
+        here = argparse.Namespace(**{**vars(args), "device": local_device()})
+        measured = [m.latency for m in measure_all(here, names)]
     rows = []
-    for name in (*(args.model or (*model_names(), *EFFICIENTNETS)),):
-        latency = predict_any(name, args).latency
-        point = published.get(name)
-        known = point is not None and point.input_size == latency.input_size
+    for i, latency in enumerate(predicted):
+        point = published.get(latency.model)
+        if point is not None and point.input_size != latency.input_size:
+            point = None
+        own = measured[i] if measured else None
         if args.json:
-            record = {**latency.to_dict(), "published_ms": point.ms if known else None}
+            given = {**latency.to_dict(), "kind": "published", "note": ""}
+            figures = dict.fromkeys(("latency_ms", "low_ms", "high_ms"), point.ms if point else 0)
+            first = [Latency(**{**given, **figures})] if point else []
+            for record in [*first, latency, *([own] if own else [])]:
+                print(json.dumps(record.to_dict()))
+        rows.append(
+            [
+                latency.model,
+                str(latency.input_size),
+                f"{point.ms:.2f}" if point else "-",
+                f"{latency.latency_ms:.2f}",
+                f"{latency.low_ms:.2f} to {latency.high_ms:.2f}",
+                f"{latency.latency_ms / point.ms - 1:+.1%}" if point else "",
+                f"{own.latency_ms:.2f}{' (unstable)' if own.note else ''}" if own else "-",
+            ]
+        )
+    if args.json:
+        return
+    header = ["model", "px", "published", "predicted", "between", "error", "measured here"]
+    print_table(f"{args.device}, FP16, batch {args.batch}, classifier, in ms", header, rows)
+    if measured:
+        one = measured[0]
+        threads = f", {one.threads} threads" if one.threads else ""
+        print(f"measured here: {one.device}, {one.runtime} {one.precision}{threads}")
+
+
+def run_table(args: argparse.Namespace) -> None:
+    """A table of blocks, predicted for a named device or measured here; resumes."""
+    from prunet_det.latency.measure_table import BlockTimer, measure_table
+    from prunet_det.latency.roofline import device_names
+    from prunet_det.latency.table import network_blocks, predict_table, variants
+    from prunet_det.zoo.registry import resolve_spec
+
+    if args.variants < 0:
+        raise UserError(f"--variants must be 0 or more, got {args.variants}.")
+    size = args.input_size or 512
+    specs = [resolve_spec(name) for name in args.model]
+    keys = [key for spec in specs for key in network_blocks(spec, size)]
+    if args.variants:
+        keys = variants(keys, args.variants)
+    if args.device in device_names() or args.device.endswith(".json"):
+        table = predict_table(keys, args.device, args.batch)
+        table.save(args.out)
+    else:
+        device, runtime, precision = choose_runtime(args)
+        timer = BlockTimer(runtime, precision, device, args.batch, args.threads, args.seconds)
+        table = measure_table(keys, args.out, timer, progress=not args.json)
+    if args.json:
+        print(json.dumps({"conditions": str(table.conditions), "blocks": len(table.entries)}))
+        return
+    print(f"{len(table.entries)} blocks, {table.conditions}: {args.out}")
+    for spec in specs:
+        print(f"{spec.name} at {size} px, scope backbone: {table.network_ms(spec, size):.3f} ms")
+
+
+def run_check(args: argparse.Namespace) -> None:
+    """Random networks of a table's blocks, measured whole beside the sums of their blocks."""
+    from prunet_det.latency import load_device
+    from prunet_det.latency.check import check_table, summarize
+    from prunet_det.latency.table import Table
+
+    if args.networks < 2:
+        raise UserError(f"--networks must be at least 2, got {args.networks}.")
+    table = Table.load(args.table, force=args.force)
+    fitted = load_device(args.fitted) if args.fitted else None
+    device = torch_device(args.device)
+    checks = check_table(
+        table, args.networks, args.seed, device, fitted, args.seconds, "" if args.json else "timing"
+    )
+    records = [
+        {
+            **c.measured.latency.to_dict(),
+            "blocks": len(c.spec.blocks),
+            "table_ms": c.table_ms,
+            "model_ms": c.model_ms,
+        }
+        for c in checks
+    ]
+    measured = [r["latency_ms"] for r in records]
+    kinds = {"table": "table_ms", **({"fitted model": "model_ms"} if fitted else {})}
+    sums = {kind: summarize(measured, [r[key] for r in records]) for kind, key in kinds.items()}
+    if args.json:
+        for record in records:
             print(json.dumps(record))
-        error = f"{latency.latency_ms / point.ms - 1:+.1%}" if known else ""
-        between = f"{latency.low_ms:.2f} to {latency.high_ms:.2f}"
-        shown = f"{point.ms:.2f}" if known else "-"
-        size = str(latency.input_size)
-        rows.append([name, size, shown, f"{latency.latency_ms:.2f}", between, error])
-    if not args.json:
-        title = f"{args.device}, FP16, batch {args.batch}, scope classifier, in ms"
-        print_table(title, ["model", "px", "published", "predicted", "between", "error"], rows)
+        print(json.dumps(sums))
+    else:
+        rows = [
+            [r["model"], str(r["blocks"]), f"{r['latency_ms']:.3f}"]
+            + [f"{r[key]:.3f} ({r[key] / r['latency_ms'] - 1:+.1%})" for key in kinds.values()]
+            for r in records
+        ]
+        print_table(str(table.conditions), ["network", "blocks", "measured ms", *kinds], rows)
+        for kind, s in sums.items():
+            print(
+                f"{kind}: mean error {s['mean_error']:.1%}, worst {s['worst_error']:.1%}, bias "
+                f"{s['bias']:+.1%}, Kendall's tau {s['kendall_tau']:.3f}"
+            )
+    if args.out:
+        write_csv(args.out, records)
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
-    """Refits a device to the published figures and prints the errors."""
+    """Fits the analytic model to published figures, or to a table measured here."""
+    if args.source:
+        calibrate_to_table(args)
+    else:
+        calibrate_to_published(args)
+
+
+def calibrate_to_table(args: argparse.Namespace) -> None:
+    from prunet_det.files import atomic_path
+    from prunet_det.latency.own_device import calibrate_to_table as fit
+    from prunet_det.latency.own_device import measure_peaks
+    from prunet_det.latency.roofline import FITTED
+    from prunet_det.latency.table import Table
+
+    if not args.out:
+        raise UserError("say with --out FILE.json where the device file goes.")
+    table = Table.load(args.source)
+    c = table.conditions
+    where = "cpu" if c.threads else "cuda"
+    device = fit(measure_peaks(where, c.runtime, c.precision, c.threads), table, args.source)
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(device.to_json(), encoding="utf-8")
+    if args.json:
+        print(device.to_json().replace("\n", ""))
+        return
+    p = device.provenance
+    rows = [[k.replace("_", " "), *(f"{v:.1%}" for v in p[k].values())] for k in FITS]
+    print_table(f"{c}: errors on {p['blocks']} blocks", ["", "mean", "worst"], rows)
+    print_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]])
+    print(f"written: {args.out}; use it as --device {args.out}")
+
+
+FITS = ("in_sample", "cross_validated")
+
+
+def calibrate_to_published(args: argparse.Namespace) -> None:
     from prunet_det.files import atomic_path
     from prunet_det.latency import calibrate as c
     from prunet_det.latency.roofline import DEVICE_DIR, FITTED, load_device
@@ -166,34 +387,86 @@ def run_calibrate(args: argparse.Namespace) -> None:
             temporary.write_text(device.to_json(), encoding="utf-8")
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
+    from prunet_det.runtime import PRECISIONS, RUNTIMES
+    from prunet_det.runtime.subject import SCOPES
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(required=True, metavar="predict|compare|calibrate")
-    for function in (run_predict, run_compare, run_calibrate):
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function: Any, device: str, what: str) -> argparse.ArgumentParser:
         name = function.__name__.removeprefix("run_")
-        verb = verbs.add_parser(name, help=function.__doc__)
-        verb.set_defaults(run=function)
-        verb.add_argument("--device", default="v100", help="a name, or a device file [v100]")
-        verb.add_argument("--json", action="store_true", help="one JSON object per line")
-        if name == "calibrate":
-            verb.add_argument("--write", action="store_true", help="keep the constants")
-            continue
-        verb.add_argument(
+        made = verbs.add_parser(name, help=function.__doc__, description=function.__doc__)
+        made.set_defaults(run=function)
+        made.add_argument("--device", default=device, help=f"{what} [{device}]")
+        made.add_argument("--json", action="store_true", help="one JSON object per line")
+        return made
+
+    def networks(made: argparse.ArgumentParser, required: bool = True) -> None:
+        made.add_argument(
             "--model",
             action="append",
-            required=name == "predict",
-            help="a network of the zoo or of timm, or a spec file; may be repeated",
+            required=required,
+            help="a network of the zoo or of timm, a spec file, or a detector's config; repeatable",
         )
-        verb.add_argument("--batch", type=int, default=1, help="images at once [1]")
-        verb.add_argument("--input-size", type=int, help="pixels [512; a classifier's own]")
-        if name == "predict":
-            verb.add_argument("--scope", choices=["backbone", "classifier"], default="backbone")
-            verb.add_argument("--plots", metavar="DIR", help="draw time and roofline here")
-        else:
-            verb.set_defaults(scope="classifier")
-    args = parser.parse_args()
+        made.add_argument("--batch", type=int, default=1, help="images at once [1]")
+        made.add_argument("--input-size", type=int, help="pixels [512; a classifier's own]")
+
+    def running(made: argparse.ArgumentParser, seconds: float) -> None:
+        made.add_argument("--runtime", choices=list(RUNTIMES), help="[the device's usual one]")
+        made.add_argument("--precision", choices=list(PRECISIONS), help="[the device's usual one]")
+        made.add_argument("--threads", type=int, help="of a CPU [all]")
+        made.add_argument(
+            "--seconds", type=float, default=seconds, help=f"to spend on each [{seconds}]"
+        )
+
+    known = "v100, a100 or a device file"
+    predict = verb(run_predict, "v100", known)
+    networks(predict)
+    predict.add_argument("--scope", choices=SCOPES[:3], default="backbone")
+    predict.add_argument("--plots", metavar="DIR", help="draw time and roofline here")
+
+    measure = verb(run_measure, "here", "here, cpu or cuda")
+    networks(measure)
+    running(measure, 3.0)
+    measure.add_argument("--scope", choices=SCOPES, default="backbone")
+    measure.add_argument("--checkpoint", help="weights, for all models")
+    measure.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
+
+    compare = verb(run_compare, "v100", "v100 or a100")
+    networks(compare, required=False)
+    running(compare, 1.0)
+    compare.add_argument("--no-measure", action="store_true", help="leave this machine out")
+    compare.set_defaults(scope="classifier")
+
+    table = verb(run_table, "here", f"here, cpu or cuda; or {known}")
+    networks(table)
+    running(table, 0.3)
+    table.add_argument(
+        "--variants", type=int, default=0, help="also other kinds, kernels and so many widths [0]"
+    )
+    table.add_argument("--out", metavar="FILE.json", required=True, help="an existing one resumes")
+
+    check = verb(run_check, "here", "here, cpu or cuda")
+    check.add_argument("table", help="measured here")
+    check.add_argument("--networks", type=int, default=20, help="how many [20]")
+    check.add_argument("--seed", type=int, default=0, help="of the random networks [0]")
+    check.add_argument("--fitted", metavar="FILE.json", help="check this device file as well")
+    check.add_argument("--force", action="store_true", help="also a table of another device")
+    check.add_argument("--seconds", type=float, default=2.0, help="to spend on each [2.0]")
+    check.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
+
+    calibrate = verb(run_calibrate, "v100", "v100 or a100, to its published figures")
+    calibrate.add_argument("--write", action="store_true", help="keep the package's constants")
+    calibrate.add_argument("--from", dest="source", metavar="TABLE.json", help="fit to this table")
+    calibrate.add_argument("--out", metavar="FILE.json", help="device file of a fit to a table")
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
     args.run(args)
 
 

@@ -115,6 +115,10 @@ class BlockSpec:
         """Whether the block adds its input to its output."""
         return self.kind != "conv" and self.stride == 1 and self.in_chs == self.out_chs
 
+    def padded(self) -> BlockSpec:
+        """The block as networks built with `padding="same"` have it."""
+        return dataclasses.replace(self, padding="same")
+
 
 @dataclass(frozen=True)
 class StemSpec:
@@ -134,6 +138,13 @@ class StemSpec:
         for width in self.widths:
             _check_int("stem", "width", width)
         _check_choice("stem", "act", self.act, ACTIVATIONS)
+
+    def blocks(self, in_chans: int = 3) -> tuple[BlockSpec, ...]:
+        """The stem's convolutions as blocks."""
+        pairs = enumerate(pairwise((in_chans, *self.widths)))
+        return tuple(
+            BlockSpec("conv", a, b, 3, 2 if i == 0 else 1, act=self.act) for i, (a, b) in pairs
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -108,7 +108,22 @@ def predicted(device: Device, points: Sequence[Point]) -> np.ndarray:
 
 
 def fit(device: Device, points: Sequence[Point]) -> Device:
-    """The device with constants fitted to the points by bounded least squares in log space.
+    """The device with constants fitted to the points, see `fit_to`.
+
+    Raises:
+        ImportError: SciPy is missing.
+    """
+    measured = np.array([p.ms for p in points])
+    return fit_to(device, lambda candidate: predicted(candidate, points), measured)
+
+
+def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np.ndarray) -> Device:
+    """Bounded least squares in log space, with weak priors on physical starting values.
+
+    Args:
+        device: Its peaks.
+        predict: Milliseconds that a device with other constants would give, (samples,).
+        measured: (samples,) milliseconds.
 
     Raises:
         ImportError: SciPy is missing.
@@ -118,11 +133,10 @@ def fit(device: Device, points: Sequence[Point]) -> Device:
     except ImportError as e:
         raise ImportError("calibration needs SciPy: pip install prunet_det[det].") from e
     start = np.log(PRIOR)
-    measured = np.array([p.ms for p in points])
     efficiencies = np.array([name in FITTED[2:4] for name in FITTED])  # of a peak: at most 1
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        ms = predicted(device.with_constants(np.exp(x)), points)
+        ms = predict(device.with_constants(np.exp(x)))
         error = np.log(ms / measured) / ERROR_UNIT
         powered = np.sign(error) * np.abs(error) ** (ERROR_POWER / 2)
         return np.concatenate([powered, (x - start) / PRIOR_WIDTH])

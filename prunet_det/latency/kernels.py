@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
 
@@ -136,32 +135,36 @@ def spec_kernels(
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {', '.join(SCOPES)} here, got {scope!r}.")
     padding = padding or ("published" if scope == "classifier" else "same")
-    at = (size, size) if isinstance(size, int) else tuple(size)
+    at = (size, size) if isinstance(size, int) else size
     kernels = [layout_change(in_chans, at[0] * at[1])]
-    for i, (a, b) in enumerate(pairwise((in_chans, *spec.stem.widths))):
-        out = _strided(at, 3, 2 if i == 0 else 1, "same")
-        kernels += _conv(f"stem.{i}", a, b, 9, 1, at, out, spec.stem.act)
+    named = [(f"stem.{i}", block) for i, block in enumerate(spec.stem.blocks(in_chans))]
+    named += [
+        (f"stages.{i}.{j}", block)
+        for i, stage in enumerate(spec.stages)
+        for j, block in enumerate(stage.blocks)
+    ]
+    for name, block in named:
+        block = block if padding == "published" else block.padded()
+        out = output_size(block, at)
+        if min(out) < 1:
+            raise ValueError(
+                f"an image of {size} px is too small for {spec.name}: nothing is left of it at "
+                f"{name}."
+            )
+        kernels += block_kernels(block, at, name)
         at = out
-    for i, stage in enumerate(spec.stages):
-        for j, block in enumerate(stage.blocks):
-            mode = block.padding if padding == "published" else "same"
-            out = _strided(at, block.kernel, block.stride, mode)
-            if min(out) < 1:
-                raise ValueError(
-                    f"an image of {size} px is too small for {spec.name}: nothing is left of it at "
-                    f"stage {i}."
-                )
-            kernels += _block(f"stages.{i}.{j}", block, at, out)
-            at = out
     if scope == "classifier":
         kernels += _tail(spec, at, num_classes)
     return kernels
 
 
-def _strided(at: tuple[int, ...], kernel: int, stride: int, padding: str) -> tuple[int, ...]:
-    if stride > 1 and padding == "valid":
-        return tuple((s - kernel) // stride + 1 for s in at)
-    return tuple(-(-s // stride) for s in at)
+def output_size(block: BlockSpec, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what a block makes of a map of this size."""
+    if block.stride > 1 and block.padding == "valid":
+        height, width = ((s - block.kernel) // block.stride + 1 for s in size)
+    else:
+        height, width = (-(-s // block.stride) for s in size)
+    return height, width
 
 
 def _conv(
@@ -198,8 +201,9 @@ def _elementwise(name: str, reads: int, writes: int, positions: int) -> Kernel:
     return Kernel("elementwise", name, positions=positions, reads=reads, writes=writes)
 
 
-def _block(name: str, block: BlockSpec, at: tuple[int, ...], out: tuple[int, ...]) -> list[Kernel]:
-    b, taps = block, block.kernel**2
+def block_kernels(block: BlockSpec, at: tuple[int, int], name: str = "block") -> list[Kernel]:
+    """The kernels of one block on a map of height and width `at`."""
+    b, taps, out = block, block.kernel**2, output_size(block, at)
     if b.kind == "conv":
         kernels = _conv(f"{name}.spatial", b.in_chs, b.out_chs, taps, 1, at, out, b.act)
         return kernels + _squeeze_excite(f"{name}.se", b, b.out_chs, out)

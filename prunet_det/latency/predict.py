@@ -21,9 +21,9 @@ from prunet_det.latency.roofline import (
     total_ms,
 )
 from prunet_det.latency.trace import trace
+from prunet_det.runtime.subject import DETECTION_SIZE, check_size
 from prunet_det.zoo.registry import resolve_spec
 
-RUNTIME, PRECISION = "tensorrt", "fp16"  # of the figures that the devices were fitted to
 # How far beyond the calibrated networks a feature may lie before the prediction is called an
 # extrapolation: our choice.
 _MARGIN = 1.6
@@ -67,7 +67,7 @@ def predict(
     """
     spec = resolve_spec(model)
     if input_size is None:
-        input_size = spec.input_size if scope == "classifier" else 512
+        input_size = spec.input_size if scope == "classifier" else DETECTION_SIZE
     check_size(input_size)
     return price(spec.name, spec_kernels(spec, input_size, scope), device, batch, input_size, scope)
 
@@ -102,12 +102,6 @@ def predict_module(
     )
 
 
-def check_size(input_size: int) -> None:
-    """Raises ValueError where `input_size` is no positive integer."""
-    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < 1:
-        raise ValueError(f"the input size must be a positive integer, got {input_size!r}.")
-
-
 def price(
     name: str,
     kernels: Sequence[Kernel],
@@ -133,8 +127,8 @@ def price(
     latency = Latency(
         name,
         known.name,
-        RUNTIME,
-        PRECISION,
+        known.runtime,
+        known.precision,
         batch,
         input_size,
         scope,
@@ -143,6 +137,7 @@ def price(
         ms / (1 + error),
         ms * (1 + error),
         " ".join(warnings),
+        known.threads,
     )
     return Prediction(latency, parts, list(kernels), warnings)
 
@@ -164,7 +159,8 @@ def outside_family(
     """Names of the features that lie beyond the calibrated networks'."""
     ranges = device.provenance.get("family", {})
     found = features(kernels, parts, batch)
-    beyond = []
+    batches = device.provenance.get("batches")
+    beyond = ["batch"] if batches and not batches[0] <= batch <= batches[1] else []
     for key, (low, high) in ranges.items():
         shares = key.startswith("share")
         least = low - 0.1 if shares else low / _MARGIN

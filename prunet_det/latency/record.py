@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from prunet_det.runtime.subject import SCOPES
+
 KINDS = ("predicted", "measured", "published")
-SCOPES = ("classifier", "backbone", "detector", "e2e")
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,12 @@ class Latency:
         precision: `fp16` or `fp32`.
         batch: Images at once.
         input_size: Side of the images in pixels.
-        scope: `classifier` is the whole classification network, `backbone` everything up to the
-            deepest stride without the tail, `detector` backbone, neck and head up to raw outputs,
-            `e2e` with pre- and post-processing.
+        scope: One of SCOPES, see there.
         kind: `predicted`, `measured` or `published`.
         latency_ms: For the whole batch.
         low_ms, high_ms: Between which it is thought to lie.
         note: What a reader must know, such as that a prediction is an extrapolation.
+        threads: Of a CPU; 0 elsewhere.
 
     Raises:
         ValueError: An unknown kind or scope, or milliseconds that are none.
@@ -46,6 +46,7 @@ class Latency:
     low_ms: float
     high_ms: float
     note: str = ""
+    threads: int = 0
 
     def __post_init__(self) -> None:
         for key, known in (("kind", KINDS), ("scope", SCOPES)):
@@ -73,7 +74,7 @@ class Latency:
         """
         known = {f.name for f in fields(cls)}
         wrong = [k for k in data if k not in known]
-        missing = [k for k in known - {"note"} if k not in data]
+        missing = [k for k in known - {"note", "threads"} if k not in data]
         if wrong or missing:
             what = f"lacks {sorted(missing)[0]!r}" if missing else f"has the unknown {wrong[0]!r}"
             raise ValueError(f"a record of a latency {what}.")

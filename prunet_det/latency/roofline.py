@@ -29,7 +29,7 @@ TILES = np.array(
     [(256, 128), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (64, 32), (32, 32)], float
 )
 _TILE_HALF = 64.0  # sides of a tile at which its efficiency is halved
-_BYTES = 2  # of a half-precision number
+_BYTES = {"fp16": 2, "fp32": 4}
 COMPONENTS = ("fixed", "launch", "dense", "pointwise", "depthwise", "elementwise", "memory")
 FITTED = (
     "net_us",
@@ -50,12 +50,15 @@ class Device:
     Attributes:
         name, title: `v100`, and what it is called.
         multiprocessors, clock_ghz, tensor_tflops, half_tflops, dram_gb_s, l2_mb: Peaks, from the
-            maker's data sheet; tensor_tflops for half precision.
+            maker's data sheet or measured: of matrix products and of other arithmetic in the
+            precision, of DRAM, and the size of the last cache. Of a CPU, its threads are the
+            multiprocessors.
+        runtime, precision, threads: What the constants were fitted to, as in Latency.
         net_us, launch_us: Time of a network and of each kernel beside the work.
         tensor_efficiency: Share of the tensor peak that 1x1 convolutions reach in large tiles.
         dense_ratio: How much more convolutions with larger kernels reach.
         bandwidth_efficiency: Share of the DRAM peak.
-        depthwise_efficiency: Share of the half-precision peak.
+        depthwise_efficiency: Share of the plain cores' peak.
         k_step_us: Least time of 32 steps of a product's inner dimension.
         elementwise_factor: Of the memory time of element-wise kernels.
         provenance: Where the constants come from, and the errors of the fit.
@@ -69,6 +72,9 @@ class Device:
     half_tflops: float
     dram_gb_s: float
     l2_mb: float
+    runtime: str = "tensorrt"
+    precision: str = "fp16"
+    threads: int = 0
     net_us: float = 30.0
     launch_us: float = 2.5
     tensor_efficiency: float = 0.55
@@ -179,14 +185,14 @@ def _depthwise(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
 
 def _memory(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
     """Time to move activations and weights, in us."""
-    activations = _BYTES * batch * (k.reads + k.writes)
+    activations = _BYTES[device.precision] * batch * (k.reads + k.writes)
     l2_per_us = 32 * device.multiprocessors * device.clock_ghz * 1e3
     dram_per_us = device.bandwidth_efficiency * device.dram_gb_s * 1e3
     # A smooth switch: half of the traffic leaves L2 where the activations are as large as it is.
     share = 1 / (1 + (activations / (device.l2_mb * 2**20)) ** 4)
     us = activations * (share / l2_per_us + (1 - share) / dram_per_us)
     us = us * np.where(k.of_kind("elementwise"), device.elementwise_factor, 1.0)
-    return us + _BYTES * k.weights / dram_per_us
+    return us + _BYTES[device.precision] * k.weights / dram_per_us
 
 
 def kernel_times(k: KernelArrays, device: Device, batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,11 +200,16 @@ def kernel_times(k: KernelArrays, device: Device, batch: int) -> tuple[np.ndarra
     return _products(k, device, batch) + _depthwise(k, device, batch), _memory(k, device, batch)
 
 
-def total_ms(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
-    """Milliseconds of every network, (networks,)."""
+def kernels_ms(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+    """Milliseconds of every network's kernels, (networks,), without its fixed time."""
     compute, memory = kernel_times(k, device, batch)
     us = device.launch_us + np.maximum(compute, memory)
-    return (device.net_us + np.bincount(k.owner, us, k.count)) / 1e3
+    return np.bincount(k.owner, us, k.count) / 1e3
+
+
+def total_ms(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+    """Milliseconds of every network, (networks,)."""
+    return device.net_us / 1e3 + kernels_ms(k, device, batch)
 
 
 def breakdown(kernels: Sequence[Kernel], device: Device, batch: int) -> dict[str, float]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from prunet_det.files import atomic_path
+from prunet_det.machine import environment
 from prunet_det.zoo.weights import load_all_weights
 
 TRAINING_FILE = "train.json"
@@ -27,34 +23,6 @@ def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Writes a JSON file, atomically, with its folder where that is missing."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
-def git_commit() -> str:
-    """The checkout's commit, with `+changes` where files differ from it; `unknown` elsewhere."""
-
-    def git(*args: str) -> str:
-        done = subprocess.run(
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def environment() -> dict[str, Any]:
-    """Commit, date, machine and versions."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    used = [sys.modules[m] for m in ("torch", "timm", "mmengine", "mmdet") if m in sys.modules]
-    return {
-        "commit": git_commit(),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}",
-        "versions": {m.__name__: m.__version__ for m in used},
-    }
 
 
 def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:

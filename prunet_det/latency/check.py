@@ -1,0 +1,147 @@
+"""Do the blocks of a table add up? Random networks of them, timed whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
+from prunet_det.latency.kernels import output_size
+from prunet_det.latency.measure import Measurement, measure
+from prunet_det.latency.predict import predict
+from prunet_det.latency.roofline import Device
+from prunet_det.latency.table import Key, Table, TableError
+from prunet_det.runtime.subject import load_subject
+
+_MOST_BLOCKS = 200  # of a walk through a table
+
+
+@dataclass(frozen=True)
+class Check:
+    """A network measured whole beside the sum of its blocks.
+
+    Attributes:
+        spec: The network.
+        measured: Of the whole.
+        table_ms: The sum of its blocks and the overhead.
+        model_ms: Of the analytic model, where a device was given.
+    """
+
+    spec: ArchSpec
+    measured: Measurement
+    table_ms: float
+    model_ms: float | None
+
+
+def random_networks(table: Table, count: int, seed: int = 0) -> list[ArchSpec]:
+    """Networks made of a table's blocks only, each a random walk from the image to the last map.
+
+    Raises:
+        TableError: The table has no stem, or its blocks do not follow one another.
+    """
+    chosen = random.Random(seed)
+    follows: dict[tuple[int, tuple[int, int]], list[Key]] = {}
+    for block, size in table.entries:
+        follows.setdefault((block.in_chs, size), []).append((block, size))
+    start = [place for place in follows if place[0] == 3]
+    if not start:
+        raise TableError("the table has no block that takes an image of 3 channels.")
+    return [_walk(follows, chosen, start[0], f"random_{i}") for i in range(count)]
+
+
+def _walk(
+    follows: dict[tuple[int, tuple[int, int]], list[Key]],
+    chosen: random.Random,
+    place: tuple[int, tuple[int, int]],
+    name: str,
+) -> ArchSpec:
+    blocks: list[BlockSpec] = []
+    while place in follows and len(blocks) < _MOST_BLOCKS:
+        stay = [key for key in follows[place] if _leads_to(key) == place]
+        leave = [key for key in follows[place] if _leads_to(key) != place]
+        options = stay if stay and (not leave or chosen.random() < 0.5) else leave
+        if not leave and blocks and chosen.random() < 0.5:
+            break  # at the last map, from which no block leads away
+        block, size = chosen.choice(options)
+        blocks.append(block)
+        place = _leads_to((block, size))
+    stem = [b for b in blocks[:1] if b.kind == "conv" and b.stride == 2]
+    if not stem or len(blocks) < 2:
+        raise TableError("the table's blocks do not make a network: no stem, or nothing after it.")
+    stages: list[list[BlockSpec]] = []
+    for block in blocks[1:]:
+        if block.stride == 2 or not stages:
+            stages.append([])
+        stages[-1].append(block)
+    return ArchSpec(
+        name,
+        StemSpec((stem[0].out_chs,), stem[0].act),
+        tuple(StageSpec(tuple(stage)) for stage in stages),
+        TailSpec(64),
+        Provenance("hand-written", {"reason": "a random walk through a latency table"}),
+    )
+
+
+def _leads_to(key: Key) -> tuple[int, tuple[int, int]]:
+    block, size = key
+    return block.out_chs, output_size(block, size)
+
+
+def check_table(
+    table: Table,
+    count: int = 20,
+    seed: int = 0,
+    torch_device: str = "cpu",
+    fitted: Device | None = None,
+    seconds: float = 2.0,
+    progress: str = "",
+) -> list[Check]:
+    """Times random networks of a table's blocks, interleaved, beside the sums of their blocks.
+
+    Args:
+        table: Measured on this machine.
+        count, seed: Of the networks.
+        torch_device: Where.
+        fitted: A device of the analytic model to check as well.
+        seconds: To spend on each network.
+        progress: Label of a progress bar.
+    """
+    specs = random_networks(table, count, seed)
+    size = next(size for block, size in table.entries if block.in_chs == 3)[0]
+    c = table.conditions
+    subjects = [load_subject(spec, input_size=size) for spec in specs]
+    found = measure(
+        subjects,
+        c.runtime,
+        c.precision,
+        torch_device,
+        c.batch,
+        c.threads or None,
+        seconds,
+        progress,
+    )
+    return [
+        Check(
+            spec,
+            measured,
+            table.network_ms(spec, size),
+            predict(spec, fitted, c.batch, size).latency.latency_ms if fitted else None,
+        )
+        for spec, measured in zip(specs, found, strict=True)
+    ]
+
+
+def summarize(measured: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """Mean and worst relative error, bias, and Kendall's tau."""
+    from scipy.stats import kendalltau
+
+    error = np.array(predicted) / np.array(measured) - 1
+    return {
+        "mean_error": float(np.abs(error).mean()),
+        "worst_error": float(np.abs(error).max()),
+        "bias": float(error.mean()),
+        "kendall_tau": float(kendalltau(measured, predicted).statistic),
+    }

@@ -1,0 +1,231 @@
+"""The one way to time anything.
+
+What is timed runs in rounds, every task once a round in an order drawn anew, so that clocks that
+drift and neighbours that wake up hit all tasks alike. Each task warms up first, by time and count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunet_det.machine import readings
+
+WARMUP_RUNS = 5
+WARMUP_SECONDS = 0.3
+LEAST_ROUNDS = 11
+# A sample is as many runs in a row as last this long: a clock's tick and its call must not matter.
+SAMPLE_MS = {"cpu": 1.0, "cuda": 2.0}
+# When a timing is called unstable: our choice.
+MOST_SPREAD = 0.10  # between the 10th and the 90th percentile, of the median
+MOST_DRIFT = 0.05  # between the medians of the first and the second half
+WORST_STALL = 2.0  # the slowest sample, of the median
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to time.
+
+    Attributes:
+        run: Does the work once.
+        device: Where.
+        host_clock: Time it with the host's clock although it runs on CUDA, for what does not run on
+            PyTorch's current stream, or not on the GPU alone.
+    """
+
+    run: Callable[[], Any]
+    device: str | torch.device = "cpu"
+    host_clock: bool = False
+
+    def sample(self, runs: int) -> float:
+        """Milliseconds a run, over so many in a row."""
+        if torch.device(self.device).type == "cpu":
+            return _host(self.run, runs)
+        torch.cuda.synchronize(self.device)
+        if self.host_clock:
+            return _host(self.run, runs, self.device)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(runs):
+            self.run()
+        end.record()
+        torch.cuda.synchronize(self.device)
+        return start.elapsed_time(end) / runs
+
+
+def _host(run: Callable[[], Any], runs: int, device: str | torch.device | None = None) -> float:
+    start = time.perf_counter_ns()
+    for _ in range(runs):
+        run()
+    if device is not None:
+        torch.cuda.synchronize(device)
+    return (time.perf_counter_ns() - start) / 1e6 / runs
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Samples of a task, in the order of the rounds, and what they say.
+
+    Attributes:
+        samples_ms: Milliseconds a run.
+        runs_a_sample: In a row.
+        peak_memory_mb: On CUDA what PyTorch allocated at most while the task warmed up, on a CPU
+            the process's largest resident size then; None where it cannot be read.
+        before, after: See `machine.readings`.
+    """
+
+    samples_ms: tuple[float, ...]
+    runs_a_sample: int = 1
+    peak_memory_mb: float | None = None
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+
+    def percentile(self, q: float) -> float:
+        """Of the samples, in milliseconds."""
+        return float(np.percentile(self.samples_ms, q))
+
+    @property
+    def median_ms(self) -> float:
+        """The middle sample: the latency."""
+        return statistics.median(self.samples_ms)
+
+    @property
+    def spread(self) -> float:
+        """From the 10th to the 90th percentile, of the median."""
+        return (self.percentile(90) - self.percentile(10)) / self.median_ms
+
+    @property
+    def unstable(self) -> str:
+        """Why the figure is not to be trusted, or nothing."""
+        half = len(self.samples_ms) // 2
+        halves = [statistics.median(s) for s in (self.samples_ms[:half], self.samples_ms[half:])]
+        drift = halves[1] / halves[0] - 1
+        stall = max(self.samples_ms) / self.median_ms
+        reasons = []
+        if self.spread > MOST_SPREAD:
+            reasons.append(f"spread {self.spread:.0%}")
+        if abs(drift) > MOST_DRIFT:
+            reasons.append(f"drift {drift:+.0%}")
+        if stall > WORST_STALL:
+            reasons.append(f"a run took {stall:.1f} times the median")
+        return ", ".join(reasons)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for a record, without the samples."""
+        return {
+            "median_ms": self.median_ms,
+            **{f"p{q}_ms": self.percentile(q) for q in (10, 90, 99)},
+            "spread": self.spread,
+            "unstable": self.unstable,
+            "rounds": len(self.samples_ms),
+            "runs_a_sample": self.runs_a_sample,
+            "peak_memory_mb": self.peak_memory_mb,
+            "before": dict(self.before),
+            "after": dict(self.after),
+        }
+
+
+def time_interleaved(
+    tasks: Mapping[str, Task] | Sequence[Task],
+    seconds: float = 2.0,
+    least_rounds: int = LEAST_ROUNDS,
+    warmup_seconds: float = WARMUP_SECONDS,
+    progress: str = "",
+) -> list[Timing]:
+    """Times tasks against each other.
+
+    Args:
+        tasks: What to time; names are for the reader.
+        seconds: To spend on each, roughly, after its warm-up.
+        least_rounds: However long they take.
+        warmup_seconds: At least, and WARMUP_RUNS runs, whichever is longer.
+        progress: Label of a progress bar with the time left; none where empty.
+
+    Returns:
+        A timing for each task, in their order.
+
+    Raises:
+        ValueError: No tasks, or impossible numbers.
+    """
+    every = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
+    if not every or seconds <= 0 or least_rounds < 2 or warmup_seconds < 0:
+        raise ValueError(
+            "timing needs at least one task, seconds > 0, two rounds, and a warm-up of no less "
+            "than 0 s."
+        )
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        return _time(every, seconds, least_rounds, warmup_seconds, progress)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _time(
+    tasks: Sequence[Task],
+    seconds: float,
+    least_rounds: int,
+    warmup_seconds: float,
+    progress: str,
+) -> list[Timing]:
+    from tqdm import tqdm
+
+    warm = [_warm_up(task, warmup_seconds) for task in tasks]
+    runs = [
+        max(1, math.ceil(SAMPLE_MS[torch.device(task.device).type] / ms))
+        for task, (ms, _) in zip(tasks, warm, strict=True)
+    ]
+    round_seconds = sum(n * ms for n, (ms, _) in zip(runs, warm, strict=True)) / 1e3
+    rounds = max(least_rounds, math.ceil(seconds * len(tasks) / round_seconds))
+    before = readings(tasks[0].device)
+    samples: list[list[float]] = [[] for _ in tasks]
+    order, shuffle = list(range(len(tasks))), random.Random(0).shuffle
+    for _ in tqdm(range(rounds), progress, disable=not progress, unit="round", leave=False):
+        shuffle(order)
+        for i in order:
+            samples[i].append(tasks[i].sample(runs[i]))
+    after = readings(tasks[0].device)
+    return [
+        Timing(tuple(own), n, memory, before, after)
+        for own, n, (_, memory) in zip(samples, runs, warm, strict=True)
+    ]
+
+
+def _warm_up(task: Task, seconds: float) -> tuple[float, float | None]:
+    """Runs until it is warm; milliseconds a run at the end, and the peak of memory."""
+    cuda = torch.device(task.device).type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(task.device)
+    else:
+        _reset_peak()
+    took: list[float] = []
+    while len(took) < WARMUP_RUNS or sum(took) < seconds * 1e3:
+        took.append(task.sample(1))
+    memory = torch.cuda.max_memory_allocated(task.device) / 2**20 if cuda else _peak_mb()
+    return max(statistics.median(took[-WARMUP_RUNS:]), 1e-6), memory
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def _peak_mb() -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("VmHWM")), None)

@@ -1,0 +1,286 @@
+"""A lookup table: (BlockSpec, input size) to milliseconds, predicted or measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.files import atomic_path
+from prunet_det.latency.kernels import block_kernels, layout_change, output_size
+from prunet_det.latency.roofline import (
+    Device,
+    KernelArrays,
+    check_batch,
+    kernels_ms,
+    load_device,
+    total_ms,
+)
+from prunet_det.machine import device_title
+
+SCHEMA = 1
+Size = tuple[int, int]
+Key = tuple[BlockSpec, Size]
+
+
+class TableError(ValueError):
+    """A table that cannot be read, is of another device, or does not hold what is asked for."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a table's milliseconds hold for; as in Latency.
+
+    Attributes:
+        device: Its name where predicted, its title where measured.
+        kind: `predicted` or `measured`.
+        runtime, precision, batch, threads: As in Latency.
+        driver, date, versions: Of the machine that measured.
+    """
+
+    device: str
+    kind: str
+    runtime: str
+    precision: str
+    batch: int
+    threads: int = 0
+    driver: str = ""
+    date: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def same_setting(self, other: Conditions) -> bool:
+        """Whether figures of the two belong together, whatever the day and the versions."""
+        keys = ("device", "kind", "runtime", "precision", "batch", "threads")
+        return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if self.threads else ""
+        return (
+            f"{self.kind}: {self.device}, {self.runtime} {self.precision}, batch {self.batch}"
+            f"{threads}"
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Milliseconds of a block.
+
+    Attributes:
+        ms: One more such block in a network.
+        low_ms, high_ms: 10th and 90th percentile.
+        overhead_ms: What a network with this block first costs beside its blocks.
+    """
+
+    ms: float
+    low_ms: float
+    high_ms: float
+    overhead_ms: float
+
+
+class Table:
+    """Blocks and what they cost under one set of conditions.
+
+    Args:
+        conditions: Of all entries.
+        entries: (block, (height, width) of its input) to an Entry.
+    """
+
+    def __init__(self, conditions: Conditions, entries: Mapping[Key, Entry] | None = None) -> None:
+        self.conditions = conditions
+        self.entries: dict[Key, Entry] = dict(entries or {})
+
+    def add(self, key: Key, entry: Entry) -> None:
+        """Adds or replaces an entry."""
+        self.entries[key] = entry
+        self.__dict__.pop("_groups", None)
+
+    @cached_property
+    def _groups(self) -> dict[Key, tuple[np.ndarray, np.ndarray]]:
+        """Blocks alike but for their inner width: the widths, and milliseconds made monotone."""
+        from scipy.optimize import isotonic_regression
+
+        alike: dict[Key, list[tuple[int, float]]] = {}
+        for (block, size), entry in self.entries.items():
+            alike.setdefault(without_width(block, size), []).append((block.hidden, entry.ms))
+        groups = {}
+        for key, points in alike.items():
+            widths, ms = np.array(sorted(points)).T
+            groups[key] = (widths, isotonic_regression(ms).x)
+        return groups
+
+    def ms(self, block: BlockSpec, size: Size) -> float:
+        """Milliseconds of a block, never falling with its inner width; between widths by a line.
+
+        Raises:
+            TableError: The table has no such block, or none so wide or narrow.
+        """
+        block = block.padded()
+        group = self._groups.get(without_width(block, size))
+        if group is None:
+            raise TableError(
+                f"the table ({self.conditions}) has no block like {block.kind} {block.in_chs}->"
+                f"{block.out_chs}, kernel {block.kernel}, stride {block.stride} at {size}; make a "
+                "table of this search space or network."
+            )
+        widths, ms = group
+        if not widths[0] <= block.hidden <= widths[-1]:
+            raise TableError(
+                f"the table's {block.kind} {block.in_chs}->{block.out_chs} at {size} have inner "
+                f"widths from {widths[0]:.0f} to {widths[-1]:.0f}; {block.hidden} lies outside."
+            )
+        return float(np.interp(block.hidden, widths, ms))
+
+    def overhead_ms(self, block: BlockSpec, size: Size) -> float:
+        """What a network that begins with this block costs beside its blocks.
+
+        Raises:
+            TableError: The table does not hold the block.
+        """
+        entry = self.entries.get((block.padded(), size))
+        if entry is None:
+            raise TableError(f"the table has no first block {block.kind} at {size}.")
+        return entry.overhead_ms
+
+    def network_ms(self, spec: ArchSpec, input_size: int) -> float:
+        """Milliseconds of a network's scope `backbone`.
+
+        Raises:
+            TableError: The table does not hold one of its blocks.
+        """
+        blocks = network_blocks(spec, input_size)
+        return self.overhead_ms(*blocks[0]) + sum(self.ms(*key) for key in blocks)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the table as JSON, atomically."""
+        entries = [
+            json.dumps({"block": _block_dict(block), "size": size, **asdict(entry)})
+            for (block, size), entry in self.entries.items()
+        ]
+        head = json.dumps({"schema": SCHEMA, "conditions": asdict(self.conditions)})
+        with atomic_path(path) as temporary:
+            text = f'{head[:-1]}, "entries": [\n' + ",\n".join(entries) + "\n]}\n"
+            temporary.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], force: bool = False) -> Table:
+        """Reads a table.
+
+        Args:
+            path: Of the file.
+            force: Also a table that was measured on another device than the one here.
+
+        Raises:
+            FileNotFoundError: There is none.
+            TableError: It is damaged, or of another device.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no latency table {path}.")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] != SCHEMA:
+                raise TableError(f"schema {data['schema']!r} is not known")
+            names = [f.name for f in fields(Entry)]
+            entries = {
+                (BlockSpec(**e["block"]), (e["size"][0], e["size"][1])): Entry(
+                    **{name: float(e[name]) for name in names}
+                )
+                for e in data["entries"]
+            }
+            table = cls(Conditions(**data["conditions"]), entries)
+        except (ValueError, KeyError, TypeError, IndexError) as e:
+            raise TableError(f"{path} is no latency table: {e}.") from e
+        if not force:
+            table.check_device(path)
+        return table
+
+    def check_device(self, path: str | os.PathLike[str]) -> None:
+        """Refuses a table that was measured elsewhere.
+
+        Raises:
+            TableError: It is of another device.
+        """
+        import torch
+
+        devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        here = [device_title(device) for device in devices]
+        if self.conditions.kind == "measured" and self.conditions.device not in here:
+            raise TableError(
+                f"{os.fspath(path)} was measured on {self.conditions.device}; this machine has "
+                f"{' and '.join(here)}. Measure a table here, or pass --force to use it all the "
+                "same."
+            )
+
+
+def without_width(block: BlockSpec, size: Size) -> Key:
+    """The same for all blocks that are alike but for their inner width."""
+    least = 0 if block.kind == "conv" else 1
+    return replace(block, hidden=least, se=min(block.se, least)), size
+
+
+def _block_dict(block: BlockSpec) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in fields(BlockSpec)}
+    return {k: v for k, v in asdict(block).items() if v != defaults[k]}
+
+
+def network_blocks(spec: ArchSpec, input_size: int) -> list[Key]:
+    """The blocks of a network with the sizes of their inputs; the stem's convolutions as blocks."""
+    size = (input_size, input_size)
+    keys = []
+    for block in (*spec.stem.blocks(), *spec.blocks):
+        block = block.padded()
+        keys.append((block, size))
+        size = output_size(block, size)
+    return keys
+
+
+def variants(keys: Iterable[Key], count: int = 4, step: int = 8) -> list[Key]:
+    """Blocks with, in their places, other kinds, kernels and inner widths.
+
+    Each irb or fused_irb gives both kinds with kernels 3 and 5 and `count` inner widths, evenly
+    from one times its input's channels to its own width, at least 4 times; rounded to `step`.
+    """
+    found: dict[Key, None] = {}
+    for block, size in keys:
+        found[block, size] = None
+        if block.kind == "conv":
+            continue
+        widest = max(block.hidden, 4 * block.in_chs)
+        widths = np.linspace(block.in_chs, widest, count) / step
+        for kind in ("irb", "fused_irb"):
+            for kernel in (3, 5):
+                for width in {step * max(1, round(w)) for w in widths}:
+                    variant = replace(block, kind=kind, kernel=kernel, hidden=int(width), se=0)
+                    found[variant, size] = None
+    return list(found)
+
+
+def predict_table(keys: Iterable[Key], device: str | Device = "v100", batch: int = 1) -> Table:
+    """A table by the analytic model, for a device that need not be here.
+
+    Raises:
+        ValueError: Unknown device or impossible batch.
+    """
+    check_batch(batch)
+    known = load_device(device) if isinstance(device, str) else device
+    table = Table(
+        Conditions(known.name, "predicted", known.runtime, known.precision, batch, known.threads)
+    )
+    every: Sequence[Key] = list(dict.fromkeys((b.padded(), s) for b, s in keys))
+    if not every:
+        return table
+    costs = kernels_ms(KernelArrays([block_kernels(*key) for key in every]), known, batch)
+    layouts = [[layout_change(block.in_chs, h * w)] for block, (h, w) in every]
+    overheads = total_ms(KernelArrays(layouts), known, batch)
+    band = known.provenance.get("band", {}).get("inside", 0.3)
+    for key, ms, overhead in zip(every, costs, overheads, strict=True):
+        low, high = float(ms / (1 + band)), float(ms * (1 + band))
+        table.add(key, Entry(float(ms), low, high, float(overhead)))
+    return table

@@ -1,0 +1,121 @@
+"""What this is: the commit, the versions, the device, and how it does at the moment."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata as metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Distributions that a figure may depend on.
+_PACKAGES = (
+    "torch",
+    "timm",
+    "onedl-mmengine",
+    "onedl-mmdetection",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+)
+
+
+def git_commit() -> str:
+    """The checkout's commit, with `+changes` where files differ from it; `unknown` elsewhere."""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Package to version, of those that figures may depend on and that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Commit, date, machine and versions."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return {
+        "commit": git_commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}",
+        "versions": versions(),
+    }
+
+
+def device_title(device: str | torch.device) -> str:
+    """What a torch device is called, such as `NVIDIA H200` or `AMD EPYC, 2 cores`."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line for line in lines if line.startswith("model name")).partition(":")[2]
+    except (OSError, StopIteration):
+        pass
+    return f"{' '.join(model.split())}, {os.cpu_count()} cores"
+
+
+def driver(device: str | torch.device) -> str:
+    """The CUDA driver's version, or the kernel's for a CPU."""
+    if torch.device(device).type == "cuda":
+        return _nvidia_smi("driver_version") or "unknown"
+    return platform.release()
+
+
+def readings(device: str | torch.device) -> dict[str, float]:
+    """Clock in MHz, temperature in degrees Celsius and, of a GPU, power in W; what can be read."""
+    if torch.device(device).type == "cuda":
+        names = ("clock_mhz", "temperature_c", "power_w")
+        line = _nvidia_smi("clocks.sm,temperature.gpu,power.draw")
+        return dict(_numbers(zip(names, line.split(","), strict=False)))
+    root = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    zone = Path("/sys/class/thermal/thermal_zone0/temp")
+    found = dict(_numbers([("clock_mhz", _read(root)), ("temperature_c", _read(zone))]))
+    return {name: value / 1e3 for name, value in found.items()}  # both are in thousandths
+
+
+def _numbers(pairs: Any) -> Any:
+    for name, text in pairs:
+        try:
+            yield name, float(text)
+        except ValueError:
+            continue
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _nvidia_smi(query: str) -> str:
+    """The first GPU's answer to a query, or nothing."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else ""

@@ -1,0 +1,45 @@
+"""How a network is run: PyTorch's own ways, ONNX Runtime, TensorRT; and export for others."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from prunet_det.runtime.onnxruntime import OnnxRuntime
+from prunet_det.runtime.program import PRECISIONS, Program, RuntimeMissingError
+from prunet_det.runtime.pytorch import ChannelsLast, Compiled, CudaGraph, Eager
+from prunet_det.runtime.tensorrt import TensorRT
+
+RUNTIMES: dict[str, type[Program]] = {
+    cls.runtime: cls for cls in (Eager, ChannelsLast, Compiled, CudaGraph, OnnxRuntime, TensorRT)
+}
+
+__all__ = ["PRECISIONS", "RUNTIMES", "Program", "RuntimeMissingError", "make_program"]
+
+
+def make_program(
+    module: nn.Module,
+    example: torch.Tensor,
+    runtime: str = "eager",
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    threads: int | None = None,
+) -> Program:
+    """A network in a runtime; arguments as of Program.
+
+    Raises:
+        ValueError: Unknown runtime or precision, or a network that cannot be exported.
+        RuntimeMissingError: The runtime is not here.
+    """
+    for what, value, known in (
+        ("runtime", runtime, RUNTIMES),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"there is no {what} {value!r}; the known ones are {', '.join(known)}."
+            )
+    missing = RUNTIMES[runtime].missing(device)
+    if missing:
+        raise RuntimeMissingError(missing)
+    return RUNTIMES[runtime](module, example, precision, device, threads)

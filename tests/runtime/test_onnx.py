@@ -1,0 +1,64 @@
+"""Exported files: equal to eager in ONNX Runtime, or not written."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import prunet_det
+from prunet_det.runtime import onnx as export
+from prunet_det.runtime.onnx import export_onnx, onnx_bytes, trtexec_command
+from prunet_det.runtime.subject import load_subject
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("name", prunet_det.model_names())
+def test_every_backbone_at_batch_1_and_3(name, tmp_path):
+    subject = load_subject(name, input_size=96)
+    path = tmp_path / "net.onnx"
+    difference = export_onnx(subject.module, path, (3, 96, 96), None, "fp32", subject.output_names)
+    assert difference < 1e-3  # equal at batch 1 and 3, or an error
+    graph = onnx.load(path).graph
+    assert [o.name for o in graph.output] == list(subject.output_names)
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize(("batch", "precision"), [(None, "fp32"), (2, "fp16")])
+def test_the_detector(batch, precision, tmp_path):
+    weights = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
+    config = ROOT / "configs" / "prunet_effdet.py"
+    subject = load_subject(config, "detector", 128, weights)
+    assert subject.output_names[:2] == ("scores_stride8", "scores_stride16")
+    path = tmp_path / "net.onnx"
+    export_onnx(subject.module, path, (3, 128, 128), batch, precision, subject.output_names)
+    graph = onnx.load(path).graph
+    first = graph.input[0].type.tensor_type.shape.dim[0]
+    assert first.dim_param == "batch" if batch is None else first.dim_value == batch
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+
+
+def test_an_operator_without_translation_is_named():
+    class Bessel(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(ValueError, match=r"because of the operator \w+\.(special_)?bessel_j0"):
+        onnx_bytes(Bessel(), torch.randn(1, 3, 8, 8))
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    module = nn.Conv2d(3, 4, 3).eval()
+    other = onnx_bytes(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8))
+    monkeypatch.setattr(export, "onnx_bytes", lambda *args, **kwargs: other)
+    with pytest.raises(ValueError, match="the exported file at batch 1 differs from eager"):
+        export_onnx(module, tmp_path / "net.onnx", (3, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_for_tensorrt():
+    fixed = trtexec_command("a/net.onnx", (3, 64, 64), 1, "fp32")
+    assert fixed == "trtexec --onnx=a/net.onnx --useCudaGraph --saveEngine=a/net.engine"
+    free = trtexec_command("net.onnx", (3, 64, 64), None, "fp16")
+    assert "--maxShapes=images:8x3x64x64" in free and "--fp16" in free

@@ -1,0 +1,155 @@
+"""Runtimes: all of them give what eager gives, or say in a sentence why they cannot."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from prunet_det.runtime import RUNTIMES, RuntimeMissingError, make_program
+from prunet_det.runtime.program import check_outputs
+from prunet_det.runtime.subject import load_subject
+from prunet_det.runtime.tensorrt import build_engine
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return load_subject("prunet_demo", input_size=64)
+
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()).eval()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "tolerance"),
+    [
+        ("eager", "fp32", 1e-5),
+        ("channels_last", "fp32", 1e-4),
+        ("channels_last", "fp16", 3e-2),
+        ("onnxruntime", "fp32", 1e-4),
+        ("onnxruntime", "fp16", 3e-2),
+    ],
+)
+def test_equal_to_eager(subject, runtime, precision, tolerance):
+    program = make_program(subject.module, IMAGES, runtime, precision, threads=1)
+    with torch.no_grad():
+        expected = subject.module(IMAGES)
+    assert check_outputs(runtime, program(IMAGES), expected, tolerance) <= tolerance
+    other = IMAGES.flip(0)  # a second input through the same program
+    with torch.no_grad():
+        expected = subject.module(other)
+    assert check_outputs(runtime, program(other), expected, tolerance) <= tolerance
+
+
+def test_compiled(monkeypatch):
+    # Generating code takes half a minute here; tests/zoo/test_graphs.py does that once.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    module = small()
+    program = make_program(module, IMAGES, "compile")
+    with torch.no_grad():
+        check_outputs("compile", program(IMAGES), [module(IMAGES)], 1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("runtime", ["eager", "channels_last", "cuda_graph", "compile"])
+def test_equal_on_a_gpu(subject, runtime, precision):
+    program = make_program(subject.module, IMAGES, runtime, precision, "cuda")
+    with torch.no_grad():
+        expected = subject.module(IMAGES)
+    check_outputs(runtime, program(IMAGES), expected, 3e-2)
+
+
+def test_refusals(subject):
+    def make(**kwargs):
+        return make_program(subject.module, IMAGES, **kwargs)
+
+    with pytest.raises(ValueError, match="no runtime 'tflite'; the known ones are eager"):
+        make(runtime="tflite")
+    with pytest.raises(ValueError, match="no precision 'int8'; the known ones are fp32, fp16"):
+        make(precision="int8")
+    with pytest.raises(RuntimeMissingError, match="cuda_graph runs on cuda, not on cpu"):
+        make(runtime="cuda_graph")
+    with pytest.raises(ValueError, match=r"takes images of shape \(2, 3, 64, 64\), got \(1, 3,"):
+        make()(IMAGES[:1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_gpu_is_a_sentence(subject):
+    for runtime in ("eager", "cuda_graph", "onnxruntime"):
+        with pytest.raises(RuntimeMissingError, match="no CUDA"):
+            make_program(subject.module, IMAGES, runtime, device="cuda")
+
+
+def test_packages_that_are_missing_are_a_sentence(subject, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert "pip install tensorrt" in RUNTIMES["tensorrt"].missing("cuda")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeMissingError, match=r"pip install 'prunet_det\[onnx\]'"):
+        make_program(subject.module, IMAGES, "onnxruntime")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(RuntimeMissingError, match=r"pip install 'prunet_det\[onnx\]'"):
+        make_program(subject.module, IMAGES, "onnxruntime")
+
+
+def test_outputs_that_mean_nothing():
+    good = [torch.ones(2)]
+    with pytest.raises(ValueError, match="output 0 of x is not finite"):
+        check_outputs("x", [torch.tensor([1.0, float("nan")])], good, 1e-3)
+    with pytest.raises(ValueError, match="output 0 of the network itself is not finite"):
+        check_outputs("x", good, [torch.tensor([float("inf"), 1.0])], 1e-3)
+    with pytest.raises(ValueError, match="x gives 2 outputs, the network 1"):
+        check_outputs("x", good * 2, good, 1e-3)
+    with pytest.raises(ValueError, match=r"has the shape \(3,\), the network's \(2,\)"):
+        check_outputs("x", [torch.ones(3)], good, 1e-3)
+    with pytest.raises(ValueError, match="x differs from eager by 0.5 .* more than 0.001"):
+        check_outputs("x", [torch.tensor([1.0, 1.5])], good, 1e-3)
+
+
+class FakeTensorRT:
+    """As much of TensorRT's Python package as building an engine touches."""
+
+    BuilderFlag = SimpleNamespace(FP16="fp16")
+
+    class Logger:
+        ERROR = 1
+
+        def __init__(self, level):
+            pass
+
+    def __init__(self, parses=True, builds=True):
+        self.flags = []
+        config = SimpleNamespace(set_flag=self.flags.append)
+        builder = SimpleNamespace(
+            create_network=lambda flags: "network",
+            create_builder_config=lambda: config,
+            build_serialized_network=lambda network, c: b"plan" if builds else None,
+        )
+        self.Builder = lambda logger: builder
+        self.OnnxParser = lambda network, logger: SimpleNamespace(
+            parse=lambda content: parses, get_error=lambda i: "no importer for Foo"
+        )
+        self.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: plan)
+
+
+def test_an_engine_of_tensorrt(monkeypatch):
+    def build(fake, half):
+        monkeypatch.setitem(sys.modules, "tensorrt", fake)
+        return build_engine(b"onnx", half)
+
+    fake = FakeTensorRT()
+    assert build(fake, half=False) == b"plan" and not fake.flags
+    assert build(fake, half=True) == b"plan" and fake.flags == ["fp16"]
+    with pytest.raises(ValueError, match="cannot read the network: no importer for Foo"):
+        build(FakeTensorRT(parses=False), half=True)
+    with pytest.raises(ValueError, match="could not build an engine"):
+        build(FakeTensorRT(builds=False), half=True)
