@@ -29,6 +29,7 @@ TILES = np.array(
     [(256, 128), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (64, 32), (32, 32)], float
 )
 _TILE_HALF = 64.0  # sides of a tile at which its efficiency is halved
+CPU_TILE_SCALE = 0.125
 _BYTES = {"fp16": 2, "fp32": 4}
 COMPONENTS = ("fixed", "launch", "dense", "pointwise", "depthwise", "elementwise", "memory")
 FITTED = (
@@ -53,6 +54,7 @@ class Device:
             maker's data sheet or measured: of matrix products and of other arithmetic in the
             precision, of DRAM, and the size of the last cache. Of a CPU, its threads are the
             multiprocessors.
+        tile_scale: Sides of its tiles, of a GPU's: CPU_TILE_SCALE where registers hold them.
         runtime, precision, threads: What the constants were fitted to, as in Latency.
         net_us, launch_us: Time of a network and of each kernel beside the work.
         tensor_efficiency: Share of the tensor peak that 1x1 convolutions reach in large tiles.
@@ -72,6 +74,7 @@ class Device:
     half_tflops: float
     dram_gb_s: float
     l2_mb: float
+    tile_scale: float = 1.0
     runtime: str = "tensorrt"
     precision: str = "fp16"
     threads: int = 0
@@ -163,14 +166,15 @@ def _products(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
     rows = (batch * k.positions)[:, None]
     columns = _round_up(k.out_chs / k.groups, 8)[:, None]
     depth = _round_up(k.in_chs / k.groups, 8) * k.taps
-    a, b = TILES.T
+    a, b = TILES.T * device.tile_scale
     tiles = np.ceil(rows / a) * np.ceil(columns / b) * k.groups[:, None]
     waves = np.ceil(tiles / device.multiprocessors)
-    efficiency = device.tensor_efficiency / (1 + _TILE_HALF * (1 / a + 1 / b) / 2)
+    half = _TILE_HALF * device.tile_scale
+    efficiency = device.tensor_efficiency / (1 + half * (1 / a + 1 / b) / 2)
     dense = np.where(k.taps > 1, device.dense_ratio, 1.0)[:, None]
     per_us = device.tensor_tflops * 1e6 / device.multiprocessors
     tile_us = 2 * a * b * depth[:, None] / (per_us * efficiency * dense)
-    floor_us = np.ceil(depth / 32)[:, None] * device.k_step_us
+    floor_us = np.ceil(depth / 32)[:, None] * device.k_step_us * device.tile_scale**2
     best = (waves * np.maximum(tile_us, floor_us)).min(1)
     return np.where(k.of_kind("dense", "pointwise", "grouped", "fc", "matmul"), best, 0.0)
 
