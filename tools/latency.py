@@ -9,7 +9,6 @@ python tools/latency.py calibrate --from table.json --out my_machine.json
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -34,18 +33,12 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     Console(width=max(80, width)).print(table)
 
 
-def write_csv(path: str, records: Sequence[dict[str, Any]]) -> None:
-    """Flat records as a CSV file, with the command and the environment as comments before them."""
-    from prunet_det.files import atomic_path
-    from prunet_det.machine import environment
+def write_records(path: str, records: Sequence[dict[str, Any]]) -> None:
+    """A CSV file that knows this command and this machine."""
+    from prunet_det.latency.record import write_csv
 
-    header = {"command": " ".join(["python", *sys.argv]), **environment()}
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        f.writelines(f"# {key}: {value}\n" for key, value in header.items())
-        writer = csv.DictWriter(f, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
-    print(f"written: {path}")
+    write_csv(path, records, " ".join(["python", *sys.argv]))
+    print(f"written: {path}", file=sys.stderr)
 
 
 def torch_device(name: str) -> str:
@@ -57,11 +50,13 @@ def torch_device(name: str) -> str:
     if name == "here":
         return local_device()
     try:
-        torch.device(name)
+        device = torch.device(name)
     except RuntimeError as e:
         raise UserError(
             f"there is no device {name!r} to measure on; give here, cpu or cuda."
         ) from e
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no CUDA device {name} here; give --device here or cpu.")
     return name
 
 
@@ -97,14 +92,15 @@ def predict_any(name: str, args: argparse.Namespace) -> Any:
 
 def run_predict(args: argparse.Namespace) -> None:
     """Predicted milliseconds, with their band and what they are made of."""
+    from prunet_det.latency.kernels import totals
     from prunet_det.latency.plots import plot_breakdown, plot_roofline
-    from prunet_det.latency.roofline import COMPONENTS, load_device
+    from prunet_det.latency.roofline import BYTES, COMPONENTS, load_device
 
     predictions = [predict_any(name, args) for name in args.model]
     if args.json:
         for p in predictions:
-            record = {**p.latency.to_dict(), "kernels": len(p.kernels), "breakdown": p.breakdown}
-            print(json.dumps(record))
+            counts = totals(p.kernels, BYTES[p.latency.precision])
+            print(json.dumps({**p.latency.to_dict(), **counts, "breakdown": p.breakdown}))
     else:
         rows = [
             [
@@ -187,7 +183,7 @@ def run_measure(args: argparse.Namespace) -> None:
         ]
         print_table(title, header, rows)
     if args.out:
-        write_csv(args.out, [m.to_dict() for m in found])
+        write_records(args.out, [m.to_dict() for m in found])
 
 
 def run_compare(args: argparse.Namespace) -> None:
@@ -309,7 +305,7 @@ def run_check(args: argparse.Namespace) -> None:
                 f"{s['bias']:+.1%}, Kendall's tau {s['kendall_tau']:.3f}"
             )
     if args.out:
-        write_csv(args.out, records)
+        write_records(args.out, records)
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
@@ -355,8 +351,10 @@ def calibrate_to_published(args: argparse.Namespace) -> None:
 
     points = c.published_points(args.device)
     old = load_device(args.device)
-    device = c.calibrate(old, points, old.provenance.get("source", str(c.PUBLISHED.name)))
-    inside, left_out = c.errors(device, points), c.leave_one_out(device, points)
+    left_out = c.leave_one_out(old, points)
+    source = old.provenance.get("source", c.PUBLISHED.name)
+    device = c.calibrate(old, points, source, left_out)
+    inside = c.errors(device, points)
     if args.json:
         print(device.to_json().replace("\n", ""))
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prunet_det.latency.kernels import spec_kernels
+from prunet_det.latency.kernels import Kernel, spec_kernels
 from prunet_det.latency.predict import features
 from prunet_det.latency.roofline import (
     FITTED,
@@ -96,15 +96,20 @@ def published_points(device: str) -> list[Point]:
 
 
 @cache
-def _arrays(network: str, input_size: int) -> KernelArrays:
-    return KernelArrays([spec_kernels(load_spec(network), input_size, "classifier")])
+def _kernels(network: str, input_size: int) -> tuple[Kernel, ...]:
+    return tuple(spec_kernels(load_spec(network), input_size, "classifier"))
+
+
+def _predictor(points: Sequence[Point]) -> Callable[[Device], np.ndarray]:
+    """What `predicted` does for many devices, with all points in one pass over arrays."""
+    k = KernelArrays([_kernels(p.network, p.input_size) for p in points])
+    batches = np.array([p.batch for p in points], float)[k.owner]
+    return lambda device: total_ms(k, device, batches)
 
 
 def predicted(device: Device, points: Sequence[Point]) -> np.ndarray:
     """(points,) milliseconds."""
-    return np.array(
-        [total_ms(_arrays(p.network, p.input_size), device, p.batch)[0] for p in points]
-    )
+    return _predictor(points)(device)
 
 
 def fit(device: Device, points: Sequence[Point]) -> Device:
@@ -113,8 +118,7 @@ def fit(device: Device, points: Sequence[Point]) -> Device:
     Raises:
         ImportError: SciPy is missing.
     """
-    measured = np.array([p.ms for p in points])
-    return fit_to(device, lambda candidate: predicted(candidate, points), measured)
+    return fit_to(device, _predictor(points), np.array([p.ms for p in points]))
 
 
 def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np.ndarray) -> Device:
@@ -166,17 +170,19 @@ def leave_one_out(device: Device, points: Sequence[Point]) -> dict[str, Errors]:
     return result
 
 
-def calibrate(device: Device, points: Sequence[Point], source: str) -> Device:
+def calibrate(
+    device: Device, points: Sequence[Point], source: str, left_out: Mapping[str, Errors]
+) -> Device:
     """Fits a device and notes in its provenance what the fit is worth.
 
     Args:
         device: Its peaks.
         points: What it is fitted to.
         source: Where they come from.
+        left_out: What `leave_one_out` gave for them.
     """
     fitted = fit(device, points)
     inside = errors(fitted, points)
-    left_out = leave_one_out(device, points)
     provenance: dict[str, Any] = {
         "source": source,
         "command": f"python tools/latency.py calibrate --device {device.name} --write",

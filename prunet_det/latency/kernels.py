@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
@@ -100,6 +101,25 @@ def convolution(
         params=weight + params,
         macs=weight * positions,
     )
+
+
+def totals(kernels: Sequence[Kernel], element_bytes: int = 2) -> dict[str, int]:
+    """What a list of kernels comes to, for one image.
+
+    Args:
+        kernels: Of a network.
+        element_bytes: Of an activation or weight.
+
+    Returns:
+        `kernels`, `macs`, `params` and `bytes`: of all activations and weights that are moved.
+    """
+    moved = sum(k.reads + k.writes + k.weights for k in kernels)
+    return {
+        "kernels": len(kernels),
+        "macs": sum(k.macs for k in kernels),
+        "params": sum(k.params for k in kernels),
+        "bytes": element_bytes * moved,
+    }
 
 
 def layout_change(in_chs: int, positions: int) -> Kernel:

@@ -132,3 +132,30 @@ def plot_roofline(
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, loc="lower right")
     _save(figure, path)
+
+
+def plot_check(
+    measured: Sequence[float],
+    sums: Mapping[str, Sequence[float]],
+    title: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """What was added up or predicted against the same networks measured whole, with a 10 % band.
+
+    Args:
+        measured: Milliseconds of each network.
+        sums: Name to milliseconds in the same order.
+        title: Device, runtime, precision, batch, size and scope.
+        path: The file, *.png or *.svg.
+    """
+    figure, axes = _figure(5.2, 4.6)
+    every = [*measured, *(ms for values in sums.values() for ms in values)]
+    ends = np.array([0.85 * min(every), 1.2 * max(every)])
+    axes.plot(ends, ends, color="#444444", linewidth=0.8)
+    axes.fill_between(ends, ends / 1.1, ends * 1.1, color="#DDDDDD", label="within 10 %", zorder=0)
+    for colour, marker, (name, values) in zip(_COLOURS, _MARKERS, sums.items(), strict=False):
+        axes.plot(measured, values, marker, color=colour, markersize=5, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="measured whole, ms", ylabel="added up, ms")
+    axes.set_title(title, fontsize=9)
+    axes.legend(frameon=False)
+    _save(figure, path)

@@ -1,12 +1,16 @@
-"""A latency that knows what it is of."""
+"""A latency that knows what it is of, and files of them that know where they come from."""
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from prunet_det.files import atomic_path
+from prunet_det.machine import environment
 from prunet_det.runtime.subject import SCOPES
 
 KINDS = ("predicted", "measured", "published")
@@ -79,3 +83,41 @@ class Latency:
             what = f"lacks {sorted(missing)[0]!r}" if missing else f"has the unknown {wrong[0]!r}"
             raise ValueError(f"a record of a latency {what}.")
         return cls(**data)
+
+
+def write_csv(
+    path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], command: str
+) -> None:
+    """Writes flat records as CSV, with the command and the environment as comments before them.
+
+    Args:
+        path: Of the file.
+        records: All with the same keys.
+        command: That made them.
+    """
+    header = {"command": command, **environment()}
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
+        f.writelines(f"# {key}: {value}\n" for key, value in header.items())
+        writer = csv.DictWriter(f, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def read_csv(path: str | os.PathLike[str]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """What `write_csv` wrote: the comments, and the records as text.
+
+    Raises:
+        ValueError: The file has no records.
+    """
+    header, body = {}, []
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            if line.startswith("# "):
+                key, _, value = line[2:].partition(": ")
+                header[key] = value.strip()
+            else:
+                body.append(line)
+    rows = list(csv.DictReader(body))
+    if not rows:
+        raise ValueError(f"{os.fspath(path)} holds no records.")
+    return header, rows

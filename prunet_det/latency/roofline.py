@@ -30,7 +30,8 @@ TILES = np.array(
 )
 _TILE_HALF = 64.0  # sides of a tile at which its efficiency is halved
 CPU_TILE_SCALE = 0.125
-_BYTES = {"fp16": 2, "fp32": 4}
+BYTES = {"fp16": 2, "fp32": 4}
+Batch = int | np.ndarray  # images at once, of all networks or one number a kernel
 COMPONENTS = ("fixed", "launch", "dense", "pointwise", "depthwise", "elementwise", "memory")
 FITTED = (
     "net_us",
@@ -161,7 +162,7 @@ def _round_up(values: np.ndarray, to: int) -> np.ndarray:
     return np.ceil(values / to) * to
 
 
-def _products(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+def _products(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     """Compute time of matrix products, in us; zero for other kernels."""
     rows = (batch * k.positions)[:, None]
     columns = _round_up(k.out_chs / k.groups, 8)[:, None]
@@ -179,7 +180,7 @@ def _products(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
     return np.where(k.of_kind("dense", "pointwise", "grouped", "fc", "matmul"), best, 0.0)
 
 
-def _depthwise(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+def _depthwise(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     """Compute time of depthwise convolutions, in us: it grows with the kernel's side."""
     outputs = batch * k.positions * _round_up(k.out_chs, 32)
     operations = outputs * 9 * (np.sqrt(k.taps) / 3) * 2
@@ -187,31 +188,31 @@ def _depthwise(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
     return np.where(k.of_kind("depthwise"), us, 0.0)
 
 
-def _memory(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+def _memory(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     """Time to move activations and weights, in us."""
-    activations = _BYTES[device.precision] * batch * (k.reads + k.writes)
+    activations = BYTES[device.precision] * batch * (k.reads + k.writes)
     l2_per_us = 32 * device.multiprocessors * device.clock_ghz * 1e3
     dram_per_us = device.bandwidth_efficiency * device.dram_gb_s * 1e3
     # A smooth switch: half of the traffic leaves L2 where the activations are as large as it is.
     share = 1 / (1 + (activations / (device.l2_mb * 2**20)) ** 4)
     us = activations * (share / l2_per_us + (1 - share) / dram_per_us)
     us = us * np.where(k.of_kind("elementwise"), device.elementwise_factor, 1.0)
-    return us + _BYTES[device.precision] * k.weights / dram_per_us
+    return us + BYTES[device.precision] * k.weights / dram_per_us
 
 
-def kernel_times(k: KernelArrays, device: Device, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def kernel_times(k: KernelArrays, device: Device, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Compute and memory time of every kernel, in us, without its launch."""
     return _products(k, device, batch) + _depthwise(k, device, batch), _memory(k, device, batch)
 
 
-def kernels_ms(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+def kernels_ms(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     """Milliseconds of every network's kernels, (networks,), without its fixed time."""
     compute, memory = kernel_times(k, device, batch)
     us = device.launch_us + np.maximum(compute, memory)
     return np.bincount(k.owner, us, k.count) / 1e3
 
 
-def total_ms(k: KernelArrays, device: Device, batch: int) -> np.ndarray:
+def total_ms(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     """Milliseconds of every network, (networks,)."""
     return device.net_us / 1e3 + kernels_ms(k, device, batch)
 

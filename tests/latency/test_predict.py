@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import prunet_det
@@ -61,6 +62,16 @@ def test_unknown_operators_warn():
             return torch.cumsum(x, 1)
 
     assert "left out: cumsum (1)" in predict_module(Odd(), "odd").warnings[-1]
+
+
+@pytest.mark.parametrize("name", ["gpunet_2", "efficientnet_b3"])
+def test_tracing_is_quick(name):
+    """Under 3 s for the networks with most kernels; of this process, for the machine is shared."""
+    with torch.device("meta"):
+        net = timm.create_model(name, features_only=True)
+    start = time.process_time()
+    predict_module(net, name)
+    assert time.process_time() - start < 3
 
 
 def test_it_is_quick():
