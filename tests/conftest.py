@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +16,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+# Options of tools/train.py and test.py with `here`: data are loaded by this process.
+NO_WORKERS = [
+    f"{split}_dataloader.{option}"
+    for split in ("train", "val", "test")
+    for option in ("num_workers=0", "persistent_workers=False")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +35,19 @@ def digits() -> Path:
     from prunet_det.datasets import ensure
 
     return ensure("digits", ROOT / "data" / "digits")
+
+
+@pytest.fixture(scope="session")
+def few(digits, tmp_path_factory) -> list[str]:
+    """Options of tools/train.py and test.py that evaluate on four of the digits' 300 images."""
+    coco = json.loads((digits / "annotations" / "val.json").read_text())
+    coco["images"] = coco["images"][:4]
+    ids = {i["id"] for i in coco["images"]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
+    path = tmp_path_factory.mktemp("few") / "few.json"
+    path.write_text(json.dumps(coco))
+    keys = ("evaluator.ann_file", "dataloader.dataset.ann_file")
+    return [f"{split}_{key}={path}" for split in ("val", "test") for key in keys]
 
 
 @pytest.fixture
@@ -42,6 +65,40 @@ def tool():
         )
 
     return run
+
+
+def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Runs a tool, or any script by its path, in this process, and returns what `tool` would.
+
+    Imports are most of the time of a short run; a process of its own is for what needs one.
+    """
+    from mmengine.logging import MMLogger
+
+    script = name if name.endswith(".py") else str(ROOT / "tools" / f"{name}.py")
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [script, *map(str, args)])
+        patch.setattr(sys, "path", [str(Path(script).parent), *sys.path])
+        MMLogger._instance_dict.clear()  # a logger keeps the stream that an earlier run had
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            MMLogger._instance_dict.clear()
+    return subprocess.CompletedProcess([script, *args], code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def here():
+    """`run_here`: as `tool`, without a process of its own."""
+    return run_here
 
 
 def published_counts() -> list[dict[str, str]]:

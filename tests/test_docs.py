@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prunet_det import ArchSpec
-from tests.conftest import ROOT
+from tests.conftest import NO_WORKERS, ROOT
 
 
 def blocks(page, language):
@@ -64,7 +64,7 @@ def own_folder(root, digits):
             shutil.copy(digits / "val" / image["file_name"], root / split)
 
 
-def test_own_data(digits, tmp_path, tool):
+def test_own_data(digits, tmp_path, here):
     example = next(b for b in blocks("README.md", "python") if "my_detector.py" in b)
     own_folder(tmp_path / "my_data", digits)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -79,13 +79,14 @@ def test_own_data(digits, tmp_path, tool):
         "param_scheduler=None",
         "log_processor.by_epoch=False",
         "default_hooks.checkpoint.by_epoch=False",
+        *NO_WORKERS,
     ]
     args = ["my_detector.py", "--work-dir", "work", "--cfg-options", *options]
-    done = tool("train", *args, cwd=tmp_path, OMP_NUM_THREADS="1")
+    done = here("train", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "coco/bbox_mAP" in done.stdout + done.stderr
     args.append("model.bbox_head.num_classes=4")
-    wrong = tool("train", *args, cwd=tmp_path, OMP_NUM_THREADS="1")
+    wrong = here("train", *args, cwd=tmp_path)
     assert "has 3 classes and the model 4; set model.bbox_head.num_classes=3" in wrong.stderr
 
 

@@ -25,17 +25,16 @@ def test_every_backbone_at_batch_1_and_3(name, tmp_path):
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
 
 
-@pytest.mark.parametrize(("batch", "precision"), [(None, "fp32"), (2, "fp16")])
-def test_the_detector(batch, precision, tmp_path):
+def test_the_detector_at_batch_1_and_3(tmp_path):
+    """In half precision, and at a fixed batch: tests/tools/test_export.py."""
     weights = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
     config = ROOT / "configs" / "prunet_effdet.py"
     subject = load_subject(config, "detector", 128, weights)
     assert subject.output_names[:2] == ("scores_stride8", "scores_stride16")
     path = tmp_path / "net.onnx"
-    export_onnx(subject.module, path, (3, 128, 128), batch, precision, subject.output_names)
+    export_onnx(subject.module, path, (3, 128, 128), None, "fp32", subject.output_names)
     graph = onnx.load(path).graph
-    first = graph.input[0].type.tensor_type.shape.dim[0]
-    assert first.dim_param == "batch" if batch is None else first.dim_value == batch
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
 
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import NO_WORKERS, ROOT
 
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*_coco.py"))
 
@@ -34,13 +34,10 @@ def coco(tmp_path_factory, digits):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_trains_and_evaluates(config, coco, tmp_path, tool):
+def test_trains_and_evaluates(config, coco, tmp_path, here):
     options = [
         "train_dataloader.batch_size=2",
-        "train_dataloader.num_workers=0",
-        "train_dataloader.persistent_workers=False",
-        "val_dataloader.num_workers=0",
-        "val_dataloader.persistent_workers=False",
+        *NO_WORKERS,
         "train_cfg._delete_=True",
         "train_cfg.type=IterBasedTrainLoop",
         "train_cfg.max_iters=2",
@@ -51,11 +48,14 @@ def test_trains_and_evaluates(config, coco, tmp_path, tool):
         "log_processor.by_epoch=False",
         "default_hooks.logger.interval=1",
         "model.test_cfg.score_thr=0.005",  # MMDetection reports nothing where nothing was found
+        "train_dataloader.dataset.pipeline.2.scale=(128,128)",
+        "train_dataloader.dataset.pipeline.3.crop_size=(128,128)",
+        "val_dataloader.dataset.pipeline.1.scale=(128,128)",
     ]
     if "effdet" not in config:  # MMDetection's heads suppress class by class, slowly on a CPU
         options.append("model.test_cfg.nms_pre=100")
     args = [f"configs/{config}", "--data-root", coco, "--work-dir", tmp_path]
-    done = tool("train", *args, "--cfg-options", *options, OMP_NUM_THREADS="1")
+    done = here("train", *args, "--cfg-options", *options)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "Iter(train) [2/2]" in output and "coco/bbox_mAP" in output

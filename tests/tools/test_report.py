@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def test_no_table_is_stale(tool):
-    done = tool("report", "--check")
+def test_no_table_is_stale(here):
+    done = here("report", "--check")
     assert done.returncode == 0, f"{done.stdout}{done.stderr}run: python tools/report.py"

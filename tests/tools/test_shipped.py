@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import NO_WORKERS, ROOT
 
 SHIPPED = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
 
@@ -24,22 +24,23 @@ def test_card(card):
     assert card["data_hash"]
 
 
-def test_it_reaches_what_its_card_says(card, digits, tmp_path, tool):
-    done = tool("test", card["config"], SHIPPED, "--work-dir", tmp_path, "--out", tmp_path / "m")
+def test_it_reaches_what_its_card_says(card, digits, tmp_path, here):
+    flags = ["--work-dir", tmp_path, "--out", tmp_path / "m", "--cfg-options", *NO_WORKERS]
+    done = here("test", card["config"], SHIPPED, *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((tmp_path / "m").read_text())["metrics"]
     for key in ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75"):
         assert metrics[key] == pytest.approx(card["metrics"][key], abs=0.005), key
 
 
-def test_ones_own_weights_know_their_classes(digits, tmp_path, tool):
+def test_ones_own_weights_know_their_classes(digits, tmp_path, here):
     """No card, but the train.json that training leaves beside the weights."""
     shutil.copy(SHIPPED, tmp_path / "weights.safetensors")
     names = [f"digit {i}" for i in range(10)]
     (tmp_path / "train.json").write_text(json.dumps({"classes": names}))
     args = ["--config", "configs/prunet_effdet.py", "--out", tmp_path / "out"]
     args += ["--checkpoint", tmp_path / "weights.safetensors"]
-    done = tool("detect", digits / "val" / "000001.jpg", *args)
+    done = here("detect", digits / "val" / "000001.jpg", *args)
     assert done.returncode == 0, done.stdout + done.stderr
     coco = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [c["name"] for c in coco["categories"]] == names

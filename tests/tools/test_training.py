@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT
+from tests.conftest import NO_WORKERS, ROOT
 
+TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if p.stem != "doctor")
 SHORT = [
     "train_dataloader.batch_size=2",
     "default_hooks.checkpoint.interval=4",
@@ -47,23 +48,11 @@ def run(command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=ENV)
 
 
-@pytest.fixture
-def few(digits, tmp_path):
-    """Options that evaluate on four images only."""
-    coco = json.loads((digits / "annotations" / "val.json").read_text())
-    coco["images"] = coco["images"][:4]
-    ids = {i["id"] for i in coco["images"]}
-    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
-    path = tmp_path / "few.json"
-    path.write_text(json.dumps(coco))
-    return [f"test_evaluator.ann_file={path}", f"test_dataloader.dataset.ann_file={path}"]
-
-
-def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
+def test_resume_after_kill_in_mid_epoch(few, tmp_path, here):
     log, work = tmp_path / "first.log", tmp_path / "work"
     with open(log, "w") as out:
         first = subprocess.Popen(
-            [sys.executable, *train_args(work, 30)],
+            [sys.executable, *train_args(work, 30), *few],
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -83,7 +72,7 @@ def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
     assert before["iterations"] == newest and not before["resumed"]
     assert before["classes"] == list("0123456789")
 
-    second = run([sys.executable, *train_args(work, 30, "--resume")])
+    second = here("train", *train_args(work, 30, "--resume")[1:], *few, *NO_WORKERS)
     output = second.stdout + second.stderr
     assert second.returncode == 0, output
     done = [int(n) for n in re.findall(r"Iter\(train\) \[ *(\d+)/30\]", output)]
@@ -93,86 +82,73 @@ def test_resume_after_kill_in_mid_epoch(digits, tmp_path):
     assert after["iterations"] == 30 and after["resumed"]
     assert after["minutes"] > before["minutes"]
 
-    third = run([sys.executable, *train_args(work, 30, "--resume")])
+    third = here("train", *train_args(work, 30, "--resume")[1:], *few, *NO_WORKERS)
     assert third.returncode == 0, third.stdout + third.stderr
     assert json.loads((work / "train.json").read_text()) == after, "nothing was left to train"
 
 
-def torchrun(script, *args):
+def torchrun(folder, *commands):
+    """Runs tools in two processes on the CPU, one after the other; returns all that they print."""
+    (folder / "commands.json").write_text(json.dumps([list(map(str, c)) for c in commands]))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    return run([sys.executable, *launcher, script, *args])
+    in_turn = [str(Path(__file__).with_name("in_turn.py")), str(folder / "commands.json")]
+    done = run([sys.executable, *launcher, *in_turn])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
-def test_a_frozen_timm_backbone_trains_in_two_processes(digits, tmp_path):
-    """Without find_unused_parameters: what is frozen never had a gradient to wait for."""
-    backbone = [
+def test_two_processes_on_the_cpu(few, tmp_path):
+    """Backbones of ours and of timm's, frozen and checkpointed; no parameter is left waiting."""
+    timm, ours = tmp_path / "timm", tmp_path / "ours"
+    frozen_timm = [
         "model.backbone._delete_=True",
         "model.backbone.type=TimmBackbone",
         "model.backbone.name=efficientnet_b0",
         "model.backbone.frozen_stages=2",
     ]
-    done = torchrun(*train_args(tmp_path, 2, "--launcher", "pytorch"), *backbone)
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    assert "Iter(train) [2/2]" in output and "find_unused_parameters = True" not in output
-
-
-def test_two_processes_on_the_cpu(few, tmp_path):
-    """With a frozen and checkpointed backbone, and without find_unused_parameters."""
-    backbone = ["model.backbone.frozen_stages=1", "model.backbone.with_cp=True"]
-    done = torchrun(*train_args(tmp_path, 4, "--launcher", "pytorch"), *backbone)
-    output = done.stdout + done.stderr
+    frozen_ours = ["model.backbone.frozen_stages=1", "model.backbone.with_cp=True"]
+    weights, out = ours / "weights.safetensors", tmp_path / "metrics.json"
+    evaluate = [str(ROOT / "tools" / "test.py"), "configs/prunet_effdet.py", weights]
+    evaluate += ["--work-dir", tmp_path / "test", "--launcher", "pytorch", "--out", out]
+    output = torchrun(
+        tmp_path,
+        [*train_args(timm, 2, "--launcher", "pytorch"), *frozen_timm, *few],
+        [*train_args(ours, 4, "--launcher", "pytorch"), *frozen_ours, *few],
+        [*evaluate, "--cfg-options", *few],
+    )
     assert "find_unused_parameters = True" not in output
-    assert done.returncode == 0, output
     assert "effective batch 4 = 2 images x 2 processes" in output
-    assert "Iter(train) [4/4]" in output
-
-    weights, out = tmp_path / "weights.safetensors", tmp_path / "metrics.json"
-    config = ["configs/prunet_effdet.py", str(weights), "--work-dir", str(tmp_path / "test")]
-    flags = ["--launcher", "pytorch", "--out", str(out), "--cfg-options", *few]
-    done = torchrun(str(ROOT / "tools" / "test.py"), *config, *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Iter(train) [2/2]" in output and "Iter(train) [4/4]" in output
     assert json.loads(out.read_text())["training"]["iterations"] == 4
 
 
-def test_stock_mmdet_trains_the_same_config(digits, tmp_path):
+def test_stock_mmdet_trains_the_same_config(few, tmp_path, here):
     import mmdet
 
     stock = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
-    options = ["--cfg-options", *SHORT, "train_cfg.max_iters=2"]
-    config = ["configs/prunet_effdet.py", "--work-dir", str(tmp_path)]
-    done = run([sys.executable, str(stock), *config, *options])
+    options = ["--cfg-options", *SHORT, *few, *NO_WORKERS, "train_cfg.max_iters=2"]
+    done = here(str(stock), "configs/prunet_effdet.py", "--work-dir", tmp_path, *options)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "Iter(train) [2/2]" in output
 
 
-def test_evaluation_writes_metrics(few, tmp_path):
+def test_evaluation_writes_metrics(few, tmp_path, here):
     from prunet_det.zoo.weights import save_safetensors
 
-    first = run([sys.executable, *train_args(tmp_path, 2)])
+    first = here("train", *train_args(tmp_path, 2)[1:], *few, *NO_WORKERS)
     assert first.returncode == 0, first.stdout + first.stderr
     state = load_file(tmp_path / "weights.safetensors")
-    (tmp_path / "half").mkdir()
-    save_safetensors(state, tmp_path / "half" / "w.safetensors", half=True)
-    assert (tmp_path / "half" / "w.safetensors").stat().st_size < 8_000_000
-    done = run(
-        [
-            sys.executable,
-            str(ROOT / "tools" / "test.py"),
-            "configs/prunet_effdet.py",
-            str(tmp_path / "half" / "w.safetensors"),
-            "--work-dir",
-            str(tmp_path / "test"),
-            "--out",
-            str(tmp_path / "metrics.json"),
-            "--cfg-options",
-            *few,
-        ]
-    )
+    half = tmp_path / "half" / "w.safetensors"
+    half.parent.mkdir()
+    save_safetensors(state, half, half=True)
+    assert half.stat().st_size < 8_000_000
+    flags = ["--work-dir", tmp_path / "test", "--out", tmp_path / "metrics.json"]
+    flags += ["--cfg-options", *few, *NO_WORKERS]
+    done = here("test", "configs/prunet_effdet.py", half, *flags)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert f"{len(state)}/{len(state)} tensors from" in output
@@ -183,7 +159,7 @@ def test_evaluation_writes_metrics(few, tmp_path):
     assert training["iterations"] == 2 and "--max-iters 2" in training["command"]
 
 
-@pytest.mark.parametrize("name", ["train", "test", "detect", "make_data", "convert_weights"])
-def test_help(name, tool):
-    done = tool(name, "--help")
+@pytest.mark.parametrize("name", TOOLS)
+def test_help(name, here):
+    done = here(name, "--help")
     assert done.returncode == 0 and "usage:" in done.stdout

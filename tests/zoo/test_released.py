@@ -108,11 +108,11 @@ def test_another_network_or_name_is_refused(tmp_path):
         prunet_det.create("prunet_p0", checkpoint=tmp_path / "odd.pth")
 
 
-def test_the_tool_converts_every_tensor(tmp_path, tool):
+def test_the_tool_converts_every_tensor(tmp_path, here):
     model = prunet_det.create("gpunet_0", num_classes=12)
     torch.save({"state_dict_ema": released_state(model)}, tmp_path / "in.pth.tar")
     out = tmp_path / "out.safetensors"
-    done = tool("convert_weights", "gpunet", "gpunet_0", tmp_path / "in.pth.tar", out)
+    done = here("convert_weights", "gpunet", "gpunet_0", tmp_path / "in.pth.tar", out)
     assert done.returncode == 0, done.stderr
     count = len(model.state_dict())
     assert f"{count}/{count} tensors from" in done.stdout
