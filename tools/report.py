@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NETWORKS = ROOT / "docs" / "networks"
 LATENCY = ROOT / "docs" / "latency"
+MEASURED = ROOT / "docs" / "results" / "latency"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -148,12 +149,98 @@ def predictions() -> str:
     return markdown_table(header, rows)
 
 
+def conditions(record: dict[str, str]) -> str:
+    """What measured milliseconds hold for, whatever the network, scope and threads."""
+    keys = ("device", "runtime", "precision")
+    return f"{', '.join(record[k] for k in keys)}, batch {record['batch']}"
+
+
+def measured() -> str:
+    """Networks measured, a table for each set of conditions."""
+    from prunet_det.latency.record import read_csv
+    from prunet_det.zoo.card import markdown_table
+
+    groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    for path in sorted(MEASURED.glob("*.csv")):
+        if path.stem.endswith("_check"):
+            continue
+        header, records = read_csv(path)
+        for r in records:
+            size = "" if r["scope"] == "classifier" else f" {r['input_size']} px"
+            threads = {"0": "", "1": ", 1 thread"}.get(r["threads"], f", {r['threads']} threads")
+            columns = groups.setdefault(f"{conditions(r)}, {header['date']}", {})
+            columns.setdefault(f"{r['scope']}{size}{threads}", {})[r["model"]] = r
+    parts = []
+    for group, columns in groups.items():
+        names = list(dict.fromkeys(name for rows in columns.values() for name in rows))
+        rows = [[f"`{n}`", *(_cell(c.get(n)) for c in columns.values())] for n in names]
+        figures = [r for c in columns.values() for r in c.values()]
+        shaky = sum(bool(r["unstable"]) for r in figures)
+        parts.append(
+            f"{group}: median ms (10th to 90th percentile); {shaky} of {len(figures)} figures are "
+            "unstable (~).\n\n" + markdown_table(["network", *columns], rows)
+        )
+    return "\n".join(parts)
+
+
+def _cell(record: dict[str, str] | None) -> str:
+    if record is None:
+        return ""
+    ms, low, high = (f"{float(record[k]):.4g}" for k in ("latency_ms", "low_ms", "high_ms"))
+    return f"{ms} ({low} to {high}){' ~' if record['unstable'] else ''}"
+
+
+KINDS = {"sum of the table": "table_ms", "fitted model": "model_ms"}
+
+
+def read_checks() -> dict[str, tuple[list[dict[str, str]], dict[str, list[float]]]]:
+    """Name of a check of a table to its records, and the milliseconds that were added up."""
+    from prunet_det.latency.record import read_csv
+
+    found = {}
+    for path in sorted(MEASURED.glob("*_check.csv")):
+        records = read_csv(path)[1]
+        sums = {
+            kind: [float(r[key]) for r in records] for kind, key in KINDS.items() if records[0][key]
+        }
+        found[path.stem.removesuffix("_check")] = records, sums
+    return found
+
+
+def checks() -> str:
+    """How tables of blocks, and models fitted to them, add up to whole networks."""
+    from prunet_det.latency import load_device
+    from prunet_det.latency.check import summarize
+    from prunet_det.zoo.card import markdown_table
+
+    rows = []
+    for name, (records, sums) in read_checks().items():
+        where = conditions(records[0])
+        whole = [float(r["latency_ms"]) for r in records]
+        for kind, values in sums.items():
+            s = summarize(whole, values)
+            errors = [f"{s[k]:.1%}" for k in ("mean_error", "worst_error")]
+            what = f"{kind} against {len(whole)} networks measured whole"
+            rows.append([where, what, *errors, f"{s['bias']:+.1%}", f"{s['kendall_tau']:.3f}"])
+        device = MEASURED / f"{name}_device.json"
+        if device.is_file():
+            p = load_device(str(device)).provenance
+            for key in ("in_sample", "cross_validated"):
+                what = f"fitted model on the table's {p['blocks']} blocks, {key.replace('_', ' ')}"
+                errors = [f"{p[key][k]:.1%}" for k in ("mean", "worst")]
+                rows.append([where, what, *errors, "", ""])
+    header = ["conditions", "what", "mean error", "worst", "bias", "Kendall's tau"]
+    return markdown_table(header, rows)
+
+
 TABLES = {
     "zoo": zoo,
     "digits": digits,
     "classifiers": classifiers,
     "calibration": calibration,
     "predictions": predictions,
+    "measured": measured,
+    "checks": checks,
 }
 
 
@@ -209,6 +296,10 @@ def latency_pictures() -> dict[Path, str]:
             f"prunet_p0 on {where}",
             f"{folder}/roofline_v100.svg",
         )
+        for name, (records, sums) in read_checks().items():
+            whole = [float(r["latency_ms"]) for r in records]
+            where = f"{conditions(records[0])}, {records[0]['input_size']} px, scope backbone"
+            plots.plot_check(whole, sums, where, f"{folder}/check_{name}.svg")
         for path in Path(folder).glob("*.svg"):
             pages[LATENCY / path.name] = path.read_text(encoding="utf-8")
     return pages
