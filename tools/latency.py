@@ -9,6 +9,7 @@ python tools/latency.py calibrate --from table.json --out my_machine.json
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -77,7 +78,8 @@ def predict_any(name: str, args: argparse.Namespace) -> Any:
     from prunet_det.runtime.subject import is_ours, load_subject, timm_network
 
     if name.endswith(".py"):
-        subject = load_subject(name, args.scope, args.input_size, settle=False)
+        with contextlib.redirect_stdout(sys.stderr):
+            subject = load_subject(name, args.scope, args.input_size, settle=False)
         size = subject.input_size
         return predict_module(
             subject.module, subject.name, args.device, args.batch, size, args.scope
@@ -140,7 +142,8 @@ def measure_all(args: argparse.Namespace, names: Sequence[str]) -> Sequence[Any]
 
     device, runtime, precision = choose_runtime(args)
     checkpoint = getattr(args, "checkpoint", None)
-    subjects = [load_subject(name, args.scope, args.input_size, checkpoint) for name in names]
+    with contextlib.redirect_stdout(sys.stderr):  # which says what was loaded; stdout has figures
+        subjects = [load_subject(name, args.scope, args.input_size, checkpoint) for name in names]
     return measure(
         subjects,
         runtime,

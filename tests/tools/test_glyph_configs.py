@@ -44,7 +44,13 @@ def train(tmp_path, monkeypatch):
 
 
 def test_detector(train):
-    lines = train("prunet_effdet_glyphs.py", "model.test_cfg.score_thr=0")
+    small = [
+        "train_dataloader.dataset.pipeline.2.scale=(128,128)",
+        "train_dataloader.dataset.pipeline.3.crop_size=(128,128)",
+        "val_dataloader.dataset.pipeline.1.scale=(128,128)",
+    ]
+    small += ["model.backbone.arch=prunet_demo", "model.test_cfg.score_thr=0"]
+    lines = train("prunet_effdet_glyphs.py", *small)
     assert any("coco/bbox_mAP" in line for line in lines)
 
 
