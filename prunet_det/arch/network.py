@@ -95,7 +95,7 @@ class ArchNet(nn.Module):
         self.flatten: nn.Module = nn.Identity()
         self.classifier: nn.Module = nn.Identity()
         self._set_classifier(num_classes, global_pool)
-        self.apply(_init_weights)
+        self.apply(init_weights)
 
     def _set_classifier(self, num_classes: int, global_pool: str) -> None:
         if self.spec.tail.hidden and "cat" in global_pool:
@@ -116,7 +116,7 @@ class ArchNet(nn.Module):
         """Replaces the classifier by a fresh one, and the pooling where `global_pool` is given."""
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self._set_classifier(num_classes, pool)
-        _init_weights(self.classifier)
+        init_weights(self.classifier)
         like = next(self.stages.parameters())
         self.classifier.to(device=like.device, dtype=like.dtype)
 
@@ -224,7 +224,7 @@ class ArchNet(nn.Module):
         return take
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """Fan-out normal convolutions and uniform linears, as timm initialises EfficientNets."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

@@ -77,6 +77,11 @@ class ImageFolder(_Images):
     def __len__(self) -> int:
         return len(self._folder)
 
+    @property
+    def labels(self) -> list[int]:
+        """Of all images, in order."""
+        return list(self._folder.targets)
+
     def _read(self, index: int) -> tuple[Image.Image, int]:
         try:
             return self._folder[index]
@@ -119,6 +124,11 @@ class EmbeddedCrops(_Images):
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    @property
+    def labels(self) -> list[int]:
+        """Of all crops, in order."""
+        return [int(label) for label in self._labels]
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self._images[index]), int(self._labels[index])

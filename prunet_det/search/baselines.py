@@ -1,0 +1,124 @@
+"""What a search is compared with: random networks of its space, and the published P0 scaled."""
+
+from __future__ import annotations
+
+import random
+
+from prunet_det.arch.spec import BlockSpec
+from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
+from prunet_det.search.repair import Repaired, repair
+from prunet_det.search.space import Network, SearchSpace, scaled_width
+from prunet_det.zoo.registry import load_spec
+
+# EfficientNet's compound scaling, without its resolution: depth and width for one more step.
+_DEPTH, _WIDTH = 1.2, 1.1
+_STEPS_PER_UNIT = 8
+_MOST_UNITS = 12
+_HIDDEN_STEP, _MOST_EXPANSION = 32, 8
+
+
+def random_network(space: SearchSpace, seed: int) -> Network:
+    """A network of a space: depth of each stage, operators and widths uniformly at random."""
+    chosen = random.Random(seed)
+    depths = [chosen.randint(1, depth) for depth in space.depths]
+    network: list[BlockSpec | None] = []
+    for layer in space.layers:
+        operator = chosen.choice(layer.operators)
+        hidden = chosen.choice(layer.widths_of(operator))
+        kept = layer.index < depths[layer.stage] or not layer.skippable
+        network.append(layer.block(operator, hidden) if kept else None)
+    return tuple(network)
+
+
+def random_repaired(costs: SpaceCosts, budget_ms: float, seed: int, tries: int = 100) -> Repaired:
+    """A random network in [0.97, 1.00] of a budget.
+
+    Networks whose widths cannot reach the budget are drawn anew, so that operators and depths stay
+    random.
+
+    Raises:
+        BudgetError: None was found in `tries` draws.
+    """
+    costs.check_budget(budget_ms)
+    for attempt in range(tries):
+        drawn = random_network(costs.space, seed * tries + attempt)
+        try:
+            return repair(drawn, costs, budget_ms, change_layers=False, fill=True)
+        except BudgetError:
+            continue
+    return repair(random_network(costs.space, seed * tries), costs, budget_ms, fill=True)
+
+
+def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Network]:
+    """A published network scaled in width and depth, as a point of a space of its own operators.
+
+    Args:
+        units: Of compound scaling: depth times 1.2, width times 1.1 for each; may be negative.
+        name: Of the network.
+    """
+    spec, width, depth = load_spec(name), _WIDTH**units, _DEPTH**units
+    stages, wanted = [], []
+    chs = scaled_width(spec.stem.widths[-1], width)
+    for stage in spec.stages:
+        out = scaled_width(stage.blocks[-1].out_chs, width)
+        count = max(1, round(len(stage.blocks) * depth))
+        blocks = []
+        for j in range(count):  # repeats the last layer, or leaves the last layers out
+            block = stage.blocks[min(j, len(stage.blocks) - 1)]
+            own = chs if j == 0 else out
+            most = _MOST_EXPANSION * own // _HIDDEN_STEP * _HIDDEN_STEP
+            share = block.hidden / block.in_chs * own / _HIDDEN_STEP
+            hidden = min(max(1, round(share)) * _HIDDEN_STEP, max(most, _HIDDEN_STEP))
+            blocks.append((block.kind, block.kernel, hidden if block.hidden else 0))
+        kinds = tuple(dict.fromkeys(kind for kind, _, _ in blocks))
+        kernels = tuple(dict.fromkeys(kernel for _, kernel, _ in blocks))
+        stages.append(
+            dict(width=out, depth=count, stride=stage.stride, kinds=kinds, kernels=kernels)
+        )
+        wanted.append(blocks)
+        chs = out
+    space = SearchSpace.from_config(
+        dict(
+            stem=scaled_width(spec.stem.widths[-1], width),
+            tail=scaled_width(spec.tail.width, width),
+            stages=stages,
+            hidden_step=_HIDDEN_STEP,
+            most_expansion=_MOST_EXPANSION,
+        )
+    )
+    network: list[BlockSpec | None] = []
+    for layer in space.layers:
+        kind, kernel, hidden = wanted[layer.stage][layer.index]
+        operator = next(o for o in layer.operators if (o.kind, o.kernel) == (kind, kernel))
+        network.append(layer.block(operator, hidden))
+    return space, tuple(network)
+
+
+def scaled_repaired(
+    pricing: Pricing, input_size: int, budget_ms: float, name: str = "prunet_p0"
+) -> tuple[SpaceCosts, Repaired]:
+    """The published P0, scaled to a budget and brought into [0.97, 1.00] of it.
+
+    Raises:
+        BudgetError: Scaling does not reach the budget.
+    """
+    low, high = -_MOST_UNITS * _STEPS_PER_UNIT, _MOST_UNITS * _STEPS_PER_UNIT
+
+    def at(step: int) -> tuple[SpaceCosts, Network, float]:
+        space, network = scaled_frame(step / _STEPS_PER_UNIT, name)
+        costs = pricing.costs(space, input_size)
+        return costs, network, costs.network_ms(network)
+
+    while high - low > 1:  # the latency rises with the scale, up to a few per mille
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle)[2] <= budget_ms else (low, middle)
+    for step in sorted(range(low - 4, low + 6), key=lambda s: abs(s - low)):
+        costs, network, _ = at(step)
+        try:
+            return costs, repair(network, costs, budget_ms, change_layers=False, fill=True)
+        except BudgetError:
+            continue
+    raise BudgetError(
+        f"{name} scaled by 1.1 in width and 1.2 in depth a step, {-_MOST_UNITS} to {_MOST_UNITS} "
+        f"steps, does not reach {budget_ms:g} ms."
+    )

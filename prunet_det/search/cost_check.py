@@ -1,0 +1,222 @@
+"""What a supernet costs by the number of widths: Prunodes beside one candidate a width."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunet_det.arch.blocks import make_block
+from prunet_det.files import atomic_path
+from prunet_det.latency.stopwatch import Task, time_interleaved
+from prunet_det.search.layer import LayerMixture, Part, SearchLayer
+from prunet_det.search.space import LayerSpace, Operator
+
+LEAST, MOST = 10, 640  # inner widths; what lies between is divided by 3, 15 and 63
+_CHS, _SIZE, _BATCH, _LAYERS = 48, 16, 16, 3
+COUNTS = (4, 16, 64)
+EXPLICIT_COUNTS = (4, 16, 64, 256)
+
+
+class _DoesNotFit(Exception):
+    """What backward keeps is larger than the memory that was allowed."""
+
+
+@dataclass(frozen=True)
+class SupernetCost:
+    """A supernet's step.
+
+    Attributes:
+        kind: `prunode` or `explicit`.
+        widths: To choose from in each of its layers.
+        parameters, flops: Of the supernet; of forward and backward.
+        saved_mb: What the forward keeps for the backward.
+        step_ms, low_ms, high_ms: Median, 10th and 90th percentile; 0 where it does not fit.
+        fits: Whether it stayed within the memory allowed.
+    """
+
+    kind: str
+    widths: int
+    parameters: int
+    flops: int
+    saved_mb: float
+    step_ms: float
+    low_ms: float
+    high_ms: float
+    fits: bool = True
+
+
+def layer_space(count: int, fixed: bool = False) -> LayerSpace:
+    """A layer with `count` evenly spaced inner widths from LEAST to MOST.
+
+    Args:
+        count: 4, 16, 64, or any number; widths are rounded.
+        fixed: One candidate a width, in the place of a Prunode.
+    """
+    step = (MOST - LEAST) / (count - 1)
+    widths = tuple(dict.fromkeys(round(LEAST + step * i) for i in range(count)))
+    operator = Operator("irb", 3)
+    operators: tuple[Operator, ...] = (operator,)
+    if fixed:
+        operators = tuple(dataclasses.replace(operator, fixed=w) for w in widths)
+    return LayerSpace(0, 1, _CHS, _CHS, 1, operators, widths, True)
+
+
+class _Net(nn.Module):
+    """A few layers of one space, all in the same mixture."""
+
+    def __init__(self, space: LayerSpace) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(SearchLayer(space) for _ in range(_LAYERS))
+        self.logits = nn.Parameter(torch.zeros(len(space.operators) + 1))
+        self.space = space
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(self.space.operators) == 1:  # the pair that costs most: the two ends
+            parts = [Part("0", None, (LEAST, MOST), torch.sigmoid(self.logits[-1]))]
+        else:
+            weights = torch.softmax(self.logits[:-1], 0).unbind()
+            parts = [
+                Part(str(i), weight, (o.fixed, o.fixed))
+                for i, (o, weight) in enumerate(zip(self.space.operators, weights, strict=True))
+            ]
+        for layer in self.layers:
+            x = layer(x, LayerMixture(parts))
+        return x
+
+
+def _images() -> torch.Tensor:
+    return torch.randn(_BATCH, _CHS, _SIZE, _SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def step_of(net: nn.Module, images: torch.Tensor) -> Callable[[], None]:
+    """Forward and backward once."""
+
+    def run() -> None:
+        net.zero_grad(set_to_none=True)
+        net(images).square().mean().backward()
+
+    return run
+
+
+def saved_bytes(net: nn.Module, images: torch.Tensor, limit: float = math.inf) -> int:
+    """Bytes that a forward keeps for the backward beside the parameters, each storage once.
+
+    Raises:
+        _DoesNotFit: More than `limit`.
+    """
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    seen: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+            if sum(seen.values()) > limit:
+                raise _DoesNotFit
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        net(images).square().mean()
+    return sum(seen.values())
+
+
+def measure_costs(
+    memory_gb: float = 4.0, seconds: float = 3.0, progress: str = "timing"
+) -> list[SupernetCost]:
+    """Supernets of Prunodes and explicit ones, interleaved.
+
+    Args:
+        memory_gb: What the forward of a supernet may keep.
+        seconds: To spend on each.
+        progress: Label of a progress bar.
+    """
+    images, limit = _images(), memory_gb * 2**30
+    jobs = [("prunode", n) for n in COUNTS] + [("explicit", n) for n in EXPLICIT_COUNTS]
+    found: list[SupernetCost] = []
+    tasks: dict[int, Task] = {}
+    for kind, count in jobs:
+        torch.manual_seed(0)
+        net = _Net(layer_space(count, kind == "explicit"))
+        parameters = sum(p.numel() for p in net.layers.parameters())
+        try:
+            saved = saved_bytes(net, images, limit)
+        except _DoesNotFit:
+            cost = SupernetCost(kind, count, parameters, 0, limit / 2**20, 0.0, 0.0, 0.0, False)
+            found.append(cost)
+            continue
+        with FlopCounterMode(display=False) as counter:
+            step_of(net, images)()
+        flops = counter.get_total_flops()
+        tasks[len(found)] = Task(step_of(net, images))
+        found.append(SupernetCost(kind, count, parameters, flops, saved / 2**20, 0.0, 0.0, 0.0))
+    timings = time_interleaved(list(tasks.values()), seconds, progress=progress)
+    for place, timing in zip(tasks, timings, strict=True):
+        found[place] = dataclasses.replace(
+            found[place],
+            step_ms=timing.median_ms,
+            low_ms=timing.percentile(10),
+            high_ms=timing.percentile(90),
+        )
+    return found
+
+
+def prunode_ratio(seconds: float = 3.0) -> float:
+    """Step time of a Prunode between its two widths, of a plain block of the larger one."""
+    images = _images()
+    space = layer_space(64)
+    plain = nn.Sequential(
+        *(make_block(space.block(space.operators[0], MOST), "same") for _ in range(_LAYERS))
+    )
+    tasks = [Task(step_of(net, images)) for net in (_Net(space), plain)]
+    timings = time_interleaved(tasks, seconds)
+    return timings[0].median_ms / timings[1].median_ms
+
+
+def to_records(costs: Sequence[SupernetCost]) -> list[dict[str, Any]]:
+    """One dict a row."""
+    return [asdict(cost) for cost in costs]
+
+
+def draw_costs(costs: Sequence[SupernetCost], path: str | os.PathLike[str]) -> None:
+    """Memory and time over the number of widths, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
+    axes = figure.subplots(1, 2)
+    styles = {"prunode": ("#0072B2", "o"), "explicit": ("#D55E00", "s")}
+    for axis, key, label in (
+        (axes[0], "saved_mb", "kept for the backward, MiB"),
+        (axes[1], "step_ms", "ms a step"),
+    ):
+        for kind, (colour, marker) in styles.items():
+            own = [c for c in costs if c.kind == kind]
+            fitting = [c for c in own if c.fits]
+            axis.plot(
+                [c.widths for c in fitting],
+                [getattr(c, key) for c in fitting],
+                color=colour,
+                marker=marker,
+                label=kind,
+            )
+            for c in own:
+                if not c.fits:
+                    top = max(getattr(f, key) for f in fitting) * 4
+                    axis.plot([c.widths], [top], color=colour, marker="x", ls="")
+                    axis.annotate("does not fit", (c.widths, top), ha="right", size=8)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set(xlabel="inner widths to choose from", ylabel=label)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].legend(frameon=False)
+    with atomic_path(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)

@@ -1,0 +1,239 @@
+"""What the networks of a space cost on a device: milliseconds as arrays over the inner widths."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prunet_det.arch.spec import BlockSpec
+from prunet_det.latency.roofline import device_names
+from prunet_det.latency.table import (
+    Conditions,
+    Key,
+    Size,
+    Table,
+    TableError,
+    predict_table,
+)
+from prunet_det.runtime.subject import check_size
+from prunet_det.search.space import LayerSpace, Network, Operator, SearchSpace
+
+MEASURED_WIDTHS = 4  # of an operator, evenly over its range; those between follow by interpolation
+
+
+class BudgetError(ValueError):
+    """A budget that no network of the space can meet; the sentence has the reachable range."""
+
+
+def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -> list[Key]:
+    """The blocks that a table of a space needs, with the sizes of their inputs.
+
+    Args:
+        space: The space.
+        input_size: Of the images that the budget is for.
+        widths: How many inner widths of an operator, evenly; all of them by default.
+    """
+    check_size(input_size)
+    keys: dict[Key, None] = {(space.stem_block(), (input_size, input_size)): None}
+    for layer, size in zip(space.layers, space.layer_sizes(input_size), strict=True):
+        for operator in _free(layer):
+            every = layer.widths_of(operator)
+            if widths is not None and len(every) > widths:
+                chosen = np.unique(np.linspace(0, len(every) - 1, widths).round().astype(int))
+                every = tuple(every[i] for i in chosen)
+            for hidden in every:
+                keys[layer.block(operator, hidden), size] = None
+    return list(keys)
+
+
+def _free(layer: LayerSpace) -> list[Operator]:
+    """The layer's operators with their widths left open, each once."""
+    return list(dict.fromkeys(dataclasses.replace(o, fixed=0) for o in layer.operators))
+
+
+class SpaceCosts:
+    """Latencies of everything that a space holds, under one set of conditions.
+
+    Args:
+        space: The space.
+        input_size: Side of the images that the budget is for, whatever the search trains on.
+        table: Holds the space's blocks.
+
+    Raises:
+        TableError: The table lacks a block of the space.
+    """
+
+    def __init__(self, space: SearchSpace, input_size: int, table: Table) -> None:
+        self.space, self.input_size, self.table = space, input_size, table
+        self.sizes = space.layer_sizes(input_size)
+        stem = (space.stem_block(), (input_size, input_size))
+        try:
+            self.fixed_ms = table.overhead_ms(*stem) + self._block_ms(*stem)
+            self.ms: list[dict[Operator, np.ndarray]] = [
+                {
+                    o: np.array(
+                        [self._block_ms(layer.block(o, w), size) for w in layer.widths_of(o)]
+                    )
+                    for o in _free(layer)
+                }
+                for layer, size in zip(space.layers, self.sizes, strict=True)
+            ]
+        except TableError as e:
+            raise TableError(f"the table is of another space or input size: {e}") from e
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the milliseconds hold for."""
+        return self.table.conditions
+
+    @property
+    def table_hash(self) -> str:
+        """A digest of all prices."""
+        entries = sorted((str(k), e.ms) for k, e in self.table.entries.items())
+        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+
+    def _block_ms(self, block: BlockSpec, size: Size) -> float:
+        entry = self.table.entries.get((block, size))
+        if entry is not None and self.conditions.kind == "predicted":
+            return entry.ms  # exactly what the prediction of the whole network adds up
+        return self.table.ms(block, size)
+
+    def layer_ms(self, index: int, block: BlockSpec | None) -> float:
+        """Milliseconds of a layer as a block, 0 where it is skipped.
+
+        Raises:
+            SpaceError: The layer cannot be this block.
+        """
+        if block is None:
+            return 0.0
+        layer = self.space.layers[index]
+        operator = layer.operator_of(block)
+        return float(self.ms[index][operator][layer.widths_of(operator).index(block.hidden)])
+
+    def network_ms(self, network: Network) -> float:
+        """Milliseconds of a network's scope `backbone`."""
+        return self.fixed_ms + sum(self.layer_ms(i, block) for i, block in enumerate(network))
+
+    def extreme(self, most: bool) -> Network:
+        """The cheapest network of the space, or the most expensive one."""
+        network: list[BlockSpec | None] = []
+        for layer, costs in zip(self.space.layers, self.ms, strict=True):
+            if layer.skippable and not most:
+                network.append(None)
+                continue
+            choose = max if most else min
+            operator = choose(costs, key=lambda o: choose(costs[o]))
+            place = int(np.argmax(costs[operator]) if most else np.argmin(costs[operator]))
+            network.append(layer.block(operator, layer.widths_of(operator)[place]))
+        return tuple(network)
+
+    def reachable(self) -> tuple[float, float]:
+        """Least and greatest milliseconds of the space's networks."""
+        return self.network_ms(self.extreme(False)), self.network_ms(self.extreme(True))
+
+    def describe(self) -> str:
+        """One line: the size of the space and what it reaches."""
+        low, high = self.reachable()
+        return (
+            f"space: {len(self.space.layers)} layers, 10^{self.space.log10_size:.1f} networks, "
+            f"{low:.3f} to {high:.3f} ms at {self.input_size} px ({self.conditions})"
+        )
+
+    def check_budget(self, budget_ms: float) -> None:
+        """Refuses a budget outside of the reachable range.
+
+        Raises:
+            BudgetError: The sentence has the range.
+        """
+        low, high = self.reachable()
+        if not low <= budget_ms <= high:
+            raise BudgetError(
+                f"a budget of {budget_ms:g} ms cannot be met: the space reaches {low:.3f} to "
+                f"{high:.3f} ms at {self.input_size} px ({self.conditions}); choose a budget in "
+                "between, or another space or width_factor."
+            )
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """Where milliseconds come from: `v100`, `here`, or a table's file.
+
+    Attributes:
+        device: A named device, the path of a device file or of a table, or `here`.
+        batch: Images at once.
+        tables: Folder in which `here` keeps what it measured.
+        seconds: For each measured block.
+        threads: Of a CPU that is measured; all cores by default.
+        force: Also a table of another device.
+        progress: Whether measuring shows a bar.
+    """
+
+    device: str = "v100"
+    batch: int = 1
+    tables: str | os.PathLike[str] = "work_dirs/tables"
+    seconds: float = 0.2
+    threads: int | None = None
+    force: bool = False
+    progress: bool = True
+
+    def costs(self, space: SearchSpace, input_size: int) -> SpaceCosts:
+        """Prices a space.
+
+        Raises:
+            ValueError, FileNotFoundError: Unknown device, no such file, a table that does not fit.
+        """
+        return SpaceCosts(space, input_size, self._source()(space, input_size))
+
+    def _source(self) -> Callable[[SearchSpace, int], Table]:
+        if self.device == "here":
+            return self._measured
+        if _is_table(self.device):
+            table = Table.load(self.device, force=self.force)
+            if table.conditions.batch != self.batch:
+                raise TableError(
+                    f"{self.device} is of batch {table.conditions.batch}; give --batch "
+                    f"{table.conditions.batch}, or another table."
+                )
+            return lambda space, size: table
+        if self.device not in device_names() and not self.device.endswith(".json"):
+            raise ValueError(
+                f"there is no device {self.device!r}; the known ones are "
+                f"{', '.join(device_names())}, `here` (measures this machine), or the path of a "
+                "table or of a device file."
+            )
+        return lambda space, size: predict_table(space_keys(space, size), self.device, self.batch)
+
+    def _measured(self, space: SearchSpace, input_size: int) -> Table:
+        """Measures what the table of this machine lacks."""
+        from prunet_det.latency.measure import default_runtime, local_device
+        from prunet_det.latency.measure_table import BlockTimer, measure_table
+
+        device = local_device()
+        runtime, precision = default_runtime(device)
+        timer = BlockTimer(runtime, precision, device, self.batch, self.threads, self.seconds)
+        c = timer.conditions
+        title = "".join(ch if ch.isalnum() else "_" for ch in c.device.lower())
+        threads = f"_{c.threads}threads" if c.threads else ""
+        name = f"{title}_{c.runtime}_{c.precision}_batch{c.batch}{threads}.json"
+        keys = space_keys(space, input_size, MEASURED_WIDTHS)
+        return measure_table(keys, Path(self.tables) / name, timer, self.progress)
+
+
+def _is_table(path: str) -> bool:
+    """Whether a file is a latency table rather than a device file."""
+    if not path.endswith(".json"):
+        return False
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no table or device file {path}.")
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise TableError(f"{path} is no JSON file: {e}.") from e
+    return isinstance(data, dict) and "entries" in data

@@ -1,0 +1,147 @@
+"""The two halves of the training data, read so that a position alone says what comes.
+
+Item number p of a search is always the same image under the same augmentation, whichever worker
+reads it and however often the search was interrupted: p gives the epoch's permutation and the seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from prunet_det.errors import UserError
+
+PARTS = ("weights", "architecture")
+
+
+class SearchData(Dataset[dict[str, Any]]):
+    """One half of a labelled set, as an endless sequence of augmented items.
+
+    Args:
+        base: A set of `prunet_det.classification`, with `labels` and `metainfo`.
+        part: `weights` or `architecture`: which half.
+        seed: Of the split, the order and the augmentation.
+        classes: Keep these classes only, by name or as a number of the first ones.
+
+    Raises:
+        UserError: An unknown class, or less than two, or too few images for two halves.
+    """
+
+    def __init__(
+        self, base: Any, part: str, seed: int, classes: Sequence[str] | int | None = None
+    ) -> None:
+        names = tuple(base.metainfo["classes"])
+        kept = names[:classes] if isinstance(classes, int) else tuple(classes or names)
+        unknown = [name for name in kept if name not in names]
+        if unknown or len(kept) < 2:
+            what = f"there is no class {unknown[0]!r}" if unknown else "less than two classes"
+            raise UserError(f"the search data: {what}; the classes are {', '.join(names[:20])}.")
+        self._base, self._seed, self._part = base, seed, PARTS.index(part)
+        self._label_of = {names.index(name): i for i, name in enumerate(kept)}
+        self.metainfo = {"classes": kept}
+        chosen = np.flatnonzero(np.isin(np.asarray(base.labels), list(self._label_of)))
+        if len(chosen) < 2 * len(kept):
+            raise UserError(
+                f"the search data has {len(chosen)} images of {len(kept)} classes; the search "
+                "splits them in two halves and needs at least one of each class in both."
+            )
+        order = np.random.default_rng(seed).permutation(len(chosen))
+        self._indices = chosen[np.sort(order[self._part :: 2])]
+        self._epoch, self._order = -1, np.array([], int)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @property
+    def data_hash(self) -> str:
+        """A digest of the data."""
+        return str(self._base.data_hash)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """`inputs`, (3, H, W), and `labels` of a position, which may be any number."""
+        epoch, offset = divmod(position, len(self))
+        if epoch != self._epoch:
+            seeds = (self._seed, self._part, epoch)
+            self._epoch = epoch
+            self._order = np.random.default_rng(seeds).permutation(len(self))
+        index = int(self._indices[self._order[offset]])
+        with _seeded((self._seed * len(PARTS) + self._part) * 1_000_003 + position):
+            item = self._base[index]
+        return {"inputs": item["inputs"], "labels": self._label_of[item["labels"]]}
+
+
+class _seeded:
+    """Seeds the generators that augmentations draw from, and puts them back."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed % 2**32
+
+    def __enter__(self) -> None:
+        self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *exception: Any) -> None:
+        random.setstate(self.states[0])
+        np.random.set_state(self.states[1])
+        torch.set_rng_state(self.states[2])
+
+
+class Positions(Sampler[int]):
+    """start, start + 1, ... for ever; every process takes its share of each batch.
+
+    Args:
+        batch_size: Of one process.
+        rank, world_size: Of the process, and how many there are.
+    """
+
+    def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.batches_done = 0
+
+    def __iter__(self) -> Iterator[int]:
+        batch = self.batches_done
+        while True:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+            batch += 1
+
+    def __len__(self) -> int:
+        return 2**31  # without end
+
+
+def search_loader(
+    config: Mapping[str, Any],
+    part: str,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[dict[str, Any]]:
+    """A loader of one half.
+
+    Args:
+        config: `dataset` (of the registry), `batch_size`, `num_workers` and, optionally, `classes`.
+        part, seed: As of SearchData.
+        rank, world_size: As of Positions.
+
+    Raises:
+        ValueError, FileNotFoundError, UserError: Of the data.
+    """
+    data = SearchData(DATASETS.build(config["dataset"]), part, seed, config.get("classes"))
+    batch, workers = config["batch_size"], config.get("num_workers", 0)
+    return DataLoader(
+        data,
+        batch_size=batch,
+        sampler=Positions(batch, rank, world_size),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        drop_last=True,
+    )

@@ -1,0 +1,462 @@
+"""The search's own training loop: network weights and architecture in turn, on two halves of the
+data.
+
+One iteration: a batch of the architecture's half gives the gradient of the logits; a batch of the
+weights' half steps the weights. The logits' gradient is on its way to the host while the weights'
+step runs, so no step waits for the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.model import BaseModel, ExponentialMovingAverage
+from mmengine.registry import LOOPS, MODELS
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from prunet_det.errors import UserError
+from prunet_det.files import atomic_path
+from prunet_det.search.architecture import Architecture
+from prunet_det.search.layer import LayerMixture
+from prunet_det.search.objective import BudgetController
+from prunet_det.search.supernet import SuperNet, rebind_optimizer
+from prunet_det.training.records import bare_model
+
+_SHRINK = 0.85  # a candidate is cut to what can be chosen when that is less than this share of it
+_RECORDS = 200  # of a search, for its plots
+
+
+@MODELS.register_module()
+class SearchModel(BaseModel):
+    """A supernet under mmengine's contract.
+
+    Args:
+        supernet: The network.
+        channels_last: Run it in channels-last memory format.
+        label_smoothing: Of the cross-entropy.
+    """
+
+    def __init__(
+        self, supernet: SuperNet, channels_last: bool = True, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.supernet = supernet
+        self.channels_last = channels_last
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        mode: str = "loss",
+        mixtures: list[LayerMixture | None] | None = None,
+    ) -> Any:
+        """The loss of a batch under a mixture a layer (`loss`), or the logits (`tensor`)."""
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        logits = self.supernet(inputs, mixtures or [])
+        if mode == "tensor":
+            return logits
+        assert labels is not None, "a loss needs labels"
+        return {"loss": self.criterion(logits, labels)}
+
+
+@LOOPS.register_module()
+class SearchLoop(BaseLoop):
+    """Warm-up of the weights alone, then architecture and weights in turn.
+
+    Args:
+        runner: mmengine's.
+        dataloader: Of the weights' half.
+        architecture_loader: Of the other half.
+        architecture: What is searched.
+        budget_ms: What the search aims at.
+        warmup, steps: Iterations without and with the architecture.
+        temperature: Of the Gumbel softmax at the start and at the end; falls geometrically.
+        checkpoint_interval: Iterations between checkpoints.
+        ema_momentum: Of the averaged weights that a result inherits.
+        seed: Of the Gumbel noise.
+        on_save: Called after every checkpoint with the loop, on the main process.
+        progress: Whether to show a bar.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader[Any],
+        architecture_loader: DataLoader[Any],
+        architecture: Architecture,
+        budget_ms: float,
+        warmup: int,
+        steps: int,
+        temperature: tuple[float, float] = (2.0, 0.3),
+        checkpoint_interval: int = 100,
+        ema_momentum: float = 0.02,
+        seed: int = 0,
+        on_save: Callable[[SearchLoop], None] | None = None,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(runner, dataloader)
+        self.architecture_loader = architecture_loader
+        self.architecture = architecture
+        self.controller = BudgetController(budget_ms)
+        self.warmup, self.steps = warmup, steps
+        self.temperature = temperature
+        self.checkpoint_interval = checkpoint_interval
+        self.on_save, self.show_progress = on_save, progress
+        self.generator = torch.Generator().manual_seed(seed)
+        self.model: SearchModel = bare_model(runner)
+        self.supernet: SuperNet = self.model.supernet
+        self.ema_momentum = ema_momentum
+        self.ema = self._average(self.supernet)
+        self.device = next(self.supernet.parameters()).device
+        self.history: list[dict[str, Any]] = []
+        self.events: list[tuple[int, str]] = []
+        self.seconds = 0.0
+        self._iter = self._epoch = 0
+        self.stop_training = False
+        self._interrupted = False
+        self._losses = {"weights": 0.0, "architecture": 0.0}
+        self._weight = 0.0  # of the latency, for the record
+
+    @property
+    def max_epochs(self) -> int:
+        return 1
+
+    @property
+    def max_iters(self) -> int:
+        """Of the whole search."""
+        return self.warmup + self.steps
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @property
+    def iter(self) -> int:
+        """Iterations that are done."""
+        return self._iter
+
+    @property
+    def progress(self) -> float:
+        """Of the part with the architecture, 0..1."""
+        return max(self._iter - self.warmup, 0) / max(self.steps, 1)
+
+    @property
+    def expected_ms(self) -> float:
+        """Expected latency now."""
+        return self.architecture.expected_ms(self.progress)[0]
+
+    def _average(self, network: nn.Module) -> ExponentialMovingAverage:
+        return ExponentialMovingAverage(network, momentum=self.ema_momentum)
+
+    # The loop.
+
+    def run(self) -> nn.Module:
+        """Runs to the end, or to Ctrl-C: then a checkpoint and a result are written first.
+
+        Raises:
+            KeyboardInterrupt: After them.
+        """
+        from tqdm import tqdm
+
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        weights, other = self._positions(self.dataloader), self._positions(self.architecture_loader)
+        bar = tqdm(
+            total=self.max_iters,
+            initial=self._iter,
+            desc="search",
+            unit="step",
+            disable=not self.show_progress or not dist.is_main_process(),
+        )
+        previous = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            while self._iter < self.max_iters and not self.stop_training:
+                start = time.perf_counter()
+                outputs = self._run_iter(weights, other)
+                self.seconds += time.perf_counter() - start
+                self._record(time.perf_counter() - start)
+                bar.set_postfix_str(self._postfix(), refresh=False)
+                bar.update()
+                last = self._iter + 1 == self.max_iters or self._interrupted
+                if last or (self._iter + 1) % self.checkpoint_interval == 0:
+                    self._save()
+                self.runner.call_hook("after_train_iter", batch_idx=self._iter, outputs=outputs)
+                self._iter += 1
+                if self._interrupted:
+                    raise KeyboardInterrupt
+        finally:
+            signal.signal(signal.SIGINT, previous)
+            bar.close()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def _interrupt(self, *_: Any) -> None:
+        """The first Ctrl-C ends the iteration, the second one the process."""
+        self._interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _positions(self, loader: DataLoader[Any]) -> Iterator[dict[str, torch.Tensor]]:
+        """The loader's batches from where the search stands."""
+        sampler: Any = loader.sampler
+        done = self._iter
+        if loader is self.architecture_loader:
+            done = max(self._iter - self.warmup, 0)
+        sampler.batches_done = done
+        return iter(loader)
+
+    def _run_iter(self, weights: Iterator[Any], other: Iterator[Any]) -> dict[str, float]:
+        if self._iter < self.warmup:
+            loss = self._weight_step(next(weights))
+            if self._iter % 10 == 0:  # a look at the loss waits for the device
+                self._losses["weights"] = float(loss)
+            return {"loss": self._losses["weights"]}
+        batch = next(weights)
+        fetched = self._architecture_step(next(other))
+        loss = self._weight_step(batch)
+        gradient = fetched()
+        self._losses["architecture"] = float(gradient[-1])
+        if not np.isfinite(gradient).all():
+            raise UserError(
+                "the search's loss is not finite any more; lower optim_wrapper.optimizer.lr, or "
+                "leave out --amp."
+            )
+        self._update(gradient[:-1].astype(float))
+        expected = self.expected_ms
+        return {
+            "loss": self._losses["architecture"],
+            "expected_ms": expected,
+            "of_budget": expected / self.controller.budget_ms,
+            "latency_weight": self._weight,
+        }
+
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
+
+    def _mixtures(self, theta: torch.Tensor) -> list[LayerMixture | None]:
+        noise = self._on_device(self.architecture.noise(self.generator))
+        first, last = self.temperature
+        temperature = first * (last / first) ** self.progress
+        return self.architecture.mixtures(theta, noise, temperature, self.progress)
+
+    def _place(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(  # type: ignore[return-value]
+            batch[key].to(self.device, non_blocking=True) for key in ("inputs", "labels")
+        )
+
+    def _architecture_step(self, batch: dict[str, torch.Tensor]) -> Callable[[], np.ndarray]:
+        """Starts the gradient of the loss by the logits on its way to the host.
+
+        Returns:
+            A function that waits for it and gives the gradient with the loss at its end.
+        """
+        theta = self._on_device(self.architecture.theta()).requires_grad_()
+        images, labels = self._place(batch)
+        with self.runner.optim_wrapper.optim_context(self.model):
+            mixtures = self._mixtures(theta)
+            loss = self.model(images, labels, mixtures=mixtures)["loss"]
+        (gradient,) = torch.autograd.grad(loss, theta)
+        flat = torch.cat([gradient, loss.detach().reshape(1)]).float()
+        if dist.get_world_size() > 1:
+            dist.all_reduce(flat, "mean")
+        if self.device.type != "cuda":
+            return flat.numpy
+        host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+        host.copy_(flat, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+        def fetch() -> np.ndarray:
+            arrived.synchronize()
+            return host.numpy().copy()
+
+        return fetch
+
+    def _weight_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        theta = self._on_device(self.architecture.theta())
+        images, labels = self._place(batch)
+        wrapper = self.runner.optim_wrapper
+        with wrapper.optim_context(self.runner.model):
+            loss = self.runner.model(images, labels, mixtures=self._mixtures(theta))["loss"]
+        wrapper.update_params(loss)
+        self.ema.update_parameters(self.supernet)
+        return loss.detach()
+
+    def _update(self, task: np.ndarray) -> None:
+        """One step of the architecture, and what it leads to."""
+        progress = self.progress
+        expected, gradient = self.architecture.expected_ms(progress)
+        self._weight = self.controller.weight(expected)
+        self.architecture.project(expected - self.controller.budget_ms, progress)
+        self.architecture.update(task, gradient / expected, self._weight, progress)
+        of_budget = self.expected_ms / self.controller.budget_ms
+        entered = self.architecture.skips_entered
+        events = self.architecture.prune(progress, of_budget)
+        if self.architecture.skips_entered != entered:
+            self.controller.integral = 0.0  # the price was that of a network without skips
+        self.events += [(self._iter, event) for event in events]
+        self._shrink(bool(events))
+
+    def _shrink(self, removed: bool) -> None:
+        """Restructures the supernet where something left or became much narrower."""
+        target, now = self.architecture.structure(), self.supernet.structure()
+        narrower = any(
+            wanted[key] < _SHRINK * width
+            for wanted, have in zip(target, now, strict=True)
+            if wanted and have
+            for key, width in have.items()
+            if key in wanted
+        )
+        if (removed or narrower) and target != now:
+            self.restructure(target)
+
+    def restructure(self, structure: Any) -> None:
+        """Cuts supernet, optimizer, average and, where there is one, the DDP wrapper.
+
+        Raises:
+            RuntimeError: Processes disagree on what is left.
+        """
+        _check_agreement(structure)
+        before = dict(self.supernet.named_parameters())
+        self.supernet.restructure(structure)
+        optimizer = self.runner.optim_wrapper.optimizer
+        rebind_optimizer(optimizer, before, dict(self.supernet.named_parameters()))
+        average, steps = self.ema.module, self.ema.steps
+        average.restructure(structure)
+        self.ema = self._average(average)
+        self.ema.steps = steps
+        if self.runner.model is not self.model:
+            self.runner.model = self.runner.wrap_model(
+                self.runner.cfg.get("model_wrapper_cfg"), self.model
+            )
+
+    def _record(self, seconds: float) -> None:
+        every = max(self.max_iters // _RECORDS, 1)
+        if self._iter % every and self._iter + 1 != self.max_iters:
+            return
+        architecture, progress = self.architecture, self.progress
+        a, b = architecture.pairs(progress)
+        record: dict[str, Any] = {
+            "iter": self._iter,
+            "progress": progress,
+            "expected_ms": self.expected_ms,
+            "weight": self._weight,
+            **{f"{k}_loss": v for k, v in self._losses.items()},
+            "seconds": seconds,
+            "parameters": sum(p.numel() for p in self.supernet.parameters()),
+            "probabilities": architecture.probabilities().round(4).tolist(),
+            "pairs": [a.tolist(), b.tolist()],
+            "skips": architecture.skip_probabilities().round(4).tolist(),
+            **architecture.counts(),
+        }
+        if self.device.type == "cuda":
+            record["memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.history.append(record)
+
+    def _postfix(self) -> str:
+        if self._iter < self.warmup:
+            return f"warm-up, loss {self._losses['weights']:.2f}"
+        left = self.architecture.counts()
+        return (
+            f"{self.expected_ms:.3f} of {self.controller.budget_ms:.3f} ms, "
+            f"loss {self._losses['architecture']:.2f}, {left['layers']} layers, "
+            f"{left['candidates']} candidates, {left['widths']} widths"
+        )
+
+    # Checkpoints.
+
+    def _save(self) -> None:
+        if not dist.is_main_process():
+            return
+        save_checkpoint(self.runner, self._iter + 1)
+        if self.on_save is not None:
+            self._iter, saved = self._iter + 1, self._iter  # a result is of what is done
+            try:
+                self.on_save(self)
+            finally:
+                self._iter = saved
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside mmengine's tensors."""
+        return {
+            "structure": self.supernet.structure(),
+            "architecture": self.architecture.state_dict(),
+            "integral": self.controller.integral,
+            "ema": self.ema.module.state_dict(),
+            "ema_steps": self.ema.steps,
+            "history": self.history,
+            "events": self.events,
+            "losses": self._losses,
+            "seconds": self.seconds,
+            "random": {
+                "generator": self.generator.get_state(),
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "numpy": np.random.get_state(),
+                "python": random.getstate(),
+            },
+        }
+
+    def load_structure(self, state: dict[str, Any]) -> None:
+        """The structure and everything but the tensors that mmengine loads afterwards."""
+        self.restructure(state["structure"])
+        self.architecture.load_state_dict(state["architecture"])
+        self.controller.integral = state["integral"]
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.steps = state["ema_steps"]
+        self.history, self.events = state["history"], [tuple(e) for e in state["events"]]
+        self.seconds, self._losses = state["seconds"], state["losses"]
+
+    def load_random(self, state: dict[str, Any]) -> None:
+        """The random states; last, since building things draws from them."""
+        states = state["random"]
+        self.generator.set_state(states["generator"].cpu())
+        torch.set_rng_state(states["torch"].cpu())
+        if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([s.cpu() for s in states["cuda"]])
+        np.random.set_state(states["numpy"])
+        random.setstate(states["python"])
+
+
+def _check_agreement(structure: Any) -> None:
+    digest = hashlib.sha256(json.dumps(structure).encode()).hexdigest()
+    if dist.get_world_size() > 1:
+        others = dist.all_gather_object(digest)
+        if len(set(others)) > 1:
+            raise RuntimeError(
+                "the processes of this search disagree on what is pruned; please report it with "
+                "the command."
+            )
+
+
+def save_checkpoint(runner: Runner, iteration: int) -> None:
+    """Writes iter_N.pth, then the pointer to it, then removes what is older than the last two."""
+    folder, name = Path(runner.work_dir), f"iter_{iteration}.pth"
+    runner.save_checkpoint(str(folder), f".{name}", by_epoch=False)
+    os.replace(folder / f".{name}", folder / name)
+    with atomic_path(folder / "last_checkpoint") as temporary:
+        temporary.write_text(str(folder / name), encoding="utf-8")
+    saved = sorted(folder.glob("iter_*.pth"), key=lambda p: int(p.stem.partition("_")[2]))
+    for old in saved[:-2]:
+        old.unlink()

@@ -1,0 +1,49 @@
+"""Task loss and expected latency against a budget: the weight adapts, the user gives milliseconds.
+
+The objective is the loss plus weight * log(expected / budget). The weight is the method of
+multipliers' with e = log(expected / budget): an integral of e, which finds the price at which the
+budget is met, plus a share of e itself, which damps. It may turn negative: below the budget,
+latency is to be spent.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LOW = 0.97  # of the budget: what a result must lie above
+
+
+@dataclass
+class BudgetController:
+    """The weight of the expected latency.
+
+    Attributes:
+        budget_ms: What the search aims at.
+        integral: Of e, times its rate; the multiplier.
+        rate: Of the integral.
+        proportion: Of e itself.
+        least, most: Of the integral. It rests where the weight is at its limit already and e would
+            drive it further (anti-windup).
+    """
+
+    budget_ms: float
+    integral: float = 0.0
+    rate: float = 0.1
+    proportion: float = 4.0
+    least: float = -3.0
+    most: float = 5.0
+
+    def weight(self, expected_ms: float) -> float:
+        """Takes an expected latency in and returns the weight of its logarithm."""
+        error = math.log(expected_ms / self.budget_ms)
+        limited = min(max(self.integral + self.rate * error, self.least), self.most)
+        # Far from the budget the proportional part alone drives; the integral would only overshoot.
+        if abs(error) < 0.3:
+            self.integral = limited
+        return self.integral + self.proportion * error
+
+
+def fits(ms: float, budget_ms: float) -> bool:
+    """Whether a latency lies in [0.97, 1.00] of a budget."""
+    return LOW * budget_ms <= ms <= budget_ms

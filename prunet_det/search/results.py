@@ -1,0 +1,213 @@
+"""What a search leaves: arch.json, run.json, weights.safetensors and a report."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunet_det.arch.network import ArchNet
+from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.machine import environment
+from prunet_det.search.costs import SpaceCosts
+from prunet_det.search.derive import inherit, recalibrate
+from prunet_det.search.loop import SearchLoop
+from prunet_det.search.objective import fits
+from prunet_det.search.repair import Repaired
+from prunet_det.search.space import Network, SearchSpace
+from prunet_det.training.records import write_json
+from prunet_det.zoo.weights import save_safetensors
+
+ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
+# What a result measured on the device itself must lie within, of the budget.
+MEASURED_RANGE = (0.92, 1.05)
+_RECALIBRATION_BATCHES = 20
+_SCORED_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: everything that a result depends on, and nothing else.
+
+    Attributes:
+        command: That regenerates it.
+        config: Of the search, as its digest says.
+        budget_ms, input_size, seed, strategy: As on the command line.
+        conditions: What the budget's milliseconds hold for.
+        hashes: Of config, space, table and data.
+        data: Name or folder, and the number of classes.
+    """
+
+    command: str
+    config: str
+    budget_ms: float
+    input_size: int
+    seed: int
+    strategy: str
+    conditions: Mapping[str, Any]
+    hashes: Mapping[str, str]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def provenance(self) -> Provenance:
+        """For the ArchSpec; the same request gives the same bytes."""
+        return Provenance(
+            "searched",
+            {
+                "command": self.command,
+                "strategy": self.strategy,
+                "budget": {
+                    "latency_ms": self.budget_ms,
+                    "input_size": self.input_size,
+                    "scope": "backbone",
+                    **self.conditions,
+                },
+                "seed": self.seed,
+                "data": dict(self.data),
+                "hashes": dict(self.hashes),
+            },
+        )
+
+    def digest(self) -> dict[str, Any]:
+        """What a resumed search must agree on."""
+        return {k: v for k, v in asdict(self).items() if k != "command"}
+
+
+def conditions_of(costs: SpaceCosts) -> dict[str, Any]:
+    """A table's conditions without the day and the versions."""
+    c = costs.conditions
+    keys = ("device", "kind", "runtime", "precision", "batch", "threads")
+    return {key: getattr(c, key) for key in keys}
+
+
+def digest_of(value: Any) -> str:
+    """A short digest of JSON values."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A network and its latencies.
+
+    Attributes:
+        spec: The network.
+        repaired: How it came into the budget.
+        budget_ms: The target.
+        measured_ms: On the device itself, where that is here.
+    """
+
+    spec: ArchSpec
+    repaired: Repaired
+    budget_ms: float
+    measured_ms: float | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the network meets the budget: as priced, and as measured where that was done."""
+        priced = fits(self.repaired.after_ms, self.budget_ms)
+        if self.measured_ms is None:
+            return priced
+        low, high = MEASURED_RANGE
+        return priced and low <= self.measured_ms / self.budget_ms <= high
+
+    def lines(self) -> list[str]:
+        """Target, before repair, predicted and measured, for a person."""
+        r, of = self.repaired, self.budget_ms
+        lines = [
+            f"target        {of:.4f} ms",
+            f"before repair {r.before_ms:.4f} ms ({r.before_ms / of - 1:+.1%})",
+            f"after repair  {r.after_ms:.4f} ms ({r.after_ms / of:.1%} of the target; {r.steps} "
+            f"steps changed {r.width_changed:.1%} of the summed inner width)",
+        ]
+        if self.measured_ms is not None:
+            share = self.measured_ms / of
+            lines.append(f"measured here {self.measured_ms:.4f} ms ({share:.1%} of the target)")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        r = self.repaired
+        return {
+            "target_ms": self.budget_ms,
+            "before_repair_ms": r.before_ms,
+            "after_repair_ms": r.after_ms,
+            "repair_steps": r.steps,
+            "width_changed": r.width_changed,
+            "measured_ms": self.measured_ms,
+            "accepted": self.accepted,
+        }
+
+
+def make_outcome(
+    space: SearchSpace, repaired: Repaired, request: Request, measured_ms: float | None = None
+) -> Outcome:
+    """Names a repaired network and gives it its provenance."""
+    name = f"prunet_{request.strategy}"
+    spec = space.to_spec(repaired.network, name, request.provenance(), request.input_size)
+    return Outcome(spec, repaired, request.budget_ms, measured_ms)
+
+
+def write_outcome(
+    out: str | os.PathLike[str],
+    outcome: Outcome,
+    request: Request,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes arch.json and run.json."""
+    outcome.spec.save(Path(out) / ARCH_FILE)
+    record = {**asdict(request), **outcome.to_dict(), **(extra or {}), **environment()}
+    write_json(Path(out) / RUN_FILE, record)
+
+
+def inherited_network(loop: SearchLoop, spec: ArchSpec, network: Network) -> ArchNet:
+    """The averaged weights of a search in a network, batch norms recalibrated."""
+    architecture = loop.architecture
+    best = architecture.preferred()
+    keys: list[str | None] = []
+    for i, block in enumerate(network):
+        operator = architecture.operators[best[i]]
+        same = (
+            block is not None
+            and operator is not None
+            and (operator.kind, operator.kernel, operator.act, operator.se)
+            == (block.kind, block.kernel, block.act, bool(block.se))
+        )
+        keys.append(architecture.keys[best[i]] if same else None)
+    net = inherit(loop.ema.module, spec, network, keys).to(loop.device)
+    recalibrate(net, _images(loop, _RECALIBRATION_BATCHES))
+    return net
+
+
+def _images(loop: SearchLoop, batches: int) -> Any:
+    """Always the same batches of the weights' half."""
+    data, size = loop.dataloader.dataset, loop.dataloader.batch_size or 1
+    for batch in range(batches):
+        items = [data[batch * size + i]["inputs"] for i in range(size)]
+        yield torch.stack(items).to(loop.device)
+
+
+@torch.no_grad()
+def score(loop: SearchLoop, net: ArchNet) -> float:
+    """Top-1 of a network on batches of the architecture's half, augmented as in the search."""
+    data, size = loop.architecture_loader.dataset, loop.architecture_loader.batch_size or 1
+    right = total = 0
+    for batch in range(_SCORED_BATCHES):
+        items = [data[batch * size + i] for i in range(size)]
+        logits = net(torch.stack([item["inputs"] for item in items]).to(loop.device))
+        labels = torch.tensor([item["labels"] for item in items], device=loop.device)
+        right += int((logits.argmax(1) == labels).sum())
+        total += len(items)
+    return right / total
+
+
+def save_weights(out: str | os.PathLike[str], net: ArchNet) -> None:
+    """Writes the inherited weights."""
+    state = copy.copy(net.state_dict())
+    save_safetensors(state, Path(out) / WEIGHTS_FILE)

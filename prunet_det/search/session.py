@@ -1,0 +1,292 @@
+"""One search from its arguments to its result: what the command line runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import dist
+from mmengine.config import Config
+
+from prunet_det.errors import UserError
+from prunet_det.search.architecture import Tiers
+from prunet_det.search.baselines import random_repaired, scaled_repaired
+from prunet_det.search.costs import Pricing, SpaceCosts
+from prunet_det.search.loop import SearchLoop
+from prunet_det.search.repair import Repaired, repair
+from prunet_det.search.report import write_report
+from prunet_det.search.results import (
+    ARCH_FILE,
+    Outcome,
+    Request,
+    conditions_of,
+    digest_of,
+    inherited_network,
+    make_outcome,
+    save_weights,
+    score,
+    write_outcome,
+)
+from prunet_det.search.runner import build_search, has_checkpoint, load_data
+from prunet_det.search.space import SearchSpace
+from prunet_det.training import launch
+
+
+def run_search(args: argparse.Namespace, command: str) -> int:
+    """Runs what the command line asks for.
+
+    Args:
+        args: See `tools/search_backbone.py`.
+        command: That regenerates the result.
+
+    Returns:
+        0, or 1 where the result does not meet its budget.
+
+    Raises:
+        UserError, ValueError, OSError: In sentences.
+    """
+    cfg = _config(args)
+    check_arguments(args, cfg)
+    tiers = _tiers(args, cfg)
+    pricing = Pricing(
+        args.device,
+        args.batch,
+        args.tables,
+        threads=args.threads,
+        force=args.force,
+        progress=not args.quiet,
+    )
+    space = SearchSpace.from_config(cfg.space)
+    costs = pricing.costs(space, args.input_size)
+    main = dist.is_main_process()
+    if main:
+        print(costs.describe())
+    costs.check_budget(args.budget_ms)
+    out = prepare_folder(cfg.work_dir, args.resume)
+    if args.strategy != "search":
+        return _baseline(args, cfg, command, costs, pricing, out)
+    if args.fixed_expansions:
+        costs = SpaceCosts(
+            space.with_fixed_widths(args.fixed_expansions), args.input_size, costs.table
+        )
+    loaders = load_data(cfg, args.seed)
+    data: Any = loaders[0].dataset
+    source = cfg.search_dataloader.dataset
+    described = {
+        "name": source.get("name") or source.get("data_root"),
+        "classes": len(data.metainfo["classes"]),
+    }
+    request = _request(args, cfg, command, costs, tiers, described, data.data_hash)
+
+    def save(loop: SearchLoop) -> None:
+        _save(loop, costs, request, out)
+
+    search = build_search(
+        cfg,
+        costs,
+        args.budget_ms,
+        args.seed,
+        str(out),
+        loaders,
+        request,
+        tiers,
+        args.resume,
+        on_save=save,
+        progress=not args.quiet,
+    )
+    search.runner.train()
+    if not main:
+        return 0
+    loop: Any = search.runner.train_loop
+    outcome = _save(loop, costs, request, out, final=True)
+    return _report(outcome, out)
+
+
+def _config(args: argparse.Namespace) -> Config:
+    args.work_dir, args.data_root = args.out, None
+    cfg = launch.load_config(args)
+    if "space" not in cfg or "search" not in cfg:
+        raise UserError(f"{args.config} is no search config: it has no `space` or no `search`.")
+    if not args.out:
+        name = f"{Path(args.config).stem}_{args.budget_ms:g}ms_seed{args.seed}"
+        cfg.work_dir = str(Path("work_dirs") / "search" / name)
+    loader = cfg.search_dataloader
+    if args.data:
+        transform = loader.dataset.transform
+        loader.dataset = dict(
+            type="ImageFolder",
+            data_root=args.data,
+            split="train",
+            transform=transform,
+            _delete_=True,
+        )
+    if args.classes:
+        first = args.classes[0]
+        only_number = len(args.classes) == 1 and first.isdigit()
+        loader.classes = int(first) if only_number else list(args.classes)
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    if args.launcher == "pytorch" and not dist.is_distributed():
+        dist.init_dist("pytorch", backend="nccl") if torch.cuda.is_available() else (
+            torch.distributed.init_process_group("gloo")
+        )
+    return cfg
+
+
+def check_arguments(args: argparse.Namespace, cfg: Config) -> None:
+    """Refuses what no search can be run with, before anything slow starts.
+
+    Raises:
+        UserError: The sentence says what.
+    """
+    if not 0 < args.budget_ms < float("inf"):
+        raise UserError(f"--budget-ms must be above 0, got {args.budget_ms:g}.")
+    if args.seed < 0:
+        raise UserError(f"--seed must be 0 or more, got {args.seed}.")
+    if args.amp and not torch.cuda.is_available():
+        raise UserError("--amp needs a CUDA device, and there is none here; leave it out.")
+    search = cfg.search
+    if search.get("steps", 0) < 1 or search.get("warmup", 0) < 0:
+        raise UserError("the config's search needs steps >= 1 and warmup >= 0.")
+    if args.strategy != "search" and (args.fixed_expansions or args.skip_from_start):
+        raise UserError(f"--strategy {args.strategy} has no tiers to switch off.")
+
+
+def _tiers(args: argparse.Namespace, cfg: Config) -> Tiers:
+    tiers = Tiers(**cfg.search.pop("tiers", {}))
+    if args.no_pruning:
+        return replace(tiers, widths=False, blocks=False, layers=False)
+    if args.skip_from_start:
+        tiers = replace(tiers, skip_from_start=True)
+    if args.no_block_pruning:
+        tiers = replace(tiers, blocks=False)
+    return tiers
+
+
+def prepare_folder(path: str, resume: bool) -> Path:
+    """Makes the folder of a result.
+
+    Raises:
+        UserError: It cannot be written, or holds another search, or none to resume.
+    """
+    out = Path(path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UserError(f"--out {path} cannot be written: {e.strerror or e}.") from e
+    if resume and not has_checkpoint(path):
+        if dist.is_main_process():
+            print(f"{path} holds no checkpoint yet; the search starts afresh.")
+    elif not resume and (has_checkpoint(path) or (out / ARCH_FILE).exists()):
+        raise UserError(
+            f"{path} holds a search already; go on with it by --resume, or give another --out."
+        )
+    return out
+
+
+def _request(
+    args: argparse.Namespace,
+    cfg: Config,
+    command: str,
+    costs: SpaceCosts,
+    tiers: Tiers,
+    data: dict[str, Any],
+    data_hash: str,
+) -> Request:
+    keys = ("space", "search", "model", "search_dataloader", "optim_wrapper", "param_scheduler")
+    settings = {key: cfg.get(key) for key in keys}
+    return Request(
+        command,
+        args.config,
+        args.budget_ms,
+        args.input_size,
+        args.seed,
+        args.strategy,
+        conditions_of(costs),
+        {
+            "config": digest_of([settings, tiers.__dict__, dist.get_world_size()]),
+            "space": costs.space.hash,
+            "table": costs.table_hash,
+            "data": data_hash,
+        },
+        data,
+    )
+
+
+def _baseline(
+    args: argparse.Namespace,
+    cfg: Config,
+    command: str,
+    costs: SpaceCosts,
+    pricing: Pricing,
+    out: Path,
+) -> int:
+    if args.strategy == "random":
+        repaired = random_repaired(costs, args.budget_ms, args.seed)
+    else:
+        costs, repaired = scaled_repaired(pricing, args.input_size, args.budget_ms)
+    request = _request(args, cfg, command, costs, Tiers(), {}, "none")
+    outcome = make_outcome(costs.space, repaired, request)
+    outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
+    write_outcome(out, outcome, request)
+    write_report(out, outcome, request)
+    return _report(outcome, out)
+
+
+def measure_here(outcome: Outcome, costs: SpaceCosts) -> float | None:
+    """Median milliseconds of a network on the device of a measured table, where that is here."""
+    c = costs.conditions
+    if c.kind != "measured":
+        return None
+    from prunet_det.latency.measure import local_device, measure
+    from prunet_det.machine import device_title
+    from prunet_det.runtime.subject import load_subject
+
+    device = local_device() if not c.threads else "cpu"
+    if device_title(device) != c.device:
+        return None
+    threads = c.threads or None
+    subject = load_subject(outcome.spec, input_size=costs.input_size)
+    (found,) = measure([subject], c.runtime, c.precision, device, c.batch, threads, seconds=3.0)
+    return found.latency.latency_ms
+
+
+def _save(
+    loop: SearchLoop, costs: SpaceCosts, request: Request, out: Path, final: bool = False
+) -> Outcome:
+    """Writes what the search would answer now; the measurement waits for the end."""
+    architecture = loop.architecture
+    repaired: Repaired = repair(
+        architecture.network(), costs, request.budget_ms, architecture.worth()
+    )
+    outcome = make_outcome(costs.space, repaired, request)
+    net = inherited_network(loop, outcome.spec, repaired.network)
+    save_weights(out, net)
+    extra: dict[str, Any] = {
+        "iterations": loop.iter,
+        "of_iterations": loop.max_iters,
+        "search_seconds": round(loop.seconds, 2),
+    }
+    if final:
+        outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
+        extra["inherited_top1"] = score(loop, net)
+    write_outcome(out, outcome, request, extra)
+    write_report(out, outcome, request, loop, extra)
+    return outcome
+
+
+def _report(outcome: Outcome, out: Path) -> int:
+    print("\n".join(outcome.lines()))
+    print(f"{out / ARCH_FILE} and report.md beside it")
+    if outcome.accepted:
+        return 0
+    print("the result does not meet its budget.")
+    return 1

@@ -1,0 +1,368 @@
+"""What may be chosen: a frame of stages and, for every layer, its operators and inner widths.
+
+A network of a space is a tuple with one entry a layer: the layer's BlockSpec, or None where the
+layer is skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from prunet_det.arch.spec import (
+    ACTIVATIONS,
+    ArchSpec,
+    BlockSpec,
+    Provenance,
+    StageSpec,
+    StemSpec,
+    TailSpec,
+)
+from prunet_det.latency.kernels import output_size
+
+Network = tuple[BlockSpec | None, ...]
+KINDS = ("conv", "irb", "fused_irb")
+_ROUND = 8  # outer widths are multiples of this: tensor cores and vector units like it
+
+
+class SpaceError(ValueError):
+    """A space that makes no sense, or a network that is no point of it; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What a layer may do, its inner width left open.
+
+    Attributes:
+        kind, kernel, act: As of BlockSpec.
+        se: Whether it has squeeze-and-excitation, of a quarter of the layer's input (EfficientNet).
+        fixed: The one inner width that it may have; 0 leaves it to a Prunode.
+    """
+
+    kind: str
+    kernel: int
+    act: str = "relu"
+    se: bool = False
+    fixed: int = 0
+
+    def __str__(self) -> str:
+        extra = f" {self.act}" * (self.act != "relu") + " se" * self.se
+        return f"{self.kind} k{self.kernel}{extra}" + (f" x{self.fixed}" if self.fixed else "")
+
+
+@dataclass(frozen=True)
+class LayerSpace:
+    """One layer's choices.
+
+    Attributes:
+        stage, index: Its place.
+        in_chs, out_chs, stride: Fixed by the frame.
+        operators: At least one.
+        widths: Inner widths, increasing, for all operators but plain convolutions.
+        skippable: Whether the layer may be left out.
+    """
+
+    stage: int
+    index: int
+    in_chs: int
+    out_chs: int
+    stride: int
+    operators: tuple[Operator, ...]
+    widths: tuple[int, ...]
+    skippable: bool
+
+    @property
+    def name(self) -> str:
+        """Such as 2.1: stage and place in it."""
+        return f"{self.stage}.{self.index}"
+
+    def widths_of(self, operator: Operator) -> tuple[int, ...]:
+        """The inner widths that an operator may have; (0,) for a plain convolution."""
+        if operator.kind == "conv":
+            return (0,)
+        return (operator.fixed,) if operator.fixed else self.widths
+
+    def block(self, operator: Operator, hidden: int) -> BlockSpec:
+        """The layer with an operator and an inner width."""
+        return BlockSpec(
+            operator.kind,
+            self.in_chs,
+            self.out_chs,
+            operator.kernel,
+            self.stride,
+            hidden=hidden,
+            act=operator.act,
+            se=_squeezed(self.in_chs) if operator.se else 0,
+        )
+
+    def operator_of(self, block: BlockSpec) -> Operator:
+        """The operator that a block has, widths left open.
+
+        Raises:
+            SpaceError: The layer cannot be this block.
+        """
+        wanted = Operator(block.kind, block.kernel, block.act, bool(block.se))
+        for operator in self.operators:
+            free = dataclasses.replace(operator, fixed=0)
+            if free != wanted or block.hidden not in self.widths_of(free):
+                continue
+            if self.block(free, block.hidden) == block.padded():
+                return free
+        raise SpaceError(
+            f"layer {self.name} of the space ({self.in_chs}->{self.out_chs}, stride {self.stride}) "
+            f"cannot be {block.kind} k{block.kernel} {block.in_chs}->{block.out_chs} with inner "
+            f"width {block.hidden}."
+        )
+
+
+def _squeezed(in_chs: int) -> int:
+    return max(1, in_chs // 4)
+
+
+def scaled_width(width: int, factor: float) -> int:
+    """An outer width times a factor, as a multiple of 8."""
+    return width if factor == 1 else max(_ROUND, round(width * factor / _ROUND) * _ROUND)
+
+
+def inner_widths(in_chs: int, step: int, most: int, least: int = 0) -> tuple[int, ...]:
+    """Multiples of `step` from `least` up to `most` times the input's width."""
+    first = max(step, math.ceil(max(least, 1) / step) * step)
+    widths = tuple(range(first, max(most * in_chs, first) + 1, step))
+    return widths
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A frame and its layers.
+
+    Attributes:
+        stem, tail: Widths of the stem's convolution and of the 1x1 convolution before the pooling.
+        act: Of the stem.
+        depths: Greatest number of layers of each stage.
+        layers: In order.
+    """
+
+    stem: int
+    tail: int
+    depths: tuple[int, ...]
+    layers: tuple[LayerSpace, ...]
+    act: str = "relu"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SearchSpace:
+        """Builds a space from a config's `space`.
+
+        Args:
+            config: `stem`, `tail`, `stages` (dicts of width, depth, stride and, where they differ
+                from the space's own, kinds, first_kinds of its first layer, kernels), `kinds`,
+                `kernels`, `acts`, `se` (any of False and True), `hidden_step`, `most_expansion`,
+                `width_factor` on all outer widths.
+
+        Raises:
+            SpaceError: An unknown or missing key, or an impossible value.
+        """
+        given = dict(config)
+        options = {
+            key: given.pop(key, default)
+            for key, default in (
+                ("kinds", ("irb", "fused_irb")),
+                ("kernels", (3, 5)),
+                ("acts", ("relu",)),
+                ("se", (False,)),
+                ("hidden_step", 32),
+                ("most_expansion", 8),
+                ("width_factor", 1.0),
+            )
+        }
+        try:
+            stem, tail, stages = given.pop("stem"), given.pop("tail"), given.pop("stages")
+        except KeyError as e:
+            raise SpaceError(f"the space lacks {e}.") from e
+        if given:
+            raise SpaceError(f"the space has the unknown key {sorted(given)[0]!r}.")
+        factor = options["width_factor"]
+        if not 0 < factor <= 16 or not stages:
+            raise SpaceError("a space needs stages and a width_factor in (0, 16].")
+        chs = stem = scaled_width(stem, factor)
+        layers: list[LayerSpace] = []
+        for i, stage in enumerate(stages):
+            layers += _stage_layers(i, stage, chs, options)
+            chs = layers[-1].out_chs
+        depths = tuple(stage["depth"] for stage in stages)
+        return cls(stem, scaled_width(tail, factor), depths, tuple(layers), options["acts"][0])
+
+    def with_fixed_widths(self, expansions: Sequence[int]) -> SearchSpace:
+        """The space with one operator for each expansion in the place of free widths, as FBNet's.
+
+        Raises:
+            SpaceError: An expansion that a layer's widths do not reach.
+        """
+
+        def nearest(layer: LayerSpace, expansion: int) -> int:
+            return min(layer.widths, key=lambda w: (abs(w - expansion * layer.in_chs), w))
+
+        if not expansions or min(expansions) < 1:
+            raise SpaceError(f"fixed expansions must be positive, got {list(expansions)}.")
+        layers = []
+        for layer in self.layers:
+            found: dict[Operator, None] = {}
+            for operator in layer.operators:
+                if operator.kind == "conv":
+                    found[operator] = None
+                    continue
+                for expansion in expansions:
+                    width = nearest(layer, expansion)
+                    found[dataclasses.replace(operator, fixed=width)] = None
+            layers.append(dataclasses.replace(layer, operators=tuple(found)))
+        return dataclasses.replace(self, layers=tuple(layers))
+
+    @property
+    def hash(self) -> str:
+        """A digest of everything that defines the space."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def log10_size(self) -> float:
+        """How many networks there are, as a power of ten."""
+        total = 0.0
+        for layer in self.layers:
+            count = sum(len(layer.widths_of(operator)) for operator in layer.operators)
+            total += math.log10(count + layer.skippable)
+        return total
+
+    @cached_property
+    def most_width(self) -> int:
+        """The widest inner width of any layer."""
+        return max(max(layer.widths) for layer in self.layers)
+
+    def layer_sizes(self, input_size: int) -> list[tuple[int, int]]:
+        """Height and width of every layer's input."""
+        stem = StemSpec((self.stem,), self.act).blocks()[0]
+        at, sizes = output_size(stem, (input_size, input_size)), []
+        for layer in self.layers:
+            sizes.append(at)
+            at = output_size(layer.block(*self._any(layer)), at)
+        return sizes
+
+    def stem_block(self) -> BlockSpec:
+        """The stem's convolution as a block."""
+        return StemSpec((self.stem,), self.act).blocks()[0]
+
+    @staticmethod
+    def _any(layer: LayerSpace) -> tuple[Operator, int]:
+        operator = layer.operators[0]
+        return operator, layer.widths_of(operator)[-1]
+
+    def to_spec(self, network: Network, name: str, provenance: Provenance, size: int) -> ArchSpec:
+        """A network as an ArchSpec.
+
+        Args:
+            network: One entry a layer.
+            name, provenance: Of the spec.
+            size: Side of the images that it is for.
+
+        Raises:
+            SpaceError: A layer is skipped that may not be, or is no block of the space.
+        """
+        stages: list[list[BlockSpec]] = [[] for _ in self.depths]
+        for layer, block in zip(self.layers, network, strict=True):
+            if block is not None:
+                layer.operator_of(block)
+                stages[layer.stage].append(block)
+            elif not layer.skippable:
+                raise SpaceError(f"layer {layer.name} cannot be skipped.")
+        return ArchSpec(
+            name,
+            StemSpec((self.stem,), self.act),
+            tuple(StageSpec(tuple(blocks)) for blocks in stages),
+            TailSpec(self.tail),
+            provenance,
+            input_size=size,
+        )
+
+    def network_of(self, spec: ArchSpec) -> Network:
+        """The point of the space that a spec is; skipped layers are a stage's last ones.
+
+        Raises:
+            SpaceError: It is none.
+        """
+        if spec.stem.widths != (self.stem,) or spec.tail.width != self.tail or spec.tail.hidden:
+            raise SpaceError(f"{spec.name} has another stem or tail than the space.")
+        if len(spec.stages) != len(self.depths):
+            raise SpaceError(
+                f"{spec.name} has {len(spec.stages)} stages, the space {len(self.depths)}."
+            )
+        network: list[BlockSpec | None] = []
+        for i, layer in enumerate(self.layers):
+            blocks = spec.stages[layer.stage].blocks
+            if layer.index < len(blocks):
+                block = blocks[layer.index].padded()
+                layer.operator_of(block)
+                network.append(block)
+            elif layer.skippable:
+                network.append(None)
+            else:
+                raise SpaceError(f"{spec.name} lacks layer {self.layers[i].name}.")
+            if len(blocks) > self.depths[layer.stage]:
+                raise SpaceError(
+                    f"stage {layer.stage} of {spec.name} has {len(blocks)} layers, the space at "
+                    f"most {self.depths[layer.stage]}."
+                )
+        return tuple(network)
+
+
+def _stage_layers(
+    index: int, stage: Mapping[str, Any], chs: int, options: Mapping[str, Any]
+) -> Iterator[LayerSpace]:
+    known = {"width", "depth", "stride", "kinds", "first_kinds", "kernels"}
+    wrong = sorted(set(stage) - known)
+    missing = [key for key in ("width", "depth") if key not in stage]
+    if wrong or missing:
+        what = f"has the unknown key {wrong[0]!r}" if wrong else f"lacks {missing[0]!r}"
+        raise SpaceError(f"stage {index} of the space {what}.")
+    if stage["depth"] < 1 or stage["width"] < 1 or stage.get("stride", 1) not in (1, 2):
+        raise SpaceError(f"stage {index} of the space needs depth >= 1, width >= 1, stride 1 or 2.")
+    kinds = tuple(stage.get("kinds", options["kinds"]))
+    out_chs = scaled_width(stage["width"], options["width_factor"])
+    for j in range(stage["depth"]):
+        own = tuple(stage.get("first_kinds", kinds)) if j == 0 else kinds
+        operators = tuple(_operators(index, own, stage, options))
+        least = max((_squeezed(chs) for o in operators if o.se), default=0)
+        yield LayerSpace(
+            index,
+            j,
+            chs,
+            out_chs,
+            stage.get("stride", 1) if j == 0 else 1,
+            operators,
+            inner_widths(chs, options["hidden_step"], options["most_expansion"], least),
+            skippable=j > 0,
+        )
+        chs = out_chs
+
+
+def _operators(
+    index: int, kinds: Sequence[str], stage: Mapping[str, Any], options: Mapping[str, Any]
+) -> Iterator[Operator]:
+    for what, values, known in (
+        ("kinds", kinds, KINDS),
+        ("acts", options["acts"], ACTIVATIONS),
+        ("se", options["se"], (False, True)),
+    ):
+        if not values or any(value not in known for value in values):
+            raise SpaceError(
+                f"stage {index} of the space: {what} must be of {', '.join(map(str, known))}, got "
+                f"{list(values)}."
+            )
+    for kind in kinds:
+        for kernel in stage.get("kernels", options["kernels"]):
+            for act in options["acts"]:
+                for se in options["se"] if kind != "conv" else (False,):
+                    yield Operator(kind, kernel, act, se)

@@ -1,0 +1,151 @@
+"""Search a backbone for a latency budget.
+
+python tools/search_backbone.py configs/search/quick.py --budget-ms 0.65 --device v100 --out DIR
+python tools/search_backbone.py cost --out DIR    # what a supernet costs, by number of widths
+python tools/search_backbone.py rule              # the Prunodes' rule on known preferences
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from prunet_det.errors import UserError, run_tool
+
+STRATEGIES = ("search", "random", "scale")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("config", help="a config of configs/search/")
+    add("--budget-ms", type=float, required=True, help="latency to meet, of scope backbone")
+    add("--device", default="v100", help="v100, a100, here, a table's or a device's file [v100]")
+    add("--batch", type=int, default=1, help="images at once, of the budget [1]")
+    add("--input-size", type=int, default=512, help="pixels, of the budget [512]")
+    add("--threads", type=int, help="of a CPU that is measured [all]")
+    add("--seed", type=int, default=0, help="of everything random [0]")
+    add("--out", help="folder of the result [work_dirs/search/CONFIG_BUDGET_SEED]")
+    add("--resume", action="store_true", help="go on with the search that --out holds")
+    add("--strategy", choices=STRATEGIES, default="search", help="[search]; random and scale are")
+    add("--data", metavar="DIR", help="search on this ImageFolder's train/ instead")
+    add("--classes", nargs="+", help="keep these classes only; a number keeps the first ones")
+    add("--fixed-expansions", type=int, nargs="+", metavar="N", help="no Prunodes: these instead")
+    add("--no-block-pruning", action="store_true", help="candidates stay to the end")
+    add("--skip-from-start", action="store_true", help="the skip is a candidate like any other")
+    add("--no-pruning", action="store_true", help="all three tiers off, to see what they save")
+    add("--amp", action="store_true", help="automatic mixed precision, on CUDA")
+    add("--force", action="store_true", help="use a table of another device all the same")
+    add("--tables", default="work_dirs/tables", help="where `here` keeps its tables")
+    add("--launcher", choices=["none", "pytorch"], default="none", help="pytorch: under torchrun")
+    add("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override")
+    add("--quiet", action="store_true", help="no progress bar")
+    add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def canonical_command(args: argparse.Namespace) -> str:
+    """The command that gives the same result again, whatever folder and bar this one had."""
+    parts = ["python", "tools/search_backbone.py", args.config]
+    defaults = build_parser().parse_args([args.config, "--budget-ms", "1"])
+    silent = {"config", "out", "resume", "quiet", "tables", "launcher", "local_rank", "force"}
+    for key, value in vars(args).items():
+        if key in silent or (value == getattr(defaults, key) and key != "budget_ms"):
+            continue
+        flag = f"--{key.replace('_', '-')}"
+        if value is True:
+            parts.append(flag)
+        elif isinstance(value, dict):
+            parts += [flag, *(f"{k}={v}" for k, v in value.items())]
+        elif isinstance(value, list):
+            parts += [flag, *map(str, value)]
+        else:
+            parts += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(parts)
+
+
+def run_cost(argv: list[str]) -> None:
+    """What a supernet's step costs, by the number of widths to choose from."""
+    from prunet_det.console import print_table
+    from prunet_det.latency.record import write_csv
+    from prunet_det.machine import environment
+    from prunet_det.search import cost_check
+
+    parser = argparse.ArgumentParser(prog="search_backbone.py cost", description=run_cost.__doc__)
+    parser.add_argument("--out", help="folder for supernet_cost.csv and .png")
+    parser.add_argument("--memory-gb", type=float, default=4.0, help="a supernet may keep [4]")
+    parser.add_argument("--seconds", type=float, default=3.0, help="to spend on each [3]")
+    args = parser.parse_args(argv)
+    if args.memory_gb <= 0 or args.seconds <= 0:
+        raise UserError("--memory-gb and --seconds must be above 0.")
+    costs = cost_check.measure_costs(args.memory_gb, args.seconds)
+    ratio = cost_check.prunode_ratio(args.seconds)
+    rows = [
+        [
+            c.kind,
+            str(c.widths),
+            f"{c.parameters:,}",
+            f"{c.flops / 1e9:.3f}" if c.fits else "-",
+            f"{c.saved_mb:.1f}" if c.fits else f"over {c.saved_mb:.0f}",
+            f"{c.step_ms:.1f} ({c.low_ms:.1f} to {c.high_ms:.1f})" if c.fits else "does not fit",
+        ]
+        for c in costs
+    ]
+    header = ["supernet", "widths", "parameters", "GFLOPs a step", "kept MiB", "ms a step"]
+    print_table(f"cost of a supernet's step ({environment()['machine']})", header, rows)
+    print(f"a Prunode's step costs {ratio:.2f} times a plain block's of its larger width")
+    if args.out:
+        records = [{**r, "prunode_of_plain": ratio} for r in cost_check.to_records(costs)]
+        command = shlex.join(["python", *sys.argv])
+        write_csv(str(Path(args.out) / "supernet_cost.csv"), records, command)
+        cost_check.draw_costs(costs, Path(args.out) / "supernet_cost.png")
+
+
+def run_rule(argv: list[str]) -> None:
+    """The Prunodes' rule on random preferences whose best width is known."""
+    from dataclasses import asdict
+
+    from prunet_det.console import print_table
+    from prunet_det.search.rule_check import random_preferences
+    from prunet_det.search.rule_check import run_rule as run
+
+    parser = argparse.ArgumentParser(prog="search_backbone.py rule", description=run_rule.__doc__)
+    parser.add_argument("--preferences", type=int, default=200, help="how many [200]")
+    parser.add_argument("--updates", type=int, default=600, help="of the rule [600]")
+    parser.add_argument("--noise", type=float, default=1.0, help="of the gradients [1.0]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    args = parser.parse_args(argv)
+    if min(args.preferences, args.updates) < 1 or args.noise < 0 or args.seed < 0:
+        raise UserError("--preferences and --updates must be at least 1, --noise and --seed 0.")
+    preferences = random_preferences(args.preferences, args.seed)
+    rows = []
+    for bias in (0.0, 2.0):
+        result = asdict(run(preferences, args.updates, args.noise, bias, args.seed))
+        if args.json:
+            print(json.dumps({"bias": bias, "noise": args.noise, **result}))
+        rows.append([f"{bias:g}", *(f"{100 * v:.1f} %" for v in list(result.values())[:3])])
+        rows[-1].append(f"{result['mean_regret']:.4f}")
+    if not args.json:
+        header = ["early bias", "all", "with a clear optimum", "monotone", "mean regret"]
+        title = f"{args.preferences} preferences, {args.updates} updates, noise {args.noise:g}: "
+        print_table(title + "found within one step of the best", header, rows)
+
+
+def main() -> int | None:
+    verbs = {"cost": run_cost, "rule": run_rule}
+    if len(sys.argv) > 1 and sys.argv[1] in verbs:
+        return verbs[sys.argv[1]](sys.argv[2:])
+    from prunet_det.search.session import run_search
+
+    args = build_parser().parse_args()
+    return run_search(args, canonical_command(args))
+
+
+if __name__ == "__main__":
+    run_tool(main)
