@@ -37,7 +37,7 @@ search_dataloader = dict(
 )
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01, fused=True),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
