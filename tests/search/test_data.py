@@ -1,0 +1,154 @@
+"""The search's data, and the network that comes out of a supernet."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from prunet_det.arch.spec import Provenance
+from prunet_det.errors import UserError
+from prunet_det.search.architecture import Architecture
+from prunet_det.search.baselines import random_network
+from prunet_det.search.data import Positions, SearchData
+from prunet_det.search.derive import inherit, recalibrate
+from prunet_det.search.layer import LayerMixture, Part
+from prunet_det.search.supernet import SuperNet
+
+HAND = Provenance("hand-written", {"reason": "a test"})
+
+
+class Noisy:
+    """A labelled set whose items are augmented with every generator that there is."""
+
+    metainfo = {"classes": ("a", "b", "c")}
+    labels = [i % 3 for i in range(60)]
+    data_hash = "hash"
+
+    def __getitem__(self, index):
+        import random
+
+        noise = [random.random(), np.random.rand(), float(torch.rand(1))]
+        return {"inputs": torch.tensor([index, *noise]), "labels": self.labels[index]}
+
+
+def test_the_halves_share_no_image_and_hold_all():
+    seen = []
+    for part in ("weights", "architecture"):
+        data = SearchData(Noisy(), part, seed=3)
+        assert len(data) == 30
+        seen.append({int(data[p]["inputs"][0]) for p in range(30)})
+        assert seen[-1] == {int(data[p]["inputs"][0]) for p in range(30, 60)}  # the next epoch
+    assert seen[0] & seen[1] == set() and seen[0] | seen[1] == set(range(60))
+
+
+def test_a_position_alone_says_what_comes():
+    data, other = SearchData(Noisy(), "weights", 0), SearchData(Noisy(), "weights", 0)
+    state = torch.get_rng_state()
+    straight = [data[p]["inputs"] for p in range(70)]
+    assert torch.equal(state, torch.get_rng_state())
+    for p in (69, 3, 45):
+        assert torch.equal(other[p]["inputs"], straight[p])
+    first, again = straight[0], [x for x in straight[30:60] if x[0] == straight[0][0]]
+    assert not torch.equal(first, again[0])  # another augmentation in the next epoch
+
+
+def test_positions_go_on_where_they_stopped_and_are_shared_out():
+    def take(sampler, count):
+        iterator = iter(sampler)
+        return [next(iterator) for _ in range(count)]
+
+    assert take(Positions(4), 12) == list(range(12))
+    resumed = Positions(4)
+    resumed.batches_done = 2
+    assert take(resumed, 4) == [8, 9, 10, 11]
+    assert take(Positions(2, 0, 2), 4) + take(Positions(2, 1, 2), 4) == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+def test_a_subset_of_the_classes():
+    data = SearchData(Noisy(), "weights", 0, ["c", "a"])
+    assert data.metainfo["classes"] == ("c", "a")
+    items = [data[p] for p in range(len(data))]
+    assert {(int(i["inputs"][0]) % 3, i["labels"]) for i in items} == {(2, 0), (0, 1)}
+    assert SearchData(Noisy(), "weights", 0, 2).metainfo["classes"] == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [(["z", "a"], "no class 'z'"), (1, "less than two classes"), (["a"], "less than two")],
+)
+def test_classes_that_make_no_search(classes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        SearchData(Noisy(), "weights", 0, classes)
+
+
+def pinned(space, network):
+    """The mixtures that are a network."""
+    mixtures = []
+    for layer, block in zip(space.layers, network, strict=True):
+        if block is None:
+            mixtures.append(LayerMixture([Part("0", None, (8, 8))], torch.tensor(0.0)))
+            continue
+        key = str(layer.operators.index(layer.operator_of(block)))
+        mixtures.append(LayerMixture([Part(key, None, (block.hidden, block.hidden))]))
+    return mixtures
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_inherited_network_is_the_supernets_path(space, seed):
+    supernet = SuperNet(space, 7)
+    images = torch.randn(8, 3, 32, 32)
+    network = random_network(space, seed)
+    mixtures = pinned(space, network)
+    for _ in range(3):
+        supernet.train()(images, mixtures)  # statistics that are somebody's
+    keys = [
+        None if b is None else str(layer.operators.index(layer.operator_of(b)))
+        for layer, b in zip(space.layers, network, strict=True)
+    ]
+    net = inherit(supernet, space.to_spec(network, "x", HAND, 32), network, keys)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), supernet.eval()(images, mixtures))
+
+
+def test_channels_that_repair_added_change_nothing(space):
+    supernet = SuperNet(space, 7).eval()
+    network = random_network(space, 0)
+    at = next(i for i, b in enumerate(network) if b is not None and 8 < b.hidden < 64)
+    layer, block = space.layers[at], network[at]
+    keys = [
+        None if b is None else str(own.operators.index(own.operator_of(b)))
+        for own, b in zip(space.layers, network, strict=True)
+    ]
+    supernet.layers[str(at)].candidates[keys[at]].resize(block.hidden)
+    wider = (
+        *network[:at],
+        layer.block(layer.operator_of(block), block.hidden + 16),
+        *network[at + 1 :],
+    )
+    images = torch.randn(4, 3, 32, 32)
+    outputs = []
+    for chosen in (network, wider):
+        net = inherit(supernet, space.to_spec(chosen, "x", HAND, 32), chosen, keys)
+        with torch.no_grad():
+            outputs.append(net(images))
+    torch.testing.assert_close(outputs[0], outputs[1])
+
+
+def test_recalibration_takes_the_mean_over_the_batches(space):
+    supernet = SuperNet(space, 7)
+    network = random_network(space, 2)
+    net = inherit(supernet, space.to_spec(network, "x", HAND, 32), network, [None] * len(network))
+    batches = [torch.randn(4, 3, 32, 32) + k for k in range(3)]
+    recalibrate(net, batches)
+    conv = net.stem[0].conv
+    with torch.no_grad():
+        means = torch.stack([conv(b).mean((0, 2, 3)) for b in batches]).mean(0)
+    torch.testing.assert_close(net.stem[0].bn.running_mean, means)
+    assert not net.training and net.stem[0].bn.momentum == 0.1
+
+
+def test_an_architecture_says_which_candidate_a_layer_inherits(costs):
+    architecture = Architecture(costs)
+    architecture.logits[3] = 1.0
+    assert architecture.preferred()[1] == 3 and architecture.keys[3] == "1"

@@ -1,0 +1,107 @@
+"""What a space holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from mmengine.config import Config
+
+from prunet_det import load_spec
+from prunet_det.arch.spec import Provenance
+from prunet_det.search.costs import Pricing
+from prunet_det.search.space import Operator, SearchSpace, SpaceError
+from tests.conftest import ROOT
+from tests.search.conftest import SMALL
+
+HAND = Provenance("hand-written", {"reason": "a test"})
+
+
+def config_space(name, **options):
+    cfg = Config.fromfile(ROOT / "configs" / "search" / f"{name}.py").space
+    return SearchSpace.from_config({**cfg, **options})
+
+
+@pytest.mark.parametrize("name", ["prunet_p0", "prunet_p1"])
+def test_the_published_prunets_are_points_of_the_default_space(name):
+    space, spec = config_space("prunet"), load_spec(name)
+    network = space.network_of(spec)
+    assert space.to_spec(network, name, spec.provenance, 224).stages == spec.stages
+    costs = Pricing("v100").costs(space, 512)
+    low, high = costs.reachable()
+    assert low < costs.network_ms(network) < high
+
+
+def test_the_quick_space_reaches_what_it_promises():
+    low, high = Pricing("v100").costs(config_space("quick"), 512).reachable()
+    assert low <= 0.45 and high >= 1.2
+
+
+def test_counts_and_widths(space):
+    layer = space.layers[2]
+    assert layer.widths == tuple(range(8, 97, 8)) and layer.skippable and layer.name == "1.1"
+    assert [str(o) for o in layer.operators] == [
+        "irb k3",
+        "irb k5",
+        "fused_irb k3",
+        "fused_irb k5",
+    ]
+    per_layer = [2, 4 * 6, 4 * 12 + 1, 4 * 12 + 1, 4 * 12, 4 * 18 + 1]
+    product = 1
+    for count in per_layer:
+        product *= count
+    assert 10**space.log10_size == pytest.approx(product)
+
+
+def test_width_factor_activation_and_se():
+    space = config_space("prunet", width_factor=0.5, acts=("relu", "silu"), se=(False, True))
+    assert space.stem == 16 and [layer.out_chs for layer in space.layers][-1] == 352
+    layer = space.layers[-1]
+    assert len(layer.operators) == 2 * 2 * 2 * 2
+    block = layer.block(Operator("irb", 3, "silu", True), 96)
+    assert (block.act, block.se) == ("silu", 88) and min(layer.widths) >= 88
+    assert layer.operator_of(block) == Operator("irb", 3, "silu", True)
+
+
+def test_a_network_goes_to_a_spec_and_back(space, costs):
+    full = costs.extreme(True)
+    without = (*full[:2], None, *full[3:])
+    spec = space.to_spec(without, "x", HAND, 256)
+    assert len(spec.stages[1].blocks) == 2
+    assert sum(b is None for b in space.network_of(spec)) == 1
+    with pytest.raises(SpaceError, match=r"layer 1\.0 cannot be skipped"):
+        space.to_spec((full[0], None, *full[2:]), "x", HAND, 256)
+
+
+def test_what_is_no_point(space, costs):
+    block = dataclasses.replace(costs.extreme(True)[1], hidden=12)
+    with pytest.raises(SpaceError, match="with inner width 12"):
+        space.layers[1].operator_of(block)
+    with pytest.raises(SpaceError, match="another stem or tail"):
+        space.network_of(load_spec("prunet_p0"))
+
+
+def test_fixed_widths_are_operators(space):
+    fixed = space.with_fixed_widths((1, 3, 6))
+    layer = fixed.layers[2]
+    assert [o.fixed for o in layer.operators[:3]] == [16, 48, 96]
+    assert layer.widths == space.layers[2].widths and fixed.hash != space.hash
+    assert len(fixed.layers[0].operators) == 2  # plain convolutions have no width
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(colour=1), "unknown key 'colour'"),
+        (dict(kinds=("mbconv",)), "kinds must be of conv, irb, fused_irb"),
+        (dict(acts=("gelu",)), "acts must be of"),
+        (dict(stages=[]), "needs stages"),
+        (dict(width_factor=0), r"width_factor in \(0, 16\]"),
+        (dict(stages=[dict(width=8, depth=0)]), "depth >= 1"),
+        (dict(stages=[dict(width=8, depth=1, strides=2)]), "unknown key 'strides'"),
+        (dict(stages=[dict(width=8)]), "lacks 'depth'"),
+    ],
+)
+def test_spaces_that_make_no_sense(change, sentence):
+    with pytest.raises(SpaceError, match=sentence):
+        SearchSpace.from_config({**SMALL, **change})
