@@ -100,7 +100,7 @@ def test_repair_keeps_what_fits_and_narrows_last_what_is_worth_most(space, costs
     wide = random_repaired(costs, 0.83, 0).network
     narrowed = repair(wide, costs, 0.8)
     at = next(i for i, (a, b) in enumerate(zip(wide, narrowed.network, strict=True)) if a != b)
-    worth = [0.0] * len(wide)
+    worth = [1.0] * len(wide)
     worth[at] = 1e6
     spared = repair(wide, costs, 0.8, worth)
     assert fits(spared.after_ms, 0.8) and spared.steps > 0 and spared.width_changed > 0
