@@ -86,7 +86,7 @@ class _seeded:
         self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(self.seed)
         np.random.seed(self.seed)
-        torch.manual_seed(self.seed)
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed asks every device
 
     def __exit__(self, *exception: Any) -> None:
         random.setstate(self.states[0])

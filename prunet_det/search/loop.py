@@ -91,7 +91,7 @@ class SearchLoop(BaseLoop):
         checkpoint_interval: Iterations between checkpoints.
         ema_momentum: Of the averaged weights that a result inherits.
         seed: Of the Gumbel noise.
-        on_save: Called after every checkpoint with the loop, on the main process.
+        on_save: Called after every checkpoint but the last with the loop, on the main process.
         progress: Whether to show a bar.
     """
 
@@ -194,9 +194,10 @@ class SearchLoop(BaseLoop):
                 self._record(time.perf_counter() - start)
                 bar.set_postfix_str(self._postfix(), refresh=False)
                 bar.update()
-                last = self._iter + 1 == self.max_iters or self._interrupted
-                if last or (self._iter + 1) % self.checkpoint_interval == 0:
-                    self._save()
+                last = self._iter + 1 == self.max_iters
+                due = (self._iter + 1) % self.checkpoint_interval == 0
+                if last or due or self._interrupted:
+                    self._save(result=not last)  # the last one is for whoever started the loop
                 self.runner.call_hook("after_train_iter", batch_idx=self._iter, outputs=outputs)
                 self._iter += 1
                 if self._interrupted:
@@ -386,11 +387,11 @@ class SearchLoop(BaseLoop):
 
     # Checkpoints.
 
-    def _save(self) -> None:
+    def _save(self, result: bool) -> None:
         if not dist.is_main_process():
             return
         save_checkpoint(self.runner, self._iter + 1)
-        if self.on_save is not None:
+        if result and self.on_save is not None:
             self._iter, saved = self._iter + 1, self._iter  # a result is of what is done
             try:
                 self.on_save(self)

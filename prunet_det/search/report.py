@@ -109,7 +109,7 @@ def draw(
         records = history if name == "cost.png" else searched
         figure = function(steps, records, architecture, budget_ms)
         with atomic_path(out / name) as temporary:
-            figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+            figure.savefig(temporary, format="png", dpi=110)
         captions[name] = caption
         figure.clear()
     return captions
@@ -173,7 +173,7 @@ def _draw_widths(steps: np.ndarray, records: Any, architecture: Architecture, _:
         axis.plot(at, large, color=_COLOURS[0], lw=0.8, drawstyle="steps-post")
         axis.set_ylim(0, widths[-1] * 1.02)
         axis.set_xlim(steps[0], steps[-1])
-        axis.text(0.97, 0.93, str(operator), ha="right", va="top", size=7, transform=axis.transAxes)
+        axis.set_title(f"{axis.get_title()}  {operator}", fontsize=8)
     return figure
 
 
@@ -215,9 +215,7 @@ def _draw_layers(steps: np.ndarray, records: Any, architecture: Architecture, _:
         place += 1
     axis.set(xlabel="step", ylabel="skip", ylim=(-0.02, 1.02))
     if place:
-        axis.legend(
-            frameon=False, title="layer", ncols=2, loc="center left", bbox_to_anchor=(1, 0.5)
-        )
+        figure.legend(frameon=False, title="layer", ncols=2, loc="outside right upper")
     return figure
 
 

@@ -180,7 +180,9 @@ def inherited_network(loop: SearchLoop, spec: ArchSpec, network: Network) -> Arc
             == (block.kind, block.kernel, block.act, bool(block.se))
         )
         keys.append(architecture.keys[best[i]] if same else None)
-    net = inherit(loop.ema.module, spec, network, keys).to(loop.device)
+    with torch.random.fork_rng(devices=[]):  # results on the way must not change the search
+        torch.manual_seed(0)
+        net = inherit(loop.ema.module, spec, network, keys).to(loop.device)
     recalibrate(net, _images(loop, _RECALIBRATION_BATCHES))
     return net
 

@@ -122,7 +122,6 @@ def _config(args: argparse.Namespace) -> Config:
             data_root=args.data,
             split="train",
             transform=transform,
-            _delete_=True,
         )
     if args.classes:
         first = args.classes[0]

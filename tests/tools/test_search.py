@@ -1,0 +1,315 @@
+"""tools/search_backbone.py as a user runs it, on a space small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prunet_det import ArchSpec
+from prunet_det.search.loop import SearchLoop
+from tests.conftest import ROOT
+from tests.tools.test_training import ENV, torchrun
+
+CONFIG = """
+_base_ = ["{root}/configs/search/quick.py"]
+space = dict(
+    stem=8, tail=16, hidden_step=8, most_expansion=6,
+    stages=[
+        dict(width=8, depth=1, stride=1, kinds=("conv",)),
+        dict(width=16, depth=3, stride=2),
+        dict(width=24, depth=2, stride=2),
+    ],
+)
+warmup, steps = 3, 16
+search = dict(warmup=warmup, steps=steps, checkpoint_interval=8)
+default_hooks = dict(logger=dict(interval=5))
+search_dataloader = dict(
+    batch_size=16, num_workers=0, dataset=dict(transform=dict(input_size=(3, 16, 16)))
+)
+param_scheduler = [dict(type="LinearLR", start_factor=0.05, begin=0, end=4, by_epoch=False)]
+"""
+BUDGET = 0.26
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, digits):
+    path = tmp_path_factory.mktemp("search") / "tiny.py"
+    path.write_text(CONFIG.format(root=ROOT))
+    return path
+
+
+def flags(config, out, *more, budget=BUDGET):
+    given = ("--budget-ms", budget, "--device", "v100", "--input-size", 256)
+    return [str(a) for a in (config, *given, "--out", out, "--quiet", *more)]
+
+
+@pytest.fixture(scope="module")
+def found(config, tmp_path_factory, here):
+    """A finished search."""
+    out = tmp_path_factory.mktemp("found") / "out"
+    done = here("search_backbone", *flags(config, out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done.stdout
+
+
+def test_a_search_ends_within_its_budget_and_says_so(found, here):
+    out, printed = found
+    assert "space: 6 layers, 10^" in printed
+    for line in ("target ", "before repair", "after repair"):
+        assert line in printed
+    predict = ("--model", out / "arch.json", "--device", "v100", "--input-size", 256, "--json")
+    record = json.loads(here("latency", "predict", *predict).stdout.splitlines()[-1])
+    assert 0.97 * BUDGET <= record["latency_ms"] <= BUDGET
+    run = json.loads((out / "run.json").read_text())
+    assert run["after_repair_ms"] == pytest.approx(record["latency_ms"])
+    assert run["accepted"] and run["iterations"] == 19 and run["budget_ms"] == BUDGET
+    assert set(run["hashes"]) == {"config", "space", "table", "data"}
+
+
+def test_the_report_shows_how_it_was_found(found):
+    out, _ = found
+    report = (out / "report.md").read_text()
+    for name in ("budget", "widths", "candidates", "layers", "cost"):
+        assert f"({name}.png)" in report and (out / f"{name}.png").stat().st_size > 5000
+    assert "skips enter" in report and "loses" in report and "| stage | block |" in report
+    assert any(out.rglob("*tfevents*"))
+
+
+def test_its_spec_names_what_it_comes_from(found):
+    details = ArchSpec.load(found[0] / "arch.json").provenance.details
+    assert details["budget"]["device"] == "v100" and details["budget"]["input_size"] == 256
+    assert details["seed"] == 0 and details["data"] == {"name": "digits", "classes": 10}
+    assert "--out" not in details["command"] and "--budget-ms 0.26" in details["command"]
+
+
+def test_the_same_seed_gives_the_same_bytes_also_after_kills(config, found, tmp_path, here):
+    """Killed before anything is pruned, then again after something was."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = [sys.executable, "tools/search_backbone.py", *flags(config, out)]
+    with open(log, "w") as handle:
+        first = subprocess.Popen(
+            command, cwd=ROOT, env=ENV, stdout=handle, stderr=handle, start_new_session=True
+        )
+        deadline = time.time() + 200
+        while not (out / "last_checkpoint").exists() and time.time() < deadline:
+            assert first.poll() is None, log.read_text()
+            time.sleep(0.01)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    run_iter = SearchLoop._run_iter
+    lost = []
+
+    def dies(loop, *args):
+        if loop.iter == 17:
+            lost.append((loop.supernet.structure(), len(loop.events)))
+            raise RuntimeError("killed")
+        return run_iter(loop, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SearchLoop, "_run_iter", dies)
+        second = here("search_backbone", *flags(config, out, "--resume"))
+    assert second.returncode == 2 and lost[0][1] > 0
+    assert (out / "last_checkpoint").read_text().endswith("iter_16.pth")
+    saved = torch.load(out / "iter_16.pth", map_location="cpu", weights_only=False)["search"]
+    assert saved["events"], "pruned before the second kill"
+    third = here("search_backbone", *flags(config, out, "--resume"))
+    assert third.returncode == 0, third.stdout + third.stderr
+    for name in ("arch.json",):
+        assert (out / name).read_bytes() == (found[0] / name).read_bytes()
+    weights, expected = (load_file(o / "weights.safetensors") for o in (out, found[0]))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[k], expected[k]) for k in weights)
+    again = here("search_backbone", *flags(config, out, "--resume"))
+    assert again.returncode == 0 and "after repair" in again.stdout  # nothing left to do
+
+
+def test_ctrl_c_leaves_a_result_and_a_checkpoint(config, tmp_path, here):
+    out, run_iter = tmp_path / "out", SearchLoop._run_iter
+
+    def interrupted(loop, *args):
+        if loop.iter == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_iter(loop, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SearchLoop, "_run_iter", interrupted)
+        done = here("search_backbone", *flags(config, out))
+    assert done.returncode == 130 and "interrupted" in done.stderr
+    run = json.loads((out / "run.json").read_text())
+    assert run["iterations"] == 8 and run["accepted"]
+    assert (out / "iter_8.pth").exists() and (out / "weights.safetensors").exists()
+
+
+def test_what_was_found_trains_without_the_search(config, found, tmp_path):
+    """As a detector and a classifier, and exports, with prunet_det/search gone."""
+    out, _ = found
+    code = f"""
+import sys, runpy
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("prunet_det.search"):
+            raise ImportError("no search here")
+sys.meta_path.insert(0, Gone())
+def run(*argv):
+    sys.argv = list(argv)
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as stop:
+        assert not stop.code, argv
+arch, weights = "{out}/arch.json", "{out}/weights.safetensors"
+run("tools/export.py", arch, weights, "--out", "{tmp_path}/net.onnx", "--input-size", "64")
+small = ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+run("tools/train.py", "configs/classification/prunet_digits.py", "--max-iters", "2", "--work-dir",
+    "{tmp_path}/c", "--cfg-options", *small, f"model.arch={{arch}}",
+    f"model.checkpoint={{weights}}",
+    "train_cfg.val_interval=1000", "train_dataloader.batch_size=4")
+run("tools/train.py", "configs/prunet_effdet.py", "--max-iters", "2", "--work-dir", "{tmp_path}/d",
+    "--cfg-options", *small, f"model.backbone.arch={{arch}}", "model.neck.num_levels=3",
+    "train_cfg.val_interval=1000", f"model.backbone.checkpoint={{weights}}",
+    "train_dataloader.batch_size=2")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = sum(1 for k in load_file(out / "weights.safetensors") if k.startswith(("stem", "stag")))
+    assert done.stdout.count(f"{count}/{count} backbone tensors") == 3
+
+
+def test_two_processes_agree(config, tmp_path):
+    out = tmp_path / "out"
+    command = [str(ROOT / "tools" / "search_backbone.py"), *flags(config, out)]
+    printed = torchrun(tmp_path, [*command, "--launcher", "pytorch"])
+    assert printed.count("after repair") == 1
+    assert json.loads((out / "run.json").read_text())["accepted"]
+
+
+@pytest.mark.parametrize("strategy", ["random", "scale"])
+def test_baselines_by_the_same_command(config, tmp_path, here, strategy):
+    budget = 0.27
+    specs = []
+    for run in (0, 1):
+        out = tmp_path / str(run)
+        done = here("search_backbone", *flags(config, out, "--strategy", strategy, budget=budget))
+        assert done.returncode == 0, done.stderr
+        specs.append((out / "arch.json").read_bytes())
+        run = json.loads((out / "run.json").read_text())
+        assert 0.97 * budget <= run["after_repair_ms"] <= budget and "report.md" in done.stdout
+    assert specs[0] == specs[1]
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [("--fixed-expansions", 1, 3, 6), ("--skip-from-start",), ("--no-pruning",)],
+    ids=lambda s: s[0],
+)
+def test_tiers_switched_off(config, tmp_path, here, switch):
+    out = tmp_path / "out"
+    few = ("--cfg-options", "search.warmup=1", "search.steps=6")
+    done = here("search_backbone", *flags(config, out, *switch, *few))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = json.loads((out / "run.json").read_text())
+    assert run["accepted"] and switch[0] in run["command"]
+
+
+def test_own_images(config, tmp_path, here):
+    """An ImageFolder, a subset of its classes."""
+    from PIL import Image
+
+    for name in "abc":
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        for i in range(8):
+            colour = (30 * i, 80, 40 * "abc".index(name))
+            Image.new("RGB", (20, 20), colour).save(tmp_path / f"data/train/{name}/{i}.png")
+    out = tmp_path / "out"
+    few = ("--cfg-options", "search.warmup=1", "search.steps=3", "search_dataloader.batch_size=4")
+    args = ("--data", tmp_path / "data", "--classes", "a", "c")
+    done = here("search_backbone", *flags(config, out, *args, *few))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert load_file(out / "weights.safetensors")["classifier.weight"].shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("--budget-ms", 5), "a budget of 5 ms cannot be met: the space reaches"),
+        (("--budget-ms", -1), "--budget-ms must be above 0"),
+        (("--budget-ms", 0), "--budget-ms must be above 0"),
+        (("--device", "tpu"), "there is no device 'tpu'; the known ones are a100, v100"),
+        (("--device", "gone.json"), "there is no table or device file gone.json"),
+        (("--batch", 0), "the batch must be a positive integer"),
+        (("--input-size", 0), "the input size must be a positive integer"),
+        (("--seed", -1), "--seed must be 0 or more"),
+        (("--amp",), "--amp needs a CUDA device"),
+        (("--data", "gone"), "there is no data folder"),
+        (("--classes", "x", "1"), "there is no class 'x'"),
+        (("--classes", "1"), "less than two classes"),
+        (("--strategy", "random", "--skip-from-start"), "has no tiers to switch off"),
+        (("--fixed-expansions", 0), "fixed expansions must be positive"),
+        (("--cfg-options", "space.colour=1"), "unknown key 'colour'"),
+        (("--cfg-options", "search.steps=0"), "steps >= 1"),
+        (("--out", "/proc/x"), "--out /proc/x cannot be written"),
+    ],
+    ids=lambda v: " ".join(map(str, v)) if isinstance(v, tuple) else "",
+)
+def test_refusals(config, refused, tmp_path, change, sentence):
+    start = time.perf_counter()
+    assert sentence in refused("search_backbone", *flags(config, tmp_path / "out"), *change)
+    assert time.perf_counter() - start < 5
+
+
+def test_strategies_are_named(config, tool, tmp_path):
+    done = tool("search_backbone", *flags(config, tmp_path), "--strategy", "evolution")
+    assert done.returncode == 2 and "random" in done.stderr
+
+
+def test_no_config(refused, tmp_path):
+    args = ("--budget-ms", 1, "--out", tmp_path)
+    assert "no search config" in refused("search_backbone", "configs/prunet_effdet.py", *args)
+    assert "no config file gone.py" in refused("search_backbone", "gone.py", *args)
+
+
+def test_a_finished_search_is_not_overwritten_nor_resumed_as_another(config, found, refused):
+    out, _ = found
+    assert "holds a search already" in refused("search_backbone", *flags(config, out))
+    for change, what in (
+        (("--budget-ms", 0.27), "budget_ms (0.26, not 0.27)"),
+        (("--seed", 1), "seed (0, not 1)"),
+        (("--cfg-options", "search.steps=20"), "another hashes"),
+    ):
+        assert what in refused("search_backbone", *flags(config, out, "--resume"), *change)
+
+
+def test_a_table_of_another_device_or_space(config, refused, here, tmp_path):
+    from prunet_det.latency.table import predict_table
+    from prunet_det.search.costs import space_keys
+    from tests.search.test_space import config_space
+
+    table = predict_table(space_keys(config_space("quick"), 256), "v100")
+    table.save(tmp_path / "other.json")
+    args = flags(config, tmp_path / "out", "--device", tmp_path / "other.json")
+    assert "another space or input size" in refused("search_backbone", *args)
+    data = json.loads((tmp_path / "other.json").read_text())
+    data["conditions"].update(kind="measured", device="another machine")
+    (tmp_path / "away.json").write_text(json.dumps(data))
+    args = flags(config, tmp_path / "out", "--device", tmp_path / "away.json")
+    assert "was measured on another machine" in refused("search_backbone", *args)
+
+
+def test_rule_and_cost(here, tmp_path):
+    lines = here("search_backbone", "rule", "--json").stdout.splitlines()
+    plain, biased = map(json.loads, lines)
+    assert plain["clear"] >= 0.95 and biased["bias"] == 2 and biased["within_one"] >= 0.75
+    assert "with a clear optimum" in here("search_backbone", "rule").stdout
+    bad = here("search_backbone", "rule", "--updates", 0)
+    assert bad.returncode == 2 and "at least 1" in bad.stderr
+    bad = here("search_backbone", "cost", "--memory-gb", 0)
+    assert bad.returncode == 2 and "above 0" in bad.stderr
