@@ -16,22 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prunet_det.console import print_table
 from prunet_det.errors import UserError, run_tool
 
 EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
-
-
-def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A readable table, as wide as it needs to be."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    columns = zip(header, *rows, strict=True)
-    width = 4 + sum(max(map(len, column)) + 3 for column in columns)
-    Console(width=max(80, width)).print(table)
 
 
 def write_records(path: str, records: Sequence[dict[str, Any]]) -> None:

@@ -137,8 +137,42 @@ def run_rule(argv: list[str]) -> None:
         print_table(title + "found within one step of the best", header, rows)
 
 
+def run_summary(argv: list[str]) -> None:
+    """Finished results side by side; the latencies of named devices are predicted anew."""
+    from prunet_det.console import print_table
+    from prunet_det.latency.record import write_csv
+    from prunet_det.search.results import summarize
+
+    parser = argparse.ArgumentParser(
+        prog="search_backbone.py summary", description=run_summary.__doc__
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="of results")
+    parser.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
+    args = parser.parse_args(argv)
+    records = [summarize(folder) for folder in args.folders]
+    rows = [
+        [
+            r["strategy"],
+            r["device"],
+            f"{r['budget_ms']:g}",
+            str(r["seed"]),
+            f"{r['before_repair'] - 1:+.1%}",
+            f"{r['width_changed']:.1%}",
+            f"{r['latency_ms']:.4f}",
+            f"{r['of_budget']:.1%}",
+            str(r["blocks"]),
+            f"{r['search_seconds']:.0f}",
+        ]
+        for r in records
+    ]
+    header = ["strategy", "device", "budget ms", "seed", "before repair", "width changed"]
+    print_table("results", [*header, "ms", "of budget", "blocks", "search s"], rows)
+    if args.out:
+        write_csv(args.out, records, shlex.join(["python", *sys.argv]))
+
+
 def main() -> int | None:
-    verbs = {"cost": run_cost, "rule": run_rule}
+    verbs = {"cost": run_cost, "rule": run_rule, "summary": run_summary}
     if len(sys.argv) > 1 and sys.argv[1] in verbs:
         return verbs[sys.argv[1]](sys.argv[2:])
     from prunet_det.search.session import run_search

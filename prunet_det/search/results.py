@@ -15,6 +15,7 @@ import torch
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.latency import predict
 from prunet_det.machine import environment
 from prunet_det.search.costs import SpaceCosts
 from prunet_det.search.derive import inherit, recalibrate
@@ -213,3 +214,47 @@ def save_weights(out: str | os.PathLike[str], net: ArchNet) -> None:
     """Writes the inherited weights."""
     state = copy.copy(net.state_dict())
     save_safetensors(state, Path(out) / WEIGHTS_FILE)
+
+
+def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """One flat record of a finished result.
+
+    Its latency is that of `arch.json`, predicted anew where the device is a named one, and what
+    was measured on the device itself elsewhere.
+
+    Raises:
+        FileNotFoundError: The folder holds no result.
+        ValueError: Its run.json is damaged.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{os.fspath(folder)} holds no result: there is no {RUN_FILE}.")
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        spec = ArchSpec.load(Path(folder) / ARCH_FILE)
+        c = run["conditions"]
+        if c["kind"] == "predicted":
+            found = predict(spec, c["device"], c["batch"], run["input_size"])
+            ms = found.latency.latency_ms
+        else:
+            ms = run["measured_ms"] or run["after_repair_ms"]
+        return {
+            "strategy": run["strategy"],
+            "config": run["config"],
+            **c,
+            "input_size": run["input_size"],
+            "seed": run["seed"],
+            "budget_ms": run["budget_ms"],
+            "before_repair": run["before_repair_ms"] / run["budget_ms"],
+            "repair_steps": run["repair_steps"],
+            "width_changed": run["width_changed"],
+            "after_repair_ms": run["after_repair_ms"],
+            "latency_ms": ms,
+            "of_budget": ms / run["budget_ms"],
+            "blocks": len(spec.blocks),
+            "inherited_top1": run.get("inherited_top1", ""),
+            "search_seconds": run.get("search_seconds", 0.0),
+            "commit": run["commit"],
+        }
+    except (KeyError, TypeError, json.JSONDecodeError) as e:
+        raise ValueError(f"{path} is no run of a search: {e}.") from e

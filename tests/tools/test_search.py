@@ -74,6 +74,17 @@ def test_a_search_ends_within_its_budget_and_says_so(found, here):
     assert set(run["hashes"]) == {"config", "space", "table", "data"}
 
 
+def test_results_side_by_side(found, here, refused, tmp_path):
+    from prunet_det.latency.record import read_csv
+
+    done = here("search_backbone", "summary", found[0], "--out", tmp_path / "s.csv")
+    assert done.returncode == 0 and "before repair" in done.stdout
+    _, (record,) = read_csv(tmp_path / "s.csv")
+    assert 0.97 <= float(record["of_budget"]) <= 1 and record["seed"] == "0"
+    assert float(record["latency_ms"]) == pytest.approx(float(record["after_repair_ms"]))
+    assert "holds no result" in refused("search_backbone", "summary", tmp_path)
+
+
 def test_the_report_shows_how_it_was_found(found):
     out, _ = found
     report = (out / "report.md").read_text()
