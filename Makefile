@@ -2,16 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := work_dirs/demo
+CONFIG := configs/prunet_effdet_searched.py
 SAMPLES := $(foreach i,0 1 2 3 4 5 6 7,data/digits/val/00000$(i).jpg)
 
 .PHONY: help env demo test lint clean-demo
 
 help:
-	@echo "make demo        train a detector on the embedded digits, evaluate it, draw detections"
+	@echo "make demo        search a backbone, train a detector on it, evaluate it, draw detections"
 	@echo "make test        run the tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make env         set up .venv only"
-	@echo "make clean-demo  forget the demo's training, so that the next one starts afresh"
+	@echo "make clean-demo  forget the demo's search and training, so that the next one starts afresh"
 
 env: .venv/.ready
 
@@ -20,12 +21,14 @@ env: .venv/.ready
 
 demo: .venv/.ready
 	$(BIN)/python tools/make_data.py digits
-	$(BIN)/python tools/train.py configs/prunet_effdet.py --work-dir $(DEMO) --resume
-	$(BIN)/python tools/test.py configs/prunet_effdet.py $(DEMO)/weights.safetensors \
+	$(BIN)/python tools/search_backbone.py configs/search/quick.py --budget-ms 0.35 --device v100 \
+	  --batch 1 --input-size 512 --out $(DEMO)/search --resume
+	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(DEMO) --resume
+	$(BIN)/python tools/test.py $(CONFIG) $(DEMO)/weights.safetensors \
 	  --work-dir $(DEMO) --out $(DEMO)/metrics.json
-	$(BIN)/python tools/detect.py $(SAMPLES) --config configs/prunet_effdet.py \
+	$(BIN)/python tools/detect.py $(SAMPLES) --config $(CONFIG) \
 	  --checkpoint $(DEMO)/weights.safetensors --classes 0 1 2 3 4 5 6 7 8 9 --out $(DEMO)/detections
-	@echo "metrics: $(DEMO)/metrics.json, pictures: $(DEMO)/detections/"
+	@echo "search: $(DEMO)/search/report.md, metrics: $(DEMO)/metrics.json, pictures: $(DEMO)/detections/"
 	@grep bbox_mAP\" $(DEMO)/metrics.json
 
 # One thread a process: several thread pools that busy-wait on few cores would stall one another.

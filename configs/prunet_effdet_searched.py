@@ -1,0 +1,28 @@
+"""EfficientDet on the backbone that a search found, on the embedded digits: what `make demo` trains.
+
+    python tools/search_backbone.py configs/search/quick.py --budget-ms 0.35 --out work_dirs/demo/search
+    python tools/train.py configs/prunet_effdet_searched.py --work-dir work_dirs/demo
+
+The backbone starts with the weights that it inherited from the supernet.
+"""
+
+_base_ = ["prunet_effdet.py"]
+
+searched = "work_dirs/demo/search/"
+model = dict(
+    backbone=dict(arch=searched + "arch.json", checkpoint=searched + "weights.safetensors")
+)
+max_iters = 1000
+warmup = 100
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup, by_epoch=False),
+    dict(
+        type="CosineAnnealingLR",
+        begin=warmup,
+        end=max_iters,
+        T_max=max_iters - warmup,
+        eta_min_ratio=0.005,
+        by_epoch=False,
+    ),
+]
