@@ -1,6 +1,7 @@
-"""EfficientDet on the backbone that a search found, on the embedded digits: what `make demo` trains.
+"""EfficientDet on the backbone that a search found, on the embedded digits; `make demo` trains it.
 
-    python tools/search_backbone.py configs/search/quick.py --budget-ms 0.35 --out work_dirs/demo/search
+    python tools/search_backbone.py configs/search/quick.py --budget-ms 0.35 \\
+        --out work_dirs/demo/search
     python tools/train.py configs/prunet_effdet_searched.py --work-dir work_dirs/demo
 
 The backbone starts with the weights that it inherited from the supernet.

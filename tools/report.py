@@ -234,20 +234,6 @@ def checks() -> str:
     return markdown_table(header, rows)
 
 
-TABLES = {
-    "zoo": zoo,
-    "digits": digits,
-    "classifiers": classifiers,
-    "calibration": calibration,
-    "predictions": predictions,
-    "measured": measured,
-    "checks": checks,
-    "budgets": budgets,
-    "supernet_cost": supernet_cost,
-    "rule": rule,
-}
-
-
 def budgets() -> str:
     """Searches against their budgets."""
     from prunet_det.latency.record import read_csv
@@ -316,6 +302,20 @@ def rule() -> str:
     return markdown_table(
         ["early bias", "all", "with a clear optimum", "monotone", "mean regret"], rows
     )
+
+
+TABLES = {
+    "zoo": zoo,
+    "digits": digits,
+    "classifiers": classifiers,
+    "calibration": calibration,
+    "predictions": predictions,
+    "measured": measured,
+    "checks": checks,
+    "budgets": budgets,
+    "supernet_cost": supernet_cost,
+    "rule": rule,
+}
 
 
 def fill_tables(page: Path) -> str:
