@@ -315,6 +315,29 @@ def test_a_table_of_another_device_or_space(config, refused, here, tmp_path):
     assert "was measured on another machine" in refused("search_backbone", *args)
 
 
+def test_this_machine(config, tmp_path, here, monkeypatch):
+    """Its blocks are priced by the analytic model here: measuring them has tests of its own."""
+    from prunet_det.latency.measure_table import BlockTimer
+    from prunet_det.latency.table import Table, predict_table
+    from prunet_det.machine import device_title
+
+    def quick(timer, block, size):
+        (entry,) = predict_table([(block, size)], "v100").entries.values()
+        return entry
+
+    monkeypatch.setattr(BlockTimer, "measure", quick)
+    args = ("--device", "here", "--threads", 1, "--tables", tmp_path / "tables")
+    few = ("--cfg-options", "search.warmup=1", "search.steps=3")
+    done = here("search_backbone", *flags(config, tmp_path / "out", *args, *few))
+    assert done.returncode == 1, done.stderr  # a CPU is no V100, and the search says so
+    assert "measured here" in done.stdout and "does not meet its budget" in done.stdout
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["conditions"]["device"] == device_title("cpu") and run["measured_ms"] > 0
+    assert 0.97 * BUDGET <= run["after_repair_ms"] <= BUDGET and not run["accepted"]
+    (path,) = (tmp_path / "tables").glob("*_onnxruntime_fp32_batch1_1threads.json")
+    assert Table.load(path).conditions.kind == "measured"
+
+
 def test_rule_and_cost(here, tmp_path):
     lines = here("search_backbone", "rule", "--json").stdout.splitlines()
     plain, biased = map(json.loads, lines)
