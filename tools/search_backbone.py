@@ -152,7 +152,7 @@ def run_summary(argv: list[str]) -> None:
     records = [summarize(folder) for folder in args.folders]
     rows = [
         [
-            r["strategy"],
+            " ".join([r["strategy"], r["switches"]]),
             r["device"],
             f"{r['budget_ms']:g}",
             str(r["seed"]),

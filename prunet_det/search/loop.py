@@ -8,72 +8,33 @@ step runs, so no step waits for the device.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine import dist
-from mmengine.model import BaseModel, ExponentialMovingAverage
-from mmengine.registry import LOOPS, MODELS
+from mmengine.model import ExponentialMovingAverage
+from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
 from prunet_det.search.architecture import Architecture
+from prunet_det.search.checkpoints import check_agreement, save_checkpoint
 from prunet_det.search.layer import LayerMixture
+from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
 from prunet_det.search.supernet import SuperNet, rebind_optimizer
 from prunet_det.training.records import bare_model
 
 _SHRINK = 0.85  # a candidate is cut to what can be chosen when that is less than this share of it
 _RECORDS = 200  # of a search, for its plots
-
-
-@MODELS.register_module()
-class SearchModel(BaseModel):
-    """A supernet under mmengine's contract.
-
-    Args:
-        supernet: The network.
-        channels_last: Run it in channels-last memory format.
-        label_smoothing: Of the cross-entropy.
-    """
-
-    def __init__(
-        self, supernet: SuperNet, channels_last: bool = True, label_smoothing: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.supernet = supernet
-        self.channels_last = channels_last
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        if channels_last:
-            self.to(memory_format=torch.channels_last)
-
-    def forward(
-        self,
-        inputs: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        mode: str = "loss",
-        mixtures: list[LayerMixture | None] | None = None,
-    ) -> Any:
-        """The loss of a batch under a mixture a layer (`loss`), or the logits (`tensor`)."""
-        if self.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = self.supernet(inputs, mixtures or [])
-        if mode == "tensor":
-            return logits
-        assert labels is not None, "a loss needs labels"
-        return {"loss": self.criterion(logits, labels)}
+_GRADIENT_SCALE = 1024.0
 
 
 @LOOPS.register_module()
@@ -234,12 +195,13 @@ class SearchLoop(BaseLoop):
         loss = self._weight_step(batch)
         gradient = fetched()
         self._losses["architecture"] = float(gradient[-1])
-        if not np.isfinite(gradient).all():
+        if not np.isfinite(gradient[-1]):
             raise UserError(
                 "the search's loss is not finite any more; lower optim_wrapper.optimizer.lr, or "
                 "leave out --amp."
             )
-        self._update(gradient[:-1].astype(float))
+        if np.isfinite(gradient).all():  # an overflow of half precision is no evidence
+            self._update(gradient[:-1].astype(float))
         expected = self.expected_ms
         return {
             "loss": self._losses["architecture"],
@@ -276,7 +238,9 @@ class SearchLoop(BaseLoop):
         with self.runner.optim_wrapper.optim_context(self.model):
             mixtures = self._mixtures(theta)
             loss = self.model(images, labels, mixtures=mixtures)["loss"]
-        (gradient,) = torch.autograd.grad(loss, theta)
+        # Scaled, so that half precision keeps what is small; a power of two, so that it is exact.
+        (gradient,) = torch.autograd.grad(_GRADIENT_SCALE * loss, theta)
+        gradient = gradient / _GRADIENT_SCALE
         flat = torch.cat([gradient, loss.detach().reshape(1)]).float()
         if dist.get_world_size() > 1:
             dist.all_reduce(flat, "mean")
@@ -337,7 +301,7 @@ class SearchLoop(BaseLoop):
         Raises:
             RuntimeError: Processes disagree on what is left.
         """
-        _check_agreement(structure)
+        check_agreement(structure)
         before = dict(self.supernet.named_parameters())
         self.supernet.restructure(structure)
         optimizer = self.runner.optim_wrapper.optimizer
@@ -438,26 +402,3 @@ class SearchLoop(BaseLoop):
             torch.cuda.set_rng_state_all([s.cpu() for s in states["cuda"]])
         np.random.set_state(states["numpy"])
         random.setstate(states["python"])
-
-
-def _check_agreement(structure: Any) -> None:
-    digest = hashlib.sha256(json.dumps(structure).encode()).hexdigest()
-    if dist.get_world_size() > 1:
-        others = dist.all_gather_object(digest)
-        if len(set(others)) > 1:
-            raise RuntimeError(
-                "the processes of this search disagree on what is pruned; please report it with "
-                "the command."
-            )
-
-
-def save_checkpoint(runner: Runner, iteration: int) -> None:
-    """Writes iter_N.pth, then the pointer to it, then removes what is older than the last two."""
-    folder, name = Path(runner.work_dir), f"iter_{iteration}.pth"
-    runner.save_checkpoint(str(folder), f".{name}", by_epoch=False)
-    os.replace(folder / f".{name}", folder / name)
-    with atomic_path(folder / "last_checkpoint") as temporary:
-        temporary.write_text(str(folder / name), encoding="utf-8")
-    saved = sorted(folder.glob("iter_*.pth"), key=lambda p: int(p.stem.partition("_")[2]))
-    for old in saved[:-2]:
-        old.unlink()

@@ -29,6 +29,8 @@ from prunet_det.zoo.weights import save_safetensors
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
 # What a result measured on the device itself must lie within, of the budget.
 MEASURED_RANGE = (0.92, 1.05)
+# Flags that turn a tier off.
+SWITCHES = ("--no-pruning", "--no-block-pruning", "--skip-from-start", "--fixed-expansions")
 _RECALIBRATION_BATCHES = 20
 _SCORED_BATCHES = 16
 
@@ -240,6 +242,7 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
             ms = run["measured_ms"] or run["after_repair_ms"]
         return {
             "strategy": run["strategy"],
+            "switches": " ".join(w for w in run["command"].split() if w in SWITCHES),
             "config": run["config"],
             **c,
             "input_size": run["input_size"],

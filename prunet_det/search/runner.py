@@ -16,13 +16,15 @@ from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
 from prunet_det.errors import UserError
-from prunet_det.search.architecture import Architecture, Tiers
+from prunet_det.search.architecture import Architecture
 from prunet_det.search.costs import SpaceCosts
 from prunet_det.search.data import search_loader
-from prunet_det.search.loop import SearchLoop, SearchModel
+from prunet_det.search.loop import SearchLoop
+from prunet_det.search.model import SearchModel
 from prunet_det.search.motion import MotionRule
 from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
+from prunet_det.search.tiers import Tiers
 
 AIM = 0.985  # of the budget, in the middle of what is accepted
 

@@ -13,7 +13,6 @@ from mmengine import dist
 from mmengine.config import Config
 
 from prunet_det.errors import UserError
-from prunet_det.search.architecture import Tiers
 from prunet_det.search.baselines import random_repaired, scaled_repaired
 from prunet_det.search.costs import Pricing, SpaceCosts
 from prunet_det.search.loop import SearchLoop
@@ -33,6 +32,7 @@ from prunet_det.search.results import (
 )
 from prunet_det.search.runner import build_search, has_checkpoint, load_data
 from prunet_det.search.space import SearchSpace
+from prunet_det.search.tiers import Tiers
 from prunet_det.training import launch
 
 
