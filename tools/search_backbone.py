@@ -53,7 +53,7 @@ def canonical_command(args: argparse.Namespace) -> str:
     """The command that gives the same result again, whatever folder and bar this one had."""
     parts = ["python", "tools/search_backbone.py", args.config]
     defaults = build_parser().parse_args([args.config, "--budget-ms", "1"])
-    silent = {"config", "out", "resume", "quiet", "tables", "launcher", "local_rank", "force"}
+    silent = {"config", "out", "resume", "quiet", "tables", "launcher", "local_rank"}
     for key, value in vars(args).items():
         if key in silent or (value == getattr(defaults, key) and key != "budget_ms"):
             continue
@@ -65,7 +65,7 @@ def canonical_command(args: argparse.Namespace) -> str:
         elif isinstance(value, list):
             parts += [flag, *map(str, value)]
         else:
-            parts += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+            parts += [flag, str(value)]
     return shlex.join(parts)
 
 

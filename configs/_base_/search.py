@@ -2,7 +2,7 @@
 
 _base_ = ["runtime.py"]
 
-custom_imports = dict(imports=["prunet_det.classification", "prunet_det.search.runner"])
+custom_imports = dict(imports=["prunet_det.classification", "prunet_det.search.optim"])
 default_scope = "mmengine"
 model = dict(channels_last=True, label_smoothing=0.0)
 default_hooks = dict(checkpoint=None, logger=dict(type="LoggerHook", interval=50))

@@ -36,7 +36,7 @@ search_dataloader = dict(
     dataset=dict(name="glyphs", data_root="data/glyphs/"),
 )
 optim_wrapper = dict(
-    type="OptimWrapper",
+    type="SearchOptimWrapper",
     optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01, fused=True),
     clip_grad=dict(max_norm=5.0),
 )

@@ -36,7 +36,7 @@ search_dataloader = dict(
     batch_size=32, dataset=dict(name="digits", data_root="data/digits/", transform=search_transform)
 )
 optim_wrapper = dict(
-    type="OptimWrapper",
+    type="SearchOptimWrapper",
     optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01, fused=True),
     clip_grad=dict(max_norm=5.0),
 )

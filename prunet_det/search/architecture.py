@@ -216,6 +216,7 @@ class Architecture:
         """
         count = len(self.logits)
         noisy = (theta + noise) / temperature
+        each = noisy.unbind()  # indexing by a list would copy it to the device
         shares = torch.sigmoid(noisy[count : 2 * count])
         keeps = 1 - torch.sigmoid(noisy[2 * count :])
         a, b = self.pairs(progress)
@@ -227,7 +228,7 @@ class Architecture:
                 continue
             weights: Any = [None]
             if len(own) > 1:
-                weights = torch.softmax(noisy[own], 0).unbind()
+                weights = torch.softmax(torch.stack([each[m] for m in own]), 0).unbind()
             parts = []
             for m, weight in zip(own, weights, strict=True):
                 operator = self.operators[m]
@@ -312,19 +313,19 @@ class Architecture:
         self.saved = 0.95 * self.saved - 0.05 * task
         self.wider = 0.95 * self.wider + 0.05 * channels
 
-    def prune(self, progress: float, of_budget: float = 1.0) -> list[str]:
+    def prune(self, progress: float, budget_ms: float) -> list[str]:
         """Removes what has lost, and lets the skip enter; says what happened, in sentences.
 
         Args:
             progress: Of the search.
-            of_budget: Expected latency, of the budget: below it no layer leaves, since what is left
+            budget_ms: Where the expected latency is below it no layer leaves, since what is left
                 could not spend what it saves.
         """
         events = []
         if self.tiers.blocks:
             events += self._prune_blocks(progress)
         if self.tiers.layers and not self.tiers.skip_from_start:
-            events += self._prune_layers(progress, of_budget)
+            events += self._prune_layers(progress, budget_ms)
         return events
 
     def _prune_blocks(self, progress: float) -> list[str]:
@@ -345,24 +346,38 @@ class Architecture:
                     events.append(f"layer {layer.name} is skipped")
         return events
 
-    def _prune_layers(self, progress: float, of_budget: float) -> list[str]:
+    def _prune_layers(self, progress: float, budget_ms: float) -> list[str]:
         events = []
+        of_budget = self.expected_ms(progress)[0] / budget_ms
         tiers = self.tiers
         if progress >= tiers.skip_enters and not self.skips_entered:
             self.skips_entered = True
             self.gated = np.array([layer.skippable for layer in self.space.layers])
             events.append("skips enter")
         if progress >= tiers.skip_enters:
-            q = self.skip_probabilities()
-            for i in np.flatnonzero(self.gated & ~self.gone):
-                name = self.space.layers[i].name
-                if q[i] > tiers.skip_threshold(progress) and of_budget > _SPENT:
-                    self.gone[i], self.gated[i] = True, False
-                    events.append(f"layer {name} is skipped at {q[i]:.2f}")
-                elif progress >= tiers.skip_end:
+            q = np.where(self.gated, self.skip_probabilities(), 0.0)
+            likeliest = int(np.argmax(q))  # one at a time: the expected latency has changed then
+            if q[likeliest] > tiers.skip_threshold(progress) and of_budget > _SPENT:
+                events.append(self._skip(likeliest, q[likeliest]))
+            elif progress >= tiers.skip_end:
+                # While even the least widths cost too much, the likeliest skip leaves.
+                for i in np.argsort(-q, kind="stable"):
+                    if self.gated[i] and self.least_ms() > _SPENT * budget_ms:
+                        events.append(self._skip(int(i), q[i]))
+                for i in np.flatnonzero(self.gated):
                     self.gated[i] = False
+                    name = self.space.layers[i].name
                     events.append(f"layer {name} stays and loses its coefficient")
         return events
+
+    def _skip(self, layer: int, probability: float) -> str:
+        self.gone[layer], self.gated[layer] = True, False
+        return f"layer {self.space.layers[layer].name} is skipped at {probability:.2f}"
+
+    def least_ms(self) -> float:
+        """Latency of the layers that are left with their likeliest candidates at least width."""
+        rows = self.prices[self.preferred(), 0]
+        return self.costs.fixed_ms + float(rows[~self.gone].sum())
 
     def counts(self) -> dict[str, int]:
         """What is left: layers, candidates, and inner widths to choose from."""

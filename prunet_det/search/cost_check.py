@@ -209,7 +209,7 @@ def draw_costs(costs: Sequence[SupernetCost], path: str | os.PathLike[str]) -> N
             )
             for c in own:
                 if not c.fits:
-                    top = max(getattr(f, key) for f in fitting) * 4
+                    top = 4 * max((getattr(f, key) for f in costs if f.fits), default=1.0)
                     axis.plot([c.widths], [top], color=colour, marker="x", ls="")
                     axis.annotate("does not fit", (c.widths, top), ha="right", size=8)
         axis.set_xscale("log", base=2)

@@ -7,6 +7,7 @@ reads it and however often the search was interrupted: p gives the epoch's permu
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class SearchData(Dataset[dict[str, Any]]):
         names = tuple(base.metainfo["classes"])
         kept = names[:classes] if isinstance(classes, int) else tuple(classes or names)
         unknown = [name for name in kept if name not in names]
+        if len(set(kept)) < len(kept):
+            raise UserError(f"the search data: a class is named twice in {', '.join(kept)}.")
         if unknown or len(kept) < 2:
             what = f"there is no class {unknown[0]!r}" if unknown else "less than two classes"
             raise UserError(f"the search data: {what}; the classes are {', '.join(names[:20])}.")
@@ -52,7 +55,16 @@ class SearchData(Dataset[dict[str, Any]]):
                 "splits them in two halves and needs at least one of each class in both."
             )
         order = np.random.default_rng(seed).permutation(len(chosen))
-        self._indices = chosen[np.sort(order[self._part :: 2])]
+        halves = [chosen[np.sort(order[part::2])] for part in range(len(PARTS))]
+        for half in halves:
+            present = np.unique(np.asarray(base.labels)[half])
+            if len(present) < len(kept):
+                lacking = set(self._label_of) - set(present.tolist())
+                raise UserError(
+                    "the search splits its images in two halves, and one has none of the class "
+                    f"{names[min(lacking)]!r}; give more of it, or leave it out by --classes."
+                )
+        self._indices = halves[self._part]
         self._epoch, self._order = -1, np.array([], int)
 
     def __len__(self) -> int:
@@ -117,6 +129,11 @@ class Positions(Sampler[int]):
         return 2**31  # without end
 
 
+def _leave_interrupts_to_the_main_process(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one ends the search in good order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def search_loader(
     config: Mapping[str, Any],
     part: str,
@@ -143,5 +160,6 @@ def search_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_interrupts_to_the_main_process,
         drop_last=True,
     )

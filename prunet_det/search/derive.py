@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.search.prunode import Prunode, leading
+from prunet_det.search.prunode import Prunode
 from prunet_det.search.space import Network
 from prunet_det.search.supernet import SuperNet
 
@@ -57,11 +57,11 @@ def _fill(block: nn.Module, candidate: Prunode) -> None:
     source = candidate.block.state_dict()
     for name, tensor in block.state_dict().items():
         have = source[name].to(tensor.device)
-        if name == "project.conv.weight" and tensor.shape[1] > have.shape[1]:
-            tensor.zero_()
+        reads_hidden = name in ("project.conv.weight", "spatial.se.fc1.weight")
+        if reads_hidden and tensor.shape[1] > have.shape[1]:
+            tensor.zero_()  # channels that are new change nothing
         common = tuple(slice(0, min(a, b)) for a, b in zip(tensor.shape, have.shape, strict=True))
         tensor[common] = have[common]
-        assert tensor[common].shape == have[leading(tensor[common])].shape
 
 
 @torch.no_grad()

@@ -8,9 +8,11 @@ step runs, so no step waits for the device.
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from prunet_det.errors import UserError
 from prunet_det.search.architecture import Architecture
-from prunet_det.search.checkpoints import check_agreement, save_checkpoint
+from prunet_det.search.checkpoints import save_checkpoint
 from prunet_det.search.layer import LayerMixture
 from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
@@ -94,6 +96,7 @@ class SearchLoop(BaseLoop):
         self._interrupted = False
         self._losses = {"weights": 0.0, "architecture": 0.0}
         self._weight = 0.0  # of the latency, for the record
+        self._note_structure()
 
     @property
     def max_epochs(self) -> int:
@@ -150,6 +153,7 @@ class SearchLoop(BaseLoop):
         try:
             while self._iter < self.max_iters and not self.stop_training:
                 start = time.perf_counter()
+                self.runner.call_hook("before_train_iter", batch_idx=self._iter)
                 outputs = self._run_iter(weights, other)
                 self.seconds += time.perf_counter() - start
                 self._record(time.perf_counter() - start)
@@ -157,9 +161,10 @@ class SearchLoop(BaseLoop):
                 bar.update()
                 last = self._iter + 1 == self.max_iters
                 due = (self._iter + 1) % self.checkpoint_interval == 0
-                if last or due or self._interrupted:
-                    self._save(result=not last)  # the last one is for whoever started the loop
                 self.runner.call_hook("after_train_iter", batch_idx=self._iter, outputs=outputs)
+                if last or due or self._interrupted:
+                    # The last result is for whoever started the loop.
+                    self._save(result=not last or self._interrupted)
                 self._iter += 1
                 if self._interrupted:
                     raise KeyboardInterrupt
@@ -195,13 +200,18 @@ class SearchLoop(BaseLoop):
         loss = self._weight_step(batch)
         gradient = fetched()
         self._losses["architecture"] = float(gradient[-1])
+        if gradient[-2] != self._own_checksum:
+            raise RuntimeError(
+                "the processes of this search disagree on what is pruned; please report it with "
+                "the command."
+            )
         if not np.isfinite(gradient[-1]):
             raise UserError(
                 "the search's loss is not finite any more; lower optim_wrapper.optimizer.lr, or "
                 "leave out --amp."
             )
         if np.isfinite(gradient).all():  # an overflow of half precision is no evidence
-            self._update(gradient[:-1].astype(float))
+            self._update(gradient[:-2].astype(float))
         expected = self.expected_ms
         return {
             "loss": self._losses["architecture"],
@@ -241,7 +251,7 @@ class SearchLoop(BaseLoop):
         # Scaled, so that half precision keeps what is small; a power of two, so that it is exact.
         (gradient,) = torch.autograd.grad(_GRADIENT_SCALE * loss, theta)
         gradient = gradient / _GRADIENT_SCALE
-        flat = torch.cat([gradient, loss.detach().reshape(1)]).float()
+        flat = torch.cat([gradient, self._checksum, loss.detach().reshape(1)]).float()
         if dist.get_world_size() > 1:
             dist.all_reduce(flat, "mean")
         if self.device.type != "cuda":
@@ -274,9 +284,8 @@ class SearchLoop(BaseLoop):
         self._weight = self.controller.weight(expected)
         self.architecture.project(expected - self.controller.budget_ms, progress)
         self.architecture.update(task, gradient / expected, self._weight, progress)
-        of_budget = self.expected_ms / self.controller.budget_ms
         entered = self.architecture.skips_entered
-        events = self.architecture.prune(progress, of_budget)
+        events = self.architecture.prune(progress, self.controller.budget_ms)
         if self.architecture.skips_entered != entered:
             self.controller.integral = 0.0  # the price was that of a network without skips
         self.events += [(self._iter, event) for event in events]
@@ -296,14 +305,10 @@ class SearchLoop(BaseLoop):
             self.restructure(target)
 
     def restructure(self, structure: Any) -> None:
-        """Cuts supernet, optimizer, average and, where there is one, the DDP wrapper.
-
-        Raises:
-            RuntimeError: Processes disagree on what is left.
-        """
-        check_agreement(structure)
+        """Cuts supernet, optimizer, average and, where there is one, the DDP wrapper."""
         before = dict(self.supernet.named_parameters())
         self.supernet.restructure(structure)
+        self._note_structure()
         optimizer = self.runner.optim_wrapper.optimizer
         rebind_optimizer(optimizer, before, dict(self.supernet.named_parameters()))
         average, steps = self.ema.module, self.ema.steps
@@ -314,6 +319,12 @@ class SearchLoop(BaseLoop):
             self.runner.model = self.runner.wrap_model(
                 self.runner.cfg.get("model_wrapper_cfg"), self.model
             )
+
+    def _note_structure(self) -> None:
+        """A checksum goes with every gradient: processes that disagree find out at once."""
+        text = json.dumps(self.supernet.structure())
+        self._own_checksum = float(zlib.crc32(text.encode()) % 4096)  # exact in half a mean
+        self._checksum = torch.tensor([self._own_checksum], device=self.device)
 
     def _record(self, seconds: float) -> None:
         every = max(self.max_iters // _RECORDS, 1)
@@ -389,7 +400,7 @@ class SearchLoop(BaseLoop):
         self.architecture.load_state_dict(state["architecture"])
         self.controller.integral = state["integral"]
         self.ema.module.load_state_dict(state["ema"])
-        self.ema.steps = state["ema_steps"]
+        self.ema.steps = state["ema_steps"].cpu()  # on a device, counting would wait for it
         self.history, self.events = state["history"], [tuple(e) for e in state["events"]]
         self.seconds, self._losses = state["seconds"], state["losses"]
 

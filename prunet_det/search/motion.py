@@ -90,7 +90,7 @@ class Prunodes:
 
     def pair(self, half_gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the smaller and the larger width, different wherever there are two."""
-        top = self.top.astype(int)
+        top = self.reach()  # what lies beyond has been cut off
         smaller = np.clip(np.round(self.centre - half_gap), 0, np.maximum(top - 1, 0)).astype(int)
         larger = np.clip(np.round(self.centre + half_gap), 0, top).astype(int)
         return smaller, np.minimum(np.maximum(larger, smaller + 1), top)

@@ -23,8 +23,7 @@ class BudgetController:
         integral: Of e, times its rate; the multiplier.
         rate: Of the integral.
         proportion: Of e itself.
-        least, most: Of the integral. It rests where the weight is at its limit already and e would
-            drive it further (anti-windup).
+        least, most: Of the integral, which also rests far from the budget unless it shrinks.
     """
 
     budget_ms: float
@@ -39,7 +38,7 @@ class BudgetController:
         error = math.log(expected_ms / self.budget_ms)
         limited = min(max(self.integral + self.rate * error, self.least), self.most)
         # Far from the budget the proportional part alone drives; the integral would only overshoot.
-        if abs(error) < 0.3:
+        if abs(error) < 0.3 or error * self.integral < 0:
             self.integral = limited
         return self.integral + self.proportion * error
 

@@ -77,7 +77,7 @@ def repair(
     start, before = network, costs.network_ms(network)
     network, ms, steps = _fill(network, costs, value, budget_ms, fill)
     if not fits(ms, budget_ms) and change_layers:
-        network, ms, more = _change_layers(network, costs, value, budget_ms, ms)
+        network, ms, more = _change_layers(network, costs, value, budget_ms, ms, fill)
         steps += more
     if not fits(ms, budget_ms):
         raise _no_fit(costs, budget_ms, ms)
@@ -126,30 +126,39 @@ def _steps(
 
 
 def _change_layers(
-    network: Network, costs: SpaceCosts, value: np.ndarray, budget_ms: float, ms: float
+    network: Network,
+    costs: SpaceCosts,
+    value: np.ndarray,
+    budget_ms: float,
+    ms: float,
+    fill: bool,
 ) -> tuple[Network, float, int]:
     """Where widths alone do not reach the budget: skips, adds or changes layers, then fills.
 
-    Each pass takes the one change of a layer after which the widths come closest, so that there are
-    at most as many passes as layers.
+    Each pass takes the one change of a layer after which the widths come closest, and of those that
+    fit the one that changes the inner widths least; twice as many passes as layers are the most.
     """
-    steps = 0
-    for _ in range(2 * len(network)):
-        best: tuple[float, Network, float] | None = None
+    start = sum(map(_hidden, network))
+    closest = (_miss(ms, budget_ms), network, ms)
+    for steps in range(1, 2 * len(network) + 1):
+        found = []
         for candidate in _neighbours(network, costs):
-            filled, filled_ms, _ = _fill(candidate, costs, value, budget_ms)
-            miss = max(filled_ms / budget_ms - 1, LOW - filled_ms / budget_ms, 0.0)
-            if best is None or miss < best[0] - 1e-12:
-                best = (miss, filled, filled_ms)
-            if not miss:
-                break
-        if best is None:
+            filled, filled_ms, _ = _fill(candidate, costs, value, budget_ms, fill)
+            change = abs(sum(map(_hidden, filled)) - start)
+            found.append((_miss(filled_ms, budget_ms), change, filled, filled_ms))
+        if not found:
             break
-        steps += 1
-        miss, network, ms = best
+        miss, _, network, ms = min(found, key=lambda f: f[:2])
+        if miss < closest[0]:
+            closest = (miss, network, ms)
         if not miss:
             return network, ms, steps
-    return network, ms, steps
+    return closest[1], closest[2], steps
+
+
+def _miss(ms: float, budget_ms: float) -> float:
+    """How far from what is accepted, of the budget."""
+    return max(ms / budget_ms - 1, LOW - ms / budget_ms, 0.0)
 
 
 def _no_fit(costs: SpaceCosts, budget_ms: float, ms: float) -> BudgetError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -79,7 +78,8 @@ class Request:
 
     def digest(self) -> dict[str, Any]:
         """What a resumed search must agree on."""
-        return {k: v for k, v in asdict(self).items() if k != "command"}
+        fields = {k: v for k, v in asdict(self).items() if k not in ("command", "config", "hashes")}
+        return {**fields, **{f"{k} (digest)": v for k, v in self.hashes.items()}}
 
 
 def conditions_of(costs: SpaceCosts) -> dict[str, Any]:
@@ -148,13 +148,11 @@ class Outcome:
         }
 
 
-def make_outcome(
-    space: SearchSpace, repaired: Repaired, request: Request, measured_ms: float | None = None
-) -> Outcome:
+def make_outcome(space: SearchSpace, repaired: Repaired, request: Request) -> Outcome:
     """Names a repaired network and gives it its provenance."""
     name = f"prunet_{request.strategy}"
     spec = space.to_spec(repaired.network, name, request.provenance(), request.input_size)
-    return Outcome(spec, repaired, request.budget_ms, measured_ms)
+    return Outcome(spec, repaired, request.budget_ms)
 
 
 def write_outcome(
@@ -214,8 +212,7 @@ def score(loop: SearchLoop, net: ArchNet) -> float:
 
 def save_weights(out: str | os.PathLike[str], net: ArchNet) -> None:
     """Writes the inherited weights."""
-    state = copy.copy(net.state_dict())
-    save_safetensors(state, Path(out) / WEIGHTS_FILE)
+    save_safetensors(net.state_dict(), Path(out) / WEIGHTS_FILE)
 
 
 def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:

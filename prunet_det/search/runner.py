@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,19 @@ from prunet_det.search.model import SearchModel
 from prunet_det.search.motion import MotionRule
 from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
-from prunet_det.search.tiers import Tiers
+from prunet_det.search.tiers import Tiers, from_settings
+from prunet_det.training.records import bare_model
+from prunet_det.zoo.weights import check_fit
 
+_LOOP_SETTINGS = {
+    "warmup",
+    "steps",
+    "temperature",
+    "checkpoint_interval",
+    "ema_momentum",
+    "expansion",
+    "rule",
+}
 AIM = 0.985  # of the budget, in the middle of what is accepted
 
 
@@ -67,6 +77,7 @@ class SearchStateHook(Hook):
                 )
         loop: Any = runner.train_loop
         loop.load_structure(state)
+        check_fit(bare_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
         self._resumed = state
 
     def before_train(self, runner: Runner) -> None:
@@ -80,21 +91,6 @@ class SearchStateHook(Hook):
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search that is ready to run.
-
-    Attributes:
-        runner: Its `train()` searches.
-        architecture: What is searched.
-        loaders: Of the weights' and of the architecture's half.
-    """
-
-    runner: Runner
-    architecture: Architecture
-    loaders: tuple[DataLoader[Any], DataLoader[Any]]
 
 
 def load_data(cfg: Config, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -123,7 +119,7 @@ def build_search(
     resume: bool = False,
     on_save: Callable[[SearchLoop], None] | None = None,
     progress: bool = True,
-) -> Search:
+) -> Runner:
     """Builds supernet, architecture and Runner.
 
     Args:
@@ -142,7 +138,10 @@ def build_search(
     """
     set_random_seed(seed)
     options = dict(cfg.search)
-    rule = MotionRule(**options.pop("rule", {}))
+    unknown = sorted(set(options) - _LOOP_SETTINGS)
+    if unknown:
+        raise UserError(f"the config's search has the unknown setting {unknown[0]!r}.")
+    rule = from_settings(MotionRule, options.pop("rule", {}), "search.rule")
     architecture = Architecture(costs, tiers, rule, options.pop("expansion", None))
     classes = len(loaders[0].dataset.metainfo["classes"])  # type: ignore[attr-defined]
     model = SearchModel(SuperNet(costs.space, classes), **cfg.get("model", {}))
@@ -181,7 +180,7 @@ def build_search(
         experiment_name=Path(out).name,
         cfg=Config(dict(model_wrapper_cfg=wrapper)) if wrapper else None,
     )
-    return Search(runner, architecture, loaders)
+    return runner
 
 
 def has_checkpoint(out: str) -> bool:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from prunet_det.errors import UserError
 from prunet_det.search.baselines import random_repaired, scaled_repaired
-from prunet_det.search.costs import Pricing, SpaceCosts
+from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.repair import Repaired, repair
 from prunet_det.search.report import write_report
@@ -32,7 +32,7 @@ from prunet_det.search.results import (
 )
 from prunet_det.search.runner import build_search, has_checkpoint, load_data
 from prunet_det.search.space import SearchSpace
-from prunet_det.search.tiers import Tiers
+from prunet_det.search.tiers import Tiers, from_settings
 from prunet_det.training import launch
 
 
@@ -61,8 +61,12 @@ def run_search(args: argparse.Namespace, command: str) -> int:
         progress=not args.quiet,
     )
     space = SearchSpace.from_config(cfg.space)
-    costs = pricing.costs(space, args.input_size)
     main = dist.is_main_process()
+    if args.device == "here" and not main:
+        dist.barrier()  # the main process measures, alone; the others read its table
+    costs = pricing.costs(space, args.input_size)
+    if args.device == "here" and main:
+        dist.barrier()
     if main:
         print(costs.describe())
     costs.check_budget(args.budget_ms)
@@ -83,9 +87,12 @@ def run_search(args: argparse.Namespace, command: str) -> int:
     request = _request(args, cfg, command, costs, tiers, described, data.data_hash)
 
     def save(loop: SearchLoop) -> None:
-        _save(loop, costs, request, out)
+        try:
+            _save(loop, costs, request, out)
+        except BudgetError as e:  # so far; the search goes on
+            print(f"no result yet at step {loop.iter}: {e}")
 
-    search = build_search(
+    runner = build_search(
         cfg,
         costs,
         args.budget_ms,
@@ -98,10 +105,10 @@ def run_search(args: argparse.Namespace, command: str) -> int:
         on_save=save,
         progress=not args.quiet,
     )
-    search.runner.train()
+    runner.train()
     if not main:
         return 0
-    loop: Any = search.runner.train_loop
+    loop: Any = runner.train_loop
     outcome = _save(loop, costs, request, out, final=True)
     return _report(outcome, out)
 
@@ -128,12 +135,13 @@ def _config(args: argparse.Namespace) -> Config:
         only_number = len(args.classes) == 1 and first.isdigit()
         loader.classes = int(first) if only_number else list(args.classes)
     if args.amp:
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.type = "AmpSearchOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.launcher == "pytorch" and not dist.is_distributed():
-        dist.init_dist("pytorch", backend="nccl") if torch.cuda.is_available() else (
+        if torch.cuda.is_available():
+            dist.init_dist("pytorch", backend="nccl")
+        else:
             torch.distributed.init_process_group("gloo")
-        )
     return cfg
 
 
@@ -154,10 +162,12 @@ def check_arguments(args: argparse.Namespace, cfg: Config) -> None:
         raise UserError("the config's search needs steps >= 1 and warmup >= 0.")
     if args.strategy != "search" and (args.fixed_expansions or args.skip_from_start):
         raise UserError(f"--strategy {args.strategy} has no tiers to switch off.")
+    if args.strategy != "search" and args.resume:
+        raise UserError(f"--strategy {args.strategy} takes seconds: there is nothing to resume.")
 
 
 def _tiers(args: argparse.Namespace, cfg: Config) -> Tiers:
-    tiers = Tiers(**cfg.search.pop("tiers", {}))
+    tiers = from_settings(Tiers, cfg.search.pop("tiers", {}), "search.tiers")
     if args.no_pruning:
         return replace(tiers, widths=False, blocks=False, layers=False)
     if args.skip_from_start:
@@ -181,6 +191,8 @@ def prepare_folder(path: str, resume: bool) -> Path:
         probe.unlink()
     except OSError as e:
         raise UserError(f"--out {path} cannot be written: {e.strerror or e}.") from e
+    if (out / ARCH_FILE).exists() and not has_checkpoint(path):
+        raise UserError(f"{path} holds a result without a checkpoint; give another --out.")
     if resume and not has_checkpoint(path):
         if dist.is_main_process():
             print(f"{path} holds no checkpoint yet; the search starts afresh.")

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from prunet_det.arch.spec import (
@@ -186,6 +185,9 @@ class SearchSpace:
             raise SpaceError(f"the space lacks {e}.") from e
         if given:
             raise SpaceError(f"the space has the unknown key {sorted(given)[0]!r}.")
+        for key, least in (("hidden_step", 1), ("most_expansion", 1)):
+            if not isinstance(options[key], int) or options[key] < least:
+                raise SpaceError(f"the space's {key} must be an integer >= {least}.")
         factor = options["width_factor"]
         if not 0 < factor <= 16 or not stages:
             raise SpaceError("a space needs stages and a width_factor in (0, 16].")
@@ -236,11 +238,6 @@ class SearchSpace:
             count = sum(len(layer.widths_of(operator)) for operator in layer.operators)
             total += math.log10(count + layer.skippable)
         return total
-
-    @cached_property
-    def most_width(self) -> int:
-        """The widest inner width of any layer."""
-        return max(max(layer.widths) for layer in self.layers)
 
     def layer_sizes(self, input_size: int) -> list[tuple[int, int]]:
         """Height and width of every layer's input."""
@@ -361,8 +358,11 @@ def _operators(
                 f"stage {index} of the space: {what} must be of {', '.join(map(str, known))}, got "
                 f"{list(values)}."
             )
+    kernels = tuple(stage.get("kernels", options["kernels"]))
+    if not kernels or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels):
+        raise SpaceError(f"stage {index} of the space: kernels must be odd, got {list(kernels)}.")
     for kind in kinds:
-        for kernel in stage.get("kernels", options["kernels"]):
+        for kernel in kernels:
             for act in options["acts"]:
                 for se in options["se"] if kind != "conv" else (False,):
                     yield Operator(kind, kernel, act, se)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
+
+from prunet_det.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,18 @@ class Tiers:
         """Probability of its skip above which a layer leaves."""
         share = (progress - self.skip_enters) / (self.skip_end - self.skip_enters)
         return self.skip_first + (self.skip_last - self.skip_first) * float(np.clip(share, 0, 1))
+
+
+def from_settings(cls: type[T], settings: Mapping[str, Any], where: str) -> T:
+    """A dataclass from a config's settings.
+
+    Raises:
+        UserError: One is unknown.
+    """
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in known:
+            raise UserError(
+                f"the config's {where} has no {key!r}; it has {', '.join(sorted(known))}."
+            )
+    return cls(**settings)

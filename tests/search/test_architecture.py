@@ -75,38 +75,68 @@ def test_candidates_leave_one_a_layer_at_a_time_and_never_the_last(costs):
     architecture = settled(costs, Tiers(layers=False))
     for _ in range(20):
         before = architecture.live.copy()
-        events = architecture.prune(1.0)
+        events = architecture.prune(1.0, 0.3)
         lost = architecture.layer_of[before & ~architecture.live]
         assert len(set(lost)) == len(lost) == len(events)
     left = np.bincount(architecture.layer_of[architecture.live])
     best = [max(range(4), key=lambda k: settled(costs).logits[2 + k])]
     assert (left == 1).all() and architecture.live[2 + best[0]]
-    assert not architecture.prune(1.0)
+    assert not architecture.prune(1.0, 0.3)
 
 
 def test_nothing_leaves_before_its_time_or_with_pruning_off(costs):
     for tiers, progress in ((Tiers(), 0.0), (Tiers(blocks=False, layers=False), 1.0)):
         architecture = settled(costs, tiers)
         architecture.gated[:] = False
-        assert architecture.prune(progress) == []
+        assert architecture.prune(progress, 0.3) == []
 
 
 def test_layers_leave_late_or_lose_their_coefficient(costs):
     architecture = Architecture(costs)
-    architecture.prune(0.2)
+    architecture.prune(0.2, 0.3)
     assert not architecture.gated.any()
-    assert "skips enter" in architecture.prune(architecture.tiers.skip_enters)
+    assert "skips enter" in architecture.prune(architecture.tiers.skip_enters, 0.1)
     skippable = [i for i, layer in enumerate(costs.space.layers) if layer.skippable]
     assert architecture.gated[skippable].all() and architecture.gated.sum() == len(skippable)
     architecture.gates[skippable[0]] = 5.0
-    architecture.prune(0.5, of_budget=0.9)
+    architecture.prune(0.5, 9.0)
     assert not architecture.gone.any()  # what it would save could not be spent
-    architecture.prune(0.5)
+    architecture.prune(0.5, 0.1)
     assert list(np.flatnonzero(architecture.gone)) == skippable[:1]
     assert architecture.network()[skippable[0]] is None
     assert architecture.structure()[skippable[0]] is None
-    architecture.prune(architecture.tiers.skip_end)
+    architecture.prune(architecture.tiers.skip_end, 0.3)
     assert not architecture.gated.any() and architecture.gone.sum() == 1
+
+
+def test_layers_that_cannot_be_paid_for_leave_at_the_end(costs):
+    architecture = Architecture(costs)
+    architecture.prune(architecture.tiers.skip_enters, 0.1)
+    architecture.gates[2], architecture.gates[3], architecture.gates[5] = -0.5, -1.0, -0.1
+    low, _ = costs.reachable()
+    architecture.prune(architecture.tiers.skip_end, low)
+    assert architecture.gone[[2, 3, 5]].all()
+    enough = Architecture(costs, Tiers(blocks=False))
+    enough.prune(enough.tiers.skip_enters, 0.1)
+    enough.gates[5] = -0.1
+    budget = enough.least_ms() - 1e-3
+    events = enough.prune(enough.tiers.skip_end, budget / 0.98)
+    assert enough.gone.sum() == 1 and enough.gone[5] and "skipped" in events[0]
+
+
+def test_a_pair_stays_within_what_the_supernet_still_has(costs):
+    """A late and steady preference for wider paths, after the weights were cut."""
+    architecture = Architecture(costs)
+    count = len(architecture.logits)
+    for k in range(300):
+        progress = k / 300
+        late = 1.0 if progress > 0.5 else -1.0
+        task = np.zeros(len(architecture.theta()))
+        task[count : 2 * count] = -late * (1 + np.random.default_rng(k).random(count))
+        _, gradient = architecture.expected_ms(progress)
+        architecture.update(task, 0 * gradient, 0.0, progress)
+        _, larger = architecture.pairs(progress)
+        assert (larger <= architecture.nodes.reach()).all()
 
 
 def test_the_usual_skip_is_a_candidate(costs):
@@ -115,7 +145,7 @@ def test_the_usual_skip_is_a_candidate(costs):
     assert keys == ["0", "1", "2", "3", SKIP]
     architecture.logits[np.array(architecture.keys) == SKIP] = 5.0
     for _ in range(6):
-        architecture.prune(0.9)
+        architecture.prune(0.9, 0.3)
     assert architecture.gone[2] and architecture.network()[2] is None
 
 
@@ -126,7 +156,7 @@ def test_a_state_survives_json_exactly(costs):
     for k in range(30):
         _, gradient = architecture.expected_ms(k / 30)
         architecture.update(random.normal(size=size), gradient, 0.5, k / 30)
-        architecture.prune(k / 30)
+        architecture.prune(k / 30, 0.3)
     again = Architecture(costs)
     again.load_state_dict(json.loads(json.dumps(architecture.state_dict())))
     assert again.state_dict() == architecture.state_dict()
@@ -159,7 +189,7 @@ def test_any_preferences_end_near_the_budget(budget):
             architecture.project(ms - controller.budget_ms, progress)
             architecture.update(task, gradient / ms, weight, progress)
             entered = architecture.skips_entered
-            architecture.prune(progress, architecture.expected_ms(progress)[0] / (0.985 * budget))
+            architecture.prune(progress, controller.budget_ms)
             if architecture.skips_entered != entered:
                 controller.integral = 0.0
         repaired = repair(architecture.network(), costs, budget, architecture.worth())

@@ -34,7 +34,7 @@ default_hooks = dict(logger=dict(interval=5))
 search_dataloader = dict(
     batch_size=16, num_workers=0, dataset=dict(transform=dict(input_size=(3, 16, 16)))
 )
-param_scheduler = [dict(type="LinearLR", start_factor=0.05, begin=0, end=4, by_epoch=False)]
+param_scheduler = [dict(type="LinearLR", start_factor=0.05, begin=0, end=19, by_epoch=False)]
 """
 BUDGET = 0.26
 
@@ -265,7 +265,13 @@ def test_own_images(config, tmp_path, here):
         (("--classes", "1"), "less than two classes"),
         (("--strategy", "random", "--skip-from-start"), "has no tiers to switch off"),
         (("--fixed-expansions", 0), "fixed expansions must be positive"),
+        (("--strategy", "random", "--resume"), "there is nothing to resume"),
+        (("--classes", "1", "1"), "a class is named twice"),
         (("--cfg-options", "space.colour=1"), "unknown key 'colour'"),
+        (("--cfg-options", "space.hidden_step=0"), "hidden_step must be an integer >= 1"),
+        (("--cfg-options", "search.tiers.when=1"), "search.tiers has no 'when'"),
+        (("--cfg-options", "search.rule.when=1"), "search.rule has no 'when'"),
+        (("--cfg-options", "search.when=1"), "unknown setting 'when'"),
         (("--cfg-options", "search.steps=0"), "steps >= 1"),
         (("--out", "/proc/x"), "--out /proc/x cannot be written"),
     ],
@@ -294,7 +300,7 @@ def test_a_finished_search_is_not_overwritten_nor_resumed_as_another(config, fou
     for change, what in (
         (("--budget-ms", 0.27), "budget_ms (0.26, not 0.27)"),
         (("--seed", 1), "seed (0, not 1)"),
-        (("--cfg-options", "search.steps=20"), "another hashes"),
+        (("--cfg-options", "search.steps=20"), "another config (digest)"),
     ):
         assert what in refused("search_backbone", *flags(config, out, "--resume"), *change)
 

@@ -1,0 +1,32 @@
+"""mmengine's optimizer wrappers without a look at the gradient's norm: that waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+
+
+class _ClipsQuietly:
+    """Clips gradients; their norm stays on the device."""
+
+    clip_func: Any
+    clip_grad_kwargs: dict[str, Any]
+    optimizer: Any
+
+    def _clip_grad(self) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        with_gradient = [p for p in parameters if p.requires_grad and p.grad is not None]
+        if with_gradient:
+            self.clip_func(with_gradient, **self.clip_grad_kwargs)
+
+
+@OPTIM_WRAPPERS.register_module()
+class SearchOptimWrapper(_ClipsQuietly, OptimWrapper):
+    """See mmengine's OptimWrapper."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpSearchOptimWrapper(_ClipsQuietly, AmpOptimWrapper):
+    """See mmengine's AmpOptimWrapper."""
