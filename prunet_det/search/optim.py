@@ -1,4 +1,4 @@
-"""mmengine's optimizer wrappers without a look at the gradient's norm: that waits for the device."""
+"""mmengine's optimizer wrappers without a look at the gradient norm: that waits for the device."""
 
 from __future__ import annotations
 
