@@ -189,6 +189,7 @@ def to_records(costs: Sequence[SupernetCost]) -> list[dict[str, Any]]:
 def draw_costs(costs: Sequence[SupernetCost], path: str | os.PathLike[str]) -> None:
     """Memory and time over the number of widths, both axes logarithmic."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -214,6 +215,9 @@ def draw_costs(costs: Sequence[SupernetCost], path: str | os.PathLike[str]) -> N
                     axis.annotate("does not fit", (c.widths, top), ha="right", size=8)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
+        axis.set_xticks(EXPLICIT_COUNTS, labels=map(str, EXPLICIT_COUNTS))
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks(FuncFormatter(lambda y, _: f"{y:g}" if f"{y:g}"[0] in "125" else ""))
         axis.set(xlabel="inner widths to choose from", ylabel=label)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)

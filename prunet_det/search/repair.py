@@ -206,6 +206,10 @@ def _fill(
             options = [s for s in options if s.ms > _SAME]
         if not options:
             break
-        best = max(options, key=lambda s: -s.regret / max(s.ms, _SAME))
+        inside = [s for s in options if not full and fits(ms + s.ms, budget_ms)]
+        if inside:  # the last step: as small as it may be
+            best = min(inside, key=lambda s: abs(_hidden(s.block) - _hidden(network[s.layer])))
+        else:
+            best = max(options, key=lambda s: -s.regret / max(s.ms, _SAME))
         network, ms, steps = _apply(network, best), ms + best.ms, steps + 1
     return network, costs.network_ms(network), steps
