@@ -160,7 +160,9 @@ def test_a_block_is_measured_apart_from_its_network():
 
 def test_a_block_in_onnx_runtime():
     timer = BlockTimer("onnxruntime", threads=1, seconds=0.1)
-    ms = [timer.measure(replace(WIDE, hidden=hidden), (48, 48)).ms for hidden in (128, 256)]
+    blocks = [replace(WIDE, hidden=hidden) for hidden in (128, 256)]
+    # The least of three: whatever else the machine does only adds.
+    ms = [min(timer.measure(block, (48, 48)).ms for _ in range(3)) for block in blocks]
     assert 1.4 < ms[1] / ms[0] < 3
 
 
