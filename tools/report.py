@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,76 +235,6 @@ def checks() -> str:
     return markdown_table(header, rows)
 
 
-def budgets() -> str:
-    """Searches against their budgets."""
-    from prunet_det.latency.record import read_csv
-    from prunet_det.zoo.card import markdown_table
-
-    rows = []
-    for path in sorted(SEARCH.glob("budgets*.csv")):
-        for r in read_csv(path)[1]:
-            before, changed = float(r["before_repair"]) - 1, float(r["width_changed"])
-            rows.append(
-                [
-                    f"{r['device']}, {r['kind']}",
-                    f"{float(r['budget_ms']):g}",
-                    r["seed"],
-                    f"{before:+.1%}",
-                    f"{changed:.1%}",
-                    f"{float(r['latency_ms']):.4g}",
-                    f"**{float(r['of_budget']):.1%}**",
-                    r["blocks"],
-                    f"{float(r['search_seconds']):.0f}",
-                ]
-            )
-    header = ["device", "budget ms", "seed", "before repair", "inner width changed", "ms"]
-    return markdown_table([*header, "of budget", "blocks", "seconds"], rows)
-
-
-def supernet_cost() -> str:
-    """Steps of supernets by the number of widths."""
-    from prunet_det.latency.record import read_csv
-    from prunet_det.zoo.card import markdown_table
-
-    comments, records = read_csv(SEARCH / "supernet_cost.csv")
-    rows = []
-    for r in records:
-        fits = r["fits"] == "True"
-        kept = f"{float(r['saved_mb']):.0f}"
-        rows.append(
-            [
-                {"prunode": "Prunodes", "explicit": "a candidate a width"}[r["kind"]],
-                r["widths"],
-                f"{int(r['parameters']):,}",
-                f"{int(r['flops']) / 1e9:.1f}" if fits else "-",
-                kept if fits else f"over {kept}",
-                f"{float(r['step_ms']):.0f}" if fits else "does not fit",
-            ]
-        )
-    header = ["supernet", "widths", "parameters", "GFLOPs a step", "kept for backward, MiB"]
-    ratio = float(records[0]["prunode_of_plain"])
-    return (
-        markdown_table([*header, "ms a step"], rows)
-        + f"\nA Prunode's step takes {ratio:.2f} times that of a plain block of its larger width "
-        f"({comments['machine']}).\n"
-    )
-
-
-def rule() -> str:
-    """The Prunodes' rule on known preferences, worked out anew: it takes a second."""
-    from prunet_det.search.rule_check import random_preferences, run_rule
-    from prunet_det.zoo.card import markdown_table
-
-    preferences, rows = random_preferences(200, 0), []
-    for bias in (0.0, 2.0):
-        r = run_rule(preferences, bias=bias)
-        shares = (r.within_one, r.clear, r.monotone)
-        rows.append([f"{bias:g}", *(f"{s:.1%}" for s in shares), f"{r.mean_regret:.3f}"])
-    return markdown_table(
-        ["early bias", "all", "with a clear optimum", "monotone", "mean regret"], rows
-    )
-
-
 TABLES = {
     "zoo": zoo,
     "digits": digits,
@@ -312,20 +243,21 @@ TABLES = {
     "predictions": predictions,
     "measured": measured,
     "checks": checks,
-    "budgets": budgets,
-    "supernet_cost": supernet_cost,
-    "rule": rule,
 }
 
 
 def fill_tables(page: Path) -> str:
     """The text of a page with its tables written anew; their links are relative to the root."""
 
+    from prunet_det.search import tables as search_tables
+
+    tables = {**TABLES, **{k: partial(v, SEARCH) for k, v in search_tables.TABLES.items()}}
+
     def fill(match: re.Match[str]) -> str:
-        if match[2] not in TABLES:
+        if match[2] not in tables:
             raise UserError(f"{page.name} asks for the table {match[2]!r}, which is unknown.")
         up = "../" * (len(page.relative_to(ROOT).parts) - 1)
-        return match[1] + TABLES[match[2]]().replace("](", f"]({up}") + match[3]
+        return match[1] + tables[match[2]]().replace("](", f"]({up}") + match[3]
 
     return BLOCK.sub(fill, page.read_text(encoding="utf-8"))
 

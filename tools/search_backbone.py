@@ -3,6 +3,8 @@
 python tools/search_backbone.py configs/search/quick.py --budget-ms 0.65 --device v100 --out DIR
 python tools/search_backbone.py cost --out DIR    # what a supernet costs, by number of widths
 python tools/search_backbone.py rule              # the Prunodes' rule on known preferences
+python tools/search_backbone.py summary DIR...    # finished results side by side
+python tools/search_backbone.py compare ...       # is it better than chance?
 """
 
 import argparse
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fixed-expansions", type=int, nargs="+", metavar="N", help="no Prunodes: these instead")
     add("--no-block-pruning", action="store_true", help="candidates stay to the end")
     add("--skip-from-start", action="store_true", help="the skip is a candidate like any other")
+    add("--no-finals", action="store_true", help="no last tier: no trainings of finalists")
     add("--no-pruning", action="store_true", help="all three tiers off, to see what they save")
     add("--amp", action="store_true", help="automatic mixed precision, on CUDA")
     add("--force", action="store_true", help="use a table of another device all the same")
@@ -171,8 +174,33 @@ def run_summary(argv: list[str]) -> None:
         write_csv(args.out, records, shlex.join(["python", *sys.argv]))
 
 
+def run_compare(argv: list[str]) -> int | None:
+    """Searched networks beside random ones, the scaled P0 and other widths, at one latency."""
+    from prunet_det.search.compare import compare
+
+    parser = argparse.ArgumentParser(
+        prog="search_backbone.py compare", description=run_compare.__doc__
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="a config of configs/search/ that names a recipe")
+    add("--budget-ms", type=float, required=True, help="that all networks are filled up to")
+    add("--device", default="v100", help="as of a search [v100]")
+    add("--batch", type=int, default=1, help="of the budget [1]")
+    add("--input-size", type=int, default=512, help="of the budget [512]")
+    add("--random", type=int, default=20, metavar="N", help="random networks [20]")
+    add("--seeds", type=int, default=3, metavar="N", help="of the search [3]")
+    add("--train-seeds", type=int, default=3, metavar="N", help="trainings of each network [3]")
+    add("--ablations", type=int, default=0, metavar="N", help="search seeds with a tier off [0]")
+    add("--jobs", type=int, default=1, help="processes at once [1]")
+    add("--out", required=True, help="folder of searches, networks, records and plot")
+    add("--publish", metavar="DIR", help="copy records and plot, without the searches, here")
+    add("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+    return compare(args, lambda flags: [sys.executable, __file__, *flags])
+
+
 def main() -> int | None:
-    verbs = {"cost": run_cost, "rule": run_rule, "summary": run_summary}
+    verbs = {"cost": run_cost, "rule": run_rule, "summary": run_summary, "compare": run_compare}
     if len(sys.argv) > 1 and sys.argv[1] in verbs:
         return verbs[sys.argv[1]](sys.argv[2:])
     from prunet_det.search.session import run_search

@@ -20,7 +20,7 @@ space = dict(
         dict(width=128, depth=4, stride=2),
     ],
 )
-warmup, steps = 100, 240
+warmup, steps = 60, 240
 search = dict(
     warmup=warmup,
     steps=steps,
@@ -31,6 +31,9 @@ search = dict(
     rule=dict(start=0.19),
     tiers=dict(blocks_begin=0.02, blocks_end=0.42),
 )
+# By which the last tier, and `compare`, train networks from scratch.
+recipe = "../classification/digits_short.py"
+finals = dict(iterations=80)
 search_transform = dict(input_size=(3, 24, 24))
 search_dataloader = dict(
     batch_size=32, dataset=dict(name="digits", data_root="data/digits/", transform=search_transform)

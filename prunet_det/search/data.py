@@ -163,3 +163,18 @@ def search_loader(
         worker_init_fn=_leave_interrupts_to_the_main_process,
         drop_last=True,
     )
+
+
+def scoring_loader(
+    config: Mapping[str, Any], transform: Mapping[str, Any], part: str, seed: int
+) -> DataLoader[dict[str, Any]]:
+    """A loader that reads every image of one half once, without augmentation.
+
+    Args:
+        config: As of `search_loader`.
+        transform: Of the evaluation.
+        part, seed: As of SearchData.
+    """
+    dataset = dict(config["dataset"], transform=dict(transform))
+    data = SearchData(DATASETS.build(dataset), part, seed, config.get("classes"))
+    return DataLoader(data, batch_size=256, num_workers=0)

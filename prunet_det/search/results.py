@@ -26,10 +26,17 @@ from prunet_det.training.records import write_json
 from prunet_det.zoo.weights import save_safetensors
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
+FOUND_FILE, FINALS_FILE = "found.json", "finals.json"  # before the last tier, and its trainings
 # What a result measured on the device itself must lie within, of the budget.
 MEASURED_RANGE = (0.92, 1.05)
 # Flags that turn a tier off.
-SWITCHES = ("--no-pruning", "--no-block-pruning", "--skip-from-start", "--fixed-expansions")
+SWITCHES = (
+    "--no-pruning",
+    "--no-block-pruning",
+    "--skip-from-start",
+    "--fixed-expansions",
+    "--no-finals",
+)
 _RECALIBRATION_BATCHES = 20
 _SCORED_BATCHES = 16
 
@@ -104,12 +111,14 @@ class Outcome:
         repaired: How it came into the budget.
         budget_ms: The target.
         measured_ms: On the device itself, where that is here.
+        last_tier: What it kept of its finalists, in a line; empty where there was none.
     """
 
     spec: ArchSpec
     repaired: Repaired
     budget_ms: float
     measured_ms: float | None = None
+    last_tier: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -129,6 +138,8 @@ class Outcome:
             f"after repair  {r.after_ms:.4f} ms ({r.after_ms / of:.1%} of the target; {r.steps} "
             f"steps changed {r.width_changed:.1%} of the summed inner width)",
         ]
+        if self.last_tier:
+            lines.append(f"last tier     {self.last_tier}")
         if self.measured_ms is not None:
             share = self.measured_ms / of
             lines.append(f"measured here {self.measured_ms:.4f} ms ({share:.1%} of the target)")
@@ -143,6 +154,7 @@ class Outcome:
             "after_repair_ms": r.after_ms,
             "repair_steps": r.steps,
             "width_changed": r.width_changed,
+            "last_tier": self.last_tier,
             "measured_ms": self.measured_ms,
             "accepted": self.accepted,
         }

@@ -15,11 +15,14 @@ from mmengine.config import Config
 from prunet_det.errors import UserError
 from prunet_det.search.baselines import random_repaired, scaled_repaired
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
+from prunet_det.search.finals import FinalSettings, LastTier, run_last_tier
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.repair import Repaired, repair
 from prunet_det.search.report import write_report
 from prunet_det.search.results import (
     ARCH_FILE,
+    FINALS_FILE,
+    FOUND_FILE,
     Outcome,
     Request,
     conditions_of,
@@ -33,6 +36,7 @@ from prunet_det.search.results import (
 from prunet_det.search.runner import build_search, has_checkpoint, load_data
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.tiers import Tiers, from_settings
+from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.training import launch
 
 
@@ -106,10 +110,13 @@ def run_search(args: argparse.Namespace, command: str) -> int:
         progress=not args.quiet,
     )
     runner.train()
+    if dist.is_distributed():
+        torch.distributed.destroy_process_group()  # the last tier is the main process's
     if not main:
         return 0
     loop: Any = runner.train_loop
-    outcome = _save(loop, costs, request, out, final=True)
+    finals = _last_tier(args, cfg, loop, costs, request, out)
+    outcome = _save(loop, costs, request, out, finals, final=True)
     return _report(outcome, out)
 
 
@@ -157,6 +164,8 @@ def check_arguments(args: argparse.Namespace, cfg: Config) -> None:
         raise UserError(f"--seed must be 0 or more, got {args.seed}.")
     if args.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a CUDA device, and there is none here; leave it out.")
+    if from_settings(FinalSettings, cfg.get("finals") or {}, "finals").iterations:
+        recipe_of(cfg, args.config)
     search = cfg.search
     if search.get("steps", 0) < 1 or search.get("warmup", 0) < 0:
         raise UserError("the config's search needs steps >= 1 and warmup >= 0.")
@@ -212,8 +221,20 @@ def _request(
     data: dict[str, Any],
     data_hash: str,
 ) -> Request:
-    keys = ("space", "search", "model", "search_dataloader", "optim_wrapper", "param_scheduler")
+    keys = (
+        "space",
+        "search",
+        "model",
+        "search_dataloader",
+        "optim_wrapper",
+        "param_scheduler",
+        "finals",
+    )
     settings = {key: cfg.get(key) for key in keys}
+    if args.no_finals or not settings["finals"]:
+        settings["finals"] = None
+    else:
+        settings["recipe"] = recipe_hash(recipe_of(cfg, args.config))
     return Request(
         command,
         args.config,
@@ -270,25 +291,72 @@ def measure_here(outcome: Outcome, costs: SpaceCosts) -> float | None:
     return found.latency.latency_ms
 
 
-def _save(
-    loop: SearchLoop, costs: SpaceCosts, request: Request, out: Path, final: bool = False
-) -> Outcome:
-    """Writes what the search would answer now; the measurement waits for the end."""
+def _found(loop: SearchLoop, costs: SpaceCosts, request: Request) -> Repaired:
+    """What the search prefers now, within the budget."""
     architecture = loop.architecture
-    repaired: Repaired = repair(
-        architecture.network(), costs, request.budget_ms, architecture.worth()
+    return repair(architecture.network(), costs, request.budget_ms, architecture.worth())
+
+
+def _last_tier(
+    args: argparse.Namespace,
+    cfg: Config,
+    loop: SearchLoop,
+    costs: SpaceCosts,
+    request: Request,
+    out: Path,
+) -> LastTier | None:
+    """Trains finalists on the search's two halves; those whose scores are on file are not again."""
+    settings = from_settings(FinalSettings, cfg.get("finals") or {}, "finals")
+    if args.no_finals or not settings.iterations:
+        return None
+    repaired = _found(loop, costs, request)
+    make_outcome(costs.space, repaired, request).spec.save(out / FOUND_FILE)
+    return run_last_tier(
+        repaired.network,
+        costs,
+        request.budget_ms,
+        request.seed,
+        settings,
+        Config.fromfile(recipe_of(cfg, args.config)),
+        cfg.search_dataloader,
+        out / FINALS_FILE,
+        progress=not args.quiet,
     )
+
+
+def _save(
+    loop: SearchLoop,
+    costs: SpaceCosts,
+    request: Request,
+    out: Path,
+    finals: LastTier | None = None,
+    final: bool = False,
+) -> Outcome:
+    """Writes what the search would answer now; last tier and measurement wait for the end."""
+    repaired = _found(loop, costs, request)
+    if finals is not None:
+        best = finals.best
+        repaired = replace(repaired, network=best.network, after_ms=best.latency_ms)
     outcome = make_outcome(costs.space, repaired, request)
-    net = inherited_network(loop, outcome.spec, repaired.network)
-    save_weights(out, net)
+    if finals is not None:
+        outcome = replace(outcome, last_tier=finals.line)
+    net: Any = inherited_network(loop, outcome.spec, repaired.network)
     extra: dict[str, Any] = {
+        "weights": "inherited",
         "iterations": loop.iter,
         "of_iterations": loop.max_iters,
         "search_seconds": round(loop.seconds, 2),
     }
+    if finals is not None:
+        extra["final_seconds"] = round(finals.seconds, 2)
     if final:
         outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
         extra["inherited_top1"] = score(loop, net)
+    if finals is not None and finals.best.scores[0] > extra["inherited_top1"]:
+        # Blocks that the supernet never had inherit nothing: a short training does better.
+        net = finals.train(repaired.network, 0).net
+        extra["weights"] = "trained briefly in the last tier"
+    save_weights(out, net)
     write_outcome(out, outcome, request, extra)
     write_report(out, outcome, request, loop, extra)
     return outcome

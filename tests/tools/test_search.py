@@ -35,6 +35,20 @@ search_dataloader = dict(
     batch_size=16, num_workers=0, dataset=dict(transform=dict(input_size=(3, 16, 16)))
 )
 param_scheduler = [dict(type="LinearLR", start_factor=0.05, begin=0, end=19, by_epoch=False)]
+recipe = "{recipe}"
+finals = dict(iterations=0)
+"""
+RECIPE = """
+_base_ = ["{root}/configs/classification/digits_short.py"]
+train_dataloader = dict(
+    batch_size=8, num_workers=0, persistent_workers=False,
+    dataset=dict(transform=dict(input_size=(3, 16, 16))),
+)
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(transform=dict(input_size=(3, 16, 16)))
+)
+train_cfg = dict(max_iters=2, val_interval=2)
+param_scheduler = []
 """
 BUDGET = 0.26
 
@@ -42,7 +56,8 @@ BUDGET = 0.26
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, digits):
     path = tmp_path_factory.mktemp("search") / "tiny.py"
-    path.write_text(CONFIG.format(root=ROOT))
+    (path.parent / "recipe.py").write_text(RECIPE.format(root=ROOT))
+    path.write_text(CONFIG.format(root=ROOT, recipe="recipe.py"))
     return path
 
 
@@ -157,6 +172,98 @@ def test_ctrl_c_leaves_a_result_and_a_checkpoint(config, tmp_path, here):
     run = json.loads((out / "run.json").read_text())
     assert run["iterations"] == 8 and run["accepted"]
     assert (out / "iter_8.pth").exists() and (out / "weights.safetensors").exists()
+
+
+LAST_TIER = ("--classes", 2, "--cfg-options", "finals.iterations=1", "finals.again=1")
+
+
+def test_the_last_tier_keeps_one_of_its_finalists_and_goes_on_after_a_fault(
+    config, tmp_path, here, monkeypatch
+):
+    from prunet_det.search import finals
+
+    few = (*LAST_TIER, "search.warmup=1", "search.steps=6")
+    out, train, trained = tmp_path / "out", finals.run_trial, []
+
+    def dies(*args):
+        if len(trained) == 3:
+            raise RuntimeError("killed")
+        trained.append(train(*args))
+        return trained[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finals, "run_trial", dies)
+        first = here("search_backbone", *flags(config, out, *few))
+    assert first.returncode == 2 and len(json.loads((out / "finals.json").read_text())) == 3
+    second = here("search_backbone", *flags(config, out, *few, "--resume"))
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "last tier     of " in second.stdout and "networks keeps: " in second.stdout
+    scores = json.loads((out / "finals.json").read_text())
+    assert [v[0] for v in list(scores.values())[:3]] == [t.top1 for t in trained]
+    assert 0.97 * BUDGET <= json.loads((out / "run.json").read_text())["after_repair_ms"] <= BUDGET
+    ArchSpec.load(out / "found.json")
+    whole = here("search_backbone", *flags(config, tmp_path / "whole", *few))
+    assert whole.returncode == 0
+    assert (tmp_path / "whole" / "arch.json").read_bytes() == (out / "arch.json").read_bytes()
+    (out / "finals.json").write_text("{")
+    third = here("search_backbone", *flags(config, out, *few, "--resume"))
+    assert third.returncode == 2 and "finals.json is damaged" in third.stderr
+
+
+def compare_flags(config, out, *more):
+    given = ("--budget-ms", BUDGET, "--input-size", 256, "--random", 3, "--train-seeds", 2)
+    return ["compare", "--config", config, *given, "--seeds", 0, "--out", out, "--quiet", *more]
+
+
+def test_a_comparison_goes_on_and_trains_each_network_once(config, tool, refused, tmp_path, here):
+    """Baselines in processes of their own; then a search that is there already joins them."""
+    from prunet_det.search.compare import RECORDS
+
+    out = tmp_path / "out"
+    done = tool("search_backbone", *compare_flags(config, out), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "scaled P0" in done.stdout and "ratio" in done.stdout
+    lines = (out / RECORDS).read_text().splitlines()
+    assert len(lines) == 4 * 2 and (out / "comparison.png").stat().st_size > 5000
+    (out / RECORDS).write_text("\n".join(lines[:7]) + "\n" + lines[7][:30])  # killed while writing
+    done = tool("search_backbone", *compare_flags(config, out), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = (out / RECORDS).read_text().splitlines()
+    assert again[:7] == lines[:7] and len(again) == 8
+    old, new = json.loads(lines[7]), json.loads(again[7])
+    assert all(old[k] == new[k] for k in ("network", "train_seed", "top1"))
+    wrong = refused("search_backbone", *compare_flags(config, out), "--budget-ms", 0.27)
+    assert "holds a comparison with another budget_ms (0.26, not 0.27)" in wrong
+    assert "--random must be at least 3" in refused(
+        "search_backbone", *compare_flags(config, out), "--random", 1
+    )
+    assert "cannot be met" in refused(
+        "search_backbone", *compare_flags(config, out), "--budget-ms", 9
+    )
+
+
+def test_a_searched_network_is_compared_with_its_own_operators(config, found, tmp_path):
+    """As `compare` enters a search that is done: all at one latency, all with its operators."""
+    from prunet_det.search import compare
+    from prunet_det.search.costs import Pricing
+    from prunet_det.search.space import SearchSpace
+
+    out, _ = found
+    folder = tmp_path / "search"
+    folder.mkdir()
+    for name in ("arch.json", "run.json"):
+        (folder / name).write_bytes((out / name).read_bytes())
+    (folder / "found.json").write_bytes((out / "arch.json").read_bytes())
+    from mmengine.config import Config
+
+    space = SearchSpace.from_config(Config.fromfile(config).space)
+    costs = Pricing("v100").costs(space, 256)
+    entries = list(compare.searched_entries(folder, compare.SEARCHED, 0, costs, BUDGET))
+    groups = {e.group for e in entries}
+    assert groups == {compare.SEARCHED, compare.FOUND, compare.UNIFORM, compare.WIDTHS}
+    operators = [[(b.kind, b.kernel) for b in e.spec.blocks] for e in entries]
+    assert all(o == operators[0] for o in operators)
+    assert all(0.97 * BUDGET <= e.latency_ms <= BUDGET for e in entries)
 
 
 def test_what_was_found_trains_without_the_search(config, found, tmp_path):
@@ -274,6 +381,8 @@ def test_own_images(config, tmp_path, here):
         (("--cfg-options", "search.when=1"), "unknown setting 'when'"),
         (("--cfg-options", "search.steps=0"), "steps >= 1"),
         (("--out", "/proc/x"), "--out /proc/x cannot be written"),
+        (("--cfg-options", "finals.when=1"), "finals has no 'when'"),
+        (("--cfg-options", "finals.iterations=1", "recipe=gone.py"), "there is no file"),
     ],
     ids=lambda v: " ".join(map(str, v)) if isinstance(v, tuple) else "",
 )

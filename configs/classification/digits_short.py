@@ -1,0 +1,39 @@
+"""The short recipe that networks of one latency are compared by, from scratch, on 24 px digits.
+
+python tools/search_backbone.py compare --config configs/search/quick.py --budget-ms 0.5 --out DIR
+"""
+
+_base_ = ["../_base_/classification.py", "../_base_/crops.py"]
+
+model = dict(
+    type="Classifier", arch="prunet_demo", num_classes=10, label_smoothing=0.0, channels_last=True
+)
+data = dict(name="digits", data_root="data/digits/")
+plain = dict(transform=dict(input_size=(3, 24, 24)))
+train_dataloader = dict(
+    batch_size=32, dataset=dict(data, transform=dict(input_size=(3, 24, 24), re_prob=0.0))
+)
+val_dataloader = dict(dataset=dict(data, **plain))
+test_dataloader = dict(dataset=dict(data, **plain))
+
+max_iters = 200
+warmup = 20
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
+optim_wrapper = dict(
+    _delete_=True,
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01, fused=True),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, begin=0, end=warmup, by_epoch=False),
+    dict(
+        type="CosineAnnealingLR",
+        begin=warmup,
+        end=max_iters,
+        T_max=max_iters - warmup,
+        eta_min_ratio=0.01,
+        by_epoch=False,
+    ),
+]
+custom_hooks = []

@@ -1,0 +1,122 @@
+"""The tables of docs/method.md, from the records under docs/results/search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prunet_det.latency.record import read_csv
+from prunet_det.search import verdict
+from prunet_det.search.compare import ABLATIONS, FOUND, SEARCHED
+from prunet_det.search.rule_check import random_preferences, run_rule
+from prunet_det.zoo.card import markdown_table
+
+
+def budgets(results: Path) -> str:
+    """Searches against their budgets."""
+    rows = []
+    for path in sorted(results.glob("budgets*.csv")):
+        for r in read_csv(path)[1]:
+            before, changed = float(r["before_repair"]) - 1, float(r["width_changed"])
+            rows.append(
+                [
+                    f"{r['device']}, {r['kind']}",
+                    f"{float(r['budget_ms']):g}",
+                    r["seed"],
+                    f"{before:+.1%}",
+                    f"{changed:.1%}",
+                    f"{float(r['latency_ms']):.4g}",
+                    f"**{float(r['of_budget']):.1%}**",
+                    r["blocks"],
+                    f"{float(r['search_seconds']):.0f}",
+                ]
+            )
+    header = ["device", "budget ms", "seed", "before repair", "inner width changed", "ms"]
+    return markdown_table([*header, "of budget", "blocks", "seconds"], rows)
+
+
+def supernet_cost(results: Path) -> str:
+    """Steps of supernets by the number of widths."""
+    comments, records = read_csv(results / "supernet_cost.csv")
+    rows = []
+    for r in records:
+        fits = r["fits"] == "True"
+        kept = f"{float(r['saved_mb']):.0f}"
+        rows.append(
+            [
+                {"prunode": "Prunodes", "explicit": "a candidate a width"}[r["kind"]],
+                r["widths"],
+                f"{int(r['parameters']):,}",
+                f"{int(r['flops']) / 1e9:.1f}" if fits else "-",
+                kept if fits else f"over {kept}",
+                f"{float(r['step_ms']):.0f}" if fits else "does not fit",
+            ]
+        )
+    header = ["supernet", "widths", "parameters", "GFLOPs a step", "kept for backward, MiB"]
+    ratio = float(records[0]["prunode_of_plain"])
+    return (
+        markdown_table([*header, "ms a step"], rows)
+        + f"\nA Prunode's step takes {ratio:.2f} times that of a plain block of its larger width "
+        f"({comments['machine']}).\n"
+    )
+
+
+def rule(_: Path) -> str:
+    """The Prunodes' rule on known preferences, worked out anew: it takes a second."""
+    preferences, rows = random_preferences(200, 0), []
+    for bias in (0.0, 2.0):
+        r = run_rule(preferences, bias=bias)
+        shares = (r.within_one, r.clear, r.monotone)
+        rows.append([f"{bias:g}", *(f"{s:.1%}" for s in shares), f"{r.mean_regret:.3f}"])
+    return markdown_table(
+        ["early bias", "all", "with a clear optimum", "monotone", "mean regret"], rows
+    )
+
+
+def comparison(results: Path) -> verdict.Comparison:
+    """The published comparison of searched networks with what they have to beat."""
+    return verdict.Comparison.load(results / "compare")
+
+
+def compared(results: Path) -> str:
+    """Groups of networks of one latency."""
+    found = comparison(results)
+    rows = [row for row in verdict.group_rows(found) if row[0] not in ABLATIONS]
+    between, within = found.spread()
+    return (
+        markdown_table(verdict.GROUP_HEADER, rows)
+        + f"\nThe random networks spread by {between:.3f} (standard deviation of their means), the "
+        f"trainings of one network by {within:.3f}: a ratio of {between / within:.1f}.\n"
+    )
+
+
+def searched(results: Path) -> str:
+    """Each searched network against what it has to beat."""
+    found = comparison(results)
+    return markdown_table(verdict.searched_header(found), verdict.searched_rows(found))
+
+
+def ablations(results: Path) -> str:
+    """Searches with a tier off, beside the whole search before its last tier."""
+    shown = (SEARCHED, FOUND, *ABLATIONS)
+    rows = [row for row in verdict.group_rows(comparison(results)) if row[0] in shown]
+    return markdown_table(verdict.GROUP_HEADER, rows)
+
+
+def agreement(results: Path) -> str:
+    """How far the search's seeds agree."""
+    from prunet_det.search.verdict import AGREEMENT_HEADER, agreement
+
+    return markdown_table(AGREEMENT_HEADER, agreement(comparison(results)))
+
+
+# Name to the table, given the folder of the records.
+TABLES: dict[str, Callable[[Path], str]] = {
+    "budgets": budgets,
+    "supernet_cost": supernet_cost,
+    "rule": rule,
+    "compared": compared,
+    "searched": searched,
+    "ablations": ablations,
+    "agreement": agreement,
+}

@@ -1,0 +1,124 @@
+"""A network's worth: its top-1 after a short training from scratch, on mmengine's Runner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.errors import UserError
+from prunet_det.training import launch
+from prunet_det.training.records import bare_model
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a short training gave.
+
+    Attributes:
+        top1: On the images that it is scored on.
+        seconds: Of training and scoring.
+        net: As trained, on the CPU.
+    """
+
+    top1: float
+    seconds: float
+    net: nn.Module
+
+
+class _Metrics(Hook):
+    """Keeps what the evaluation found."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, float] = {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.found = dict(metrics or {})
+
+
+def run_trial(
+    spec: ArchSpec,
+    recipe: Config,
+    seed: int,
+    loaders: tuple[DataLoader[Any], DataLoader[Any]] | None = None,
+    iterations: int | None = None,
+) -> Trial:
+    """Trains a network from scratch by a classification config and scores it.
+
+    Args:
+        spec: The network.
+        recipe: A config of configs/classification; the arch and the logging are replaced.
+        seed: Of weights, order and augmentation.
+        loaders: To train from and to score on, in the place of the recipe's.
+        iterations: Instead of the recipe's.
+    """
+    cfg = recipe.copy()
+    cfg.model.arch = spec.to_dict()
+    launch.refuse_pretrained(cfg.model)
+    if iterations is not None:
+        launch.set_max_iters(cfg, iterations)
+    cfg.train_cfg.val_interval = cfg.train_cfg.max_iters
+    train, score = loaders or (cfg.train_dataloader, cfg.val_dataloader)
+    metrics, start = _Metrics(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(
+            model=cfg.model,
+            work_dir=folder,
+            train_dataloader=train,
+            val_dataloader=score,
+            train_cfg=cfg.train_cfg,
+            val_cfg=dict(),
+            val_evaluator=cfg.val_evaluator,
+            optim_wrapper=cfg.optim_wrapper,
+            param_scheduler=cfg.param_scheduler,
+            default_hooks=dict(checkpoint=None, logger=None),
+            custom_hooks=cfg.get("custom_hooks") or None,
+            env_cfg=cfg.get("env_cfg", {}),
+            log_level="ERROR",
+            default_scope=cfg.get("default_scope", "mmengine"),
+            randomness=dict(seed=seed),
+            experiment_name=f"trial_{time.time_ns()}",
+        )
+        runner.register_hook(metrics)
+        runner.train()
+        logging.getLogger("mmengine").handlers.clear()  # of the folder that goes
+    net: Any = bare_model(runner)
+    seconds = time.perf_counter() - start
+    return Trial(float(metrics.found["accuracy/top1"]), seconds, net.net.cpu().eval())
+
+
+def recipe_of(cfg: Config, config: str | os.PathLike[str]) -> str:
+    """The path of the short recipe that a search config names, relative to its own.
+
+    Raises:
+        UserError: It names none, or there is no such file.
+    """
+    recipe = cfg.get("recipe", "")
+    path = Path(config).parent / recipe
+    if not recipe or not path.is_file():
+        raise UserError(
+            f"{os.fspath(config)} needs a `recipe`, a classification config beside which networks "
+            f"are compared; there is no file {path}."
+        )
+    return str(path)
+
+
+def recipe_hash(path: str) -> str:
+    """A digest of all of a recipe that trains or scores."""
+    cfg = Config.fromfile(path)
+    silent = ("default_hooks", "visualizer", "log_level", "log_processor")
+    text = json.dumps({k: v for k, v in cfg.items() if k not in silent}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
