@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input-size", type=int, default=512, help="pixels, of the budget [512]")
     add("--threads", type=int, help="of a CPU that is measured [all]")
     add("--seed", type=int, default=0, help="of everything random [0]")
+    add("--name", help="of the network [prunet_search]")
     add("--out", help="folder of the result [work_dirs/search/CONFIG_BUDGET_SEED]")
     add("--resume", action="store_true", help="go on with the search that --out holds")
     add("--strategy", choices=STRATEGIES, default="search", help="[search]; random and scale are")

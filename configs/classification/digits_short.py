@@ -1,7 +1,4 @@
-"""The short recipe that networks of one latency are compared by, from scratch, on 24 px digits.
-
-python tools/search_backbone.py compare --config configs/search/quick.py --budget-ms 0.5 --out DIR
-"""
+"""The short recipe, from scratch on 24 px digits, by which a search's last tier trains finalists."""
 
 _base_ = ["../_base_/classification.py", "../_base_/crops.py"]
 

@@ -31,9 +31,10 @@ search = dict(
     rule=dict(start=0.19),
     tiers=dict(blocks_begin=0.02, blocks_end=0.42),
 )
-# By which the last tier, and `compare`, train networks from scratch.
+# From scratch: the last tier's trainings, and those by which `compare` judges.
 recipe = "../classification/digits_short.py"
 finals = dict(iterations=80)
+compare_recipe = "../classification/digits_compare.py"
 search_transform = dict(input_size=(3, 24, 24))
 search_dataloader = dict(
     batch_size=32, dataset=dict(name="digits", data_root="data/digits/", transform=search_transform)

@@ -1,30 +1,42 @@
-"""The zoo's prunet_n, t, s, m and l as two CPU cores can search them, on 32 px crops of the digits.
+"""The zoo's prunet_n, t, s, m and l, as two CPU cores search them: a short search on digit crops.
 
     python tools/search_backbone.py configs/search/zoo.py --budget-ms 0.5 --device v100 --batch 1 \\
-        --input-size 512 --seed 0 --cfg-options space.width_factor=0.375 --out work_dirs/prunet_n
+        --input-size 512 --seed 0 --name prunet_n --cfg-options space.width_factor=0.75 --out DIR
 
-The frame is the full space's (`prunet.py`), its outer widths scaled to the budget; to save time,
-kernel 3 only in the two widest stages, inner widths up to 6 times the input, and no last tier.
+The frame has the strides 2 to 32 that detectors take features at, and is narrower and deeper than
+that of the published PruNets (`prunet.py`), which takes a GPU. `tools/regenerate_zoo.sh` holds the
+five commands.
 """
 
 _base_ = ["quick.py"]
 
 space = dict(
     _delete_=True,
-    stem=32,
-    tail=1280,
+    stem=24,
+    tail=768,
     hidden_step=16,
     most_expansion=6,
-    width_factor=0.5,
     stages=[
-        dict(width=32, depth=2, stride=1, kinds=("conv",)),
-        dict(width=64, depth=3, stride=2, first_kinds=("conv",)),
-        dict(width=96, depth=3, stride=2),
-        dict(width=256, depth=3, stride=2),
-        dict(width=704, depth=4, stride=2, kernels=(3,)),
-        dict(width=704, depth=1, stride=2, kernels=(3,)),
+        dict(width=24, depth=1, stride=1, kinds=("conv",)),
+        dict(width=40, depth=3, stride=2),
+        dict(width=64, depth=3, stride=2),
+        dict(width=112, depth=4, stride=2),
+        dict(width=192, depth=4, stride=2, kernels=(3,)),
     ],
 )
+warmup, steps = 16, 64
+search = dict(warmup=warmup, steps=steps, checkpoint_interval=80)
 finals = dict(iterations=0)
 search_transform = dict(input_size=(3, 32, 32))
-search_dataloader = dict(batch_size=24, dataset=dict(transform=search_transform))
+search_dataloader = dict(batch_size=16, dataset=dict(transform=search_transform))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, begin=0, end=warmup, by_epoch=False),
+    dict(
+        type="CosineAnnealingLR",
+        begin=warmup,
+        end=warmup + steps,
+        T_max=steps,
+        eta_min_ratio=0.05,
+        by_epoch=False,
+    ),
+]

@@ -53,7 +53,7 @@ SEARCHED, FOUND, UNIFORM, WIDTHS = (
     "random widths",
 )
 RANDOM, SCALED = "random", "scaled P0"
-_WIDTH_DRAWS = 3
+_WIDTH_DRAWS = 1
 
 
 @dataclass(frozen=True)
@@ -396,7 +396,7 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
     )
     load.local_rank = 0
     cfg = launch.load_config(load)
-    recipe = recipe_of(cfg, args.config)
+    recipe = recipe_of(cfg, args.config, "compare_recipe")
     pricing = Pricing(args.device, args.batch, progress=not args.quiet)
     costs = pricing.costs(SearchSpace.from_config(cfg.space), args.input_size)
     print(costs.describe())

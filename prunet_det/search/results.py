@@ -52,6 +52,7 @@ class Request:
         conditions: What the budget's milliseconds hold for.
         hashes: Of config, space, table and data.
         data: Name or folder, and the number of classes.
+        name: Of the network; by default prunet_ and the strategy.
     """
 
     command: str
@@ -63,6 +64,7 @@ class Request:
     conditions: Mapping[str, Any]
     hashes: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     def provenance(self) -> Provenance:
         """For the ArchSpec; the same request gives the same bytes."""
@@ -162,7 +164,7 @@ class Outcome:
 
 def make_outcome(space: SearchSpace, repaired: Repaired, request: Request) -> Outcome:
     """Names a repaired network and gives it its provenance."""
-    name = f"prunet_{request.strategy}"
+    name = request.name or f"prunet_{request.strategy}"
     spec = space.to_spec(repaired.network, name, request.provenance(), request.input_size)
     return Outcome(spec, repaired, request.budget_ms)
 

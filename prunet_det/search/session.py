@@ -250,6 +250,7 @@ def _request(
             "data": data_hash,
         },
         data,
+        args.name or "",
     )
 
 

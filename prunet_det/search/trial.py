@@ -100,18 +100,22 @@ def run_trial(
     return Trial(float(metrics.found["accuracy/top1"]), seconds, net.net.cpu().eval())
 
 
-def recipe_of(cfg: Config, config: str | os.PathLike[str]) -> str:
-    """The path of the short recipe that a search config names, relative to its own.
+def recipe_of(cfg: Config, config: str | os.PathLike[str], key: str = "recipe") -> str:
+    """The path of a short recipe that a search config names, relative to its own.
+
+    Args:
+        cfg, config: The search's config and where it is.
+        key: Which recipe: the last tier's `recipe`, or `compare_recipe`.
 
     Raises:
         UserError: It names none, or there is no such file.
     """
-    recipe = cfg.get("recipe", "")
+    recipe = cfg.get(key, "")
     path = Path(config).parent / recipe
     if not recipe or not path.is_file():
         raise UserError(
-            f"{os.fspath(config)} needs a `recipe`, a classification config beside which networks "
-            f"are compared; there is no file {path}."
+            f"{os.fspath(config)} needs a `{key}`, a classification config by which networks are "
+            f"trained from scratch; there is no file {path}."
         )
     return str(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ search_dataloader = dict(
     batch_size=16, num_workers=0, dataset=dict(transform=dict(input_size=(3, 16, 16)))
 )
 param_scheduler = [dict(type="LinearLR", start_factor=0.05, begin=0, end=19, by_epoch=False)]
-recipe = "{recipe}"
+recipe = compare_recipe = "{recipe}"
 finals = dict(iterations=0)
 """
 RECIPE = """
@@ -114,6 +115,23 @@ def test_its_spec_names_what_it_comes_from(found):
     assert details["budget"]["device"] == "v100" and details["budget"]["input_size"] == 256
     assert details["seed"] == 0 and details["data"] == {"name": "digits", "classes": 10}
     assert "--out" not in details["command"] and "--budget-ms 0.26" in details["command"]
+
+
+def test_the_quick_search_is_regenerated_from_its_provenance(tmp_path, here):
+    """The space, the schedules and the last tier of configs/search/quick.py, with fewer steps."""
+    few = ["search.warmup=1", "search.steps=10", "search_dataloader.batch_size=8"]
+    few += ["search_dataloader.num_workers=0", "finals.iterations=1", "finals.again=1"]
+    given = ("--budget-ms", 0.5, "--seed", 3, "--name", "mine", "--classes", 2)
+    first = ("configs/search/quick.py", *given, "--quiet", "--cfg-options", *few)
+    done = here("search_backbone", *first, "--out", tmp_path / "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = tmp_path / "first" / "arch.json"
+    spec = ArchSpec.load(path)
+    program, tool, *argv = shlex.split(spec.provenance.details["command"])
+    assert (program, tool, spec.name) == ("python", "tools/search_backbone.py", "mine")
+    again = here("search_backbone", *argv, "--quiet", "--out", tmp_path / "second")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (tmp_path / "second" / "arch.json").read_bytes() == path.read_bytes()
 
 
 def test_the_same_seed_gives_the_same_bytes_also_after_kills(config, found, tmp_path, here):
