@@ -1,4 +1,4 @@
-"""The short recipe, from scratch on 24 px digits, by which a search's last tier trains finalists."""
+"""The short recipe, from scratch on 24 px digits, by which a last tier trains its finalists."""
 
 _base_ = ["../_base_/classification.py", "../_base_/crops.py"]
 

@@ -15,6 +15,7 @@ space = dict(
     stem=24,
     tail=768,
     hidden_step=16,
+    least_expansion=2,  # a narrow strided block is a bottleneck that nothing mends
     most_expansion=6,
     stages=[
         dict(width=24, depth=1, stride=1, kinds=("conv",)),
@@ -24,8 +25,8 @@ space = dict(
         dict(width=192, depth=4, stride=2, kernels=(3,)),
     ],
 )
-warmup, steps = 16, 64
-search = dict(warmup=warmup, steps=steps, checkpoint_interval=80)
+warmup, steps = 30, 120
+search = dict(warmup=warmup, steps=steps, checkpoint_interval=150)
 finals = dict(iterations=0)
 search_transform = dict(input_size=(3, 32, 32))
 search_dataloader = dict(batch_size=16, dataset=dict(transform=search_transform))

@@ -160,8 +160,9 @@ class SearchSpace:
         Args:
             config: `stem`, `tail`, `stages` (dicts of width, depth, stride and, where they differ
                 from the space's own, kinds, first_kinds of its first layer, kernels), `kinds`,
-                `kernels`, `acts`, `se` (any of False and True), `hidden_step`, `most_expansion`,
-                `width_factor` on all outer widths.
+                `kernels`, `acts`, `se` (any of False and True), `hidden_step`, and
+                `least_expansion` and `most_expansion` of the inner widths, `width_factor` on all
+                outer widths.
 
         Raises:
             SpaceError: An unknown or missing key, or an impossible value.
@@ -176,6 +177,7 @@ class SearchSpace:
                 ("se", (False,)),
                 ("hidden_step", 32),
                 ("most_expansion", 8),
+                ("least_expansion", 0),
                 ("width_factor", 1.0),
             )
         }
@@ -185,10 +187,12 @@ class SearchSpace:
             raise SpaceError(f"the space lacks {e}.") from e
         if given:
             raise SpaceError(f"the space has the unknown key {sorted(given)[0]!r}.")
-        for key, least in (("hidden_step", 1), ("most_expansion", 1)):
+        for key, least in (("hidden_step", 1), ("most_expansion", 1), ("least_expansion", 0)):
             if not isinstance(options[key], int) or options[key] < least:
                 raise SpaceError(f"the space's {key} must be an integer >= {least}.")
         factor = options["width_factor"]
+        if options["least_expansion"] > options["most_expansion"]:
+            raise SpaceError("the space's least_expansion must not be above its most_expansion.")
         if not 0 < factor <= 16 or not stages:
             raise SpaceError("a space needs stages and a width_factor in (0, 16].")
         chs = stem = scaled_width(stem, factor)
@@ -331,7 +335,8 @@ def _stage_layers(
     for j in range(stage["depth"]):
         own = tuple(stage.get("first_kinds", kinds)) if j == 0 else kinds
         operators = tuple(_operators(index, own, stage, options))
-        least = max((_squeezed(chs) for o in operators if o.se), default=0)
+        squeezed = max((_squeezed(chs) for o in operators if o.se), default=0)
+        least = max(squeezed, options["least_expansion"] * chs)
         yield LayerSpace(
             index,
             j,

@@ -54,6 +54,22 @@ def model_card(spec: ArchSpec, drawing: str) -> str:
         if top1 is not None
         else ""
     )
+    found = ""
+    if spec.provenance.kind == "searched":
+        budget, data = details.pop("budget"), details.pop("data")
+        hashes = ", ".join(f"{k} {v}" for k, v in details.pop("hashes", {}).items())
+        origin = (
+            f"* command: `{details['command']} --out DIR`\n"
+            f"* budget: {budget['latency_ms']:g} ms of a {budget['scope']} at "
+            f"{budget['input_size']} px on a {budget['device'].upper()}, {budget['kind']}: "
+            f"{budget['runtime']}, {budget['precision']}, batch {budget['batch']}\n"
+            f"* searched on: crops of {data['name']}, {data['classes']} classes\n"
+            f"* seed: {details['seed']}\n* digests: {hashes}\n"
+        )
+        found = (
+            "\nFound by the search named above and by nothing else: it has not been trained on "
+            "ImageNet or COCO, and no weights are shipped.\n"
+        )
     return f"""# {spec.name}
 
 <!-- Written by `python tools/report.py`; do not edit. -->
@@ -87,7 +103,7 @@ Batch norm's epsilon is {spec.bn_eps:g}; the last convolution has {spec.tail.wid
 
 {spec.provenance.kind}
 
-{origin}{published}
+{origin}{published}{found}
 ## Use
 
 ```python

@@ -105,3 +105,14 @@ def test_fixed_widths_are_operators(space):
 def test_spaces_that_make_no_sense(change, sentence):
     with pytest.raises(SpaceError, match=sentence):
         SearchSpace.from_config({**SMALL, **change})
+
+
+def test_inner_widths_have_a_least_expansion():
+    space = config_space("quick", least_expansion=2)
+    for layer in space.layers:
+        assert layer.widths[0] >= 2 * layer.in_chs > layer.widths[0] - 16
+    assert config_space("quick").layers[1].widths[0] == 16
+    with pytest.raises(SpaceError, match="must not be above its most_expansion"):
+        config_space("quick", least_expansion=9)
+    with pytest.raises(SpaceError, match="least_expansion must be an integer >= 0"):
+        config_space("quick", least_expansion=-1)

@@ -11,7 +11,9 @@ import prunet_det
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 from prunet_det.zoo.weights import CheckpointError
 
-PUBLISHED = [n for n in prunet_det.model_names() if n != "prunet_demo"]
+PUBLISHED = [
+    n for n in prunet_det.model_names() if prunet_det.load_spec(n).provenance.kind == "published"
+]
 SE = [("se.conv_reduce", "fc1"), ("se.conv_expand", "fc2")]
 
 

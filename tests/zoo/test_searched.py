@@ -1,0 +1,54 @@
+"""The networks of the zoo that a search found: each is what its provenance says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import pairwise
+
+import pytest
+
+import prunet_det
+from prunet_det.latency import device_names, load_device, predict
+from tests.conftest import ROOT
+
+SEARCHED = [
+    n for n in prunet_det.model_names() if prunet_det.load_spec(n).provenance.kind == "searched"
+]
+
+
+def milliseconds(name):
+    budget = prunet_det.load_spec(name).provenance.details["budget"]
+    return predict(name, budget["device"], budget["batch"], budget["input_size"]).latency.latency_ms
+
+
+def test_all_five_are_there():
+    assert {f"prunet_{size}" for size in "ntsml"} <= set(SEARCHED)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_it_meets_the_budget_that_it_was_searched_for(name):
+    budget = prunet_det.load_spec(name).provenance.details["budget"]
+    assert budget["scope"] == "backbone" and budget["input_size"] == 512
+    assert 0.97 * budget["latency_ms"] <= milliseconds(name) <= budget["latency_ms"]
+
+
+def test_they_are_wider_apart_than_the_predictions_are_wrong():
+    assert "v100" in device_names()
+    error = load_device("v100").provenance["in_sample"]["worst"]
+    latencies = sorted(map(milliseconds, SEARCHED))
+    assert all(b / a > 1 + 2 * error for a, b in pairwise(latencies))
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_the_script_that_regenerates_it_gives_its_command(name):
+    """tools/regenerate_zoo.sh: name, budget and width factor a line."""
+    script = (ROOT / "tools" / "regenerate_zoo.sh").read_text()
+    budget, factor = re.search(rf"^{name} (\S+) (\S+)$", script, re.MULTILINE).groups()
+    command = prunet_det.load_spec(name).provenance.details["command"]
+    program, tool, config, *flags = shlex.split(command)
+    assert (program, tool) == ("python", "tools/search_backbone.py")
+    assert config in script
+    assert flags[flags.index("--budget-ms") + 1] == budget
+    assert f"space.width_factor={factor}" in flags
+    assert flags[flags.index("--name") + 1] == name
