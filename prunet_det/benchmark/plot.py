@@ -1,0 +1,256 @@
+"""The plots: accuracy against latency with the families' fronts, and published figures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from prunet_det.benchmark.fronts import STYLES, Axis, Point, pareto
+from prunet_det.files import atomic_path
+
+_SIZE = (7.6, 5.0)  # inches
+_DPI = 160
+_LABEL = 7.5  # points
+# Where a label may stand: quadrants and sides, nearest first; x and y in points from the marker.
+_PLACES = [
+    (x * d, y * d)
+    for d in (8, 14, 22, 32, 44, 58)
+    for x, y in ((1, -0.7), (-1, 0.7), (1, 0.7), (-1, -0.7), (0, 1.2), (0, -1.2), (1, 0), (-1, 0))
+]
+_LEADER = 18  # points; a label further away is tied to its marker by a line
+
+
+def plot_pareto(
+    found: Sequence[Point], axis: Axis, metric: str, title: str, paths: Sequence[str | os.PathLike]
+) -> None:
+    """Draws the points of an axis, seeds as error bars, and the fronts as the judge reads them.
+
+    Args:
+        found: The points.
+        axis, metric: What they are of.
+        title: What ran on which data.
+        paths: One file a kind, *.png or *.svg; the same figures give the same bytes.
+    """
+    figure, axes = _figure()
+    axes.set_xscale("log")
+    boxes = []
+    for family, style in STYLES.items():
+        own = [p for p in found if p.family == family]
+        if not own:
+            continue
+        front = pareto(own)
+        axes.plot(
+            [p.latency_ms for p in front],
+            [p.mean for p in front],
+            style.dash,
+            color=style.colour,
+            linewidth=1.4,
+            zorder=2,
+        )
+        for p in own:
+            axes.errorbar(
+                p.latency_ms,
+                p.mean,
+                yerr=_range(p),
+                xerr=[[p.latency_ms - p.low_ms], [p.high_ms - p.latency_ms]],
+                fmt=style.marker,
+                color=style.colour,
+                markersize=7,
+                markerfacecolor=style.colour if p in front else "white",
+                elinewidth=0.9,
+                capsize=2.5,
+                zorder=3,
+            )
+        boxes.append(_handle(style, f"{style.title} ({_seeds(own)})"))
+    axes.set_xlabel(f"latency, ms (log): {axis.title}")
+    axes.set_ylabel(f"{metric}, mean over seeds (bars: least and greatest)")
+    axes.set_title(title, fontsize=10, loc="left")
+    _margins(axes, [p.latency_ms for p in found], 0.14)
+    legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
+    labels = [(f"{p.model} {p.input_size}", p.latency_ms, p.mean, p.family) for p in found]
+    spans = [(p.low_ms, p.high_ms, min(p.values), max(p.values)) for p in found]
+    _place_labels(figure, axes, labels, legend, spans)
+    for path in paths:
+        _save(figure, path)
+
+
+def plot_published(rows: Sequence[tuple[str, str, float, float]], title: str, path: Any) -> None:
+    """Draws published top-1 against published latency.
+
+    Args:
+        rows: (network, family, milliseconds, top-1 in percent).
+        title: Device, runtime and source.
+        path: The file.
+    """
+    figure, axes = _figure()
+    boxes = []
+    for family, style in STYLES.items():
+        own = sorted((ms, top1) for _, f, ms, top1 in rows if f == family)
+        if not own:
+            continue
+        best: list[tuple[float, float]] = []
+        for ms, top1 in own:
+            if not best or top1 > best[-1][1]:
+                best.append((ms, top1))
+        axes.plot(*zip(*own, strict=True), style.marker, color=style.colour, markersize=7, zorder=3)
+        axes.plot(*zip(*best, strict=True), style.dash, color=style.colour, linewidth=1.4)
+        boxes.append(_handle(style, style.title))
+    axes.set_xlabel("published latency, ms")
+    axes.set_ylabel("published ImageNet top-1, %")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.margins(0.12)
+    legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
+    labels = [(name, ms, top1, family) for name, family, ms, top1 in rows]
+    _place_labels(figure, axes, labels, legend, [(ms, ms, t, t) for _, _, ms, t in rows])
+    _save(figure, path)
+
+
+def _seeds(own: Sequence[Point]) -> str:
+    least, most = (f(len(p.values) for p in own) for f in (min, max))
+    counts = str(least) if least == most else f"{least} to {most}"
+    return f"{counts} seed{'s' * (most > 1)} a point"
+
+
+def _range(p: Point) -> list[list[float]]:
+    return [[p.mean - min(p.values)], [max(p.values) - p.mean]]
+
+
+def _handle(style: Any, label: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [], [], color=style.colour, marker=style.marker, linestyle=style.dash, label=label
+    )
+
+
+def _figure() -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise ImportError("plots need matplotlib: pip install prunet_det[det].") from e
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#EEEEEE", zorder=0, which="both", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _margins(axes: Any, ms: Sequence[float], share: float) -> None:
+    """Room for labels, and ticks that a person can read on a log axis of less than two decades."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
+
+    room = (max(ms) / min(ms)) ** share * 1.05
+    left, right = min(ms) / room, max(ms) * room
+    axes.set_xlim(left, right)
+    axes.margins(y=0.14)
+    steps = (1, 1.5, 2, 3, 5, 7) if right / left < 30 else (1, 3)
+    ticks = [m * 10.0**e for e in range(-4, 6) for m in steps]
+    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if left <= t <= right]))
+    formatter = ScalarFormatter()
+    formatter.set_scientific(False)
+    axes.xaxis.set_major_formatter(formatter)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _place_labels(
+    figure: Any,
+    axes: Any,
+    labels: Sequence[tuple[str, float, float, str]],
+    legend: Any,
+    spans: Sequence[tuple[float, float, float, float]],
+) -> None:
+    """Sets labels, (text, x, y, family), where they cover no marker, error bar, front or label.
+
+    Each takes the first free place of `_PLACES`; where none is free, that which covers least.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # the layout settles here, before anything is placed
+    renderer = figure.canvas.get_renderer()
+    scale = figure.dpi / 72
+    inside = axes.get_window_extent(renderer)
+    taken = [legend.get_window_extent(renderer).padded(2)]
+    for (_, x, y, _), (low, high, least, most) in zip(labels, spans, strict=True):
+        (cx, cy), corner, other = axes.transData.transform([(x, y), (low, least), (high, most)])
+        r = 6 * scale
+        taken.append(Bbox([[cx - r, cy - r], [cx + r, cy + r]]))
+        taken.append(Bbox([[corner[0], cy - 2], [other[0], cy + 2]]))
+        taken.append(Bbox([[cx - 2, corner[1]], [cx + 2, other[1]]]))
+    for line in axes.lines:
+        if len(line.get_xdata()) > 1:
+            taken += _beads(axes.transData.transform(line.get_xydata()), 3 * scale)
+    for text, x, y, family in sorted(labels, key=lambda label: (label[1], label[2])):
+        note = axes.annotate(
+            text,
+            (x, y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=_LABEL,
+            color=STYLES[family].colour,
+            zorder=5,
+        )
+        best, least = None, float("inf")
+        for dx, dy in _PLACES:
+            _move(note, dx, dy)
+            box = note.get_window_extent(renderer).padded(1)
+            cover = sum(_overlap(box, other) for other in taken)
+            cover += box.width * box.height - _overlap(box, inside)
+            if cover < least:
+                best, least = (dx, dy), cover
+            if cover == 0:
+                break
+        assert best is not None
+        _move(note, *best)
+        taken.append(note.get_window_extent(renderer).padded(1))
+        if math.hypot(*best) > _LEADER:
+            axes.annotate(
+                "",
+                (x, y),
+                xytext=best,
+                textcoords="offset points",
+                arrowprops=dict(arrowstyle="-", color=STYLES[family].colour, lw=0.6, shrinkA=0, shrinkB=3),
+            )
+
+
+def _move(note: Any, dx: float, dy: float) -> None:
+    note.set_position((dx, dy))
+    note.set_ha("left" if dx > 0 else "right" if dx < 0 else "center")
+    note.set_va("bottom" if dy > 0 else "top" if dy < 0 else "center")
+
+
+def _overlap(a: Any, b: Any) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(0.0, width) * max(0.0, height)
+
+
+def _beads(corners: Any, size: float) -> list[Any]:
+    """Small boxes along a line, so that labels keep off it."""
+    import numpy as np
+    from matplotlib.transforms import Bbox
+
+    beads = []
+    for (x0, y0), (x1, y1) in zip(corners[:-1], corners[1:], strict=True):
+        count = max(2, int(np.hypot(x1 - x0, y1 - y0) / size))
+        for x, y in zip(np.linspace(x0, x1, count), np.linspace(y0, y1, count), strict=True):
+            beads.append(Bbox([[x - size / 2, y - size / 2], [x + size / 2, y + size / 2]]))
+    return beads
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+    import matplotlib
+
+    kind = os.fspath(path).rpartition(".")[2]
+    # No date and no version, so that the same figures give the same bytes.
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "benchmark", "svg.fonttype": "none"}),
+        atomic_path(path) as temporary,
+    ):
+        figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
