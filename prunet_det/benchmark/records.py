@@ -189,7 +189,7 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
             runs are not of one suite, recipe, data and code.
     """
     folder = Path(folder)
-    paths = sorted((folder / RECORDS).glob("*.json"))
+    paths = _json_files(folder / RECORDS)
     if not paths:
         raise UserError(
             f"{folder} holds no records; `python tools/benchmark.py --out {folder}` makes them."
@@ -211,6 +211,11 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
         )
         for record in records
     ]
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """Without the unfinished ones of a process that was killed, whose names start with a dot."""
+    return sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
 
 
 def check_shared(records: Iterable[Record]) -> None:
@@ -265,7 +270,7 @@ def load_latencies(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     known = [f.name for f in fields(Latency)]
     rows = []
-    for path in sorted((Path(folder) / LATENCY).glob("*.json")):
+    for path in _json_files(Path(folder) / LATENCY):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["rows"]
             for row in found:
