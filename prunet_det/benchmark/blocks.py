@@ -37,7 +37,7 @@ def blocks_of(model: str, arch: Mapping[str, Any] | None) -> list[BlockSpec] | N
 
     try:
         with torch.device("meta"):
-            network = timm.create_model(model)
+            network: Any = timm.create_model(model)
         stem = network.conv_stem
         found = [_conv(stem)]
         for block in (b for stage in network.blocks for b in stage):
@@ -97,6 +97,8 @@ def blocks_svg(blocks: Sequence[BlockSpec], top: int, most: int) -> str:
 
 
 def _rect(x: float, channels: int, top: int, style: str) -> str:
-    height = _HEIGHT * math.sqrt(channels / top)  # so that narrow blocks can be seen beside wide ones
+    height = _HEIGHT * math.sqrt(
+        channels / top
+    )  # so that narrow blocks can be seen beside wide ones
     y = _HEIGHT + 1 - height
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{_BAR}" height="{height:.1f}" {style}/>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -91,14 +90,6 @@ class Axis:
         """All of it in words."""
         return f"{self.kind}, {SCOPES[self.scope]}: {self.conditions}"
 
-    @property
-    def slug(self) -> str:
-        """All of it as part of a file name."""
-        parts = (self.kind, self.scope, self.device, self.runtime, self.precision)
-        threads = f"_{self.threads}threads" if self.threads else ""
-        text = "_".join(parts) + f"_batch{self.batch}{threads}"
-        return re.sub(r"[^a-z0-9]+", "_", text.lower())
-
     def order(self) -> tuple[Any, ...]:
         """Sorts what a user pays first: measured before predicted, end to end before its parts."""
         kinds = ("measured", "predicted", "published")
@@ -118,7 +109,7 @@ class Point:
         seeds: In order.
         values: The metric of each seed, 0 to 1.
         latency_ms, low_ms, high_ms: Medians over the seeds' records, which share one measurement.
-        artifacts: What was evaluated, such as `onnx fp32`.
+        note: What a reader must know of the latency, such as that it is an extrapolation.
     """
 
     model: str
@@ -129,7 +120,7 @@ class Point:
     latency_ms: float
     low_ms: float
     high_ms: float
-    artifacts: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def mean(self) -> float:
@@ -175,7 +166,7 @@ def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[P
                 ms,
                 low,
                 high,
-                tuple(sorted({r.artifact for r in group})),
+                rows[0].get("note", ""),
             )
         )
     return sorted(found, key=lambda p: (list(STYLES).index(p.family), p.latency_ms, p.model))
@@ -200,7 +191,7 @@ def reference_ms(candidates: Sequence[Point]) -> float:
 
 
 def hypervolume(front: Sequence[Point], limit_ms: float) -> float:
-    """Area between a front and the reference point (`limit_ms`, mAP 0), as a share of the rectangle.
+    """Area between a front and the reference point (`limit_ms`, mAP 0), of that rectangle.
 
     It is the best mean mAP that a budget buys, averaged over budgets from 0 to `limit_ms`; a budget
     that buys no network counts as 0.

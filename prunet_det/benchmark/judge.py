@@ -159,8 +159,7 @@ def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[flo
     ratios = []
     for means in resampled_means([p.values for p in every]):
         fronts = [
-            _front(means[part], ms[part])
-            for part in (slice(0, len(ours)), slice(len(ours), None))
+            _front(means[part], ms[part]) for part in (slice(0, len(ours)), slice(len(ours), None))
         ]
         try:
             ratios.append(latency_ratio(*fronts).value)

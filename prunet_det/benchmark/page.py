@@ -48,7 +48,9 @@ def page_data(records: Sequence[Record]) -> dict[str, Any]:
     """What the page's script shows; fronts and verdicts are worked out here, not there."""
     groups = runs_by_point(records)
     ids = {key: i for i, key in enumerate(groups)}
-    metrics = [m for m in METRICS if any(r.metrics[m] is not None for g in groups.values() for r in g)]
+    metrics = [
+        m for m in METRICS if any(r.metrics[m] is not None for g in groups.values() for r in g)
+    ]
     verdicts: dict[Any, dict[str, list[str]]] = {}
     for c in judge(records, metrics):
         verdicts.setdefault(c.axis, {}).setdefault(c.metric, []).append(c.sentence())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from prunet_det.benchmark.fronts import STYLES, Axis, Point, pareto
@@ -19,19 +20,31 @@ _PLACES = [
     for d in (8, 14, 22, 32, 44, 58)
     for x, y in ((1, -0.7), (-1, 0.7), (1, 0.7), (-1, -0.7), (0, 1.2), (0, -1.2), (1, 0), (-1, 0))
 ]
+_SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}
 _LEADER = 18  # points; a label further away is tied to its marker by a line
 
 
 def plot_pareto(
     found: Sequence[Point], axis: Axis, metric: str, title: str, paths: Sequence[str | os.PathLike]
 ) -> None:
-    """Draws the points of an axis, seeds as error bars, and the fronts as the judge reads them.
+    """Draws the points of an axis, see `draw_pareto`, to files.
+
+    Args:
+        found, axis, metric, title: See there.
+        paths: One file a kind, *.png or *.svg; the same figures give the same bytes.
+    """
+    figure = draw_pareto(found, axis, metric, title)
+    for path in paths:
+        _save(figure, path)
+
+
+def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> Any:
+    """A figure of points, seeds as error bars, and the fronts as the judge reads them.
 
     Args:
         found: The points.
         axis, metric: What they are of.
         title: What ran on which data.
-        paths: One file a kind, *.png or *.svg; the same figures give the same bytes.
     """
     figure, axes = _figure()
     axes.set_xscale("log")
@@ -72,16 +85,21 @@ def plot_pareto(
     labels = [(f"{p.model} {p.input_size}", p.latency_ms, p.mean, p.family) for p in found]
     spans = [(p.low_ms, p.high_ms, min(p.values), max(p.values)) for p in found]
     _place_labels(figure, axes, labels, legend, spans)
-    for path in paths:
-        _save(figure, path)
+    return figure
 
 
-def plot_published(rows: Sequence[tuple[str, str, float, float]], title: str, path: Any) -> None:
+def plot_published(
+    rows: Sequence[tuple[str, str, float, float]],
+    conditions: str,
+    title: str,
+    path: str | os.PathLike[str],
+) -> None:
     """Draws published top-1 against published latency.
 
     Args:
         rows: (network, family, milliseconds, top-1 in percent).
-        title: Device, runtime and source.
+        conditions: What the milliseconds hold for.
+        title: That it is published, and by whom.
         path: The file.
     """
     figure, axes = _figure()
@@ -97,7 +115,7 @@ def plot_published(rows: Sequence[tuple[str, str, float, float]], title: str, pa
         axes.plot(*zip(*own, strict=True), style.marker, color=style.colour, markersize=7, zorder=3)
         axes.plot(*zip(*best, strict=True), style.dash, color=style.colour, linewidth=1.4)
         boxes.append(_handle(style, style.title))
-    axes.set_xlabel("published latency, ms")
+    axes.set_xlabel(f"published ms: {conditions}")
     axes.set_ylabel("published ImageNet top-1, %")
     axes.set_title(title, fontsize=10, loc="left")
     axes.margins(0.12)
@@ -195,33 +213,45 @@ def _place_labels(
             color=STYLES[family].colour,
             zorder=5,
         )
-        best, least = None, float("inf")
-        for dx, dy in _PLACES:
-            _move(note, dx, dy)
-            box = note.get_window_extent(renderer).padded(1)
+        size = note.get_window_extent(renderer)
+        here = axes.transData.transform((x, y))
+        best, least = _PLACES[0], float("inf")
+        for place in _PLACES:
+            box = _box(here, place, size, scale)
             cover = sum(_overlap(box, other) for other in taken)
             cover += box.width * box.height - _overlap(box, inside)
             if cover < least:
-                best, least = (dx, dy), cover
+                best, least = place, cover
             if cover == 0:
                 break
-        assert best is not None
-        _move(note, *best)
-        taken.append(note.get_window_extent(renderer).padded(1))
+        note.set_position(best)
+        note.set_ha(_SIDES[_sign(best[0])][0])
+        note.set_va(_SIDES[_sign(best[1])][1])
+        taken.append(_box(here, best, size, scale))
         if math.hypot(*best) > _LEADER:
             axes.annotate(
                 "",
                 (x, y),
                 xytext=best,
                 textcoords="offset points",
-                arrowprops=dict(arrowstyle="-", color=STYLES[family].colour, lw=0.6, shrinkA=0, shrinkB=3),
+                arrowprops=dict(
+                    arrowstyle="-", color=STYLES[family].colour, lw=0.6, shrinkA=0, shrinkB=3
+                ),
             )
 
 
-def _move(note: Any, dx: float, dy: float) -> None:
-    note.set_position((dx, dy))
-    note.set_ha("left" if dx > 0 else "right" if dx < 0 else "center")
-    note.set_va("bottom" if dy > 0 else "top" if dy < 0 else "center")
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _box(here: Any, place: tuple[float, float], size: Any, scale: float) -> Any:
+    """What a label covers at a place, with a pixel round it."""
+    from matplotlib.transforms import Bbox
+
+    x, y = (here[i] + place[i] * scale for i in (0, 1))
+    left = x - size.width * (1 - _sign(place[0])) / 2
+    low = y - size.height * (1 - _sign(place[1])) / 2
+    return Bbox([[left - 1, low - 1], [left + size.width + 1, low + size.height + 1]])
 
 
 def _overlap(a: Any, b: Any) -> float:
@@ -236,7 +266,7 @@ def _beads(corners: Any, size: float) -> list[Any]:
     from matplotlib.transforms import Bbox
 
     beads = []
-    for (x0, y0), (x1, y1) in zip(corners[:-1], corners[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(corners):
         count = max(2, int(np.hypot(x1 - x0, y1 - y0) / size))
         for x, y in zip(np.linspace(x0, x1, count), np.linspace(y0, y1, count), strict=True):
             beads.append(Bbox([[x - size / 2, y - size / 2], [x + size / 2, y + size / 2]]))

@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
 
 def classifiers() -> list[Classifier]:
-    """The zoo's networks with a published ImageNet top-1, and their V100 latency where published."""
+    """The zoo's networks with a published ImageNet top-1; latency is that on a V100, if any."""
     ms = {(p.network, p.input_size): p.ms for p in published_points("v100") if p.batch == 1}
     found = []
     for name in prunet_det.model_names():

@@ -7,6 +7,7 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from prunet_det.benchmark.fronts import (
     REFERENCE_MARGIN,
@@ -76,11 +77,11 @@ def accuracy_table(records: Sequence[Record]) -> str:
 
 
 def _ms(p: Point) -> str:
-    return f"{p.latency_ms:.4g} ({p.low_ms:.4g} to {p.high_ms:.4g})"
+    return f"{p.latency_ms:.4g} ({p.low_ms:.4g} to {p.high_ms:.4g}){' ~' if p.note else ''}"
 
 
 def latency_tables(records: Sequence[Record], only: Sequence[Axis] | None = None) -> str:
-    """A table for each set of conditions, a column a scope; bold is on its family's front by mAP."""
+    """A table for each set of conditions, a column a scope; bold is on its family's front."""
     groups: dict[str, list[Axis]] = defaultdict(list)
     for axis in axes(records) if only is None else only:
         groups[f"{axis.kind.capitalize()}: {axis.conditions}"].append(axis)
@@ -103,8 +104,26 @@ def latency_tables(records: Sequence[Record], only: Sequence[Axis] | None = None
                 row.append(f"**{cell}**" if (model, size) in best else cell)
             rows.append(row)
         header = ["backbone", "px", *(f"{SCOPES[a.scope]}, ms" for a in group)]
-        parts.append(f"{title}.\n\n{markdown_table(header, rows)}")
+        notes = {p.note for column, _ in columns for p in column.values() if p.note}
+        marked = " ~ is an extrapolation or has another note in its file." if notes else ""
+        parts.append(f"{title}.{marked}\n\n{markdown_table(header, rows)}")
     return "\n".join(parts)
+
+
+def short_table(records: Sequence[Record], axis: Axis) -> str:
+    """A row a point of one axis, fast ones first; bold is on its family's front."""
+    found = points(records, axis)
+    best = [p for f in STYLES for p in pareto([p for p in found if p.family == f])]
+    groups = runs_by_point(records)
+    rows = []
+    for p in sorted(found, key=lambda p: p.latency_ms):
+        first = groups[p.model, p.input_size][0]
+        bold = "**" if p in best else ""
+        row = [f"`{p.model}`", STYLES[p.family].title, str(p.input_size), str(len(p.seeds))]
+        row += [f"{bold}{_spread(p.values)}{bold}", f"{bold}{_ms(p)}{bold}"]
+        rows.append([*row, f"{first.parameters / 1e6:.2f}", f"{first.macs / 1e9:.3f}"])
+    header = ["backbone", "family", "px", "seeds", "mAP", f"{SCOPES[axis.scope]}, ms"]
+    return markdown_table([*header, "parameters (M)", "GMACs"], rows)
 
 
 def front_table(records: Sequence[Record], metric: str = "mAP") -> str:
@@ -165,6 +184,8 @@ def write_points(
 ) -> None:
     """CSV, a row for each point on each axis, so that a latency stands beside its conditions.
 
+    A point that has not been timed has one row without latency.
+
     Args:
         path: The file.
         records: Of one suite.
@@ -176,26 +197,34 @@ def write_points(
     fields += ["parameters", "macs", "kernels", "images_per_second", "peak_memory_mb"]
     fields += ["kind", "scope", "device", "runtime", "precision", "batch", "threads"]
     fields += ["latency_ms", "low_ms", "high_ms", "on_front"]
-    rows = []
+    plain = {key: _point_row(runs, fields) for key, runs in groups.items()}
+    rows, timed = [], set()
     for axis in axes(records):
         found = points(records, axis)
         fronts = [pareto([p for p in found if p.family == f]) for f in STYLES]
         for p in found:
-            runs = groups[p.model, p.input_size]
-            row = {k: getattr(runs[0], k) for k in fields if hasattr(runs[0], k)}
+            row = dict(plain[p.model, p.input_size])
             row |= {k: getattr(axis, k) for k in fields if hasattr(axis, k)}
             row |= {k: f"{getattr(p, k):.6g}" for k in ("latency_ms", "low_ms", "high_ms")}
-            for k in ("images_per_second", "peak_memory_mb"):
-                row[k] = _mean(getattr(r, k) for r in runs).replace(",", "")
-            for m in METRICS:
-                known = [v for r in runs if (v := r.metrics[m]) is not None]
-                row[m] = f"{statistics.fmean(known):.6g}" if known else ""
-                row[f"{m}_sd"] = f"{statistics.stdev(known):.6g}" if len(known) > 1 else ""
-            row["seeds"] = len(runs)
             row["on_front"] = any(p in front for front in fronts)
             rows.append(row)
+            timed.add((p.model, p.input_size))
+    rows += [row for key, row in plain.items() if key not in timed]
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
         f.writelines(f"# {key}: {value}\n" for key, value in comments.items())
         writer = csv.DictWriter(f, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _point_row(runs: Sequence[Record], fields: Sequence[str]) -> dict[str, Any]:
+    """Everything of a point but its latencies."""
+    row: dict[str, Any] = {k: getattr(runs[0], k) for k in fields if hasattr(runs[0], k)}
+    for k in ("images_per_second", "peak_memory_mb"):
+        row[k] = _mean(getattr(r, k) for r in runs).replace(",", "")
+    for m in METRICS:
+        known = [v for r in runs if (v := r.metrics[m]) is not None]
+        row[m] = f"{statistics.fmean(known):.6g}" if known else ""
+        row[f"{m}_sd"] = f"{statistics.stdev(known):.6g}" if len(known) > 1 else ""
+    row["seeds"] = len(runs)
+    return row
