@@ -21,7 +21,7 @@ _PLACES = [
     for x, y in ((1, -0.7), (-1, 0.7), (1, 0.7), (-1, -0.7), (0, 1.2), (0, -1.2), (1, 0), (-1, 0))
 ]
 _SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}
-_LEADER = 18  # points; a label further away is tied to its marker by a line
+_LEADER = 15  # points; a label further away is tied to its marker by a line
 
 
 def plot_pareto(

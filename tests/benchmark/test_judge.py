@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_known_front_gives_the_known_answer():
 
 def by_loops(front, value):
     """Latency of a front at an mAP, by the two points around it."""
-    for (a, t), (b, u) in zip(front, front[1:], strict=False):
+    for (a, t), (b, u) in pairwise(front):
         if a <= value <= b:
             share = (value - a) / (b - a)
             return t ** (1 - share) * u**share
@@ -96,7 +97,8 @@ def test_ratio_and_interval_recomputed_by_other_means():
             ]
             resampled.append(ratio_by_loops(*drawn, 40))
         resampled.sort()
-        assert found[other].interval == pytest.approx((resampled[25], resampled[974]), abs=0.004)
+        low, high = resampled[25], resampled[974]
+        assert found[other].interval == pytest.approx((low, high), abs=0.09 * (high - low))
         assert found[other].verdict == "faster"
 
 
