@@ -90,11 +90,16 @@ class Axis:
         """All of it in words."""
         return f"{self.kind}, {SCOPES[self.scope]}: {self.conditions}"
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the runtime is one of GPUs'."""
+        return self.runtime in ("cuda_graph", "tensorrt")
+
     def order(self) -> tuple[Any, ...]:
         """Sorts what a user pays first: measured before predicted, end to end before its parts."""
         kinds = ("measured", "predicted", "published")
-        gpu = self.runtime not in ("cuda_graph", "tensorrt")
-        return (kinds.index(self.kind), gpu, self.conditions, list(SCOPES).index(self.scope))
+        scope = list(SCOPES).index(self.scope)
+        return (kinds.index(self.kind), not self.on_gpu, self.conditions, scope)
 
 
 _KEYS = ("kind", "device", "runtime", "precision", "batch", "threads", "scope")

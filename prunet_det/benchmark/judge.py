@@ -23,6 +23,8 @@ OURS = "prunet"
 ENOUGH_SEEDS = 3
 # Resamples whose fronts share no range have no ratio; with more of them than this, no interval.
 MOST_UNDEFINED = 0.05
+# What this project aims at, of latencies measured on a GPU: at most so much of the other's.
+AIMS = {"gpunet": 0.8, "efficientnet": 0.6}
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,16 @@ class Comparison:
         sure = f"{LEVEL:.0%} interval {self.interval[0]:.2f} to {self.interval[1]:.2f}"
         needs = f"{ours} needs {r.value:.2f} of {other}'s latency at equal {self.metric}"
         tie = "; a tie, as the interval holds 1" if self.verdict == "tie" else ""
-        return f"{needs} ({sure}, {over}){tie}."
+        return f"{needs} ({sure}, {over}){tie}{self._aim()}."
+
+    def _aim(self) -> str:
+        """Whether the aim is met, where it applies and an interval says so."""
+        if not (self.interval and self.axis.kind == "measured" and self.axis.on_gpu):
+            return ""
+        aim = AIMS[self.other]
+        met, missed = self.interval[1] <= aim, self.interval[0] > aim
+        state = "is met" if met else "is missed" if missed else "may be met or missed"
+        return f"; the aim of {aim:g} {state}"
 
 
 class NoCommonRangeError(ValueError):

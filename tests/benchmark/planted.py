@@ -22,18 +22,17 @@ def runs(
     seed: int = 0,
     spread: float = 0.05,
     scopes: Sequence[str] = tuple(SHARE),
+    where: tuple[str, str, str, int] = CONDITIONS,
     **more,
 ) -> list[Record]:
     """The runs of one point, a seed a value, timed at every scope and predicted for a V100."""
 
-    def row(where, kind, scope, value):
+    def row(conditions, kind, scope, value):
         low, high = value * (1 - spread), value * (1 + spread)
-        latency = Latency(model, *where, size, scope, kind, value, low, high)
+        latency = Latency(model, *conditions, size, scope, kind, value, low, high)
         return latency.to_dict()
 
-    latencies = [
-        row(CONDITIONS, "measured", s, ms * share) for s, share in SHARE.items() if s in scopes
-    ]
+    latencies = [row(where, "measured", s, ms * share) for s, share in SHARE.items() if s in scopes]
     latencies.append(row(PREDICTED, "predicted", "backbone", ms / 20))
     spec = prunet_det.load_spec(model).to_dict() if model in prunet_det.model_names() else None
     fixed = dict(suite="planted", artifact="onnxruntime fp32", data_hash="d", code_hash="c")

@@ -112,6 +112,17 @@ def test_verdicts(factor, expected):
     assert ("a tie" in found.sentence()) == (expected == "tie")
 
 
+@pytest.mark.parametrize(
+    ("factor", "state"), [(1.5, "is met"), (1.1, "is missed"), (1.25, "may be met or missed")]
+)
+def test_the_aim_is_of_gpus_and_held_to_the_interval(factor, state):
+    gpu = dict(where=("NVIDIA H100", "cuda_graph", "fp16", 1))
+    found = verdict(family("prunet", FRONT, **gpu) + family("gpunet", times(factor), **gpu))
+    assert found.sentence().endswith(f"; the aim of 0.8 {state}.")
+    here = verdict(family("prunet", FRONT) + family("gpunet", times(factor)))
+    assert "aim" not in here.sentence()
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_too_few_seeds_establish_nothing(seeds):
     records = family("prunet", FRONT) + family("gpunet", times(9.0), SHIFTS[:seeds])

@@ -7,10 +7,12 @@ import statistics
 
 import pytest
 
-from prunet_det.benchmark import plot, publish, report_cli, tables
+from prunet_det.benchmark import extras, plot, publish, report_cli, tables, timing
 from prunet_det.benchmark.fronts import axes, points
+from prunet_det.benchmark.records import save_latencies
 from prunet_det.errors import UserError
-from prunet_det.latency.record import read_csv
+from prunet_det.latency.record import read_csv, write_csv
+from prunet_det.training.records import write_json
 from tests.benchmark.planted import runs, save, suite
 from tests.conftest import ROOT
 
@@ -27,10 +29,11 @@ def results(tmp_path_factory):
     return root
 
 
-def test_report_writes_everything(results, tmp_path, capsys):
+def test_report_writes_everything(results, tmp_path, here):
     pytest.importorskip("plotly", reason="the page needs plotly (extra benchmark)")
-    assert report_cli.main([str(results / "small"), "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("not established (2 seeds at a point") == 2
+    done = here("benchmark", "report", results / "small", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not established (2 seeds at a point") == 2
     names = {p.name for p in tmp_path.iterdir()}
     stems = ["pareto", "pareto_predicted_backbone"]
     plots = {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
@@ -120,6 +123,21 @@ def swapped(records):
         ]
         found.append(type(r).from_dict({**r.to_dict(), "latencies": rows}))
     return found
+
+
+def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
+    assert extras.markdown(tmp_path) == ""
+    chosen = {"learning_rate": 0.02, "by": "the mean", "mean_mAP": {"0.01": 0.1, "0.02": 0.2}}
+    write_json(tmp_path / "learning_rate.json", chosen)
+    comparison = timing.Comparison("e2e", 9, 8, 36, 2, 1, 0.034)
+    save_latencies(tmp_path / "repeat", "cpu", [], {"comparison": [vars(comparison)]})
+    speed = dict(device="CPU", model="m", input_size=128, ratio=0.912)
+    speed |= dict(disk_images_per_s=9.12, memory_images_per_s=10.0)
+    write_csv(tmp_path / "throughput.csv", [speed], "profile")
+    text = extras.markdown(tmp_path)
+    assert "0.02, chosen by the mean (mean mAP by learning rate: 0.01: 0.100, 0.02: 0.200)" in text
+    assert "| end to end | 8 of 9 | 3.4% | 2 of 36 | 1 |" in text
+    assert "| CPU | `m` | 128 | 9.1 | 10.0 | 0.91 |" in text
 
 
 def test_only_generated_parts_say_who_wins():
