@@ -88,7 +88,12 @@ class Axis:
     @property
     def title(self) -> str:
         """All of it in words."""
-        return f"{self.kind}, {SCOPES[self.scope]}: {self.conditions}"
+        return f"{self.name}: {self.conditions}"
+
+    @property
+    def name(self) -> str:
+        """Kind and scope in words."""
+        return f"{self.kind}, {SCOPES[self.scope]}"
 
     @property
     def on_gpu(self) -> bool:

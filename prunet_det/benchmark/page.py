@@ -12,7 +12,7 @@ from typing import Any
 
 from prunet_det.benchmark import published
 from prunet_det.benchmark.blocks import KEY, blocks_of, blocks_svg
-from prunet_det.benchmark.fronts import SCOPES, STYLES, axes, pareto, points
+from prunet_det.benchmark.fronts import STYLES, axes, pareto, points
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.records import METRICS, Record
 from prunet_det.benchmark.tables import runs_by_point
@@ -73,7 +73,7 @@ def page_data(records: Sequence[Record]) -> dict[str, Any]:
         shown.append(
             {
                 "conditions": axis.conditions,
-                "name": f"{axis.kind}, {SCOPES[axis.scope]}",
+                "name": axis.name,
                 "latency": latency,
                 "fronts": fronts,
                 "verdicts": verdicts.get(axis, {}),

@@ -77,7 +77,7 @@ def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> 
                 zorder=3,
             )
         boxes.append(_handle(style, f"{style.title} ({_seeds(own)})"))
-    axes.set_xlabel(f"latency, ms (log): {axis.title}")
+    axes.set_xlabel(f"latency, ms (log): {axis.name}\n{axis.conditions}")
     axes.set_ylabel(f"{metric}, mean over seeds (bars: least and greatest)")
     axes.set_title(title, fontsize=10, loc="left")
     _margins(axes, [p.latency_ms for p in found], 0.14)
