@@ -14,9 +14,9 @@ from prunet_det.zoo.card import markdown_table
 
 
 def markdown(folder: str | os.PathLike[str]) -> str:
-    """A part for each of these files that is there: learning_rate.json, repeat/, throughput.csv."""
+    """A part for each that is there: learning_rate.json, repeat/, throughput.csv, profile.csv."""
     folder = Path(folder)
-    parts = [*_rate(folder), *_repeats(folder), *_throughput(folder)]
+    parts = [*_rate(folder), *_repeats(folder), *_throughput(folder), *_profile(folder)]
     return "\n".join(parts)
 
 
@@ -74,3 +74,19 @@ def _throughput(folder: Path) -> list[str]:
     ]
     header = ["device", "backbone", "px", "from disk, images/s", "from memory, images/s", "ratio"]
     return ["Training speed, by where the images come from:\n", markdown_table(header, rows)]
+
+
+def _profile(folder: Path) -> list[str]:
+    """Where the time goes: a row a step, a column a network."""
+    path = folder / "profile.csv"
+    if not path.is_file():
+        return []
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for r in read_csv(path)[1]:
+        network = f"`{r['model']}` {r['input_size']}"
+        text = f"{float(r['ms']):.1f} ({float(r['share']):.0%})"
+        cells.setdefault((f"{r['part']}, per {r['per']}", r["step"]), {})[network] = text
+    networks = list(dict.fromkeys(n for row in cells.values() for n in row))
+    rows = [[*key, *(row.get(n, "") for n in networks)] for key, row in cells.items()]
+    table = markdown_table(["part", "step", *networks], rows)
+    return ["Where the time goes in training and evaluation, ms (share of the part):\n", table]

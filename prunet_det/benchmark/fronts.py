@@ -82,7 +82,7 @@ class Axis:
     @property
     def conditions(self) -> str:
         """Everything but kind and scope, in words."""
-        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
+        threads = f", {counted('thread', self.threads)}" if self.threads else ""
         return f"{self.device}, {self.runtime} {self.precision}, batch {self.batch}{threads}"
 
     @property
@@ -141,6 +141,13 @@ class Point:
     def sd(self) -> float | None:
         """Standard deviation over the seeds; None of one seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+def counted(noun: str, least: int, most: int | None = None) -> str:
+    """A number, or a range of numbers, with its noun."""
+    most = least if most is None else most
+    numbers = str(least) if least == most else f"{least} to {most}"
+    return f"{numbers} {noun}{'s' * (most != 1)}"
 
 
 def axes(records: Sequence[Record]) -> list[Axis]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunet_det.benchmark.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
-from prunet_det.benchmark.fronts import STYLES, Axis, Point, axes, pareto, points
+from prunet_det.benchmark.fronts import STYLES, Axis, Point, axes, counted, pareto, points
 from prunet_det.benchmark.records import Record, check_shared
 
 OURS = "prunet"
@@ -144,7 +144,7 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
         return Comparison(axis, metric, other, "refused", seeds=seeds, reason=str(e))
     reason, bounds = "", None
     if seeds < ENOUGH_SEEDS:
-        reason = f"{seeds} seed{'s' * (seeds != 1)} at a point, {ENOUGH_SEEDS} needed"
+        reason = f"{counted('seed', seeds)} at a point, {ENOUGH_SEEDS} needed"
     else:
         ratios = resampled_ratios(sides[0], sides[1])
         undefined = 1 - len(ratios) / RESAMPLES

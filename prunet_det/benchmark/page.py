@@ -12,7 +12,7 @@ from typing import Any
 
 from prunet_det.benchmark import published
 from prunet_det.benchmark.blocks import KEY, blocks_of, blocks_svg
-from prunet_det.benchmark.fronts import STYLES, axes, pareto, points
+from prunet_det.benchmark.fronts import STYLES, axes, counted, pareto, points
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.records import METRICS, Record
 from prunet_det.benchmark.tables import runs_by_point
@@ -99,13 +99,13 @@ def about(records: Sequence[Record]) -> str:
     done = [r for r in records if r.status == "done"]
     failed = len(records) - len(done)
     first = done[0]
-    seeds = sorted({len(g) for g in runs_by_point(records).values()})
-    counts = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    seeds = [len(runs) for runs in runs_by_point(records).values()]
     text = (
-        f"Suite {first.suite}: {len(done)} runs, {counts} seed{'s' * (seeds[-1] > 1)} a point; "
-        f"accuracy of {first.artifact}; data {first.data_hash[:12]}, code {first.code_hash[:12]}."
+        f"Suite {first.suite}: {counted('run', len(done))}, "
+        f"{counted('seed', min(seeds), max(seeds))} a point; accuracy of {first.artifact}; "
+        f"data {first.data_hash[:12]}, code {first.code_hash[:12]}."
     )
-    return text + (f" {failed} runs failed." if failed else "")
+    return text + (f" {counted('run', failed)} failed." if failed else "")
 
 
 def _net(runs: Sequence[Record], metrics: Sequence[str]) -> dict[str, Any]:

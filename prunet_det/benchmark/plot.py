@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from prunet_det.benchmark.fronts import STYLES, Axis, Point, pareto
+from prunet_det.benchmark.fronts import STYLES, Axis, Point, counted, pareto
 from prunet_det.files import atomic_path
 
 _SIZE = (7.6, 5.0)  # inches
@@ -127,8 +127,7 @@ def plot_published(
 
 def _seeds(own: Sequence[Point]) -> str:
     least, most = (f(len(p.values) for p in own) for f in (min, max))
-    counts = str(least) if least == most else f"{least} to {most}"
-    return f"{counts} seed{'s' * (most > 1)} a point"
+    return f"{counted('seed', least, most)} a point"
 
 
 def _range(p: Point) -> list[list[float]]:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     records = reportable(args.folder)
     write_report(records, out, args.folder)
     print(verdicts(records))
-    print(f"written to {out}: report.md, points.csv, pareto*.png, pareto*.svg, index.html")
+    print(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     return 0
 
 

@@ -134,7 +134,10 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
     speed = dict(device="CPU", model="m", input_size=128, ratio=0.912)
     speed |= dict(disk_images_per_s=9.12, memory_images_per_s=10.0)
     write_csv(tmp_path / "throughput.csv", [speed], "profile")
+    step = dict(model="m", input_size=128, part="iteration", step="backward", per="batch")
+    write_csv(tmp_path / "profile.csv", [{**step, "ms": 66.93, "share": 0.2548}], "profile")
     text = extras.markdown(tmp_path)
+    assert "| iteration, per batch | backward | 66.9 (25%) |" in text
     assert "0.02, chosen by the mean (mean mAP by learning rate: 0.01: 0.100, 0.02: 0.200)" in text
     assert "| end to end | 8 of 9 | 3.4% | 2 of 36 | 1 |" in text
     assert "| CPU | `m` | 128 | 9.1 | 10.0 | 0.91 |" in text
