@@ -58,6 +58,8 @@ def tiny_suite(few, tmp_path_factory) -> Path:
         "train_dataloader.batch_size": 2,
         "default_hooks.logger.interval": 1,
         "test_dataloader.batch_size": 4,
+        "model.neck.num_cells": 1,
+        "model.bbox_head.repeats": 1,
     }
     for split in ("train", "test"):
         options |= {

@@ -6,9 +6,10 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prunet_det.benchmark.identity import identity
 from prunet_det.benchmark.launchers import Job, Outcome, launch
@@ -123,7 +124,7 @@ def make_folder(out: Path) -> None:
         raise UserError(f"--out {out} cannot be written: {e.strerror}; give another folder.") from e
 
 
-def _is_done(plan: Plan, point: Point, seed: int, wanted: dict[str, str]) -> bool:
+def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, str]) -> bool:
     """Whether a run's record is there; a damaged one is moved aside."""
     key = point.key(seed)
     path = record_path(plan.out, key)
@@ -140,7 +141,7 @@ def _is_done(plan: Plan, point: Point, seed: int, wanted: dict[str, str]) -> boo
     return finished(plan.out, key, {**wanted, "arch": point.arch}) is not None
 
 
-def failure(point: Point, seed: int, wanted: dict[str, str], outcome: Outcome) -> Record:
+def failure(point: Point, seed: int, wanted: Mapping[str, Any], outcome: Outcome) -> Record:
     """The record of a run that failed.
 
     Args:

@@ -65,6 +65,11 @@ def predictor(
     return predict
 
 
+def without_workers(loader: Config) -> Any:
+    """A data loader that loads in this process."""
+    return Runner.build_dataloader({**loader, "num_workers": 0, "persistent_workers": False})
+
+
 def evaluate(
     cfg: Config, predict: Callable[[dict[str, Any]], Sequence[Any]], classes: Sequence[str]
 ) -> dict[str, float | None]:

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -187,6 +188,8 @@ def _launch_on_ray(
     else:
         cpus = together * max(job.cpus for job in jobs)
         ray.init(num_cpus=cpus, include_dashboard=False, **options)
+    # A worker starts a process and waits: it need not import this package, and PyTorch with it.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
         yield from _hand_out(ray, jobs, logs, deadline)
     finally:
@@ -204,7 +207,8 @@ def _hand_out(
                     f"{job.name} asks for {wanted} {kind}s, the Ray cluster has "
                     f"{have.get(kind, 0):g}."
                 )
-    waiting, running = deque(jobs), {}
+    waiting = deque(jobs)
+    running: dict[Any, Job] = {}  # by Ray's reference
     room = max(1, int(have["CPU"]) // min(job.cpus for job in jobs))
     while running or (waiting and not _late(deadline)):
         while waiting and len(running) < room and not _late(deadline):

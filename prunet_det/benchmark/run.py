@@ -83,7 +83,7 @@ def run(suite: Suite, point: Point, seed: int, out: str | os.PathLike[str], comm
     """
     key = point.key(seed)
     with alone(out, key):
-        wanted = {**identity(suite), "arch": point.arch}
+        wanted: dict[str, Any] = {**identity(suite), "arch": point.arch}
         done = finished(out, key, wanted)
         if done is not None:
             return done

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
-from prunet_det.benchmark.evaluate import make_artifact, predictor
+from prunet_det.benchmark.evaluate import make_artifact, predictor, without_workers
 from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.console import print_table
@@ -72,7 +72,7 @@ class Clock:
 
 def loading_rows(cfg: Config, point: Point, images: int = 64) -> list[dict[str, Any]]:
     """What the loader's process does for a batch: each step of the pipeline."""
-    loader = Runner.build_dataloader({**cfg.train_dataloader, "num_workers": 0})
+    loader = without_workers(cfg.train_dataloader)
     samples = loader.dataset
     dataset = getattr(samples, "dataset", samples)
     clock, batch = Clock("cpu"), cfg.train_dataloader.batch_size
@@ -205,7 +205,7 @@ def evaluation_rows(
     )
     detector.to(suite.device)
     predict = predictor(detector, part, program)
-    dataset = Runner.build_dataloader({**cfg.test_dataloader, "num_workers": 0}).dataset
+    dataset = without_workers(cfg.test_dataloader).dataset
     clock = Clock(suite.device)
     for index in range(min(images, len(dataset))):
         with clock("loading"):
@@ -224,8 +224,8 @@ def profile_point(
     """All rows of one network, and its throughputs."""
     torch.set_num_threads(suite.threads)
     cfg = suite.build(point, 0, work_folder(out, f"profile_{point.model}_{point.input_size}"))
-    rows = loading_rows(cfg, point)
     trainer = Trainer.of(cfg)
+    rows = loading_rows(cfg, point)
     batches = trainer.batches()
     held = [next(batches) for _ in range(8)]
     rows += iteration_rows(trainer, [held[i % 8] for i in range(iterations)], point)

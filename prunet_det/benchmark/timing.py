@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner import Runner
 
+from prunet_det.benchmark.evaluate import without_workers
 from prunet_det.benchmark.records import Record, latency_path, save_latencies
 from prunet_det.benchmark.run import load_trained, work_folder
 from prunet_det.benchmark.suite import Point, Suite
@@ -59,7 +59,7 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[P
         )
     cfg = suite.build(point, record.seed, work)
     detector = load_trained(cfg, work)
-    dataset = Runner.build_dataloader({**cfg.test_dataloader, "num_workers": 0}).dataset
+    dataset = without_workers(cfg.test_dataloader).dataset
     image = dataset[0]["inputs"]
     picture = torch.zeros(3, point.input_size, point.input_size, dtype=torch.uint8)
     picture[:, : image.shape[1], : image.shape[2]] = image

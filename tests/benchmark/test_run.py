@@ -122,12 +122,19 @@ def test_a_second_call_keeps_what_is_done(undisturbed, tiny_suite, here):
     assert path.read_bytes() == before
 
 
-def test_a_repeat_of_the_timing_is_compared(undisturbed, tiny_suite, here):
+def test_a_repeat_of_the_timing_is_compared(undisturbed, tiny_suite, here, monkeypatch):
+    from prunet_det.benchmark import timing
     from prunet_det.benchmark.timing import compare
 
-    arguments = ["--suite", tiny_suite, "--out", undisturbed, "--seconds", 0.05]
+    (first,) = (undisturbed / "latency").glob("*onnxruntime*.json")
+    rows = json.loads(first.read_text())["rows"]
+    monkeypatch.setattr(timing, "measure_suite", lambda *_: rows)  # which the fixture has run
+    arguments = ["--suite", tiny_suite, "--out", undisturbed]
     done = here("benchmark", "time", *arguments, "--repeat-timing")
-    assert "1 of 1" in done.stdout or "0 of 1" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "1 of 1" in done.stdout, done.stdout + done.stderr
+    rows = [{**row, "latency_ms": 9 * row["high_ms"]} for row in rows]
+    done = here("benchmark", "time", *arguments, "--repeat-timing")
+    assert done.returncode == 1 and "0 of 1" in done.stdout, done.stdout + done.stderr
     (path,) = (undisturbed / "repeat" / "latency").glob("*.json")
     assert json.loads(path.read_text())["comparison"][0]["networks"] == 1
 
