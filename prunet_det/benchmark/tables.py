@@ -172,7 +172,7 @@ def verdict_table(comparisons: Sequence[Comparison], title: bool = True) -> str:
 def failure_lines(records: Sequence[Record]) -> str:
     """A line a failed run; nothing where there is none."""
     lines = [
-        f"* failed: {r.model}, {r.input_size} px, seed {r.seed}: {r.error}\n"
+        f"* failed: {r.model}, {r.input_size} px, seed {r.seed}: {' '.join((r.error or '').split())}\n"
         for r in records
         if r.status == "failed"
     ]
