@@ -171,11 +171,11 @@ def verdict_table(comparisons: Sequence[Comparison], title: bool = True) -> str:
 
 def failure_lines(records: Sequence[Record]) -> str:
     """A line a failed run; nothing where there is none."""
-    lines = [
-        f"* failed: {r.model}, {r.input_size} px, seed {r.seed}: {' '.join((r.error or '').split())}\n"
-        for r in records
-        if r.status == "failed"
-    ]
+    lines = []
+    for r in records:
+        if r.status == "failed":
+            error = " ".join((r.error or "").split())
+            lines.append(f"* failed: {r.model}, {r.input_size} px, seed {r.seed}: {error}\n")
     return "".join(lines)
 
 
