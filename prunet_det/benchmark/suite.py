@@ -16,7 +16,7 @@ from mmengine.config import Config
 from prunet_det.benchmark.records import FAMILIES, run_key
 from prunet_det.errors import UserError
 from prunet_det.latency.measure import default_runtime, local_device
-from prunet_det.training.launch import set_data_root, set_max_iters
+from prunet_det.training.launch import move_schedule, set_data_root, set_max_iters
 from prunet_det.training.repeatable import make_repeatable
 
 # What a suite's file may say; the last is what its points are made of.
@@ -30,14 +30,19 @@ class Point:
     """A backbone at an input size: what a front is made of.
 
     Attributes:
-        model: A network of the zoo's or of timm's.
+        source: A network of the zoo's or of timm's, or the file of a spec (*.json).
         family: One of FAMILIES.
         input_size: In pixels.
     """
 
-    model: str
+    source: str
     family: str
     input_size: int
+
+    @property
+    def model(self) -> str:
+        """The network's name."""
+        return Path(self.source).stem if self.source.endswith(".json") else self.source
 
     def __str__(self) -> str:
         return f"{self.model}@{self.input_size}"
@@ -51,9 +56,9 @@ class Point:
         """Config of the backbone; its weights are random."""
         from prunet_det.runtime.subject import is_ours
 
-        if is_ours(self.model):
-            return dict(type="PruNet", arch=self.model)
-        return dict(type="TimmBackbone", name=self.model)
+        if is_ours(self.source):
+            return dict(type="PruNet", arch=self.source)
+        return dict(type="TimmBackbone", name=self.source)
 
     @property
     def arch(self) -> dict[str, Any] | None:
@@ -61,9 +66,9 @@ class Point:
         from prunet_det.runtime.subject import is_ours
         from prunet_det.zoo.registry import resolve_spec
 
-        if not is_ours(self.model):
+        if not is_ours(self.source):
             return None
-        return dict(json.loads(json.dumps(resolve_spec(self.model).to_dict())))
+        return dict(json.loads(json.dumps(resolve_spec(self.source).to_dict())))
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ class Suite:
         points: In the order in which they are trained.
         options: `--cfg-options` of the recipe.
         seeds: How many, where the command line does not say.
-        max_iters: Iterations of a training, by its schedule's shape; None leaves the config's.
+        max_iters: Iterations of a training, or epochs where the config counts these, with its
+            schedule's shape; None leaves the config's.
         amp: Automatic mixed precision, where there is CUDA.
         threads: Of a CPU, in training, evaluation and timing.
         learning_rates: To choose from, once.
@@ -137,6 +143,7 @@ class Suite:
         cfg = Config.fromfile(self.config)
         cfg.merge_from_dict(dict(self.options))
         if self.max_iters is not None and cfg.train_cfg.get("max_iters") is None:
+            move_schedule(cfg, cfg.train_cfg.max_epochs, self.max_iters)
             cfg.train_cfg.max_epochs = self.max_iters
         elif self.max_iters is not None:
             set_max_iters(cfg, self.max_iters)
@@ -198,7 +205,8 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
             f"there is no suite {path}; here are {here or 'none: run in the checkout'}."
         )
     try:
-        found = dict(Config.fromfile(file).to_dict())
+        said = Config.fromfile(file).to_dict()
+        found = {k: v for k, v in said.items() if not k.startswith("_")}
     except (SyntaxError, NameError, AttributeError, KeyError, TypeError) as e:
         raise UserError(f"{file} is no valid suite: {e}.") from e
     wrong = set(found) - KEYS
@@ -231,11 +239,29 @@ def check_points(points: Iterable[Point]) -> None:
 
     for point in points:
         check_size(point.input_size)
-        if not is_ours(point.model) and not timm.is_model(point.model):
+        if point.source.endswith(".json"):
+            load_spec_file(point.source)
+        elif not is_ours(point.source) and not timm.is_model(point.source):
             raise UserError(
-                f"there is no network {point.model!r}, neither here "
+                f"there is no network {point.source!r}, neither here "
                 f"({', '.join(model_names())}) nor in timm."
             )
+
+
+def load_spec_file(path: str) -> None:
+    """Refuses a file that is no spec, or whose network has another name than the file.
+
+    Raises:
+        UserError: The sentence says which.
+    """
+    from prunet_det.arch.spec import ArchSpec
+
+    try:
+        name = ArchSpec.load(path).name
+    except (OSError, ValueError) as e:
+        raise UserError(str(e)) from e
+    if name != Path(path).stem:
+        raise UserError(f"{path} holds the network {name}; name the file {name}.json.")
 
 
 def _other_point(name: str, suite: Suite) -> Point:

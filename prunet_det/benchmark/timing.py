@@ -105,8 +105,8 @@ def predict_suite(suite: Suite, points: Sequence[Point], out: Path) -> list[dict
         init_default_scope(cfg.get("default_scope", "mmdet"))
         detector: Any = MODELS.build(cfg.model).eval()
         options: dict[str, Any] = dict(device=PREDICTED_FOR, input_size=point.input_size)
-        if is_ours(point.model):
-            backbone = predict(point.model, **options)
+        if is_ours(point.source):
+            backbone = predict(point.source, **options)
         else:
             backbone = predict_module(detector.backbone, point.model, **options)
         part = NetworkPart(detector, point.input_size)
