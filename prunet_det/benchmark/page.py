@@ -95,7 +95,7 @@ def page_data(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def about(records: Sequence[Record]) -> str:
-    """Suite, runs, what was evaluated, data and code, in a sentence."""
+    """Suite, runs, what was evaluated, data, code, and what networks are not published ones."""
     done = [r for r in records if r.status == "done"]
     failed = len(records) - len(done)
     first = done[0]
@@ -105,7 +105,20 @@ def about(records: Sequence[Record]) -> str:
         f"{counted('seed', min(seeds), max(seeds))} a point; accuracy of {first.artifact}; "
         f"data {first.data_hash[:12]}, code {first.code_hash[:12]}."
     )
-    return text + (f" {counted('run', failed)} failed." if failed else "")
+    if failed:
+        text += f" {counted('run', failed)} failed."
+    return text + _origins(done)
+
+
+def _origins(done: Sequence[Record]) -> str:
+    """Which networks are not published ones, that no one takes a family's name for them."""
+    kinds: dict[str, dict[str, None]] = {"hand-written": {}, "searched": {}}
+    for r in done:
+        kind = ((r.arch or {}).get("provenance") or {}).get("kind")
+        if kind in kinds:
+            kinds[kind][r.model] = None
+    titles = {"hand-written": "Hand-written, no published networks", "searched": "Searched here"}
+    return "".join(f" {titles[k]}: {', '.join(names)}." for k, names in kinds.items() if names)
 
 
 def _net(runs: Sequence[Record], metrics: Sequence[str]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def test_report_writes_everything(results, tmp_path, here):
     plots = {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     assert names == {"report.md", "points.csv", "index.html", *plots}
     text = (tmp_path / "report.md").read_text()
+    assert "18 runs, 2 seeds a point" in text and "1 run failed" in text
+    assert "Hand-written, no published networks: prunet_demo." in text
     assert "gpunet_1, 128 px, seed 0: boom" in text
     assert all(f"]({stem}.svg)" in text for stem in stems)
     assert "PruNet is faster" not in text and "PruNet needs" not in text  # two seeds are too few
