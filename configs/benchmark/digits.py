@@ -10,13 +10,14 @@ works, and says nothing about the published networks. All weights are random at 
 
 _networks = "configs/benchmark/networks"
 config = "configs/prunet_effdet.py"
-max_iters = 400
+max_iters = 800
+crop = 0.5
 options = {"train_dataloader.batch_size": 8}
 seeds = 2
 threads = 1
 learning_rates = [0.005, 0.01, 0.02]
 models = dict(
-    prunet=[("prunet_demo", 96), ("prunet_demo", 128), ("prunet_demo", 160)],
-    gpunet=[(f"{_networks}/gpunet_0_w{w}.json", 128) for w in (250, 300, 375)],
-    efficientnet=[(f"{_networks}/efficientnet_b0_w{w}.json", 128) for w in (375, 500, 625)],
+    prunet=[("prunet_demo", 192), ("prunet_demo", 224), ("prunet_demo", 256)],
+    gpunet=[(f"{_networks}/gpunet_0_w{w}.json", 256) for w in (250, 300, 375)],
+    efficientnet=[(f"{_networks}/efficientnet_b0_w{w}.json", 256) for w in (375, 500, 625)],
 )

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
+from torch.nn import functional
 
 from prunet_det.benchmark.records import METRICS
 from prunet_det.detection.deploy import NetworkPart
@@ -46,8 +47,10 @@ def predictor(
 ) -> Callable[[dict[str, Any]], Sequence[Any]]:
     """Predicts a batch of a data loader, image by image, through the program.
 
-    Normalisation before it and selection and NMS after it are the detector's own.
+    Normalisation before it and selection and NMS after it are the detector's own. What an image
+    lacks to the program's square is zeros, as the detector's own padding.
     """
+    height, width = program.shape[2:]
     preprocess, head = detector.data_preprocessor, detector.bbox_head
 
     def predict(batch: dict[str, Any]) -> Sequence[Any]:
@@ -55,7 +58,8 @@ def predictor(
             data = preprocess(batch, False)
             samples = data["data_samples"]
             for image, sample in zip(data["inputs"], samples, strict=True):
-                outputs = program.bind(image[None])()
+                margins = (0, width - image.shape[2], 0, height - image.shape[1])
+                outputs = program.bind(functional.pad(image[None], margins))()
                 groups = part.grouped([output.float() for output in outputs])
                 sample.pred_instances = head.predict_by_feat(
                     *groups, batch_img_metas=[sample.metainfo], rescale=True

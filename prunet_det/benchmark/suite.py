@@ -20,7 +20,8 @@ from prunet_det.training.launch import move_schedule, set_data_root, set_max_ite
 from prunet_det.training.repeatable import make_repeatable
 
 # What a suite's file may say; the last is what its points are made of.
-KEYS = {"config", "options", "seeds", "max_iters", "amp", "threads", "learning_rates", "models"}
+KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
+KEYS |= {"learning_rates", "models"}
 # Of a recipe, what is no part of it: places, and what a point sets.
 _PLACES = ("data_root", "ann_file", "work_dir", "resume", "load_from", "randomness", "seed")
 
@@ -84,6 +85,7 @@ class Suite:
         seeds: How many, where the command line does not say.
         max_iters: Iterations of a training, or epochs where the config counts these, with its
             schedule's shape; None leaves the config's.
+        crop: Side of what is cut out of a training image, of the input size.
         amp: Automatic mixed precision, where there is CUDA.
         threads: Of a CPU, in training, evaluation and timing.
         learning_rates: To choose from, once.
@@ -99,6 +101,7 @@ class Suite:
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 3
     max_iters: int | None = None
+    crop: float = 1.0
     amp: bool = False
     threads: int = 1
     learning_rates: tuple[float, ...] = ()
@@ -170,7 +173,7 @@ class Suite:
         """
         cfg = self.recipe()
         cfg.model.backbone = point.backbone
-        set_input_size(cfg, point.input_size)
+        set_input_size(cfg, point.input_size, self.crop)
         if self.held_out:
             from prunet_det.benchmark.held_out import hold_out
 
@@ -183,9 +186,9 @@ class Suite:
         """A digest of the recipe, whatever the backbone, the input size and the data's place."""
         cfg = self.recipe()
         cfg.model.pop("backbone")
-        set_input_size(cfg, 1)
+        set_input_size(cfg, 0)
         recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))
-        recipe["held_out"] = self.held_out
+        recipe |= {"held_out": self.held_out, "crop": self.crop}
         text = json.dumps(recipe, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -276,8 +279,13 @@ def _other_point(name: str, suite: Suite) -> Point:
     return Point(model, family, int(size))
 
 
-def set_input_size(cfg: Config, size: int) -> None:
-    """Trains and tests on images of another size, padded to a square of just that size.
+def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:
+    """Tests on images of another size, and trains on squares that are cut out of such images.
+
+    Args:
+        cfg: Changed.
+        size: In pixels.
+        crop: Side of the squares, of the size.
 
     Raises:
         UserError: The config's pipelines resize nothing.
@@ -285,12 +293,13 @@ def set_input_size(cfg: Config, size: int) -> None:
     found = False
     for key in ("train", "test"):
         for step in cfg[f"{key}_dataloader"].dataset.pipeline:
-            for option in {"scale", "crop_size"} & set(step):
-                step[option] = (size, size)
-                found = True
+            for option, side in {"scale": size, "crop_size": round(crop * size)}.items():
+                if option in step:
+                    step[option] = (side, side)
+                    found = True
     if not found:
         raise UserError("the config's pipelines have no step with a scale or crop_size to set.")
-    cfg.model.data_preprocessor.pad_size_divisor = size
+    cfg.model.data_preprocessor.pad_size_divisor = round(crop * size)
 
 
 def _without_places(data: Any) -> Any:

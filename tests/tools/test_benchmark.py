@@ -67,7 +67,7 @@ def test_damaged_record_is_moved_aside_and_time_is_kept(tiny_suite, tmp_path, he
 @pytest.mark.parametrize("name", ["digits", "glyphs", "coco"])
 def test_suites_are_fair(name, monkeypatch):
     """One recipe: two points' configs differ in the backbone and the size alone."""
-    from prunet_det.benchmark.suite import check_points, load_suite
+    from prunet_det.benchmark.suite import check_points, load_suite, set_input_size
 
     monkeypatch.chdir(ROOT)
     suite = load_suite(name)
@@ -75,12 +75,13 @@ def test_suites_are_fair(name, monkeypatch):
     assert {p.family for p in suite.points} == {"prunet", "gpunet", "efficientnet"}
 
     def rest(point):
-        cfg = suite.build(point, 0, "work").to_dict()
-        cfg["model"].pop("backbone")
-        text = json.dumps(cfg, default=str)
-        for size in (f"[{point.input_size}, {point.input_size}]", f": {point.input_size}"):
-            text = text.replace(size, "SIZE")
-        return text
+        cfg = suite.build(point, 0, "work")
+        scales = [s["scale"] for s in cfg.test_dataloader.dataset.pipeline if "scale" in s]
+        assert scales == [(point.input_size,) * 2]
+        cfg.model.pop("backbone")
+        cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.dataset
+        set_input_size(cfg, 0)
+        return json.dumps(cfg.to_dict(), default=str)
 
     assert len({rest(p) for p in suite.points}) == 1
 
