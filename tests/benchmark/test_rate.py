@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_the_test_split_is_not_looked_at(tiny_suite, tmp_path, monkeypatch):
     train, test = cfg.train_dataloader.dataset.dataset, cfg.test_dataloader.dataset
     assert test.data_prefix == train.data_prefix and test.data_root == train.data_root
     assert cfg.test_evaluator.ann_file == test.ann_file
-    parts = [json.loads(open(dataset.ann_file).read()) for dataset in (train, test)]
+    parts = [json.loads(Path(dataset.ann_file).read_text()) for dataset in (train, test)]
     ids = [{image["id"] for image in part["images"]} for part in parts]
     all_of_them = json.loads((ROOT / "data/digits/annotations/train.json").read_text())
     assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == len(all_of_them["images"])
