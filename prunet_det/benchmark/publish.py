@@ -31,11 +31,11 @@ def summary(results: Path) -> str:
     parts = []
     for name, records in suites(results).items():
         first = axes(records)[:1]
-        parts += [f"Suite `{name}`. {about(records)}\n", verdicts(records)]
+        parts += [f"{about(records)}\n", verdicts(records)]
         if first:
             title = f"mAP against latency, {first[0].title}"
             parts.append(f"![{title}]({PICTURES}/{name}_pareto.svg)\n")
-            parts.append(tables.short_table(records, first[0]))
+            parts.append(tables.short_table(records))
     return "\n".join(parts) or _NONE_YET
 
 

@@ -126,7 +126,6 @@ def markdown(
     ]
     if axes(records):
         parts += [
-            "Median ms, with low and high in brackets; bold is on its family's front by mAP.\n",
             tables.latency_tables(records),
             tables.FRONT_NOTE + "\n",
             tables.front_table(records),

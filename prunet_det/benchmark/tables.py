@@ -80,50 +80,78 @@ def _ms(p: Point) -> str:
     return f"{p.latency_ms:.4g} ({p.low_ms:.4g} to {p.high_ms:.4g}){' ~' if p.note else ''}"
 
 
-def latency_tables(records: Sequence[Record], only: Sequence[Axis] | None = None) -> str:
+# (model, input size) to its point on an axis, and those that are on their family's front.
+_Column = tuple[dict[tuple[str, int], Point], set[tuple[str, int]]]
+
+
+def _column(records: Sequence[Record], axis: Axis) -> _Column:
+    found, best = points(records, axis), []
+    for family in STYLES:
+        best += pareto([p for p in found if p.family == family])
+    return (
+        {(p.model, p.input_size): p for p in found},
+        {(p.model, p.input_size) for p in best},
+    )
+
+
+def _cell(column: _Column, key: tuple[str, int]) -> str:
+    by_key, best = column
+    cell = _ms(by_key[key]) if key in by_key else ""
+    return f"**{cell}**" if key in best else cell
+
+
+def _conditions(axis: Axis) -> str:
+    return f"{axis.kind.capitalize()}: {axis.conditions}"
+
+
+def _caption(axis: Axis, columns: Sequence[_Column]) -> str:
+    """Conditions of a table of milliseconds, and how to read it."""
+    what = {"measured": "median (10th to 90th percentile)", "predicted": "value (error band)"}
+    marks = {"measured": "unstable", "predicted": "extrapolated"}
+    noted = any(p.note for by_key, _ in columns for p in by_key.values())
+    mark = f"; ~ is {marks.get(axis.kind, 'noted in its file')}" if noted else ""
+    return (
+        f"{_conditions(axis)}. {what.get(axis.kind, 'Value').capitalize()}{mark}; bold is on its "
+        "family's front by mAP."
+    )
+
+
+def latency_tables(records: Sequence[Record]) -> str:
     """A table for each set of conditions, a column a scope; bold is on its family's front."""
     groups: dict[str, list[Axis]] = defaultdict(list)
-    for axis in axes(records) if only is None else only:
-        groups[f"{axis.kind.capitalize()}: {axis.conditions}"].append(axis)
+    for axis in axes(records):
+        groups[_conditions(axis)].append(axis)
     keys = list(runs_by_point(records))
     parts = []
-    for title, group in groups.items():
-        columns = []
-        for axis in group:
-            column, best = {}, set()
-            for family in STYLES:
-                own = [p for p in points(records, axis) if p.family == family]
-                column.update({(p.model, p.input_size): p for p in own})
-                best |= {(p.model, p.input_size) for p in pareto(own)}
-            columns.append((column, best))
-        rows = []
-        for model, size in keys:
-            row = [f"`{model}`", str(size)]
-            for column, best in columns:
-                cell = _ms(column[model, size]) if (model, size) in column else ""
-                row.append(f"**{cell}**" if (model, size) in best else cell)
-            rows.append(row)
+    for group in groups.values():
+        columns = [_column(records, axis) for axis in group]
+        rows = [[f"`{k[0]}`", str(k[1]), *(_cell(c, k) for c in columns)] for k in keys]
         header = ["backbone", "px", *(f"{SCOPES[a.scope]}, ms" for a in group)]
-        notes = {p.note for column, _ in columns for p in column.values() if p.note}
-        marked = " ~ is an extrapolation or has another note in its file." if notes else ""
-        parts.append(f"{title}.{marked}\n\n{markdown_table(header, rows)}")
+        parts.append(f"{_caption(group[0], columns)}\n\n{markdown_table(header, rows)}")
     return "\n".join(parts)
 
 
-def short_table(records: Sequence[Record], axis: Axis) -> str:
-    """A row a point of one axis, fast ones first; bold is on its family's front."""
-    found = points(records, axis)
-    best = [p for f in STYLES for p in pareto([p for p in found if p.family == f])]
+def short_table(records: Sequence[Record]) -> str:
+    """mAP and milliseconds of the first conditions, a row a point, fast ones first."""
+    group = [a for a in axes(records) if _conditions(a) == _conditions(axes(records)[0])]
+    columns = [_column(records, axis) for axis in group]
     groups = runs_by_point(records)
     rows = []
-    for p in sorted(found, key=lambda p: p.latency_ms):
-        first = groups[p.model, p.input_size][0]
-        bold = "**" if p in best else ""
-        row = [f"`{p.model}`", STYLES[p.family].title, str(p.input_size), str(len(p.seeds))]
-        row += [f"{bold}{_spread(p.values)}{bold}", f"{bold}{_ms(p)}{bold}"]
-        rows.append([*row, f"{first.parameters / 1e6:.2f}", f"{first.macs / 1e9:.3f}"])
-    header = ["backbone", "family", "px", "seeds", "mAP", f"{SCOPES[axis.scope]}, ms"]
-    return markdown_table([*header, "parameters (M)", "GMACs"], rows)
+    for key in sorted(columns[0][0], key=lambda key: columns[0][0][key].latency_ms):
+        runs = groups[key]
+        row = [f"`{key[0]}`", STYLES[runs[0].family].title, str(key[1]), str(len(runs))]
+        row += [_spread([r.metrics["mAP"] for r in runs]), *(_cell(c, key) for c in columns)]
+        rows.append([*row, f"{runs[0].parameters / 1e6:.2f}", f"{runs[0].macs / 1e9:.3f}"])
+    header = [
+        "backbone",
+        "family",
+        "px",
+        "seeds",
+        "mAP",
+        *(f"{SCOPES[a.scope]}, ms" for a in group),
+    ]
+    table = markdown_table([*header, "parameters (M)", "GMACs"], rows)
+    return f"{_caption(group[0], columns)}\n\n{table}"
 
 
 def front_table(records: Sequence[Record], metric: str = "mAP") -> str:
