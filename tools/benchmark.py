@@ -116,10 +116,11 @@ def run_run(argv: list[str]) -> int:
     add_timing(parser)
     args = parser.parse_args(argv)
     plan = read_plan(args, args.seeds)
-    unfinished = run_suite(plan)
-    if not unfinished and not args.no_timing:
-        return time_plan(plan.suite, plan.out, args)
-    return int(bool(unfinished) and args.max_minutes is None)
+    left, failed = run_suite(plan)
+    if not left and not args.no_timing:
+        args.models = None  # whatever was trained now, all networks are timed against each other
+        return time_plan(read_suite(args), plan.out, args, again=False) or int(bool(failed))
+    return int(bool(failed))
 
 
 def add_timing(parser: argparse.ArgumentParser) -> None:
@@ -132,22 +133,21 @@ def add_timing(parser: argparse.ArgumentParser) -> None:
 def run_time(argv: list[str]) -> int:
     """Measures the latencies of all networks that are trained, interleaved; predicts the V100's."""
     parser = common("time")
-    add_models(parser)
     add_timing(parser)
     args = parser.parse_args(argv)
     suite = read_suite(args)
-    return time_plan(suite, Path(args.out or f"work_dirs/benchmark/{suite.name}"), args)
+    return time_plan(suite, Path(args.out or f"work_dirs/benchmark/{suite.name}"), args, again=True)
 
 
-def time_plan(suite: Any, out: Path, args: argparse.Namespace) -> int:
-    """As run_time, with what is known already."""
+def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> int:
+    """As run_time; what has been timed is timed again only where that is wanted."""
     from prunet_det.benchmark.campaign import done_points
     from prunet_det.benchmark.timing import is_timed, repeat, time_suite
 
     points = done_points(suite, out)
     if args.repeat_timing:
         return say_repeat(repeat(suite, points, out, args.seconds, this_command()))
-    if is_timed(suite, points, out) and "time" not in sys.argv:
+    if not again and is_timed(suite, points, out):
         print("all networks are timed on this machine.")
         return 0
     for path in time_suite(suite, points, out, args.seconds, this_command()):

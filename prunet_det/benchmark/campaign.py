@@ -68,14 +68,14 @@ class Plan:
         return Job(key, command, os.fspath(self.out), results, self.suite.threads, gpus)
 
 
-def run_suite(plan: Plan) -> list[str]:
+def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
     """Runs what is left of a suite.
 
     Args:
         plan: What and how.
 
     Returns:
-        Keys of the runs that are not done: left for another call, or failed.
+        Keys of the runs that are left for another call, and of those that failed.
 
     Raises:
         UserError: Unknown networks, no seeds, a folder that cannot be written, or records of other
@@ -106,7 +106,7 @@ def run_suite(plan: Plan) -> list[str]:
     if left:
         print(f"stopped after {plan.max_minutes:g} minutes; left: {', '.join(left)}.")
         print("the same command goes on from here.", flush=True)
-    return left + failed
+    return left, failed
 
 
 def make_folder(out: Path) -> None:
@@ -188,17 +188,22 @@ def _say(plan: Plan, outcome: Outcome, left: int, seconds: float) -> None:
 
 
 def done_points(suite: Suite, out: Path) -> dict[Point, Record]:
-    """The suite's points that have a finished run, with that of the lowest seed.
+    """The points that have a finished run, with that of the lowest seed, the suite's own first.
+
+    Args:
+        suite: All of it; records of other networks count too.
+        out: Folder of the records.
 
     Raises:
         UserError: There is none, or the records do not belong together.
     """
     done = [r for r in load_records(out) if r.status == "done"]
+    own = {(p.model, p.input_size): p for p in suite.points}
     found: dict[Point, Record] = {}
     for record in sorted(done, key=lambda r: r.seed):
-        for point in suite.points:
-            if (point.model, point.input_size) == (record.model, record.input_size):
-                found.setdefault(point, record)
+        key = record.model, record.input_size
+        point = own.get(key) or Point(record.model, record.family, record.input_size)
+        found.setdefault(point, record)
     if not found:
         raise UserError(f"{out} has no finished run of the suite {suite.name}; run it first.")
-    return {p: found[p] for p in suite.points if p in found}
+    return {p: found[p] for p in (*suite.points, *found) if p in found}

@@ -51,7 +51,10 @@ def choose_rate(plan: Plan, command: str) -> dict[str, Any] | None:
     for rate in rates:
         out = plan.out / "rates" / f"{rate:g}"
         flags = (*plan.flags, "--held-out", "--lr", f"{rate:g}")
-        if run_suite(replace(plan, suite=with_rate(plan.suite, rate), out=out, flags=flags)):
+        left, failed = run_suite(
+            replace(plan, suite=with_rate(plan.suite, rate), out=out, flags=flags)
+        )
+        if left or failed:
             return None
         found[rate] = _accuracies(out, plan.suite.points)
     means = {rate: statistics.mean(values.values()) for rate, values in found.items()}

@@ -45,7 +45,7 @@ def test_the_best_mean_is_chosen(tiny_suite, tmp_path, monkeypatch):
         for p in plan.suite.points:
             metrics = dict.fromkeys(METRICS, accuracy[p.model][lr])
             save_record(plan.out, Record(p.model, p.family, p.input_size, 0, "tiny", metrics, "x"))
-        return []
+        return [], []
 
     monkeypatch.setattr(rate, "run_suite", run)
     chosen = rate.choose_rate(Plan(suite, 1, tmp_path, ()), "command")

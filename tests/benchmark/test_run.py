@@ -59,7 +59,7 @@ def test_record(undisturbed):
 
 
 def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
-    """The artifact gives the training's own detector's boxes."""
+    """A program, for whatever runtime, gives the boxes that the training's own detector gives."""
     import torch
     from mmengine.runner import Runner
 
@@ -73,7 +73,7 @@ def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
     cfg = suite.build(suite.points[0], 0, work)
     detector = load_trained(cfg, work)
     detector.bbox_head.test_cfg["score_thr"] = 0.0  # ten iterations teach nothing
-    part, program = make_artifact(detector, 64, suite.artifact, "cpu", 1)
+    part, program = make_artifact(detector, 64, "eager fp32", "cpu", 1)
     batch = next(iter(Runner.build_dataloader(cfg.test_dataloader)))
     found = predictor(detector, part, program)(batch)
     with torch.no_grad():
