@@ -22,7 +22,7 @@ from prunet_det.arch.spec import (
 from prunet_det.zoo.registry import load_spec
 
 FOLDER = Path("configs/benchmark/networks")
-SHARES = {"gpunet_0": (0.25, 0.3, 0.375), "efficientnet_b0": (0.375, 0.5, 0.625)}
+SHARES = {"gpunet_0": (0.2, 0.25, 0.3), "efficientnet_b0": (0.25, 0.375, 0.5)}
 _STEP = 8  # channels
 # arXiv 1905.11946, table 1: kernel, stride, expansion, channels, blocks.
 _B0 = (
