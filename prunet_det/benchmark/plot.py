@@ -80,7 +80,7 @@ def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> 
     axes.set_xlabel(f"latency, ms (log): {axis.name}\n{axis.conditions}")
     axes.set_ylabel(f"{metric}, mean over seeds (bars: least and greatest)")
     axes.set_title(title, fontsize=10, loc="left")
-    _margins(axes, [p.latency_ms for p in found], 0.14)
+    _margins(axes, found)
     legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
     labels = [(f"{p.model} {p.input_size}", p.latency_ms, p.mean, p.family) for p in found]
     spans = [(p.low_ms, p.high_ms, min(p.values), max(p.values)) for p in found]
@@ -157,12 +157,14 @@ def _figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _margins(axes: Any, ms: Sequence[float], share: float) -> None:
-    """Room for labels, and ticks that a person can read on a log axis of less than two decades."""
+def _margins(axes: Any, found: Sequence[Point]) -> None:
+    """Room for labels and bars, and ticks that one can read on less than two decades."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
-    room = (max(ms) / min(ms)) ** share * 1.05
-    left, right = min(ms) / room, max(ms) * room
+    ms = [p.latency_ms for p in found]
+    room = (max(ms) / min(ms)) ** 0.14 * 1.05
+    left = min(min(ms) / room, *(p.low_ms / 1.02 for p in found))
+    right = max(max(ms) * room, *(p.high_ms * 1.02 for p in found))
     axes.set_xlim(left, right)
     axes.margins(y=0.14)
     steps = (1, 1.5, 2, 3, 5, 7) if right / left < 30 else (1, 3)
