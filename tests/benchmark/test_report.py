@@ -186,3 +186,13 @@ def test_labels_cover_nothing():
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             assert not boxes[a].overlaps(boxes[b]), f"{a} covers {b}"
+
+
+def test_no_bar_is_cut_off():
+    wide = runs("prunet_demo", "prunet", 128, [0.3, 0.4], 9.0, spread=0.8)
+    axis = axes(wide)[0]
+    figure = plot.draw_pareto(points(wide, axis), axis, "mAP", "wide")
+    low, high = figure.axes[0].get_xlim()
+    assert low < 9.0 * 1.3 * 0.2 and high > 9.0 * 1.3 * 1.8
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0.3 and high > 0.4
