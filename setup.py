@@ -20,6 +20,8 @@ DET = [
 ]
 
 ONNX = ["onnx", "onnxscript", "onnxruntime"]  # export, and the runtime of CPUs
+RAY = ["ray"]  # the benchmark's --launcher ray
+BENCHMARK = ["plotly"]  # the benchmark's page
 DEV = ["pytest", "pytest-xdist", "ruff", "mypy", "effdet"]
 
 setup(
@@ -34,7 +36,14 @@ setup(
     package_data={
         "prunet_det.zoo": ["specs/*.json"],
         "prunet_det.latency": ["devices/*.json", "published.csv"],
+        "prunet_det.benchmark": ["page.html", "*.csv"],
     },
     install_requires=["torch", "torchvision", "timm", "safetensors", "numpy"],
-    extras_require={"det": DET, "onnx": ONNX, "dev": [*DET, *ONNX, *DEV]},
+    extras_require={
+        "det": DET,
+        "onnx": ONNX,
+        "benchmark": BENCHMARK,
+        "ray": RAY,
+        "dev": [*DET, *ONNX, *BENCHMARK, *RAY, *DEV],
+    },
 )

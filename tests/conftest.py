@@ -50,6 +50,35 @@ def few(digits, tmp_path_factory) -> list[str]:
     return [f"{split}_{key}={path}" for split in ("val", "test") for key in keys]
 
 
+@pytest.fixture(scope="session")
+def tiny_suite(few, tmp_path_factory) -> Path:
+    """A suite's file: one small network, 64 px, ten iterations, four test images."""
+    options = dict(option.split("=", 1) for option in few)
+    options |= {
+        "train_dataloader.batch_size": 2,
+        "default_hooks.logger.interval": 1,
+        "test_dataloader.batch_size": 4,
+        "model.neck.num_cells": 1,
+        "model.bbox_head.repeats": 1,
+    }
+    for split in ("train", "test"):
+        options |= {
+            f"{split}_dataloader.num_workers": 0,
+            f"{split}_dataloader.persistent_workers": False,
+        }
+    suite = {
+        "config": "configs/prunet_effdet.py",
+        "max_iters": 10,
+        "options": options,
+        "seeds": 1,
+        "learning_rates": [0.01, 0.02],
+        "models": {"prunet": [("prunet_demo", 64)]},
+    }
+    path = tmp_path_factory.mktemp("suite") / "tiny.py"
+    path.write_text("".join(f"{key} = {value!r}\n" for key, value in suite.items()))
+    return path
+
+
 @pytest.fixture
 def tool():
     """Runs a tool as a user does and returns the finished process, output as text."""

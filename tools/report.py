@@ -22,6 +22,8 @@ NETWORKS = ROOT / "docs" / "networks"
 LATENCY = ROOT / "docs" / "latency"
 MEASURED = ROOT / "docs" / "results" / "latency"
 SEARCH = ROOT / "docs" / "results" / "search"
+SUITES = ROOT / "docs" / "results" / "benchmark"
+BENCHMARK = ROOT / "docs" / "benchmark"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -235,6 +237,13 @@ def checks() -> str:
     return markdown_table(header, rows)
 
 
+def benchmark(part: str) -> str:
+    """What the benchmark's records say, and published figures beside them."""
+    from prunet_det.benchmark import publish
+
+    return str(getattr(publish, part)(SUITES))
+
+
 TABLES = {
     "zoo": zoo,
     "digits": digits,
@@ -243,6 +252,9 @@ TABLES = {
     "predictions": predictions,
     "measured": measured,
     "checks": checks,
+    "benchmark": lambda: benchmark("summary"),
+    "benchmark_full": lambda: benchmark("full"),
+    "published": lambda: benchmark("quoted"),
 }
 
 
@@ -311,6 +323,13 @@ def latency_pictures() -> dict[Path, str]:
     return pages
 
 
+def benchmark_files() -> dict[Path, str]:
+    """Path to content of the benchmark's pictures and CSV files."""
+    from prunet_det.benchmark.publish import files
+
+    return files(SUITES, BENCHMARK)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail where stale")
@@ -319,8 +338,9 @@ def main() -> int:
         **{page: fill_tables(page) for page in PAGES},
         **network_pages(),
         **latency_pictures(),
+        **benchmark_files(),
     }
-    folders = [NETWORKS, LATENCY]
+    folders = [NETWORKS, LATENCY, BENCHMARK]
     left = [path for folder in folders for path in folder.glob("*") if path not in wanted]
     stale = [path.name for path in left]
     for path, text in wanted.items():

@@ -165,6 +165,31 @@ class EfficientDetHead(BaseDenseHead):
         flat = [m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, last) for m in maps]
         return torch.cat(flat, dim=1).float()
 
+    def assign(
+        self, anchors: torch.Tensor, batch_gt_instances: list[InstanceData]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What each anchor of a batch of B images should say.
+
+        Args:
+            anchors: (A, 4) of one image.
+            batch_gt_instances: Boxes and labels of each image.
+
+        Returns:
+            (B * A,) labels, -1 for background; (B * A,) whether an anchor stands for a box; and the
+            (P, 4) deltas of those P that do.
+        """
+        labels, positives, targets = [], [], []
+        for gt in batch_gt_instances:
+            boxes = gt.bboxes.tensor if hasattr(gt.bboxes, "tensor") else gt.bboxes
+            match = match_anchors(anchors, boxes, self.match_iou)
+            positive = match >= 0
+            label = torch.full_like(match, -1)
+            label[positive] = gt.labels[match[positive]]
+            labels.append(label)
+            positives.append(positive)
+            targets.append(self.coder.encode(anchors[positive], boxes[match[positive]]))
+        return torch.cat(labels), torch.cat(positives), torch.cat(targets)
+
     def loss_by_feat(
         self,
         cls_scores: list[torch.Tensor],
@@ -176,21 +201,10 @@ class EfficientDetHead(BaseDenseHead):
         """Focal and Huber loss over all anchors of the batch, divided by its positives plus one."""
         logits = self._flatten(cls_scores, self.num_classes)
         deltas = self._flatten(bbox_preds, 4)
-        anchors = self._anchors(cls_scores)
-        labels, positives, targets = [], [], []
-        for gt in batch_gt_instances:
-            boxes = gt.bboxes.tensor if hasattr(gt.bboxes, "tensor") else gt.bboxes
-            match = match_anchors(anchors, boxes, self.match_iou)
-            positive = match >= 0
-            label = torch.full_like(match, -1)
-            label[positive] = gt.labels[match[positive]]
-            labels.append(label)
-            positives.append(positive)
-            targets.append(self.coder.encode(anchors[positive], boxes[match[positive]]))
-        positive = torch.cat(positives)
+        labels, positive, targets = self.assign(self._anchors(cls_scores), batch_gt_instances)
         normalizer = reduce_mean(positive.sum() + 1.0)
-        loss_cls = focal_loss_sum(logits.flatten(0, 1), torch.cat(labels), self.alpha, self.gamma)
-        loss_box = huber_loss_mean4(deltas.flatten(0, 1)[positive], torch.cat(targets), self.delta)
+        loss_cls = focal_loss_sum(logits.flatten(0, 1), labels, self.alpha, self.gamma)
+        loss_box = huber_loss_mean4(deltas.flatten(0, 1)[positive], targets, self.delta)
         return {
             "loss_cls": loss_cls / normalizer,
             "loss_bbox": self.box_weight * loss_box / normalizer,

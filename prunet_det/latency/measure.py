@@ -99,9 +99,13 @@ def measure(
     check_batch(batch)
     threads = count_threads(device, threads)
     tasks, differences = [], []
+    programs: dict[int, Program] = {}  # a detector and itself end to end have one network
     for subject in subjects:
         images = subject.images(batch)
-        program = make_program(subject.module, images, runtime, precision, device, threads or None)
+        program = programs.get(id(subject.module)) or make_program(
+            subject.module, images, runtime, precision, device, threads or None
+        )
+        programs[id(subject.module)] = program
         differences.append(_difference(subject, program, images))
         tasks.append(_task(subject, program, images))
     timings = time_interleaved(tasks, seconds, progress=progress)

@@ -8,7 +8,7 @@ except ImportError as e:
         "`pip install prunet_det[det]`; `python tools/doctor.py` names what is wrong."
     ) from e
 
-from prunet_det.training import optimizer  # noqa: F401
+from prunet_det.training import optimizer, repeatable  # noqa: F401
 from prunet_det.training.hooks import ClassCheckHook, RecordHook
 
 __all__ = ["ClassCheckHook", "RecordHook"]

@@ -90,10 +90,21 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
             "--max-iters is for configs that train by iterations; this one trains by epochs: "
             "--cfg-options train_cfg.max_epochs=N."
         )
+    move_schedule(cfg, old, max_iters)
+    cfg.train_cfg.max_iters = max_iters
+
+
+def move_schedule(cfg: Config, old: int, new: int) -> None:
+    """Moves the end of a config's schedule, in iterations or epochs.
+
+    Args:
+        cfg: Whose warm-up keeps its length, but takes at most a quarter of the training.
+        old, new: Lengths of the training.
+    """
     schedulers = []
     for scheduler in cfg.get("param_scheduler") or []:
         begin, end = (
-            max_iters if at == old else min(at, max_iters // 4)
+            new if at == old else min(at, new // 4)
             for at in (scheduler.get("begin", 0), scheduler.get("end", old))
         )
         if end > begin:
@@ -102,7 +113,6 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
                 scheduler["T_max"] = end - begin
             schedulers.append(scheduler)
     cfg.param_scheduler = schedulers
-    cfg.train_cfg.max_iters = max_iters
 
 
 def set_teacher(cfg: Config, name: str | None, checkpoint: str | None) -> None:

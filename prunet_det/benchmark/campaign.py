@@ -1,0 +1,209 @@
+"""All runs of a suite: what is done is kept, what is left is handed out, then all is timed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunet_det.benchmark.identity import identity
+from prunet_det.benchmark.launchers import Job, Outcome, launch
+from prunet_det.benchmark.records import (
+    RECORDS,
+    Record,
+    load_records,
+    read_record,
+    record_path,
+    save_record,
+)
+from prunet_det.benchmark.run import WORK, finished
+from prunet_det.benchmark.suite import Point, Suite, check_points
+from prunet_det.errors import UserError
+from prunet_det.machine import environment
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
+LOGS, DAMAGED = "logs", "damaged"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a suite is run.
+
+    Attributes:
+        suite: What.
+        seeds: How many a point; they count from 0.
+        out: Folder of the records.
+        flags: Of the command line that each job repeats: suite, options, data.
+        launcher: See `launchers`.
+        together: Jobs at once.
+        max_minutes: After which no job starts.
+    """
+
+    suite: Suite
+    seeds: int
+    out: Path
+    flags: tuple[str, ...]
+    launcher: str = "none"
+    together: int = 1
+    max_minutes: float | None = None
+
+    def command(self, verb: str, *more: object) -> tuple[str, ...]:
+        """A command line of this tool."""
+        words = [sys.executable, os.fspath(TOOL), verb, *self.flags, "--out", self.out, *more]
+        return tuple(map(str, words))
+
+    def job(self, point: Point, seed: int) -> Job:
+        """The job of one run."""
+        key = point.key(seed)
+        results = (f"{RECORDS}/{key}.json", f"{WORK}/{key}/weights.safetensors")
+        command = self.command(
+            "job", "--model", point.model, "--size", point.input_size, "--seed", seed
+        )
+        gpus = int(self.suite.device != "cpu")
+        return Job(key, command, os.fspath(self.out), results, self.suite.threads, gpus)
+
+
+def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
+    """Runs what is left of a suite.
+
+    Args:
+        plan: What and how.
+
+    Returns:
+        Keys of the runs that are left for another call, and of those that failed.
+
+    Raises:
+        UserError: Unknown networks, no seeds, a folder that cannot be written, or records of other
+            code, data or recipe.
+    """
+    check_points(plan.suite.points)
+    if plan.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {plan.seeds}.")
+    if plan.together < 1:
+        raise UserError(f"--jobs must be at least 1, got {plan.together}.")
+    if plan.max_minutes is not None and plan.max_minutes <= 0:
+        raise UserError(f"--max-minutes must be above 0, got {plan.max_minutes:g}.")
+    make_folder(plan.out)
+    runs = {p.key(s): (p, s) for s in range(plan.seeds) for p in plan.suite.points}
+    wanted = identity(plan.suite)
+    left = [key for key in runs if not _is_done(plan, *runs[key], wanted)]
+    print(f"{plan.suite.name}: {len(runs) - len(left)} of {len(runs)} runs are done.", flush=True)
+    start = time.monotonic()
+    deadline = None if plan.max_minutes is None else start + 60 * plan.max_minutes
+    jobs = [plan.job(*runs[key]) for key in left]
+    failed: list[str] = []
+    for outcome in launch(jobs, plan.launcher, plan.out / WORK / LOGS, plan.together, deadline):
+        left.remove(outcome.job.name)
+        if outcome.code:
+            failed.append(outcome.job.name)
+            save_record(plan.out, failure(*runs[outcome.job.name], wanted, outcome))
+        _say(plan, outcome, len(left), time.monotonic() - start)
+    if left:
+        print(f"stopped after {plan.max_minutes:g} minutes; left: {', '.join(left)}.")
+        print("the same command goes on from here.", flush=True)
+    return left, failed
+
+
+def make_folder(out: Path) -> None:
+    """Makes the folder of the records, or says why it cannot.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        (out / RECORDS).mkdir(parents=True, exist_ok=True)
+        probe = out / RECORDS / f".{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UserError(f"--out {out} cannot be written: {e.strerror}; give another folder.") from e
+
+
+def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, str]) -> bool:
+    """Whether a run's record is there; a damaged one is moved aside."""
+    key = point.key(seed)
+    path = record_path(plan.out, key)
+    if not path.exists():
+        return False
+    try:
+        read_record(path)
+    except ValueError as e:
+        aside = plan.out / WORK / DAMAGED / f"{key}.{time.time_ns()}.json"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(aside)
+        print(f"{e} Moved to {aside}; the run is repeated.", flush=True)
+        return False
+    return finished(plan.out, key, {**wanted, "arch": point.arch}) is not None
+
+
+def failure(point: Point, seed: int, wanted: Mapping[str, Any], outcome: Outcome) -> Record:
+    """The record of a run that failed.
+
+    Args:
+        point, seed: Of the run.
+        wanted: See `identity`.
+        outcome: How its job ended.
+    """
+    where = environment()
+    return Record(
+        model=point.model,
+        family=point.family,
+        input_size=point.input_size,
+        seed=seed,
+        metrics={},
+        **wanted,
+        arch=point.arch,
+        commit=where["commit"],
+        environment=where,
+        command=readable(outcome.job.command),
+        status="failed",
+        error=outcome.error,
+    )
+
+
+def readable(command: Sequence[str]) -> str:
+    """A command line as a person would give it, in the checkout."""
+    root = os.fspath(TOOL.parents[1])
+    words = ["python" if w == sys.executable else w.removeprefix(f"{root}/") for w in command]
+    return shlex.join(words)
+
+
+def _say(plan: Plan, outcome: Outcome, left: int, seconds: float) -> None:
+    name = outcome.job.name
+    if outcome.code:
+        log = plan.out / WORK / LOGS / f"{name}.log"
+        print(f"{name}: failed: {outcome.error} (log: {log})", flush=True)
+        return
+    record = read_record(record_path(plan.out, name))
+    print(
+        f"{name}: mAP {record.metrics['mAP']:.3f} ({record.artifact}) in {record.seconds:.0f} s; "
+        f"{left} left after {seconds / 60:.1f} minutes.",
+        flush=True,
+    )
+
+
+def done_points(suite: Suite, out: Path) -> dict[Point, Record]:
+    """The points that have a finished run, with that of the lowest seed, the suite's own first.
+
+    Args:
+        suite: All of it; records of other networks count too.
+        out: Folder of the records.
+
+    Raises:
+        UserError: There is none, or the records do not belong together.
+    """
+    done = [r for r in load_records(out) if r.status == "done"]
+    own = {(p.model, p.input_size): p for p in suite.points}
+    found: dict[Point, Record] = {}
+    for record in sorted(done, key=lambda r: r.seed):
+        key = record.model, record.input_size
+        point = own.get(key) or Point(record.model, record.family, record.input_size)
+        found.setdefault(point, record)
+    if not found:
+        raise UserError(f"{out} has no finished run of the suite {suite.name}; run it first.")
+    return {p: found[p] for p in (*suite.points, *found) if p in found}

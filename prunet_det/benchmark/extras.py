@@ -1,0 +1,92 @@
+"""What else lies in a benchmark's folder: learning rate, repeated timing, training speed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from prunet_det.benchmark.fronts import SCOPES
+from prunet_det.benchmark.records import LATENCY
+from prunet_det.latency.record import read_csv
+from prunet_det.zoo.card import markdown_table
+
+
+def markdown(folder: str | os.PathLike[str]) -> str:
+    """A part for each that is there: learning_rate.json, repeat/, throughput.csv, profile.csv."""
+    folder = Path(folder)
+    parts = [*_rate(folder), *_repeats(folder), *_throughput(folder), *_profile(folder)]
+    return "\n".join(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _rate(folder: Path) -> list[str]:
+    path = folder / "learning_rate.json"
+    if not path.is_file():
+        return []
+    chosen = _read(path)
+    means = ", ".join(f"{rate}: {mean:.3f}" for rate, mean in chosen["mean_mAP"].items())
+    return [
+        f"Learning rate, the same for all: {chosen['learning_rate']:g}, chosen by {chosen['by']} "
+        f"(mean mAP by learning rate: {means}).\n"
+    ]
+
+
+def _repeats(folder: Path) -> list[str]:
+    """The second measurement against the first one."""
+    rows = []
+    for path in sorted((folder / "repeat" / LATENCY).glob("[!.]*.json")):
+        for c in _read(path)["comparison"]:
+            rows.append(
+                [
+                    SCOPES[c["scope"]],
+                    f"{c['within']} of {c['networks']}",
+                    f"{c['worst']:.1%}",
+                    f"{c['swapped']} of {c['pairs']}",
+                    str(c["contradicted"]),
+                ]
+            )
+    if not rows:
+        return []
+    header = ["scope", "second median within the first spread", "largest change"]
+    header += ["pairs in another order", "of these, with spreads apart both times"]
+    return ["The latencies were measured a second time:\n", markdown_table(header, rows)]
+
+
+def _throughput(folder: Path) -> list[str]:
+    """Training fed from disk and from memory."""
+    path = folder / "throughput.csv"
+    if not path.is_file():
+        return []
+    rows = [
+        [
+            r["device"],
+            f"`{r['model']}`",
+            r["input_size"],
+            *(f"{float(r[k]):.1f}" for k in ("disk_images_per_s", "memory_images_per_s")),
+            f"{float(r['ratio']):.2f}",
+        ]
+        for r in read_csv(path)[1]
+    ]
+    header = ["device", "backbone", "px", "from disk, images/s", "from memory, images/s", "ratio"]
+    return ["Training speed, by where the images come from:\n", markdown_table(header, rows)]
+
+
+def _profile(folder: Path) -> list[str]:
+    """Where the time goes: a row a step, a column a network."""
+    path = folder / "profile.csv"
+    if not path.is_file():
+        return []
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for r in read_csv(path)[1]:
+        network = f"`{r['model']}` {r['input_size']}"
+        text = f"{float(r['ms']):.1f} ({float(r['share']):.0%})"
+        cells.setdefault((f"{r['part']}, per {r['per']}", r["step"]), {})[network] = text
+    networks = list(dict.fromkeys(n for row in cells.values() for n in row))
+    rows = [[*key, *(row.get(n, "") for n in networks)] for key, row in cells.items()]
+    table = markdown_table(["part", "step", *networks], rows)
+    return ["Where the time goes in training and evaluation, ms (share of the part):\n", table]

@@ -1,0 +1,216 @@
+"""Who needs less latency for the same accuracy, by how much, and how sure that is.
+
+Between neighbouring points of a family's front, the logarithm of the latency is taken as linear in
+the accuracy: networks of a family are scaled versions of one another, so one between two of them
+can be had, and latencies of networks compare as ratios. Steps instead (the fastest measured network
+that reaches an accuracy) would make the ratio depend on where each family's few sizes happen to
+lie. Outside of what both fronts cover nothing is said.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunet_det.benchmark.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
+from prunet_det.benchmark.fronts import STYLES, Axis, Point, axes, counted, pareto, points
+from prunet_det.benchmark.records import Record, check_shared
+
+OURS = "prunet"
+ENOUGH_SEEDS = 3
+# Resamples whose fronts share no range have no ratio; with more of them than this, no interval.
+MOST_UNDEFINED = 0.05
+# What this project aims at, of latencies measured on a GPU: at most so much of the other's.
+AIMS = {"gpunet": 0.8, "efficientnet": 0.6}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Latency of one family over another's at equal accuracy.
+
+    Attributes:
+        value: Geometric mean over the range.
+        least, most: Over the range.
+        low, high: The range of accuracies that both fronts cover.
+    """
+
+    value: float
+    least: float
+    most: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """PruNet against another family on one axis, by one metric.
+
+    Attributes:
+        axis, metric, other: What is compared.
+        verdict: `faster`, `slower` or `tie` (the interval lies below, above or around 1),
+            `not established` (a point estimate only) or `refused` (no estimate).
+        ratio: PruNet's latency over the other's; None where refused.
+        interval: Of the ratio, over seeds; None unless established.
+        seeds: Fewest of a point.
+        reason: Why it is refused or not established.
+    """
+
+    axis: Axis
+    metric: str
+    other: str
+    verdict: str
+    ratio: Ratio | None = None
+    interval: tuple[float, float] | None = None
+    seeds: int = 0
+    reason: str = ""
+
+    def sentence(self) -> str:
+        """What may be said, in one sentence."""
+        ours, other = STYLES[OURS].title, STYLES[self.other].title
+        if self.ratio is None:
+            return f"{ours} against {other}: refused, {self.reason}."
+        r = self.ratio
+        over = f"over {self.metric} {r.low:.3f} to {r.high:.3f}"
+        if self.interval is None:
+            return (
+                f"{ours} against {other}: not established ({self.reason}); the point estimate is "
+                f"{r.value:.2f} of its latency at equal {self.metric}, {over}."
+            )
+        sure = f"{LEVEL:.0%} interval {self.interval[0]:.2f} to {self.interval[1]:.2f}"
+        needs = f"{ours} needs {r.value:.2f} of {other}'s latency at equal {self.metric}"
+        tie = "; a tie, as the interval holds 1" if self.verdict == "tie" else ""
+        return f"{needs} ({sure}, {over}){tie}{self._aim()}."
+
+    def _aim(self) -> str:
+        """Whether the aim is met, where it applies and an interval says so."""
+        if not (self.interval and self.axis.kind == "measured" and self.axis.on_gpu):
+            return ""
+        aim = AIMS[self.other]
+        met, missed = self.interval[1] <= aim, self.interval[0] > aim
+        state = "is met" if met else "is missed" if missed else "may be met or missed"
+        return f"; the aim of {aim:g} {state}"
+
+
+class NoCommonRangeError(ValueError):
+    """Two fronts that cannot be compared; the sentence says why."""
+
+
+def latency_ratio(
+    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]
+) -> Ratio:
+    """The ratio of two fronts, exactly: between knots of either, its logarithm is linear.
+
+    Args:
+        ours, theirs: (accuracy, milliseconds) of a front's points, both rising.
+
+    Raises:
+        NoCommonRangeError: They share no range of accuracies.
+    """
+    (a, t), (b, u) = np.array(ours, float).T, np.array(theirs, float).T
+    low, high = max(a[0], b[0]), min(a[-1], b[-1])
+    if not low < high:
+        raise NoCommonRangeError(
+            f"the fronts share no range of accuracies ({a[0]:.3f} to {a[-1]:.3f} and {b[0]:.3f} to "
+            f"{b[-1]:.3f}) and are not extrapolated"
+        )
+    knots = np.unique(np.clip(np.concatenate([a, b]), low, high))
+    logs = np.interp(knots, a, np.log(t)) - np.interp(knots, b, np.log(u))
+    mean = float(np.sum((logs[1:] + logs[:-1]) / 2 * np.diff(knots)) / (high - low))
+    least, most = np.exp([logs.min(), logs.max()])
+    return Ratio(float(np.exp(mean)), float(least), float(most), float(low), float(high))
+
+
+def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comparison:
+    """PruNet against another family.
+
+    Args:
+        axis, metric: What the points are of.
+        other: The other family.
+        found: The points of at least these two.
+    """
+    sides = [[p for p in found if p.family == family] for family in (OURS, other)]
+    for family, side in zip((OURS, other), sides, strict=True):
+        if not side:
+            return Comparison(
+                axis, metric, other, "refused", reason=f"{STYLES[family].title} has no point here"
+            )
+    seeds = min(len(p.values) for side in sides for p in side)
+    try:
+        ratio = latency_ratio(*(_knots(pareto(side)) for side in sides))
+    except NoCommonRangeError as e:
+        return Comparison(axis, metric, other, "refused", seeds=seeds, reason=str(e))
+    reason, bounds = "", None
+    if seeds < ENOUGH_SEEDS:
+        reason = f"{counted('seed', seeds)} at a point, {ENOUGH_SEEDS} needed"
+    else:
+        ratios = resampled_ratios(sides[0], sides[1])
+        undefined = 1 - len(ratios) / RESAMPLES
+        if undefined > MOST_UNDEFINED:
+            reason = f"in {undefined:.0%} of the resamples the fronts share no range"
+        else:
+            bounds = interval(ratios)
+    if bounds and axis.kind == "predicted" and not bounds[0] <= 1 <= bounds[1]:
+        band = statistics.median(p.high_ms / p.latency_ms for side in sides for p in side)
+        if bounds[0] / band <= 1 <= bounds[1] * band:
+            reason = f"it is within the predictions' error band of {band - 1:.0%}"
+            bounds = None
+    if bounds is None:
+        return Comparison(axis, metric, other, "not established", ratio, None, seeds, reason)
+    verdict = "faster" if bounds[1] < 1 else "slower" if bounds[0] > 1 else "tie"
+    return Comparison(axis, metric, other, verdict, ratio, bounds, seeds)
+
+
+def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[float]:
+    """The ratio of every resample whose fronts, found anew, share a range."""
+    every = [*ours, *theirs]
+    ms = np.array([p.latency_ms for p in every])
+    ratios = []
+    for means in resampled_means([p.values for p in every]):
+        fronts = [
+            _front(means[part], ms[part]) for part in (slice(0, len(ours)), slice(len(ours), None))
+        ]
+        try:
+            ratios.append(latency_ratio(*fronts).value)
+        except NoCommonRangeError:
+            continue
+    return ratios
+
+
+def _knots(front: Sequence[Point]) -> list[tuple[float, float]]:
+    return [(p.mean, p.latency_ms) for p in front]
+
+
+def _front(means: np.ndarray, ms: np.ndarray) -> list[tuple[float, float]]:
+    """`pareto` on numbers."""
+    front: list[tuple[float, float]] = []
+    for i in np.lexsort((-means, ms)):
+        if not front or means[i] > front[-1][0]:
+            front.append((float(means[i]), float(ms[i])))
+    return front
+
+
+def judge(
+    records: Sequence[Record], metrics: Sequence[str] = ("mAP",), only: Sequence[Axis] | None = None
+) -> list[Comparison]:
+    """PruNet against every other family that is there, on every axis.
+
+    Args:
+        records: Of one suite.
+        metrics: By which accuracies.
+        only: These axes; all that there are by default.
+
+    Raises:
+        UserError: The records are of several recipes, data or codes.
+    """
+    done = [r for r in records if r.status == "done"]
+    check_shared(done)
+    others = [f for f in STYLES if f != OURS and any(r.family == f for r in done)]
+    return [
+        compare(axis, metric, other, points(done, axis, metric))
+        for axis in (axes(done) if only is None else only)
+        for metric in metrics
+        for other in others
+    ]

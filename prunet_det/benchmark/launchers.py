@@ -1,0 +1,244 @@
+"""Handing out command lines: to processes of this machine, or to a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prunet_det.errors import UserError
+from prunet_det.files import atomic_path
+
+LAUNCHERS = ("none", "ray")
+RETRIES = 3  # of a job whose Ray worker was lost
+_PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line and what it needs.
+
+    Attributes:
+        name: Of the job, and of its log.
+        command: Program and arguments.
+        folder: Where it leaves its results.
+        results: Patterns of files under it that are brought back from another machine.
+        cpus: Threads.
+        gpus: Whole GPUs.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    folder: str
+    results: tuple[str, ...] = ()
+    cpus: int = 1
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        job: Which.
+        code: Exit status; negative for a signal.
+        tail: The last lines of its output.
+        files: Results that another machine gave, by their path under the job's folder.
+    """
+
+    job: Job
+    code: int
+    tail: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def error(self) -> str:
+        """One sentence; empty where all went well."""
+        if not self.code:
+            return ""
+        lines = [line.strip() for line in self.tail.splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith("error: ")]
+        if said:
+            return said[-1].removeprefix("error: ").partition(" (set ")[0]
+        if self.code < 0:
+            return f"killed by {signal.Signals(-self.code).name}."
+        return lines[-1] if lines else f"exit status {self.code}."
+
+
+def launch(
+    jobs: Sequence[Job],
+    launcher: str,
+    logs: str | os.PathLike[str],
+    together: int = 1,
+    deadline: float | None = None,
+) -> Iterator[Outcome]:
+    """Runs jobs and yields how each ended, as it ends.
+
+    Args:
+        jobs: In the order in which they start.
+        launcher: One of LAUNCHERS.
+        logs: Folder of the jobs' output.
+        together: How many at once; of a Ray cluster that exists already, what it has room for.
+        deadline: Of `time.monotonic()`; after it no job starts.
+
+    Raises:
+        UserError: Ray is not installed, or has too few CPUs or GPUs for a job.
+    """
+    Path(logs).mkdir(parents=True, exist_ok=True)
+    ways = {"none": _launch_here, "ray": _launch_on_ray}
+    yield from ways[launcher](jobs, Path(logs), together, deadline)
+
+
+def _late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def _die_with_parent() -> None:
+    """In a child before it becomes the job: a killed launcher must not leave it behind."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _start(job: Job, logs: Path, gpu: int | None = None) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "OMP_NUM_THREADS": str(job.cpus), "PYTHONUNBUFFERED": "1"}
+    if gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    with open(logs / f"{job.name}.log", "ab") as log:
+        log.write(f"$ {shlex.join(job.command)}\n".encode())
+        log.flush()
+        return subprocess.Popen(
+            job.command, stdout=log, stderr=subprocess.STDOUT, env=env, preexec_fn=_die_with_parent
+        )
+
+
+def _tail(job: Job, logs: Path) -> str:
+    text = (logs / f"{job.name}.log").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition("\n$ ")[2][-3000:]
+
+
+def _launch_here(
+    jobs: Sequence[Job], logs: Path, together: int, deadline: float | None
+) -> Iterator[Outcome]:
+    waiting = deque(jobs)
+    running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by slot
+    gpus = _gpus()
+    try:
+        while running or (waiting and not _late(deadline)):
+            for slot in range(together):
+                if slot not in running and waiting and not _late(deadline):
+                    job = waiting.popleft()
+                    gpu = slot % gpus if gpus and job.gpus == 1 else None
+                    running[slot] = job, _start(job, logs, gpu)
+            time.sleep(_POLL_SECONDS)
+            for slot, (job, process) in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    del running[slot]
+                    yield Outcome(job, code, _tail(job, logs) if code else "")
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.wait()
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if "CUDA_VISIBLE_DEVICES" not in os.environ else 0
+
+
+def require_ray() -> Any:
+    """The module.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "--launcher ray needs the extra: pip install -c constraints.txt 'prunet_det[ray]'."
+        )
+    import ray
+
+    return ray
+
+
+def _launch_on_ray(
+    jobs: Sequence[Job], logs: Path, together: int, deadline: float | None
+) -> Iterator[Outcome]:
+    """On the cluster of RAY_ADDRESS, or on a local one with room for `together` jobs."""
+    ray = require_ray()
+    if not jobs:
+        return
+    options: dict[str, Any] = dict(log_to_driver=False, logging_level="warning")
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(address=os.environ["RAY_ADDRESS"], **options)
+    else:
+        cpus = together * max(job.cpus for job in jobs)
+        ray.init(num_cpus=cpus, include_dashboard=False, **options)
+    # A worker starts a process and waits: it need not import this package, and PyTorch with it.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        yield from _hand_out(ray, jobs, logs, deadline)
+    finally:
+        ray.shutdown()
+
+
+def _hand_out(
+    ray: Any, jobs: Sequence[Job], logs: Path, deadline: float | None
+) -> Iterator[Outcome]:
+    have = ray.cluster_resources()
+    for job in jobs:
+        for kind, wanted in (("CPU", job.cpus), ("GPU", job.gpus)):
+            if wanted > have.get(kind, 0):
+                raise UserError(
+                    f"{job.name} asks for {wanted} {kind}s, the Ray cluster has "
+                    f"{have.get(kind, 0):g}."
+                )
+    waiting = deque(jobs)
+    running: dict[Any, Job] = {}  # by Ray's reference
+    room = max(1, int(have["CPU"]) // min(job.cpus for job in jobs))
+    while running or (waiting and not _late(deadline)):
+        while waiting and len(running) < room and not _late(deadline):
+            job = waiting.popleft()
+            needs = dict(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=RETRIES)
+            remote = ray.remote(**needs)(_on_worker)
+            running[remote.remote(job, os.getcwd(), os.fspath(logs))] = job
+        done, _ = ray.wait(list(running), num_returns=1)
+        job = running.pop(done[0])
+        try:
+            outcome = ray.get(done[0])
+        except ray.exceptions.RayError as e:  # lost more often than it is run again
+            outcome = Outcome(job, 1, f"error: {' '.join(str(e).split())[:300]}")
+        for name, content in outcome.files.items():
+            path = Path(job.folder) / name
+            if not path.exists():
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+        yield outcome
+
+
+def _on_worker(job: Job, folder: str, logs: str) -> Outcome:
+    """Runs a job on a Ray worker, in the checkout, which lies at the same path everywhere."""
+    if not Path(folder).is_dir():
+        return Outcome(job, 1, f"error: this machine has no checkout at {folder}.")
+    os.chdir(folder)
+    Path(logs).mkdir(parents=True, exist_ok=True)
+    code = _start(job, Path(logs)).wait()
+    if code:
+        return Outcome(job, code, _tail(job, Path(logs)))
+    root = Path(job.folder)
+    found = [path for pattern in job.results for path in root.glob(pattern) if path.is_file()]
+    return Outcome(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in found})

@@ -1,0 +1,287 @@
+"""The plots: accuracy against latency with the families' fronts, and published figures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from prunet_det.benchmark.fronts import STYLES, Axis, Point, counted, pareto
+from prunet_det.files import atomic_path
+
+_SIZE = (7.6, 5.0)  # inches
+_DPI = 160
+_LABEL = 7.5  # points
+# Where a label may stand: quadrants and sides, nearest first; x and y in points from the marker.
+_PLACES = [
+    (x * d, y * d)
+    for d in (8, 14, 22, 32, 44, 58)
+    for x, y in ((1, -0.7), (-1, 0.7), (1, 0.7), (-1, -0.7), (0, 1.2), (0, -1.2), (1, 0), (-1, 0))
+]
+_SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}
+_LEADER = 15  # points; a label further away is tied to its marker by a line
+
+
+def plot_pareto(
+    found: Sequence[Point], axis: Axis, metric: str, title: str, paths: Sequence[str | os.PathLike]
+) -> None:
+    """Draws the points of an axis, see `draw_pareto`, to files.
+
+    Args:
+        found, axis, metric, title: See there.
+        paths: One file a kind, *.png or *.svg; the same figures give the same bytes.
+    """
+    figure = draw_pareto(found, axis, metric, title)
+    for path in paths:
+        _save(figure, path)
+
+
+def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> Any:
+    """A figure of points, seeds as error bars, and the fronts as the judge reads them.
+
+    Args:
+        found: The points.
+        axis, metric: What they are of.
+        title: What ran on which data.
+    """
+    figure, axes = _figure()
+    axes.set_xscale("log")
+    boxes = []
+    for family, style in STYLES.items():
+        own = [p for p in found if p.family == family]
+        if not own:
+            continue
+        front = pareto(own)
+        axes.plot(
+            [p.latency_ms for p in front],
+            [p.mean for p in front],
+            style.dash,
+            color=style.colour,
+            linewidth=1.4,
+            zorder=2,
+        )
+        for p in own:
+            axes.errorbar(
+                p.latency_ms,
+                p.mean,
+                yerr=_range(p),
+                xerr=[[p.latency_ms - p.low_ms], [p.high_ms - p.latency_ms]],
+                fmt=style.marker,
+                color=style.colour,
+                markersize=7,
+                markerfacecolor=style.colour if p in front else "white",
+                elinewidth=0.9,
+                capsize=2.5,
+                zorder=3,
+            )
+        boxes.append(_handle(style, f"{style.title} ({_seeds(own)})"))
+    axes.set_xlabel(f"latency, ms (log): {axis.name}\n{axis.conditions}")
+    axes.set_ylabel(f"{metric}, mean over seeds (bars: least and greatest)")
+    axes.set_title(title, fontsize=10, loc="left")
+    _margins(axes, found)
+    legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
+    labels = [(f"{p.model} {p.input_size}", p.latency_ms, p.mean, p.family) for p in found]
+    spans = [(p.low_ms, p.high_ms, min(p.values), max(p.values)) for p in found]
+    _place_labels(figure, axes, labels, legend, spans)
+    return figure
+
+
+def plot_published(
+    rows: Sequence[tuple[str, str, float, float]],
+    conditions: str,
+    title: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws published top-1 against published latency.
+
+    Args:
+        rows: (network, family, milliseconds, top-1 in percent).
+        conditions: What the milliseconds hold for.
+        title: That it is published, and by whom.
+        path: The file.
+    """
+    figure, axes = _figure()
+    boxes = []
+    for family, style in STYLES.items():
+        own = sorted((ms, top1) for _, f, ms, top1 in rows if f == family)
+        if not own:
+            continue
+        best: list[tuple[float, float]] = []
+        for ms, top1 in own:
+            if not best or top1 > best[-1][1]:
+                best.append((ms, top1))
+        axes.plot(*zip(*own, strict=True), style.marker, color=style.colour, markersize=7, zorder=3)
+        axes.plot(*zip(*best, strict=True), style.dash, color=style.colour, linewidth=1.4)
+        boxes.append(_handle(style, style.title))
+    axes.set_xlabel(f"published ms: {conditions}")
+    axes.set_ylabel("published ImageNet top-1, %")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.margins(0.12)
+    legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
+    labels = [(name, ms, top1, family) for name, family, ms, top1 in rows]
+    _place_labels(figure, axes, labels, legend, [(ms, ms, t, t) for _, _, ms, t in rows])
+    _save(figure, path)
+
+
+def _seeds(own: Sequence[Point]) -> str:
+    least, most = (f(len(p.values) for p in own) for f in (min, max))
+    return f"{counted('seed', least, most)} a point"
+
+
+def _range(p: Point) -> list[list[float]]:
+    return [[p.mean - min(p.values)], [max(p.values) - p.mean]]
+
+
+def _handle(style: Any, label: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [], [], color=style.colour, marker=style.marker, linestyle=style.dash, label=label
+    )
+
+
+def _figure() -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise ImportError("plots need matplotlib: pip install prunet_det[det].") from e
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#EEEEEE", zorder=0, which="both", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _margins(axes: Any, found: Sequence[Point]) -> None:
+    """Room for labels and bars, and ticks that one can read on less than two decades."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
+
+    ms = [p.latency_ms for p in found]
+    room = (max(ms) / min(ms)) ** 0.14 * 1.05
+    left = min(min(ms) / room, *(p.low_ms / 1.02 for p in found))
+    right = max(max(ms) * room, *(p.high_ms * 1.02 for p in found))
+    axes.set_xlim(left, right)
+    axes.margins(y=0.14)
+    steps = (1, 1.5, 2, 3, 5, 7) if right / left < 30 else (1, 3)
+    ticks = [m * 10.0**e for e in range(-4, 6) for m in steps]
+    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if left <= t <= right]))
+    formatter = ScalarFormatter()
+    formatter.set_scientific(False)
+    axes.xaxis.set_major_formatter(formatter)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _place_labels(
+    figure: Any,
+    axes: Any,
+    labels: Sequence[tuple[str, float, float, str]],
+    legend: Any,
+    spans: Sequence[tuple[float, float, float, float]],
+) -> None:
+    """Sets labels, (text, x, y, family), where they cover no marker, error bar, front or label.
+
+    Each takes the first free place of `_PLACES`; where none is free, that which covers least.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # the layout settles here, before anything is placed
+    renderer = figure.canvas.get_renderer()
+    scale = figure.dpi / 72
+    inside = axes.get_window_extent(renderer)
+    taken = [legend.get_window_extent(renderer).padded(2)]
+    for (_, x, y, _), (low, high, least, most) in zip(labels, spans, strict=True):
+        (cx, cy), corner, other = axes.transData.transform([(x, y), (low, least), (high, most)])
+        r = 6 * scale
+        taken.append(Bbox([[cx - r, cy - r], [cx + r, cy + r]]))
+        taken.append(Bbox([[corner[0], cy - 2], [other[0], cy + 2]]))
+        taken.append(Bbox([[cx - 2, corner[1]], [cx + 2, other[1]]]))
+    for line in axes.lines:
+        if len(line.get_xdata()) > 1:
+            taken += _beads(axes.transData.transform(line.get_xydata()), 3 * scale)
+    for text, x, y, family in sorted(labels, key=lambda label: (label[1], label[2])):
+        note = axes.annotate(
+            text,
+            (x, y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=_LABEL,
+            color=STYLES[family].colour,
+            zorder=5,
+        )
+        size = note.get_window_extent(renderer)
+        here = axes.transData.transform((x, y))
+        best, least = _PLACES[0], float("inf")
+        for place in _PLACES:
+            box = _box(here, place, size, scale)
+            cover = sum(_overlap(box, other) for other in taken)
+            cover += box.width * box.height - _overlap(box, inside)
+            if cover < least:
+                best, least = place, cover
+            if cover == 0:
+                break
+        note.set_position(best)
+        note.set_ha(_SIDES[_sign(best[0])][0])
+        note.set_va(_SIDES[_sign(best[1])][1])
+        taken.append(_box(here, best, size, scale))
+        if math.hypot(*best) > _LEADER:
+            axes.annotate(
+                "",
+                (x, y),
+                xytext=best,
+                textcoords="offset points",
+                arrowprops=dict(
+                    arrowstyle="-", color=STYLES[family].colour, lw=0.6, shrinkA=0, shrinkB=3
+                ),
+            )
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _box(here: Any, place: tuple[float, float], size: Any, scale: float) -> Any:
+    """What a label covers at a place, with a pixel round it."""
+    from matplotlib.transforms import Bbox
+
+    x, y = (here[i] + place[i] * scale for i in (0, 1))
+    left = x - size.width * (1 - _sign(place[0])) / 2
+    low = y - size.height * (1 - _sign(place[1])) / 2
+    return Bbox([[left - 1, low - 1], [left + size.width + 1, low + size.height + 1]])
+
+
+def _overlap(a: Any, b: Any) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(0.0, width) * max(0.0, height)
+
+
+def _beads(corners: Any, size: float) -> list[Any]:
+    """Small boxes along a line, so that labels keep off it."""
+    import numpy as np
+    from matplotlib.transforms import Bbox
+
+    beads = []
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        count = max(2, int(np.hypot(x1 - x0, y1 - y0) / size))
+        for x, y in zip(np.linspace(x0, x1, count), np.linspace(y0, y1, count), strict=True):
+            beads.append(Bbox([[x - size / 2, y - size / 2], [x + size / 2, y + size / 2]]))
+    return beads
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+    import matplotlib
+
+    kind = os.fspath(path).rpartition(".")[2]
+    # No date and no version, so that the same figures give the same bytes.
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "benchmark", "svg.fonttype": "none"}),
+        atomic_path(path) as temporary,
+    ):
+        figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)

@@ -1,0 +1,77 @@
+"""What tools/report.py writes of the benchmark: parts of pages, and pictures."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from prunet_det.benchmark import published, tables
+from prunet_det.benchmark.fronts import axes, points
+from prunet_det.benchmark.page import about
+from prunet_det.benchmark.plot import plot_pareto, plot_published
+from prunet_det.benchmark.records import RECORDS, Record, load_records
+from prunet_det.benchmark.report_cli import markdown, plot_names, plot_title, verdicts
+
+_NONE_YET = "No records yet.\n"
+PICTURES = "docs/benchmark"  # links of generated parts are relative to the root
+
+
+def suites(results: Path) -> dict[str, list[Record]]:
+    """Name of each folder under `results` that holds a run that is done, to its records."""
+    found = {
+        folder.name: load_records(folder)
+        for folder in sorted(results.glob("*"))
+        if any((folder / RECORDS).glob("[!.]*.json"))
+    }
+    return {name: r for name, r in found.items() if any(run.status == "done" for run in r)}
+
+
+def summary(results: Path) -> str:
+    """The README's part: of each suite who wins, the first plot and the figures behind it."""
+    parts = []
+    for name, records in suites(results).items():
+        first = axes(records)[:1]
+        parts += [f"{about(records)}\n", verdicts(records)]
+        if first:
+            title = f"mAP against latency, {first[0].title}"
+            parts.append(f"![{title}]({PICTURES}/{name}_pareto.svg)\n")
+            parts.append(tables.short_table(records))
+    return "\n".join(parts) or _NONE_YET
+
+
+def full(results: Path) -> str:
+    """docs/benchmark.md's part: all of every suite."""
+    parts = []
+    for name, records in suites(results).items():
+        pictures = {a: f"{PICTURES}/{name}_{stem}.svg" for a, stem in plot_names(records).items()}
+        parts += [f"### {name}\n", markdown(records, pictures, results / name)]
+        parts.append(f"As [CSV]({PICTURES}/{name}_points.csv), a row a point and latency.\n")
+    return "\n".join(parts) or _NONE_YET
+
+
+def quoted(_: Path) -> str:
+    """Published figures, in tables of their own."""
+    return published.markdown()
+
+
+def files(results: Path, folder: Path) -> dict[Path, str]:
+    """Path to content of everything in docs/benchmark/.
+
+    Args:
+        results: Folder of the suites' folders.
+        folder: docs/benchmark.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        there = Path(temporary)
+        for name, records in suites(results).items():
+            for axis, stem in plot_names(records).items():
+                path = there / f"{name}_{stem}.svg"
+                plot_pareto(points(records, axis), axis, "mAP", plot_title(records), [path])
+            comments = {"suite": name, "about": about(records)}
+            tables.write_points(there / f"{name}_points.csv", records, comments)
+        rows = [
+            (c.model, c.family, c.ms, c.top1) for c in published.classifiers() if c.ms is not None
+        ]
+        title = f"Published, not measured here: {published.GPUNET_SOURCE}"
+        plot_published(rows, published.CONDITIONS, title, there / "published.svg")
+        return {folder / p.name: p.read_text(encoding="utf-8") for p in there.iterdir()}

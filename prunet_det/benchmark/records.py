@@ -1,0 +1,281 @@
+"""What a run of the benchmark leaves: one JSON file a run, and latencies beside them.
+
+DIR/records/KEY.json       one run: a network at an input size, with a seed
+DIR/latency/NAME.json      latencies of the suite's networks on one device, measured or predicted
+
+A run knows nothing of milliseconds: they are measured later, over all networks at once. Reading a
+folder joins the two by network and input size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from prunet_det.errors import UserError
+from prunet_det.files import atomic_path
+from prunet_det.latency.record import Latency
+
+RECORDS, LATENCY = "records", "latency"
+FAMILIES = ("prunet", "gpunet", "efficientnet")
+STATUSES = ("done", "failed")
+METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
+# What all finished runs of a folder share; otherwise their figures do not belong together.
+SHARED = {
+    "suite": "suite",
+    "artifact": "artifact (runtime and precision of the accuracy)",
+    "config_hash": "recipe (config_hash)",
+    "data_hash": "data (data_hash)",
+    "code_hash": "code that trains (code_hash)",
+}
+# What differs between two runs of the same thing: times, places, and how busy the machine was.
+VARYING = (
+    "latencies",
+    "peak_memory_mb",
+    "images_per_second",
+    "seconds",
+    "environment",
+    "commit",
+    "command",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: a detector trained on one backbone, at one input size, from one seed.
+
+    Attributes:
+        model: The backbone's name, here or in timm.
+        family: One of FAMILIES.
+        input_size: Side of the images in pixels.
+        seed: Of initial weights, order of the data and augmentation.
+        suite: Which configs/benchmark/*.py.
+        metrics: METRICS, 0 to 1, by pycocotools on the test split; None where no object has the
+            size. Empty where the run failed.
+        artifact: What was evaluated and timed, such as `onnxruntime fp32`.
+        latencies: `Latency.to_dict()` rows of this network and input size, of the scopes
+            `backbone`, `detector` and `e2e` (see `prunet_det.runtime.subject`); joined on reading.
+        parameters, macs, kernels: Of the whole detector up to raw outputs, for one image.
+        peak_memory_mb: Of the training: PyTorch's on CUDA, the process's on a CPU.
+        images_per_second: Throughput of the training.
+        arch: The backbone's ArchSpec as a dict; None for timm's networks.
+        config_hash: Of the recipe: everything but backbone, input size and seed.
+        data_hash: Of training and test data.
+        code_hash: Of what trains, exports and evaluates.
+        commit: Of the checkout.
+        environment: See `machine.environment`.
+        command: That repeats the run.
+        seconds: Training, export and evaluation; of the last process where it was interrupted.
+        status: `done` or `failed`.
+        error: Why it failed.
+        weights_hash: Of the trained weights.
+
+    Raises:
+        ValueError: An unknown family or status, or a `done` without its metrics.
+    """
+
+    model: str
+    family: str
+    input_size: int
+    seed: int
+    suite: str
+    metrics: dict[str, float | None]
+    artifact: str
+    latencies: list[dict[str, Any]] = field(default_factory=list)
+    parameters: int = 0
+    macs: int = 0
+    kernels: int = 0
+    peak_memory_mb: float | None = None
+    images_per_second: float | None = None
+    arch: dict[str, Any] | None = None
+    config_hash: str = ""
+    data_hash: str = ""
+    code_hash: str = ""
+    commit: str = "unknown"
+    environment: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    seconds: float = 0.0
+    status: str = "done"
+    error: str | None = None
+    weights_hash: str = ""
+
+    def __post_init__(self) -> None:
+        for key, known in (("family", FAMILIES), ("status", STATUSES)):
+            if getattr(self, key) not in known:
+                raise ValueError(
+                    f"a record's {key} must be one of {', '.join(known)}, got "
+                    f"{getattr(self, key)!r}."
+                )
+        if self.status == "done" and set(self.metrics) != set(METRICS):
+            raise ValueError(f"a record needs the metrics {', '.join(METRICS)}.")
+        for name, value in self.metrics.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"a record's {name} must lie between 0 and 1, got {value}.")
+
+    @property
+    def key(self) -> str:
+        """Names the run, and its file."""
+        return run_key(self.model, self.input_size, self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Record:
+        """From what `to_dict` gave.
+
+        Raises:
+            ValueError: A key is missing or unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        needed = ("model", "family", "input_size", "seed", "suite", "metrics", "artifact")
+        wrong = [k for k in data if k not in known]
+        missing = [k for k in needed if k not in data]
+        if wrong or missing:
+            what = f"lacks {missing[0]!r}" if missing else f"has the unknown {wrong[0]!r}"
+            raise ValueError(f"a record of a run {what}.")
+        return cls(**data)
+
+    def result(self) -> dict[str, Any]:
+        """What a repeat of the run on the same machine must give again: all but VARYING."""
+        return {k: v for k, v in self.to_dict().items() if k not in VARYING}
+
+
+def run_key(model: str, input_size: int, seed: int) -> str:
+    """Names a run."""
+    return f"{model}_{input_size}_seed{seed}"
+
+
+def record_path(folder: str | os.PathLike[str], key: str) -> Path:
+    """Where a run's record lies."""
+    return Path(folder) / RECORDS / f"{key}.json"
+
+
+def save_record(folder: str | os.PathLike[str], record: Record) -> Path:
+    """Writes a record, atomically, and returns its path."""
+    path = record_path(folder, record.key)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """One record's file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged; the sentence names it.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        record = Record.from_dict(json.loads(text))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{os.fspath(path)} is no readable record: {e}") from e
+    if record.key != Path(path).stem:
+        raise ValueError(f"{os.fspath(path)} is no readable record: it is {record.key}'s.")
+    return record
+
+
+def load_records(folder: str | os.PathLike[str]) -> list[Record]:
+    """All records of a folder, failed ones too, each with its latencies, sorted by key.
+
+    Raises:
+        UserError: There is no such folder, it has no records, a record is damaged, or the finished
+            runs are not of one suite, recipe, data and code.
+    """
+    folder = Path(folder)
+    paths = _json_files(folder / RECORDS)
+    if not paths:
+        raise UserError(
+            f"{folder} holds no records; `python tools/benchmark.py --out {folder}` makes them."
+        )
+    try:
+        records = [read_record(path) for path in paths]
+        rows = load_latencies(folder)
+    except ValueError as e:
+        raise UserError(f"{e} Move it away, and run the benchmark again.") from e
+    check_shared(r for r in records if r.status == "done")
+    return [
+        replace(
+            record,
+            latencies=[
+                row
+                for row in rows
+                if (row["model"], row["input_size"]) == (record.model, record.input_size)
+            ],
+        )
+        for record in records
+    ]
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """Without the unfinished ones of a process that was killed, whose names start with a dot."""
+    return sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
+
+
+def check_shared(records: Iterable[Record]) -> None:
+    """Refuses records that do not belong together.
+
+    Raises:
+        UserError: The sentence names two runs and what differs.
+    """
+    first: Record | None = None
+    for record in records:
+        first = first or record
+        for key, title in SHARED.items():
+            if getattr(record, key) != getattr(first, key):
+                raise UserError(
+                    f"{first.key} and {record.key} differ in {title}: {getattr(first, key)} and "
+                    f"{getattr(record, key)}; keep them in folders of their own (--out)."
+                )
+
+
+def latency_path(folder: str | os.PathLike[str], name: str) -> Path:
+    """Where the latencies on a device lie; `name` becomes a file name."""
+    stem = "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    return Path(folder) / LATENCY / f"{stem}.json"
+
+
+def save_latencies(
+    folder: str | os.PathLike[str],
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    about: Mapping[str, Any],
+) -> Path:
+    """Writes the latencies of one device, atomically.
+
+    Args:
+        folder: Of the benchmark.
+        name: Of the file.
+        rows: Of `Latency.to_dict()`, or of `Measurement.to_dict()`; `model` is a record's.
+        about: Command, environment and what else a reader must know.
+    """
+    path = latency_path(folder, name)
+    with atomic_path(path) as temporary:
+        text = json.dumps({**about, "rows": [dict(r) for r in rows]}, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def load_latencies(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of all files of latencies of a folder, each checked, without further columns.
+
+    Raises:
+        ValueError: A file is damaged; the sentence names it.
+    """
+    known = [f.name for f in fields(Latency)]
+    rows = []
+    for path in _json_files(Path(folder) / LATENCY):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["rows"]
+            for row in found:
+                own = {k: v for k, v in row.items() if k in known}
+                rows.append(Latency.from_dict(own).to_dict())
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{path} is no readable file of latencies: {e}") from e
+    return rows

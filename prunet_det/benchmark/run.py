@@ -1,0 +1,251 @@
+"""One run: train a detector, export it, evaluate what was exported, write the record."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from prunet_det.benchmark.evaluate import evaluate, make_artifact, predictor
+from prunet_det.benchmark.identity import identity
+from prunet_det.benchmark.records import Record, read_record, record_path, save_record
+from prunet_det.benchmark.suite import Point, Suite
+from prunet_det.detection.deploy import NetworkPart
+from prunet_det.errors import UserError
+from prunet_det.files import atomic_path
+from prunet_det.latency.trace import trace
+from prunet_det.machine import environment
+from prunet_det.training.hooks import WEIGHTS_FILE
+from prunet_det.training.launch import build_runner, check_one_batch
+from prunet_det.training.records import write_json
+from prunet_det.zoo.weights import load_all_weights
+
+WORK, IDENTITY, SPEED = "work", "identity.json", "speed.json"
+CHECKPOINTS = 5  # of one training: what an interruption costs at most is a fifth of it
+
+
+def work_folder(out: str | os.PathLike[str], key: str) -> Path:
+    """Where a run's checkpoints, logs and weights lie: beside the records, and not under git."""
+    root = Path(out) / WORK
+    root.mkdir(parents=True, exist_ok=True)
+    ignore = root / ".gitignore"
+    if not ignore.exists():
+        with atomic_path(ignore) as temporary:
+            temporary.write_text("*\n", encoding="utf-8")
+    return root / key
+
+
+@contextlib.contextmanager
+def alone(out: str | os.PathLike[str], key: str) -> Iterator[None]:
+    """Lets one process at a time work on a run; a killed one lets go."""
+    work = work_folder(out, key)
+    work.mkdir(exist_ok=True)
+    with open(work.with_suffix(".lock"), "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"{key}: another process works on it; waiting for it.", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def run(suite: Suite, point: Point, seed: int, out: str | os.PathLike[str], command: str) -> Record:
+    """Does one run, from where an earlier process stopped, and writes its record.
+
+    Args:
+        suite: With the recipe.
+        point: The network.
+        seed: Of everything random.
+        out: Folder of the benchmark.
+        command: For the record.
+
+    Returns:
+        The record; the one that is there already, where the run has been done.
+
+    Raises:
+        Whatever building, training, exporting and evaluating raise.
+    """
+    key = point.key(seed)
+    with alone(out, key):
+        wanted: dict[str, Any] = {**identity(suite), "arch": point.arch}
+        done = finished(out, key, wanted)
+        if done is not None:
+            return done
+        start = time.perf_counter()
+        torch.set_num_threads(suite.threads)
+        work = work_folder(out, key)
+        cfg = suite.build(point, seed, work)
+        classes = _train(cfg, work, {**wanted, "seed": seed})
+        figures = _evaluate(cfg, suite, point, work, classes)
+        speed = json.loads((work / SPEED).read_text(encoding="utf-8"))
+        where = environment()
+        record = Record(
+            model=point.model,
+            family=point.family,
+            input_size=point.input_size,
+            seed=seed,
+            **wanted,
+            **figures,
+            **speed,
+            commit=where["commit"],
+            environment=where,
+            command=command,
+            seconds=round(time.perf_counter() - start, 1),
+            weights_hash=hashlib.sha256((work / WEIGHTS_FILE).read_bytes()).hexdigest()[:16],
+        )
+        save_record(out, record)
+        for checkpoint in work.glob("iter_*.pth"):
+            checkpoint.unlink()
+    return record
+
+
+def finished(out: str | os.PathLike[str], key: str, wanted: dict[str, Any]) -> Record | None:
+    """The record of a run that needs no repeat.
+
+    Args:
+        out: Folder of the benchmark.
+        key: Of the run.
+        wanted: What the record's fields must be.
+
+    Returns:
+        None where there is no record, or that of a failure.
+
+    Raises:
+        ValueError: The record is damaged.
+        UserError: It is of other code, data or recipe.
+    """
+    try:
+        record = read_record(record_path(out, key))
+    except FileNotFoundError:
+        return None
+    if record.status == "failed":
+        return None
+    for field, value in wanted.items():
+        if getattr(record, field) != value:
+            raise UserError(
+                f"{record_path(out, key)} is of another {field.replace('_hash', '')} "
+                f"({getattr(record, field)!s:.40}, here {value!s:.40}); give another folder with "
+                "--out, or move the old records away."
+            )
+    return record
+
+
+def _train(cfg: Config, work: Path, wanted: dict[str, Any]) -> tuple[str, ...]:
+    """Trains from the newest checkpoint; returns the classes."""
+    if not _same(work, wanted) or not _resumable(work):
+        for path in work.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(work / IDENTITY, wanted)
+    cfg.resume = any(work.glob("iter_*.pth"))
+    length = cfg.train_cfg.get("max_iters")
+    if length is not None:
+        cfg.default_hooks.checkpoint.interval = max(1, length // CHECKPOINTS)
+    cfg.custom_hooks.append(dict(type="SpeedHook"))
+    runner = build_runner(cfg)
+    check_one_batch(runner)
+    runner.train()
+    return tuple(runner.train_dataloader.dataset.metainfo["classes"])
+
+
+def _same(work: Path, wanted: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads((work / IDENTITY).read_text(encoding="utf-8")) == wanted)
+    except (OSError, ValueError):
+        return False
+
+
+def _resumable(work: Path) -> bool:
+    """Whether mmengine's pointer to the newest checkpoint, and the checkpoint, are whole."""
+    try:
+        name = (work / "last_checkpoint").read_text(encoding="utf-8").strip()
+    except OSError:
+        return not any(work.glob("iter_*.pth"))
+    return bool(name) and zipfile.is_zipfile(work / Path(name).name)
+
+
+@HOOKS.register_module()
+class SpeedHook(Hook):
+    """Notes throughput and peak memory of a training, of its last process."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Starts."""
+        self._images: list[float] = []
+        self._last = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Counts images a second, data loading included."""
+        now = time.perf_counter()
+        self._images.append(len(data_batch["inputs"]) / (now - self._last))
+        self._last = now
+
+    def after_train(self, runner: Runner) -> None:
+        """Writes the file; the median leaves out the start and whoever disturbed."""
+        path = Path(runner.work_dir) / SPEED
+        if not self._images and path.is_file():
+            return
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        speed = statistics.median(self._images) if self._images else None
+        write_json(
+            path,
+            {
+                "images_per_second": None if speed is None else round(speed, 3),
+                "peak_memory_mb": round(peak, 1),
+            },
+        )
+
+
+def load_trained(cfg: Config, work: Path) -> Any:
+    """The trained detector of a run, in eval mode on the CPU.
+
+    Raises:
+        FileNotFoundError, CheckpointError: See `load_all_weights`.
+    """
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    detector: Any = MODELS.build(cfg.model)
+    load_all_weights(detector, work / WEIGHTS_FILE)
+    return detector.eval()
+
+
+def _evaluate(
+    cfg: Config, suite: Suite, point: Point, work: Path, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Accuracy of the artifact, and the detector's counts."""
+    detector = load_trained(cfg, work)
+    traced = trace(NetworkPart(detector, point.input_size), (3, point.input_size, point.input_size))
+    part, program = make_artifact(
+        detector, point.input_size, suite.artifact, suite.device, suite.threads
+    )
+    detector.to(suite.device)
+    metrics = evaluate(cfg, predictor(detector, part, program), classes)
+    return {
+        "metrics": metrics,
+        "parameters": traced.params,
+        "macs": traced.macs,
+        "kernels": len(traced.kernels),
+    }

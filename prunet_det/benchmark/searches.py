@@ -1,0 +1,56 @@
+"""Searches for several budgets, handed out like the benchmark's own jobs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunet_det.benchmark.campaign import LOGS, TOOL, make_folder
+from prunet_det.benchmark.launchers import Job, launch
+
+RESULT = "arch.json"  # what a finished search has written
+
+
+def search_job(
+    budget: float, out: Path, arguments: Sequence[str], threads: int = 1, gpus: int = 0
+) -> Job:
+    """The job of one search.
+
+    Args:
+        budget: In milliseconds.
+        out: Gets a folder for it.
+        arguments: Of tools/search_backbone.py: the config first.
+        threads, gpus: That it asks for.
+    """
+    name = f"{budget:g}ms"
+    config, *rest = arguments
+    tool = TOOL.with_name("search_backbone.py")
+    command = [sys.executable, tool, config, "--budget-ms", f"{budget:g}", "--out", out / name]
+    words = tuple(map(str, [*command, "--resume", "--quiet", *rest]))
+    return Job(name, words, os.fspath(out), (f"{name}/*",), threads, gpus)
+
+
+def run_searches(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Runs what is left; returns the exit status.
+
+    Raises:
+        UserError: The folder cannot be written, or as `launch`.
+    """
+    out = Path(args.out)
+    make_folder(out)
+    jobs = [search_job(b, out, arguments, args.threads, args.gpus) for b in args.budgets]
+    left = [job for job in jobs if not (out / job.name / RESULT).is_file()]
+    print(f"{len(jobs) - len(left)} of {len(jobs)} searches are done.", flush=True)
+    deadline = None if args.max_minutes is None else time.monotonic() + 60 * args.max_minutes
+    waiting, failed = [job.name for job in left], 0
+    for outcome in launch(left, args.launcher, out / LOGS, args.jobs, deadline):
+        waiting.remove(outcome.job.name)
+        failed += outcome.code != 0
+        print(f"{outcome.job.name}: {outcome.error or 'done'}", flush=True)
+    if waiting:
+        print(f"left: {', '.join(waiting)}; the same command goes on from here.")
+    return int(failed > 0)

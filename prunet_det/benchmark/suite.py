@@ -1,0 +1,310 @@
+"""A suite: which backbones, at which input sizes, in which detector, by which recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from prunet_det.benchmark.records import FAMILIES, run_key
+from prunet_det.errors import UserError
+from prunet_det.latency.measure import default_runtime, local_device
+from prunet_det.training.launch import move_schedule, set_data_root, set_max_iters
+from prunet_det.training.repeatable import make_repeatable
+
+# What a suite's file may say; the last is what its points are made of.
+KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
+KEYS |= {"learning_rates", "models"}
+# Of a recipe, what is no part of it: places, and what a point sets.
+_PLACES = ("data_root", "ann_file", "work_dir", "resume", "load_from", "randomness", "seed")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A backbone at an input size: what a front is made of.
+
+    Attributes:
+        source: A network of the zoo's or of timm's, or the file of a spec (*.json).
+        family: One of FAMILIES.
+        input_size: In pixels.
+    """
+
+    source: str
+    family: str
+    input_size: int
+
+    @property
+    def model(self) -> str:
+        """The network's name."""
+        return Path(self.source).stem if self.source.endswith(".json") else self.source
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.input_size}"
+
+    def key(self, seed: int) -> str:
+        """Names a run of it."""
+        return run_key(self.model, self.input_size, seed)
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """Config of the backbone; its weights are random."""
+        from prunet_det.runtime.subject import is_ours
+
+        if is_ours(self.source):
+            return dict(type="PruNet", arch=self.source)
+        return dict(type="TimmBackbone", name=self.source)
+
+    @property
+    def arch(self) -> dict[str, Any] | None:
+        """The backbone's spec as JSON has it; None for timm's."""
+        from prunet_det.runtime.subject import is_ours
+        from prunet_det.zoo.registry import resolve_spec
+
+        if not is_ours(self.source):
+            return None
+        return dict(json.loads(json.dumps(resolve_spec(self.source).to_dict())))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a file of configs/benchmark/ says, and what the command line changed of it.
+
+    Attributes:
+        name: Of the file.
+        path: Of the file.
+        config: The detector and its recipe.
+        points: In the order in which they are trained.
+        options: `--cfg-options` of the recipe.
+        seeds: How many, where the command line does not say.
+        max_iters: Iterations of a training, or epochs where the config counts these, with its
+            schedule's shape; None leaves the config's.
+        crop: Side of what is cut out of a training image, of the input size.
+        amp: Automatic mixed precision, where there is CUDA.
+        threads: Of a CPU, in training, evaluation and timing.
+        learning_rates: To choose from, once.
+        data_root: In the place of the config's.
+        held_out: Whether a part of the training data is kept from training and evaluated on, and
+            the test split left alone.
+    """
+
+    name: str
+    path: str
+    config: str
+    points: tuple[Point, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int = 3
+    max_iters: int | None = None
+    crop: float = 1.0
+    amp: bool = False
+    threads: int = 1
+    learning_rates: tuple[float, ...] = ()
+    data_root: str | None = None
+    held_out: bool = False
+
+    @property
+    def device(self) -> str:
+        """Where everything runs: CUDA where there is one."""
+        return local_device()
+
+    @property
+    def artifact(self) -> str:
+        """Runtime and precision of accuracy and latency, such as `onnxruntime fp32`."""
+        return " ".join(default_runtime(self.device))
+
+    def choose(self, names: Sequence[str]) -> Suite:
+        """With some of its points, by model or `model@size`; others of the latter form are added.
+
+        Raises:
+            UserError: A name that is neither.
+        """
+        points: list[Point] = []
+        for name in names:
+            found = [p for p in self.points if name in (p.model, str(p))]
+            if not found:
+                found = [_other_point(name, self)]
+            points += [p for p in found if p not in points]
+        return replace(self, points=tuple(points))
+
+    def recipe(self) -> Config:
+        """The config that all points share.
+
+        Raises:
+            UserError: There is no such config, or it cannot be changed as the suite says.
+        """
+        if not Path(self.config).is_file():
+            raise UserError(
+                f"{self.path} wants the config {self.config}, which is not here; run in the "
+                "checkout."
+            )
+        cfg = Config.fromfile(self.config)
+        cfg.merge_from_dict(dict(self.options))
+        if self.max_iters is not None and cfg.train_cfg.get("max_iters") is None:
+            move_schedule(cfg, cfg.train_cfg.max_epochs, self.max_iters)
+            cfg.train_cfg.max_epochs = self.max_iters
+        elif self.max_iters is not None:
+            set_max_iters(cfg, self.max_iters)
+        if self.data_root:
+            set_data_root(cfg, self.data_root)
+        if self.amp and torch.device(self.device).type == "cuda":
+            cfg.optim_wrapper.type = "AmpOptimWrapper"
+            cfg.optim_wrapper.loss_scale = "dynamic"
+        # Accuracy is measured once, at the end, on what is deployed.
+        cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+        cfg.train_cfg.pop("val_interval", None)
+        cfg.visualizer.vis_backends = [dict(type="LocalVisBackend")]
+        cfg.default_hooks.pop("visualization", None)
+        cfg.launcher = "none"
+        return cfg
+
+    def build(self, point: Point, seed: int, work: str | os.PathLike[str]) -> Config:
+        """The config of one run.
+
+        Args:
+            point: Of this suite.
+            seed: Of everything random.
+            work: Folder of checkpoints and logs.
+        """
+        cfg = self.recipe()
+        cfg.model.backbone = point.backbone
+        set_input_size(cfg, point.input_size, self.crop)
+        if self.held_out:
+            from prunet_det.benchmark.held_out import hold_out
+
+            hold_out(cfg, Path(work).parent)
+        make_repeatable(cfg, seed)
+        cfg.work_dir = os.fspath(work)
+        return cfg
+
+    def config_hash(self) -> str:
+        """A digest of the recipe, whatever the backbone, the input size and the data's place."""
+        cfg = self.recipe()
+        cfg.model.pop("backbone")
+        set_input_size(cfg, 0)
+        recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))
+        recipe |= {"held_out": self.held_out, "crop": self.crop}
+        text = json.dumps(recipe, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_suite(path: str | os.PathLike[str]) -> Suite:
+    """Reads a suite's file, or one of configs/benchmark/ by its name.
+
+    Raises:
+        UserError: There is no such file, or it says something that no suite has.
+    """
+    file = Path(path)
+    if file.suffix != ".py" and (Path("configs/benchmark") / f"{file.name}.py").is_file():
+        file = Path("configs/benchmark") / f"{file.name}.py"
+    if not file.is_file():
+        here = ", ".join(sorted(str(p) for p in Path("configs/benchmark").glob("*.py")))
+        raise UserError(
+            f"there is no suite {path}; here are {here or 'none: run in the checkout'}."
+        )
+    try:
+        said = Config.fromfile(file).to_dict()
+        found = {k: v for k, v in said.items() if not k.startswith("_")}
+    except (SyntaxError, NameError, AttributeError, KeyError, TypeError) as e:
+        raise UserError(f"{file} is no valid suite: {e}.") from e
+    wrong = set(found) - KEYS
+    missing = {"config", "models"} - set(found)
+    if wrong or missing:
+        what = f"has no {sorted(missing)[0]!r}" if missing else f"has the unknown {min(wrong)!r}"
+        raise UserError(f"{file} is no valid suite: it {what}; a suite has {', '.join(KEYS)}.")
+    models = found.pop("models")
+    unknown = set(models) - set(FAMILIES)
+    if unknown:
+        raise UserError(
+            f"{file} has the unknown family {min(unknown)!r}; the families are "
+            f"{', '.join(FAMILIES)}."
+        )
+    points = [Point(name, family, int(size)) for family in models for name, size in models[family]]
+    found["learning_rates"] = tuple(found.get("learning_rates", ()))
+    return Suite(file.stem, str(file), points=tuple(points), **found)
+
+
+def check_points(points: Iterable[Point]) -> None:
+    """Refuses unknown networks before anything slow starts.
+
+    Raises:
+        UserError: The sentence lists the known ones.
+    """
+    import timm
+
+    from prunet_det.runtime.subject import check_size, is_ours
+    from prunet_det.zoo.registry import model_names
+
+    for point in points:
+        check_size(point.input_size)
+        if point.source.endswith(".json"):
+            load_spec_file(point.source)
+        elif not is_ours(point.source) and not timm.is_model(point.source):
+            raise UserError(
+                f"there is no network {point.source!r}, neither here "
+                f"({', '.join(model_names())}) nor in timm."
+            )
+
+
+def load_spec_file(path: str) -> None:
+    """Refuses a file that is no spec, or whose network has another name than the file.
+
+    Raises:
+        UserError: The sentence says which.
+    """
+    from prunet_det.arch.spec import ArchSpec
+
+    try:
+        name = ArchSpec.load(path).name
+    except (OSError, ValueError) as e:
+        raise UserError(str(e)) from e
+    if name != Path(path).stem:
+        raise UserError(f"{path} holds the network {name}; name the file {name}.json.")
+
+
+def _other_point(name: str, suite: Suite) -> Point:
+    model, _, size = name.partition("@")
+    family = next((f for f in FAMILIES if f in model), None)
+    if not size.isdigit() or family is None:
+        known = dict.fromkeys(p.model for p in suite.points)
+        raise UserError(
+            f"the suite {suite.name} has no model {name!r}; it has {', '.join(known)}. Another "
+            f"network of {', '.join(FAMILIES)} is named with its input size: MODEL@PIXELS."
+        )
+    return Point(model, family, int(size))
+
+
+def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:
+    """Tests on images of another size, and trains on squares that are cut out of such images.
+
+    Args:
+        cfg: Changed.
+        size: In pixels.
+        crop: Side of the squares, of the size.
+
+    Raises:
+        UserError: The config's pipelines resize nothing.
+    """
+    found = False
+    for key in ("train", "test"):
+        for step in cfg[f"{key}_dataloader"].dataset.pipeline:
+            for option, side in {"scale": size, "crop_size": round(crop * size)}.items():
+                if option in step:
+                    step[option] = (side, side)
+                    found = True
+    if not found:
+        raise UserError("the config's pipelines have no step with a scale or crop_size to set.")
+    cfg.model.data_preprocessor.pad_size_divisor = round(crop * size)
+
+
+def _without_places(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: _without_places(v) for k, v in data.items() if k not in _PLACES}
+    if isinstance(data, list):
+        return [_without_places(v) for v in data]
+    return data

@@ -1,0 +1,258 @@
+"""Records as tables: Markdown for people, CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prunet_det.benchmark.fronts import (
+    REFERENCE_MARGIN,
+    SCOPES,
+    STYLES,
+    Axis,
+    Point,
+    axes,
+    hypervolume,
+    pareto,
+    points,
+    reference_ms,
+)
+from prunet_det.benchmark.judge import Comparison
+from prunet_det.benchmark.records import METRICS, Record
+from prunet_det.files import atomic_path
+from prunet_det.zoo.card import markdown_table
+
+
+def runs_by_point(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
+    """(model, input size) to its finished runs by seed; families together, small ones first."""
+    groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    families = list(STYLES)
+    order = sorted(
+        (r for r in records if r.status == "done"),
+        key=lambda r: (families.index(r.family), r.macs, r.model, r.input_size, r.seed),
+    )
+    for r in order:
+        groups[r.model, r.input_size].append(r)
+    return dict(groups)
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    sd = f" \u00b1 {statistics.stdev(known):.3f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):.3f}{sd}"
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return f"{statistics.fmean(known):,.0f}" if known else ""
+
+
+def accuracy_table(records: Sequence[Record]) -> str:
+    """A row a network and input size: accuracies, mean and deviation over seeds, and costs."""
+    rows = []
+    for (model, size), runs in runs_by_point(records).items():
+        m = runs[0]
+        rows.append(
+            [
+                f"`{model}`",
+                STYLES[m.family].title,
+                str(size),
+                str(len(runs)),
+                *(_spread([r.metrics[k] for r in runs]) for k in METRICS),
+                f"{m.parameters / 1e6:.2f}",
+                f"{m.macs / 1e9:.3f}",
+                str(m.kernels),
+                _mean(r.images_per_second for r in runs),
+                _mean(r.peak_memory_mb for r in runs),
+            ]
+        )
+    header = ["backbone", "family", "px", "seeds", *METRICS, "parameters (M)", "GMACs", "kernels"]
+    return markdown_table([*header, "training, images/s", "peak MiB"], rows)
+
+
+def _ms(p: Point) -> str:
+    return f"{p.latency_ms:.4g} ({p.low_ms:.4g} to {p.high_ms:.4g}){' ~' if p.note else ''}"
+
+
+# (model, input size) to its point on an axis, and those that are on their family's front.
+_Column = tuple[dict[tuple[str, int], Point], set[tuple[str, int]]]
+
+
+def _column(records: Sequence[Record], axis: Axis) -> _Column:
+    found, best = points(records, axis), []
+    for family in STYLES:
+        best += pareto([p for p in found if p.family == family])
+    return (
+        {(p.model, p.input_size): p for p in found},
+        {(p.model, p.input_size) for p in best},
+    )
+
+
+def _cell(column: _Column, key: tuple[str, int]) -> str:
+    by_key, best = column
+    cell = _ms(by_key[key]) if key in by_key else ""
+    return f"**{cell}**" if key in best else cell
+
+
+def _conditions(axis: Axis) -> str:
+    return f"{axis.kind.capitalize()}: {axis.conditions}"
+
+
+def _caption(axis: Axis, columns: Sequence[_Column]) -> str:
+    """Conditions of a table of milliseconds, and how to read it."""
+    what = {"measured": "median (10th to 90th percentile)", "predicted": "value (error band)"}
+    marks = {"measured": "unstable", "predicted": "extrapolated"}
+    noted = any(p.note for by_key, _ in columns for p in by_key.values())
+    mark = f"; ~ is {marks.get(axis.kind, 'noted in its file')}" if noted else ""
+    return (
+        f"{_conditions(axis)}. {what.get(axis.kind, 'Value').capitalize()}{mark}; bold is on its "
+        "family's front by mAP."
+    )
+
+
+def latency_tables(records: Sequence[Record]) -> str:
+    """A table for each set of conditions, a column a scope; bold is on its family's front."""
+    groups: dict[str, list[Axis]] = defaultdict(list)
+    for axis in axes(records):
+        groups[_conditions(axis)].append(axis)
+    keys = list(runs_by_point(records))
+    parts = []
+    for group in groups.values():
+        columns = [_column(records, axis) for axis in group]
+        rows = [[f"`{k[0]}`", str(k[1]), *(_cell(c, k) for c in columns)] for k in keys]
+        header = ["backbone", "px", *(f"{SCOPES[a.scope]}, ms" for a in group)]
+        parts.append(f"{_caption(group[0], columns)}\n\n{markdown_table(header, rows)}")
+    return "\n".join(parts)
+
+
+def short_table(records: Sequence[Record]) -> str:
+    """mAP and milliseconds of the first conditions, a row a point, fast ones first."""
+    group = [a for a in axes(records) if _conditions(a) == _conditions(axes(records)[0])]
+    columns = [_column(records, axis) for axis in group]
+    groups = runs_by_point(records)
+    rows = []
+    for key in sorted(columns[0][0], key=lambda key: columns[0][0][key].latency_ms):
+        runs = groups[key]
+        row = [f"`{key[0]}`", STYLES[runs[0].family].title, str(key[1]), str(len(runs))]
+        row += [_spread([r.metrics["mAP"] for r in runs]), *(_cell(c, key) for c in columns)]
+        rows.append([*row, f"{runs[0].parameters / 1e6:.2f}", f"{runs[0].macs / 1e9:.3f}"])
+    header = [
+        "backbone",
+        "family",
+        "px",
+        "seeds",
+        "mAP",
+        *(f"{SCOPES[a.scope]}, ms" for a in group),
+    ]
+    table = markdown_table([*header, "parameters (M)", "GMACs"], rows)
+    return f"{_caption(group[0], columns)}\n\n{table}"
+
+
+def front_table(records: Sequence[Record], metric: str = "mAP") -> str:
+    """A row an axis and family: the front's members and its hypervolume."""
+    rows = []
+    for axis in axes(records):
+        found = points(records, axis, metric)
+        for family, style in STYLES.items():
+            own = [p for p in found if p.family == family]
+            if not own:
+                continue
+            front, limit = pareto(own), reference_ms(found)
+            members = ", ".join(f"`{p.model}` {p.input_size}" for p in front)
+            area = f"{hypervolume(front, limit):.3f}"
+            rows.append([axis.title, style.title, members, area, f"{limit:.4g} ms"])
+    return markdown_table(["latency", "family", "front", "hypervolume", "up to"], rows)
+
+
+FRONT_NOTE = (
+    "Hypervolume: area between a front and the reference point (mAP 0; "
+    f"{REFERENCE_MARGIN:g} times the slowest point of any family), as a share of that rectangle."
+)
+
+
+def verdict_table(comparisons: Sequence[Comparison], title: bool = True) -> str:
+    """A row a comparison."""
+    rows = []
+    for c in comparisons:
+        row = [c.axis.title] if title else []
+        row += [STYLES[c.other].title, c.metric]
+        if c.ratio is None:
+            row += ["", "", "", ""]
+        else:
+            r = c.ratio
+            bounds = f"{c.interval[0]:.2f} to {c.interval[1]:.2f}" if c.interval else "none"
+            row += [f"{r.value:.2f}", bounds, f"{r.least:.2f} to {r.most:.2f}"]
+            row += [f"{r.low:.3f} to {r.high:.3f}"]
+        meaning = {"faster": "PruNet is faster", "slower": "PruNet is slower"}
+        reason = f": {c.reason}" if c.reason else ""
+        rows.append([*row, f"{meaning.get(c.verdict, c.verdict)}{reason}"])
+    header = ["latency"] if title else []
+    header += ["PruNet against", "at equal", "ratio", "95 % interval", "within the range"]
+    return markdown_table([*header, "range", "verdict"], rows)
+
+
+def failure_lines(records: Sequence[Record]) -> str:
+    """A line a failed run; nothing where there is none."""
+    lines = []
+    for r in records:
+        if r.status == "failed":
+            error = " ".join((r.error or "").split())
+            lines.append(f"* failed: {r.model}, {r.input_size} px, seed {r.seed}: {error}\n")
+    return "".join(lines)
+
+
+def write_points(
+    path: str | os.PathLike[str], records: Sequence[Record], comments: dict[str, str]
+) -> None:
+    """CSV, a row for each point on each axis, so that a latency stands beside its conditions.
+
+    A point that has not been timed has one row without latency.
+
+    Args:
+        path: The file.
+        records: Of one suite.
+        comments: First lines, as `read_csv` of `prunet_det.latency.record` reads them.
+    """
+    groups = runs_by_point(records)
+    fields = ["suite", "model", "family", "input_size", "seeds", "artifact"]
+    fields += [f"{m}{s}" for m in METRICS for s in ("", "_sd")]
+    fields += ["parameters", "macs", "kernels", "images_per_second", "peak_memory_mb"]
+    fields += ["kind", "scope", "device", "runtime", "precision", "batch", "threads"]
+    fields += ["latency_ms", "low_ms", "high_ms", "on_front"]
+    plain = {key: _point_row(runs, fields) for key, runs in groups.items()}
+    rows, timed = [], set()
+    for axis in axes(records):
+        found = points(records, axis)
+        fronts = [pareto([p for p in found if p.family == f]) for f in STYLES]
+        for p in found:
+            row = dict(plain[p.model, p.input_size])
+            row |= {k: getattr(axis, k) for k in fields if hasattr(axis, k)}
+            row |= {k: f"{getattr(p, k):.6g}" for k in ("latency_ms", "low_ms", "high_ms")}
+            row["on_front"] = any(p in front for front in fronts)
+            rows.append(row)
+            timed.add((p.model, p.input_size))
+    rows += [row for key, row in plain.items() if key not in timed]
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
+        f.writelines(f"# {key}: {value}\n" for key, value in comments.items())
+        writer = csv.DictWriter(f, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _point_row(runs: Sequence[Record], fields: Sequence[str]) -> dict[str, Any]:
+    """Everything of a point but its latencies."""
+    row: dict[str, Any] = {k: getattr(runs[0], k) for k in fields if hasattr(runs[0], k)}
+    for k in ("images_per_second", "peak_memory_mb"):
+        row[k] = _mean(getattr(r, k) for r in runs).replace(",", "")
+    for m in METRICS:
+        known = [v for r in runs if (v := r.metrics[m]) is not None]
+        row[m] = f"{statistics.fmean(known):.6g}" if known else ""
+        row[f"{m}_sd"] = f"{statistics.stdev(known):.6g}" if len(known) > 1 else ""
+    row["seeds"] = len(runs)
+    return row

@@ -1,0 +1,275 @@
+"""Where the time of a training iteration goes, and whether loading from disk slows it down."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.runner import Runner
+
+from prunet_det.benchmark.evaluate import make_artifact, predictor, without_workers
+from prunet_det.benchmark.run import work_folder
+from prunet_det.benchmark.suite import Point, Suite
+from prunet_det.console import print_table
+from prunet_det.latency.record import write_csv
+from prunet_det.machine import device_title
+from prunet_det.training.launch import build_runner
+
+ROUNDS = 5  # of disk against memory, in turns
+SETTLE = 3  # iterations at the start of a turn that do not count: what was loaded ahead is used up
+
+
+@dataclass
+class Clock:
+    """Adds up seconds by name.
+
+    Attributes:
+        device: Whose work is waited for.
+        seconds: So far.
+    """
+
+    device: str
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        self.seconds[name].append(time.perf_counter() - start)
+
+    def _wait(self) -> None:
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def rows(self, point: Point, part: str, per: str, times: int = 1) -> list[dict[str, Any]]:
+        """Median milliseconds of each step, and its share of their sum."""
+        medians = {k: 1e3 * times * statistics.median(v) for k, v in self.seconds.items()}
+        total = sum(medians.values())
+        return [
+            {
+                "model": point.model,
+                "input_size": point.input_size,
+                "part": part,
+                "step": name,
+                "per": per,
+                "ms": round(ms, 4),
+                "share": round(ms / total, 4),
+            }
+            for name, ms in medians.items()
+        ]
+
+
+def loading_rows(cfg: Config, point: Point, images: int = 64) -> list[dict[str, Any]]:
+    """What the loader's process does for a batch: each step of the pipeline."""
+    loader = without_workers(cfg.train_dataloader)
+    samples = loader.dataset
+    dataset = getattr(samples, "dataset", samples)
+    clock, batch = Clock("cpu"), cfg.train_dataloader.batch_size
+    collected = []
+    for index in range(min(images, len(dataset))):
+        data = dataset.get_data_info(index)
+        for transform in dataset.pipeline.transforms:
+            with clock(type(transform).__name__):
+                data = transform(data)
+        collected.append(data)
+    rows = clock.rows(point, "loading (in the loader's processes)", "batch", batch)
+    collate = Clock("cpu")
+    for i in range(0, len(collected) - batch + 1, batch):
+        with collate("collate"):
+            loader.collate_fn(collected[i : i + batch])
+    return rows + collate.rows(point, "collating (in the loader's processes)", "batch")
+
+
+@dataclass
+class Trainer:
+    """A training that goes one iteration at a time.
+
+    Attributes:
+        runner: Built, with model, data and optimizer.
+        ema: The hook that averages the weights, where there is one.
+    """
+
+    runner: Runner
+    ema: EMAHook | None
+
+    @classmethod
+    def of(cls, cfg: Config) -> Trainer:
+        """Builds everything, but trains nothing."""
+        runner = build_runner(cfg)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.model.train()
+        hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for hook in hooks:
+            hook.before_run(runner)
+        return cls(runner, hooks[0] if hooks else None)
+
+    def step(self, batch: Any) -> None:
+        """One iteration, as the Runner has it, without its other hooks."""
+        self.runner.model.train_step(batch, self.runner.optim_wrapper)
+        if self.ema is not None:
+            self.ema.after_train_iter(self.runner, 0)
+
+    def batches(self) -> Iterator[Any]:
+        """From disk, through the loader's processes."""
+        return iter(self.runner.train_loop.dataloader_iterator)
+
+
+def iteration_rows(trainer: Trainer, batches: list[Any], point: Point) -> list[dict[str, Any]]:
+    """What one iteration does with a batch that is there."""
+    runner = trainer.runner
+    model, optim = runner.model, runner.optim_wrapper
+    clock = Clock(str(next(model.parameters()).device))
+    trainer.step(batches[0])
+    for batch in batches:
+        with clock("normalise"):
+            data = model.data_preprocessor(batch, True)
+        with optim.optim_context(model):
+            with clock("backbone forward"):
+                images = data["inputs"]
+                if model.channels_last:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                maps = model.backbone(images)
+            with clock("neck forward"):
+                maps = model.neck(maps)
+            with clock("head forward"):
+                outputs = model.bbox_head(maps)
+            gts = [s.gt_instances for s in data["data_samples"]]
+            with clock("targets"), torch.no_grad():
+                model.bbox_head.assign(model.bbox_head._anchors(outputs[0]), gts)
+            with clock("targets and loss"):
+                losses = model.bbox_head.loss_by_feat(*outputs, gts, [{}] * len(gts))
+                total, _ = model.parse_losses(losses)
+        with clock("backward"):
+            optim.backward(total)
+        with clock("clip and optimizer"):
+            optim.step()
+            optim.zero_grad()
+        if trainer.ema is not None:
+            with clock("weight average"):
+                trainer.ema.after_train_iter(runner, 0)
+    both, alone = (clock.seconds[name] for name in ("targets and loss", "targets"))
+    clock.seconds["loss"] = [max(b - a, 0.0) for b, a in zip(both, alone, strict=True)]
+    del clock.seconds["targets and loss"]
+    return clock.rows(point, "iteration", "batch")
+
+
+def disk_against_memory(trainer: Trainer, held: list[Any], iterations: int) -> tuple[float, float]:
+    """Images a second with batches from disk, and with batches that are in memory.
+
+    Args:
+        trainer: Takes turns with either.
+        held: Batches in memory.
+        iterations: Of a turn, counted after it has settled.
+    """
+    disk = trainer.batches()
+
+    def memory() -> Iterator[Any]:
+        while True:
+            yield from held
+
+    sources: dict[str, Iterator[Any]] = {"disk": disk, "memory": memory()}
+    speeds: dict[str, list[float]] = {"disk": [], "memory": []}
+    for turn in range(2 * ROUNDS):
+        name = ("disk", "memory")[turn % 2 ^ turn // 2 % 2]  # neither always comes first
+        clock, images = Clock(str(next(trainer.runner.model.parameters()).device)), 0
+        for _ in range(SETTLE):
+            trainer.step(next(sources[name]))
+        with clock(name):
+            for _ in range(iterations):
+                batch = next(sources[name])
+                images += len(batch["inputs"])
+                trainer.step(batch)
+        speeds[name].append(images / clock.seconds[name][0])
+    return statistics.median(speeds["disk"]), statistics.median(speeds["memory"])
+
+
+def evaluation_rows(
+    cfg: Config, suite: Suite, point: Point, detector: Any, images: int = 32
+) -> list[dict[str, Any]]:
+    """What evaluation does for one image."""
+    detector = detector.cpu().eval()
+    part, program = make_artifact(
+        detector, point.input_size, suite.artifact, suite.device, suite.threads
+    )
+    detector.to(suite.device)
+    predict = predictor(detector, part, program)
+    dataset = without_workers(cfg.test_dataloader).dataset
+    clock = Clock(suite.device)
+    for index in range(min(images, len(dataset))):
+        with clock("loading"):
+            item = dataset[index]
+        batch = {"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]}
+        with clock("normalise, network, selection and NMS"):
+            predict(batch)
+        with clock("network alone (part of the former)"), torch.inference_mode():
+            program.bind(torch.zeros(program.shape))()
+    return clock.rows(point, "evaluation", "image")
+
+
+def profile_point(
+    suite: Suite, point: Point, out: Path, iterations: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All rows of one network, and its throughputs."""
+    torch.set_num_threads(suite.threads)
+    cfg = suite.build(point, 0, work_folder(out, f"profile_{point.model}_{point.input_size}"))
+    trainer = Trainer.of(cfg)
+    rows = loading_rows(cfg, point)
+    batches = trainer.batches()
+    held = [next(batches) for _ in range(8)]
+    rows += iteration_rows(trainer, [held[i % 8] for i in range(iterations)], point)
+    disk, memory = disk_against_memory(trainer, held, iterations)
+    rows += evaluation_rows(cfg, suite, point, trainer.runner.model)
+    speed = {
+        "model": point.model,
+        "input_size": point.input_size,
+        "batch": cfg.train_dataloader.batch_size,
+        "workers": cfg.train_dataloader.num_workers,
+        "disk_images_per_s": round(disk, 3),
+        "memory_images_per_s": round(memory, 3),
+        "ratio": round(disk / memory, 4),
+    }
+    return rows, speed
+
+
+def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> None:
+    """Profiles the suite's networks; prints, and writes profile.csv and throughput.csv."""
+    device = device_title(suite.device)
+    rows, speeds = [], []
+    for point in suite.points:
+        own, speed = profile_point(suite, point, out, iterations)
+        rows += [{"device": device, **row} for row in own]
+        speeds.append({"device": device, "threads": suite.threads, **speed})
+    _print(rows, lambda r: [r["model"], str(r["input_size"]), r["part"], r["step"]])
+    header = ["model", "px", "from disk", "from memory", "ratio"]
+    table = [
+        [
+            s["model"],
+            str(s["input_size"]),
+            *(f"{s[k]:.2f}" for k in ("disk_images_per_s", "memory_images_per_s", "ratio")),
+        ]
+        for s in speeds
+    ]
+    print_table(f"images a second in training, {device}", header, table)
+    write_csv(out / "profile.csv", rows, command)
+    write_csv(out / "throughput.csv", speeds, command)
+
+
+def _print(rows: list[dict[str, Any]], names: Callable[[dict[str, Any]], list[str]]) -> None:
+    table = [[*names(r), f"{r['ms']:.2f} per {r['per']}", f"{r['share']:.1%}"] for r in rows]
+    print_table(
+        "where the time goes (shares of the part)",
+        ["model", "px", "part", "step", "ms", "share"],
+        table,
+    )

@@ -1,0 +1,244 @@
+"""Latencies of a suite's networks: measured here, all in one interleaved run, and predicted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunet_det.benchmark.evaluate import without_workers
+from prunet_det.benchmark.records import Record, latency_path, save_latencies
+from prunet_det.benchmark.run import load_trained, work_folder
+from prunet_det.benchmark.suite import Point, Suite
+from prunet_det.detection.deploy import NetworkPart
+from prunet_det.errors import UserError
+from prunet_det.latency.measure import measure
+from prunet_det.latency.predict import predict, predict_module
+from prunet_det.machine import device_title, environment
+from prunet_det.runtime.subject import Subject, is_ours
+from prunet_det.training.hooks import WEIGHTS_FILE
+
+SCOPES = ("backbone", "detector", "e2e")
+REPEAT = "repeat"
+PREDICTED_FOR = "v100"
+
+
+@dataclass(frozen=True)
+class PictureSubject(Subject):
+    """A network that is run on a picture: how long selection and NMS take depends on it.
+
+    Attributes:
+        picture: (3, size, size) in 0 to 255.
+    """
+
+    picture: Any = None
+
+    def images(self, batch: int = 1, seed: int = 0) -> torch.Tensor:
+        """The picture, in the scale from which `measure` makes pixels again."""
+        one = (self.picture.float() - 128) / 50
+        return one[None].repeat(batch, 1, 1, 1)
+
+
+def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[PictureSubject]:
+    """Backbone, detector and end to end of a trained network.
+
+    Raises:
+        UserError: The weights of the record are not here.
+    """
+    work = work_folder(out, record.key)
+    if not (work / WEIGHTS_FILE).is_file():
+        raise UserError(
+            f"the weights of {record.key} are not here ({work / WEIGHTS_FILE}), and how long a "
+            "detector takes depends on what it finds; train it here, or bring them along."
+        )
+    cfg = suite.build(point, record.seed, work)
+    detector = load_trained(cfg, work)
+    dataset = without_workers(cfg.test_dataloader).dataset
+    image = dataset[0]["inputs"]
+    picture = torch.zeros(3, point.input_size, point.input_size, dtype=torch.uint8)
+    picture[:, : image.shape[1], : image.shape[2]] = image
+    part = NetworkPart(detector, point.input_size).eval()
+    modules = (detector.backbone.eval(), part, part)
+    return [
+        PictureSubject(point.model, scope, module, point.input_size, (), detector, picture)
+        for scope, module in zip(SCOPES, modules, strict=True)
+    ]
+
+
+def measure_suite(
+    suite: Suite, points: Mapping[Point, Record], out: Path, seconds: float
+) -> list[dict[str, Any]]:
+    """Times every network in every scope, interleaved.
+
+    Args:
+        suite: Says device, runtime, precision and threads.
+        points: With the records whose weights are run.
+        out: Folder of the benchmark.
+        seconds: To spend on each network and scope.
+
+    Returns:
+        Rows of `Measurement.to_dict()`.
+    """
+    subjects = [s for p, record in points.items() for s in subjects_of(suite, p, record, out)]
+    runtime, precision = suite.artifact.split()
+    torch.set_num_threads(suite.threads)  # of what stands around the network
+    found = measure(
+        subjects, runtime, precision, suite.device, 1, suite.threads, seconds, progress="timing"
+    )
+    return [measurement.to_dict() for measurement in found]
+
+
+def predict_suite(suite: Suite, points: Sequence[Point], out: Path) -> list[dict[str, Any]]:
+    """Latencies of backbones and detectors that are predicted for a device that is not here."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    rows = []
+    for point in points:
+        cfg = suite.build(point, 0, work_folder(out, "predicted"))
+        init_default_scope(cfg.get("default_scope", "mmdet"))
+        detector: Any = MODELS.build(cfg.model).eval()
+        options: dict[str, Any] = dict(device=PREDICTED_FOR, input_size=point.input_size)
+        if is_ours(point.source):
+            backbone = predict(point.source, **options)
+        else:
+            backbone = predict_module(detector.backbone, point.model, **options)
+        part = NetworkPart(detector, point.input_size)
+        whole = predict_module(part, point.model, **options, scope="detector")
+        rows += [{**p.latency.to_dict(), "note": " ".join(p.warnings)} for p in (backbone, whole)]
+    return rows
+
+
+def time_suite(
+    suite: Suite,
+    points: Mapping[Point, Record],
+    out: Path,
+    seconds: float,
+    command: str,
+) -> list[Path]:
+    """Measures and predicts, and writes one file each.
+
+    Returns:
+        The files.
+    """
+    about = {
+        "command": command,
+        "environment": environment(),
+        "weights": {str(p): r.weights_hash for p, r in points.items()},
+    }
+    predicted = predict_suite(suite, list(points), out)
+    measured = measure_suite(suite, points, out, seconds)
+    return [
+        save_latencies(out, f"predicted {PREDICTED_FOR}", predicted, about),
+        save_latencies(out, measured_name(suite), measured, about),
+    ]
+
+
+def measured_name(suite: Suite) -> str:
+    """Names the file of what was measured on this machine."""
+    return f"{device_title(suite.device)} {suite.artifact}"
+
+
+def is_timed(suite: Suite, points: Mapping[Point, Record], out: Path) -> bool:
+    """Whether this machine has timed just these points already, with these weights."""
+    try:
+        text = latency_path(out, measured_name(suite)).read_text(encoding="utf-8")
+        return bool(
+            json.loads(text)["weights"] == {str(p): r.weights_hash for p, r in points.items()}
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two measurements of the same networks.
+
+    Attributes:
+        scope: One of SCOPES.
+        networks: How many.
+        within: Second medians that lie in the first one's spread, 10th to 90th percentile.
+        pairs: Of networks.
+        swapped: Pairs in another order the second time.
+        contradicted: Of these, pairs whose spreads are apart both times: no tie.
+        worst: The largest change of a median, of the first.
+    """
+
+    scope: str
+    networks: int
+    within: int
+    pairs: int
+    swapped: int
+    contradicted: int
+    worst: float
+
+
+def compare(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> list[Comparison]:
+    """Whether a repeat gives the same order, and values within the stated spread.
+
+    Raises:
+        UserError: They are not of the same networks.
+    """
+    comparisons = []
+    for scope in SCOPES:
+        a, b = (
+            {(r["model"], r["input_size"]): r for r in rows if r["scope"] == scope}
+            for rows in (first, second)
+        )
+        if set(a) != set(b) or not a:
+            raise UserError("the first measurement is of other networks; measure anew (time).")
+        pairs = list(itertools.combinations(a, 2))
+        swapped = [
+            (i, j)
+            for i, j in pairs
+            if (a[i]["latency_ms"] - a[j]["latency_ms"]) * (b[i]["latency_ms"] - b[j]["latency_ms"])
+            < 0
+        ]
+        comparisons.append(
+            Comparison(
+                scope,
+                len(a),
+                sum(a[i]["low_ms"] <= b[i]["latency_ms"] <= a[i]["high_ms"] for i in a),
+                len(pairs),
+                len(swapped),
+                sum(_apart(a[i], a[j]) and _apart(b[i], b[j]) for i, j in swapped),
+                max(abs(b[i]["latency_ms"] / a[i]["latency_ms"] - 1) for i in a),
+            )
+        )
+    return comparisons
+
+
+def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return bool(a["high_ms"] < b["low_ms"] or b["high_ms"] < a["low_ms"])
+
+
+def repeat(
+    suite: Suite, points: Mapping[Point, Record], out: Path, seconds: float, command: str
+) -> list[Comparison]:
+    """Measures again, writes the rows and how they compare beside the first ones.
+
+    Raises:
+        UserError: There is no first measurement on this machine.
+    """
+    path = latency_path(out, measured_name(suite))
+    if not is_timed(suite, points, out):
+        raise UserError(f"there is no measurement of these networks to repeat ({path}).")
+    first = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    second = measure_suite(suite, points, out, seconds)
+    comparisons = compare(first, second)
+    about = {
+        "command": command,
+        "environment": environment(),
+        "repeats": os.fspath(path.name),
+        "comparison": [vars(c) for c in comparisons],
+    }
+    save_latencies(out / REPEAT, measured_name(suite), second, about)
+    return comparisons

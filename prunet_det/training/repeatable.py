@@ -1,0 +1,130 @@
+"""Trainings that give the same bytes however often they were interrupted.
+
+mmengine brings a resumed sampler to its place, but the augmentation of the data loader's processes
+starts from its seed again. Here the randomness of a sample follows from its place in the stream
+alone, so neither an interruption nor the number of processes changes what a network sees.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
+from mmengine.runner import Runner
+
+
+@DATASETS.register_module()
+class PlacedSamples(torch.utils.data.Dataset):
+    """A data set whose augmentation is seeded anew for each place in the stream of samples.
+
+    Args:
+        dataset: Config of the data set.
+        seed: Of the training.
+
+    An item's index is `place * len + index`, as the samplers below give it.
+    """
+
+    def __init__(self, dataset: Any, seed: int = 0) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, code: int) -> Any:
+        place, index = divmod(int(code), len(self))
+        state = np.random.SeedSequence([self.seed, place]).generate_state(1)[0]
+        np.random.seed(state)
+        random.seed(int(state))
+        return self.dataset[index]
+
+    def get_data_info(self, code: int) -> Any:
+        """For samplers that group by the shape of the images."""
+        return self.dataset.get_data_info(int(code) % len(self))
+
+    def full_init(self) -> None:
+        """mmengine's second step of building."""
+        self.dataset.full_init()
+
+    @property
+    def metainfo(self) -> Any:
+        """The data set's."""
+        return self.dataset.metainfo
+
+
+@DATA_SAMPLERS.register_module()
+class PlacedInfiniteSampler(InfiniteSampler):
+    """mmengine's InfiniteSampler, whose indices say where in the stream they stand."""
+
+    def _infinite_indices(self) -> Iterator[int]:
+        for place, index in enumerate(super()._infinite_indices()):
+            yield place * self.size + index
+
+
+@DATA_SAMPLERS.register_module()
+class PlacedSampler(DefaultSampler):
+    """mmengine's DefaultSampler, whose indices say where in the stream of epochs they stand."""
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.total_size + self.rank
+        for i, index in enumerate(super().__iter__()):
+            yield (first + i * self.world_size) * len(self.dataset) + index
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Goes on with PyTorch's random numbers where the interrupted training stopped."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] | None = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keeps the state."""
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Finds the state, which is set when the data loader has drawn its own seed."""
+        if runner._resume:
+            self._state = checkpoint.get("random_state")
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Sets the state, once."""
+        if self._state is None:
+            return
+        torch.set_rng_state(self._state["cpu"].cpu())
+        if self._state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self._state["cuda"].cpu())
+        self._state = None
+
+
+def make_repeatable(cfg: Config, seed: int) -> None:
+    """Changes a training's config so that it does not matter whether it is interrupted.
+
+    Args:
+        cfg: With one of mmengine's own two samplers.
+        seed: Of everything random.
+
+    Raises:
+        ValueError: Another sampler.
+    """
+    cfg.randomness = dict(seed=seed)
+    placed = {"InfiniteSampler": "PlacedInfiniteSampler", "DefaultSampler": "PlacedSampler"}
+    sampler = cfg.train_dataloader.sampler
+    if sampler.type not in placed:
+        raise ValueError(
+            f"the training's sampler must be one of {', '.join(placed)}, got {sampler.type}."
+        )
+    sampler.type = placed[sampler.type]
+    cfg.train_dataloader.dataset = dict(
+        type="PlacedSamples", dataset=cfg.train_dataloader.dataset, seed=seed
+    )
+    cfg.setdefault("custom_hooks", [])
+    cfg.custom_hooks.append(dict(type="RandomStateHook"))

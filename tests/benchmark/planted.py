@@ -1,0 +1,76 @@
+"""Records whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import prunet_det
+from prunet_det.benchmark.records import Record, save_latencies, save_record
+from prunet_det.latency.record import Latency
+
+CONDITIONS = ("AMD EPYC, 2 cores", "onnxruntime", "fp32", 1)
+PREDICTED = ("v100", "tensorrt", "fp16", 1)
+SHARE = {"backbone": 0.6, "detector": 1.0, "e2e": 1.3}
+
+
+def runs(
+    model: str,
+    family: str,
+    size: int,
+    values: Sequence[float],
+    ms: float,
+    seed: int = 0,
+    spread: float = 0.05,
+    scopes: Sequence[str] = tuple(SHARE),
+    where: tuple[str, str, str, int] = CONDITIONS,
+    **more,
+) -> list[Record]:
+    """The runs of one point, a seed a value, timed at every scope and predicted for a V100."""
+
+    def row(conditions, kind, scope, value):
+        low, high = value * (1 - spread), value * (1 + spread)
+        latency = Latency(model, *conditions, size, scope, kind, value, low, high)
+        return latency.to_dict()
+
+    latencies = [row(where, "measured", s, ms * share) for s, share in SHARE.items() if s in scopes]
+    latencies.append(row(PREDICTED, "predicted", "backbone", ms / 20))
+    spec = prunet_det.load_spec(model).to_dict() if model in prunet_det.model_names() else None
+    fixed = dict(suite="planted", artifact="onnxruntime fp32", data_hash="d", code_hash="c")
+    fixed |= dict(parameters=1_000_000, macs=int(ms * 1e7), kernels=100, config_hash="h")
+    fixed |= dict(images_per_second=30.0, peak_memory_mb=900.0, arch=spec, latencies=latencies)
+    found = []
+    for i, v in enumerate(values):
+        metrics = {"mAP": v, "AP50": v**0.6, "AP75": v**0.8, "APs": v**1.2, "APm": v**0.9}
+        metrics["APl"] = None
+        found.append(Record(model, family, size, seed + i, **{"metrics": metrics, **fixed, **more}))
+    return found
+
+
+def suite(seeds: int = 3, **more) -> list[Record]:
+    """Three points a family, as a small suite on a CPU might give them."""
+    shifts = (0.004, -0.004, 0.0, 0.002, -0.002)[:seeds]
+    table = [
+        ("prunet_demo", "prunet", 128, 0.300, 9.0),
+        ("prunet_demo", "prunet", 192, 0.420, 19.0),
+        ("prunet_demo", "prunet", 256, 0.490, 34.0),
+        ("gpunet_0", "gpunet", 128, 0.330, 17.0),
+        ("gpunet_0", "gpunet", 192, 0.430, 36.0),
+        ("gpunet_0", "gpunet", 256, 0.485, 63.0),
+        ("efficientnet_b0", "efficientnet", 128, 0.310, 14.0),
+        ("efficientnet_b0", "efficientnet", 192, 0.425, 31.0),
+        ("efficientnet_b0", "efficientnet", 256, 0.480, 55.0),
+    ]
+    return [r for *p, v, ms in table for r in runs(*p, [v + s for s in shifts], ms, **more)]
+
+
+def save(folder, records: Sequence[Record]) -> None:
+    """As the benchmark leaves them: runs, and latencies apart."""
+    rows = {}
+    for r in records:
+        for row in r.latencies:
+            rows[tuple(map(str, row.values()))] = row
+        save_record(folder, Record.from_dict({**r.to_dict(), "latencies": []}))
+    for kind in ("measured", "predicted"):
+        own = [row for row in rows.values() if row["kind"] == kind]
+        if own:
+            save_latencies(folder, kind, own, {"command": "planted"})

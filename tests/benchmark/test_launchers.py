@@ -1,0 +1,104 @@
+"""Handing out jobs: crashes are reported, time limits kept, and lost workers' jobs repeated."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from prunet_det.benchmark.launchers import Job, launch
+
+# Notes that it runs, by its own process and its parent's, waits where it is told to, and leaves its
+# result; a second run finds nothing to wait for.
+STUB = """
+import os, pathlib, sys, time
+out, name, wait = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+with open(out / f"{name}.started", "a") as f:
+    f.write(f"{os.getpid()} {os.getppid()}\\n")
+starts = len((out / f"{name}.started").read_text().splitlines())
+time.sleep(wait if starts == 1 else 0)
+with open(out / f"{name}.done", "a") as f:
+    f.write("done\\n")
+"""
+
+
+def stub(folder: Path, name: str, wait: float = 0.0) -> Job:
+    command = (sys.executable, "-c", STUB, str(folder), name, str(wait))
+    return Job(name, command, str(folder), (f"{name}.done",))
+
+
+def failing(folder: Path, code: str) -> Job:
+    return Job("bad", (sys.executable, "-c", code), str(folder))
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path):
+    raising = "import sys; print('error: no luck. (set X)', file=sys.stderr); sys.exit(2)"
+    jobs = [failing(tmp_path, raising), *(stub(tmp_path, n) for n in "ab")]
+    outcomes = {o.job.name: o for o in launch(jobs, "none", tmp_path / "logs", 2)}
+    assert {n: o.code for n, o in outcomes.items()} == {"bad": 2, "a": 0, "b": 0}
+    assert outcomes["bad"].error == "no luck." and not outcomes["a"].error
+    crash = failing(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    (outcome,) = launch([crash], "none", tmp_path / "logs")
+    assert outcome.error == "killed by SIGKILL."
+
+
+def test_no_job_starts_after_the_deadline(tmp_path):
+    jobs = [stub(tmp_path, n, 1.0) for n in "ab"]
+    deadline = time.monotonic() + 0.5
+    outcomes = list(launch(jobs, "none", tmp_path / "logs", 1, deadline))
+    assert [(o.job.name, o.code) for o in outcomes] == [("a", 0)], "it ends what it started"
+    assert not (tmp_path / "b.started").exists()
+
+
+def test_who_stops_listening_stops_the_jobs(tmp_path):
+    jobs = [stub(tmp_path, "a"), stub(tmp_path, "b", 60)]
+    running = launch(jobs, "none", tmp_path / "logs", 2)
+    next(running)
+    running.close()
+    pid = int((tmp_path / "b.started").read_text().split()[0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_without_ray_one_sentence(tmp_path, monkeypatch):
+    from prunet_det.errors import UserError
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "ray" else find(n))
+    with pytest.raises(UserError, match=r"prunet_det\[ray\]"):
+        list(launch([stub(tmp_path, "a")], "ray", tmp_path / "logs"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
+    """Two local workers, one of them killed in mid-job: all results come, none twice."""
+    from prunet_det.errors import UserError
+
+    def kill_worker() -> None:
+        started = tmp_path / "b.started"
+        for _ in range(1200):
+            if started.exists() and started.read_text().endswith("\n"):
+                break
+            time.sleep(0.05)
+        os.kill(int(started.read_text().split()[1]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_worker)
+    killer.start()
+    jobs = [stub(tmp_path, "a", 0.5), stub(tmp_path, "b", 120), *(stub(tmp_path, n) for n in "cd")]
+    outcomes = list(launch(jobs, "ray", tmp_path / "logs", 2))
+    killer.join()
+    assert sorted((o.job.name, o.code) for o in outcomes) == [(n, 0) for n in "abcd"]
+    assert {n: (tmp_path / f"{n}.done").read_text() for n in "abcd"} == dict.fromkeys(
+        "abcd", "done\n"
+    )
+    starts = {n: len((tmp_path / f"{n}.started").read_text().splitlines()) for n in "abcd"}
+    assert starts == {"a": 1, "b": 2, "c": 1, "d": 1}
+    greedy = Job("greedy", ("true",), str(tmp_path), gpus=9)
+    with pytest.raises(UserError, match="asks for 9 GPUs"):
+        list(launch([greedy], "ray", tmp_path / "logs"))

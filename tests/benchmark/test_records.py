@@ -1,0 +1,75 @@
+"""Records: what is written is read again, and nothing is mixed or half read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from prunet_det.benchmark import records as r
+from prunet_det.benchmark.identity import bare
+from prunet_det.errors import UserError
+from prunet_det.latency.record import Latency
+
+METRICS = dict.fromkeys(r.METRICS, 0.25)
+RECORD = r.Record("prunet_p0", "prunet", 128, 0, "tiny", METRICS, "onnxruntime fp32")
+
+
+def latency(model: str, size: int) -> dict:
+    return Latency(
+        model, "cpu", "onnxruntime", "fp32", 1, size, "backbone", "measured", 2.0, 1.0, 3.0
+    ).to_dict()
+
+
+def test_joins_latencies_by_network_and_size(tmp_path):
+    other = replace(RECORD, input_size=160)
+    for record in (RECORD, other, replace(RECORD, seed=1)):
+        r.save_record(tmp_path, record)
+    rows = [{**latency("prunet_p0", size), "spread": 0.1} for size in (128, 160)]
+    r.save_latencies(tmp_path, "My CPU, 2 cores", rows, {"command": "x"})
+    (tmp_path / r.RECORDS / ".17.half.json").write_text("{")  # what a killed process leaves
+    found = r.load_records(tmp_path)
+    assert [(f.input_size, f.seed) for f in found] == [(128, 0), (128, 1), (160, 0)]
+    assert [f.latencies for f in found] == [[latency("prunet_p0", f.input_size)] for f in found]
+    assert replace(found[0], latencies=[]) == RECORD
+
+
+@pytest.mark.parametrize("key", list(r.SHARED))
+def test_other_code_data_or_recipe_is_refused(tmp_path, key):
+    r.save_record(tmp_path, RECORD)
+    r.save_record(tmp_path, replace(RECORD, seed=1, **{key: "another"}))
+    with pytest.raises(UserError, match=r"folders of their own"):
+        r.load_records(tmp_path)
+    failed = replace(RECORD, seed=1, status="failed", metrics={}, **{key: "another"})
+    r.save_record(tmp_path, failed)
+    assert len(r.load_records(tmp_path)) == 2, "a failure has no figures to mix"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"family": "resnet"}, "family"),
+        ({"metrics": {"mAP": 0.1}}, "metrics"),
+        ({"metrics": {**METRICS, "mAP": 43.0}}, "between 0 and 1"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_damaged_records_are_named(tmp_path, change, said):
+    path = r.save_record(tmp_path, RECORD)
+    path.write_text(json.dumps({**RECORD.to_dict(), **change}))
+    with pytest.raises(UserError, match=said):
+        r.load_records(tmp_path)
+    with pytest.raises(UserError, match="holds no records"):
+        r.load_records(tmp_path / "elsewhere")
+
+
+def test_result_leaves_times_out():
+    slower = replace(RECORD, seconds=9.0, images_per_second=1.0, commit="other")
+    assert slower.result() == RECORD.result()
+    assert replace(RECORD, metrics={**METRICS, "mAP": 0.3}).result() != RECORD.result()
+
+
+def test_code_is_compared_without_comments():
+    assert bare('def f():\n    """Doc."""\n    return 1  # one\n') == bare("def f(): return 1")
+    assert bare("def f(): return 1") != bare("def f(): return 2")

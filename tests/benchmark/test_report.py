@@ -1,0 +1,198 @@
+"""What `report` and tools/report.py write says what the records say, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import statistics
+
+import pytest
+
+from prunet_det.benchmark import extras, plot, publish, report_cli, tables, timing
+from prunet_det.benchmark.fronts import axes, points
+from prunet_det.benchmark.records import save_latencies
+from prunet_det.errors import UserError
+from prunet_det.latency.record import read_csv, write_csv
+from prunet_det.training.records import write_json
+from tests.benchmark.planted import runs, save, suite
+from tests.conftest import ROOT
+
+BLOCK = re.compile(r"<!-- generated: \w+ -->.*?<!-- end -->", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder of two suites: one with two seeds, one of a single run that failed."""
+    root = tmp_path_factory.mktemp("results")
+    broken = runs("gpunet_1", "gpunet", 128, [0.1], 9.0, metrics={}, status="failed", error="boom")
+    save(root / "small", suite(2, scopes=("e2e",)) + broken)
+    save(root / "broken", broken)
+    return root
+
+
+def test_report_writes_everything(results, tmp_path, here):
+    pytest.importorskip("plotly", reason="the page needs plotly (extra benchmark)")
+    done = here("benchmark", "report", results / "small", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not established (2 seeds at a point") == 2
+    names = {p.name for p in tmp_path.iterdir()}
+    stems = ["pareto", "pareto_predicted_backbone"]
+    plots = {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
+    assert names == {"report.md", "points.csv", "index.html", *plots}
+    text = (tmp_path / "report.md").read_text()
+    assert "18 runs, 2 seeds a point" in text and "1 run failed" in text
+    assert "Hand-written, no published networks: prunet_demo." in text
+    assert "gpunet_1, 128 px, seed 0: boom" in text
+    assert all(f"]({stem}.svg)" in text for stem in stems)
+    assert "PruNet is faster" not in text and "PruNet needs" not in text  # two seeds are too few
+    assert "| gpunet_1 | 288 | 80.5 | 0.82 |" in text  # published, in a table of its own
+
+
+def test_the_csv_is_what_the_records_say(results, tmp_path):
+    records = report_cli.reportable(results / "small")
+    tables.write_points(tmp_path / "points.csv", records, {"suite": "small"})
+    comments, rows = read_csv(tmp_path / "points.csv")
+    assert comments == {"suite": "small"} and len(rows) == 9 * 2
+    for row in rows:
+        own = [
+            r
+            for r in records
+            if (r.model, str(r.input_size)) == (row["model"], row["input_size"])
+            and r.status == "done"
+        ]
+        (ms,) = {
+            x["latency_ms"]
+            for r in own
+            for x in r.latencies
+            if all(str(x[k]) == row[k] for k in ("kind", "scope", "device", "runtime"))
+        }
+        assert float(row["latency_ms"]) == pytest.approx(ms, rel=1e-5)
+        assert float(row["mAP"]) == pytest.approx(statistics.mean(r.metrics["mAP"] for r in own))
+        assert (row["seeds"], row["APl"]) == ("2", "")
+
+
+def test_a_suite_that_is_not_timed_yet_is_reported(tmp_path):
+    records = runs("prunet_demo", "prunet", 128, [0.3, 0.4], 9.0, latencies=[])
+    save(tmp_path / "young", records)
+    text = publish.full(tmp_path) + publish.summary(tmp_path)
+    assert "0.350 \u00b1 0.071" in text and "no latency yet" in text
+    publish.files(tmp_path, tmp_path)
+    tables.write_points(tmp_path / "points.csv", records, {})
+    assert read_csv(tmp_path / "points.csv")[1][0]["latency_ms"] == ""
+
+
+def test_nothing_to_report_is_refused(results):
+    with pytest.raises(UserError, match="holds no records"):
+        report_cli.main([str(results / "missing")])
+    with pytest.raises(UserError, match="no run in .* has succeeded"):
+        report_cli.main([str(results / "broken")])
+
+
+def test_published_parts_are_there_with_and_without_records(results, tmp_path):
+    assert publish.summary(tmp_path) == publish.full(tmp_path) == "No records yet.\n"
+    assert [p.name for p in publish.files(tmp_path, tmp_path)] == ["published.svg"]
+    assert list(publish.suites(results)) == ["small"]
+    text = publish.summary(results)
+    assert "](docs/benchmark/small_pareto.svg)" in text
+    linked = re.findall(r"\]\(docs/benchmark/([^)]+)\)", text + publish.full(results))
+    first = publish.files(results, tmp_path)
+    assert {*linked, "published.svg"} == {p.name for p in first}
+    assert publish.files(results, tmp_path) == first  # the same bytes, or they would be stale
+
+
+def test_verdicts_follow_the_records(tmp_path):
+    save(tmp_path / "a", suite(3, scopes=("e2e",)))
+    assert "PruNet needs 0.58 of GPUNet's latency" in publish.summary(tmp_path)
+    records = suite(3, scopes=("e2e",))
+    slower = [
+        r if r.family == "prunet" else s for r, s in zip(records, swapped(records), strict=True)
+    ]
+    save(tmp_path / "b", slower)
+    (row,) = {
+        line.rsplit("|", 2)[1].strip()
+        for line in publish.full(tmp_path).split("### b")[1].splitlines()
+        if line.startswith("| measured, end to end") and "GPUNet | mAP" in line
+    }
+    assert row == "PruNet is slower"
+
+
+def swapped(records):
+    """With latencies of a tenth."""
+    found = []
+    for r in records:
+        rows = [
+            {**x, **{k: x[k] / 10 for k in ("latency_ms", "low_ms", "high_ms")}}
+            for x in r.latencies
+        ]
+        found.append(type(r).from_dict({**r.to_dict(), "latencies": rows}))
+    return found
+
+
+def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
+    assert extras.markdown(tmp_path) == ""
+    chosen = {"learning_rate": 0.02, "by": "the mean", "mean_mAP": {"0.01": 0.1, "0.02": 0.2}}
+    write_json(tmp_path / "learning_rate.json", chosen)
+    comparison = timing.Comparison("e2e", 9, 8, 36, 2, 1, 0.034)
+    save_latencies(tmp_path / "repeat", "cpu", [], {"comparison": [vars(comparison)]})
+    speed = dict(device="CPU", model="m", input_size=128, ratio=0.912)
+    speed |= dict(disk_images_per_s=9.12, memory_images_per_s=10.0)
+    write_csv(tmp_path / "throughput.csv", [speed], "profile")
+    step = dict(model="m", input_size=128, part="iteration", step="backward", per="batch")
+    write_csv(tmp_path / "profile.csv", [{**step, "ms": 66.93, "share": 0.2548}], "profile")
+    text = extras.markdown(tmp_path)
+    assert "| iteration, per batch | backward | 66.9 (25%) |" in text
+    assert "0.02, chosen by the mean (mean mAP by learning rate: 0.01: 0.100, 0.02: 0.200)" in text
+    assert "| end to end | 8 of 9 | 3.4% | 2 of 36 | 1 |" in text
+    assert "| CPU | `m` | 128 | 9.1 | 10.0 | 0.91 |" in text
+
+
+def test_only_generated_parts_say_who_wins():
+    claim = re.compile(
+        r"PruNet\w* (\w+ )?(wins|beats|needs|outperforms|is (the )?(faster|slower|best|better))"
+    )
+    assert claim.search("PruNet needs 0.7 of it")
+    for page in (ROOT / "README.md", ROOT / "docs" / "benchmark.md"):
+        prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
+        for match in claim.finditer(prose):
+            before = prose[: match.start()].rsplit("\n* ", 1)[-1]
+            assert "Verdict" in before, f"{page.name}: {match[0]}"  # what a verdict means
+
+
+def test_labels_cover_nothing():
+    crowd = [
+        run
+        for family, models, start in (
+            ("prunet", ("prunet_p0", "prunet_p1", "prunet_demo"), 9.0),
+            ("gpunet", ("gpunet_0", "gpunet_1", "gpunet_2"), 10.0),
+            ("efficientnet", ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2"), 11.0),
+        )
+        for i, model in enumerate(models)
+        for size in (256, 320)
+        for run in runs(
+            model,
+            family,
+            size,
+            [0.3 + 0.05 * i + (size - 256) / 2000] * 2,
+            start + 8 * i + size / 9,
+        )
+    ]
+    axis = axes(crowd)[0]
+    figure = plot.draw_pareto(points(crowd, axis), axis, "mAP", "crowded")
+    renderer = figure.canvas.get_renderer()
+    axes_of = figure.axes[0]
+    boxes = {t.get_text(): t.get_window_extent(renderer) for t in axes_of.texts if t.get_text()}
+    boxes["legend"] = axes_of.get_legend().get_window_extent(renderer)
+    assert len(boxes) == 19
+    names = list(boxes)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            assert not boxes[a].overlaps(boxes[b]), f"{a} covers {b}"
+
+
+def test_no_bar_is_cut_off():
+    wide = runs("prunet_demo", "prunet", 128, [0.3, 0.4], 9.0, spread=0.8)
+    axis = axes(wide)[0]
+    figure = plot.draw_pareto(points(wide, axis), axis, "mAP", "wide")
+    low, high = figure.axes[0].get_xlim()
+    assert low < 9.0 * 1.3 * 0.2 and high > 9.0 * 1.3 * 1.8
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0.3 and high > 0.4

@@ -1,0 +1,152 @@
+"""A run of the benchmark: killed and resumed it gives what an undisturbed one gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prunet_det.benchmark.records import load_records, read_record, record_path
+from tests.conftest import ROOT
+
+KEY = "prunet_demo_64_seed0"
+TOOL = [sys.executable, str(ROOT / "tools" / "benchmark.py")]
+KILLS = int(os.environ.get("PRUNET_KILLS", "1"))  # more of them take minutes
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_suite, here, tmp_path_factory):
+    """The folder of a suite that ran through, in this process, with its latencies."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    arguments = ["--suite", tiny_suite, "--out", out]
+    flags = ["--model", "prunet_demo", "--size", 64, "--seed", 0]
+    done = here("benchmark", "job", *arguments, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = here("benchmark", "time", *arguments, "--seconds", 0.05)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_record(undisturbed):
+    (record,) = load_records(undisturbed)
+    assert record.key == KEY and record.suite == "tiny" and record.artifact == "onnxruntime fp32"
+    assert record.parameters > 5e5 and record.macs > 1e6 and record.kernels > 50
+    assert record.images_per_second > 0 and record.peak_memory_mb > 50 and record.seconds > 0
+    assert record.arch["name"] == "prunet_demo" and record.weights_hash
+    rows = {(row["scope"], row["kind"]): row for row in record.latencies}
+    assert set(rows) == {
+        ("backbone", "measured"),
+        ("detector", "measured"),
+        ("e2e", "measured"),
+        ("backbone", "predicted"),
+        ("detector", "predicted"),
+    }
+    for row in record.latencies:
+        measured = row["kind"] == "measured"
+        assert f"{row['runtime']} {row['precision']}" == (
+            record.artifact if measured else "tensorrt fp16"
+        )
+        assert row["threads"] == int(measured)
+    assert not list((undisturbed / "work" / KEY).glob("iter_*.pth"))
+
+
+def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
+    """A program, for whatever runtime, gives the boxes that the training's own detector gives."""
+    import torch
+    from mmengine.runner import Runner
+
+    from prunet_det.benchmark.evaluate import make_artifact, predictor
+    from prunet_det.benchmark.run import load_trained
+    from prunet_det.benchmark.suite import load_suite
+
+    monkeypatch.chdir(ROOT)
+    suite = load_suite(tiny_suite)
+    work = undisturbed / "work" / KEY
+    cfg = suite.build(suite.points[0], 0, work)
+    detector = load_trained(cfg, work)
+    detector.bbox_head.test_cfg["score_thr"] = 0.0  # ten iterations teach nothing
+    part, program = make_artifact(detector, 64, "eager fp32", "cpu", 1)
+    batch = next(iter(Runner.build_dataloader(cfg.test_dataloader)))
+    found = predictor(detector, part, program)(batch)
+    with torch.no_grad():
+        expected = detector.test_step(batch)
+    for one, other in zip(found, expected, strict=True):
+        assert len(one.pred_instances) == len(other.pred_instances) > 0
+        torch.testing.assert_close(
+            one.pred_instances.scores, other.pred_instances.scores, atol=1e-4, rtol=1e-3
+        )
+
+
+def test_killed_and_resumed_is_undisturbed(undisturbed, tiny_suite, tmp_path, here):
+    command = [*TOOL, "--suite", str(tiny_suite), "--out", str(tmp_path), "--no-timing"]
+    log, draw = tmp_path / "work" / "logs" / f"{KEY}.log", random.Random(KILLS)
+    for kill in range(KILLS):
+        first = subprocess.Popen(command, cwd=ROOT, env=ENV, start_new_session=True)
+        goal = f"Iter(train) [{draw.randint(3, 9) if kill else 5:2d}/10]"
+        deadline = time.time() + 120
+        while time.time() < deadline and first.poll() is None:
+            text = log.read_text() if log.exists() else ""
+            if goal in text.rpartition("\n$ ")[2]:
+                break
+            time.sleep(0.02)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert not record_path(tmp_path, KEY).exists()
+    flags = ["--model", "prunet_demo", "--size", 64, "--seed", 0]
+    second = here("benchmark", "job", "--suite", tiny_suite, "--out", tmp_path, *flags)
+    output = second.stdout + second.stderr
+    assert second.returncode == 0, output
+    done = [int(n) for n in re.findall(r"Iter\(train\) +\[ *(\d+)/10\]", output)]
+    assert done and done[0] > 1, "it went on in the middle"
+    expected = read_record(record_path(undisturbed, KEY))
+    assert read_record(record_path(tmp_path, KEY)).result() == expected.result()
+
+
+def test_a_second_call_keeps_what_is_done(undisturbed, tiny_suite, here):
+    path = record_path(undisturbed, KEY)
+    before = path.read_bytes()
+    arguments = ["--suite", tiny_suite, "--out", undisturbed]
+    done = here("benchmark", *arguments)
+    assert done.returncode == 0 and "1 of 1 runs are done" in done.stdout, done.stderr
+    assert "all networks are timed" in done.stdout
+    other = here("benchmark", *arguments, "--options", "optim_wrapper.optimizer.lr=0.5")
+    assert other.returncode == 2 and "is of another config" in other.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_repeat_of_the_timing_is_compared(undisturbed, tiny_suite, here, monkeypatch):
+    from prunet_det.benchmark import timing
+    from prunet_det.benchmark.timing import compare
+
+    (first,) = (undisturbed / "latency").glob("*onnxruntime*.json")
+    rows = json.loads(first.read_text())["rows"]
+    monkeypatch.setattr(timing, "measure_suite", lambda *_: rows)  # which the fixture has run
+    arguments = ["--suite", tiny_suite, "--out", undisturbed]
+    done = here("benchmark", "time", *arguments, "--repeat-timing")
+    assert done.returncode == 0 and "1 of 1" in done.stdout, done.stdout + done.stderr
+    rows = [{**row, "latency_ms": 9 * row["high_ms"]} for row in rows]
+    done = here("benchmark", "time", *arguments, "--repeat-timing")
+    assert done.returncode == 1 and "0 of 1" in done.stdout, done.stdout + done.stderr
+    (path,) = (undisturbed / "repeat" / "latency").glob("*.json")
+    assert json.loads(path.read_text())["comparison"][0]["networks"] == 1
+
+    def row(model, ms):
+        scopes = ("backbone", "detector", "e2e")
+        low, high = 0.9 * ms, 1.1 * ms
+        one = dict(model=model, input_size=64, latency_ms=ms, low_ms=low, high_ms=high)
+        return [{**one, "scope": scope} for scope in scopes]
+
+    first = row("a", 1.0) + row("b", 1.05) + row("c", 2.0)
+    same, *_ = compare(first, row("a", 1.05) + row("b", 1.0) + row("c", 2.1))
+    assert (same.within, same.swapped, same.contradicted) == (3, 1, 0)
+    other, *_ = compare(first, row("a", 3.0) + row("b", 1.0) + row("c", 2.1))
+    assert (other.within, other.swapped, other.contradicted) == (2, 2, 1)
+    assert other.worst == pytest.approx(2.0)

@@ -1,0 +1,33 @@
+"""Searches for several budgets are handed out as they are, and only what is left of them."""
+
+from __future__ import annotations
+
+from prunet_det.benchmark import searches
+from prunet_det.benchmark.launchers import Outcome
+
+
+def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
+    handed = []
+
+    def launch(jobs, launcher, logs, together, deadline):
+        handed.append((launcher, together, [job.name for job in jobs]))
+        for job in jobs:
+            assert job.command[1].endswith("tools/search_backbone.py")
+            assert job.command[2:] == (
+                *("configs/search/quick.py", "--budget-ms", job.name.removesuffix("ms"), "--out"),
+                *(str(tmp_path / job.name), "--resume", "--quiet", "--device", "v100"),
+            )
+            assert (job.cpus, job.gpus, job.results) == (2, 1, (f"{job.name}/*",))
+            if job.name != "0.5ms":
+                (tmp_path / job.name).mkdir()
+                (tmp_path / job.name / searches.RESULT).write_text("{}")
+            yield Outcome(job, int(job.name == "0.5ms"), "error: no luck.")
+
+    monkeypatch.setattr(searches, "launch", launch)
+    flags = ["--budgets", 0.35, 0.5, 1.25, "--out", tmp_path, "--threads", 2, "--gpus", 1]
+    flags += ["--launcher", "ray", "--jobs", 3, "--", "configs/search/quick.py", "--device", "v100"]
+    done = here("benchmark", "search", *flags)
+    assert done.returncode == 1 and "0.5ms: no luck." in done.stdout, done.stdout + done.stderr
+    again = here("benchmark", "search", *flags)
+    assert "2 of 3 searches are done" in again.stdout
+    assert handed == [("ray", 3, ["0.35ms", "0.5ms", "1.25ms"]), ("ray", 3, ["0.5ms"])]

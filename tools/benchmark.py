@@ -1,0 +1,275 @@
+"""Accuracy against latency: PruNet beside GPUNet and EfficientNet in one detector.
+
+python tools/benchmark.py --suite configs/benchmark/digits.py --seeds 2 --jobs 2 --out DIR
+python tools/benchmark.py time --suite configs/benchmark/digits.py --out DIR [--repeat-timing]
+python tools/benchmark.py lr --suite configs/benchmark/digits.py --out DIR
+python tools/benchmark.py profile --suite configs/benchmark/digits.py --out DIR
+python tools/benchmark.py search --budgets 0.35 0.5 --out DIR -- configs/search/quick.py
+python tools/benchmark.py report DIR
+
+Without a verb the suite is run: what is done already is kept, so the same command goes on where an
+earlier one stopped, and several short calls add up.
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prunet_det.errors import UserError, run_tool
+
+DEFAULT_SUITE = "configs/benchmark/digits.py"
+
+
+def common(verb: str) -> argparse.ArgumentParser:
+    """What all verbs but report take."""
+    parser = argparse.ArgumentParser(
+        prog=f"benchmark.py {verb}".rstrip(),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--suite", default=DEFAULT_SUITE, help=f"what is compared [{DEFAULT_SUITE}]")
+    add("--out", metavar="DIR", help="folder of the records [work_dirs/benchmark/SUITE]")
+    add("--data-root", help="folder of the data, in the place of the config's")
+    add("--max-iters", type=int, help="iterations (or epochs) of a training [the suite's]")
+    add("--options", nargs="+", metavar="KEY=VALUE", help="override settings of the recipe")
+    return parser
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Which networks."""
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        help="of the suite, by name or NAME@PIXELS; or others, by NAME@PIXELS [all of the suite]",
+    )
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """How jobs are handed out."""
+    from prunet_det.benchmark.launchers import LAUNCHERS
+
+    add = parser.add_argument
+    add("--launcher", choices=LAUNCHERS, default="none", help="ray: on a Ray cluster [none]")
+    add("--jobs", type=int, default=1, help="at once [1]")
+    add("--max-minutes", type=float, help="start no further job after so long")
+
+
+def read_suite(args: argparse.Namespace) -> Any:
+    """The suite as the command line has it."""
+    from mmengine.config import DictAction
+
+    from prunet_det.benchmark.suite import load_suite
+
+    suite = load_suite(args.suite)
+    if args.max_iters is not None:
+        suite = replace(suite, max_iters=args.max_iters)
+    if args.data_root:
+        suite = replace(suite, data_root=args.data_root)
+    if args.options:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--options", nargs="+", action=DictAction)
+        options = parser.parse_args(["--options", *args.options]).options
+        suite = replace(suite, options={**suite.options, **options})
+    return suite.choose(args.models) if getattr(args, "models", None) else suite
+
+
+def read_plan(args: argparse.Namespace, seeds: int | None = None) -> Any:
+    """Suite, folder and launcher as the command line has them."""
+    from prunet_det.benchmark.campaign import Plan
+
+    suite = read_suite(args)
+    flags = ["--suite", suite.path]
+    for key in ("data_root", "max_iters"):
+        if getattr(args, key) is not None:
+            flags += [f"--{key.replace('_', '-')}", str(getattr(args, key))]
+    if args.options:
+        flags += ["--options", *args.options]
+    return Plan(
+        suite,
+        suite.seeds if seeds is None else seeds,
+        Path(args.out or f"work_dirs/benchmark/{suite.name}"),
+        tuple(flags),
+        args.launcher,
+        args.jobs,
+        args.max_minutes,
+    )
+
+
+def this_command() -> str:
+    return shlex.join(["python", *sys.argv])
+
+
+def run_run(argv: list[str]) -> int:
+    """Trains and evaluates what is left, then times all networks at once."""
+    from prunet_det.benchmark.campaign import run_suite
+
+    parser = common("")
+    add_models(parser)
+    add_launcher(parser)
+    parser.add_argument("--seeds", type=int, help="trainings of each network [the suite's]")
+    parser.add_argument("--no-timing", action="store_true", help="leave the latencies for later")
+    add_timing(parser)
+    args = parser.parse_args(argv)
+    plan = read_plan(args, args.seeds)
+    left, failed = run_suite(plan)
+    if not left and not args.no_timing:
+        args.models = None  # whatever was trained now, all networks are timed against each other
+        return time_plan(read_suite(args), plan.out, args, again=False) or int(bool(failed))
+    return int(bool(failed))
+
+
+def add_timing(parser: argparse.ArgumentParser) -> None:
+    """How latencies are measured."""
+    add = parser.add_argument
+    add("--seconds", type=float, default=3.0, help="to spend on each network and scope [3]")
+    add("--repeat-timing", action="store_true", help="measure again, and compare")
+
+
+def run_time(argv: list[str]) -> int:
+    """Measures the latencies of all networks that are trained, interleaved; predicts the V100's."""
+    parser = common("time")
+    add_timing(parser)
+    args = parser.parse_args(argv)
+    suite = read_suite(args)
+    return time_plan(suite, Path(args.out or f"work_dirs/benchmark/{suite.name}"), args, again=True)
+
+
+def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> int:
+    """As run_time; what has been timed is timed again only where that is wanted."""
+    from prunet_det.benchmark.campaign import done_points
+    from prunet_det.benchmark.timing import is_timed, repeat, time_suite
+
+    points = done_points(suite, out)
+    if args.repeat_timing:
+        return say_repeat(repeat(suite, points, out, args.seconds, this_command()))
+    if not again and is_timed(suite, points, out):
+        print("all networks are timed on this machine.")
+        return 0
+    for path in time_suite(suite, points, out, args.seconds, this_command()):
+        print(f"written: {path}")
+    return 0
+
+
+def say_repeat(comparisons: list[Any]) -> int:
+    """A table; fails where a repeat contradicts."""
+    from prunet_det.console import print_table
+
+    header = ["scope", "networks", "within the spread", "pairs", "swapped", "no ties", "worst"]
+    rows = [
+        [
+            c.scope,
+            str(c.networks),
+            f"{c.within} of {c.networks}",
+            *(str(n) for n in (c.pairs, c.swapped, c.contradicted)),
+            f"{c.worst:.1%}",
+        ]
+        for c in comparisons
+    ]
+    print_table("the second measurement against the first", header, rows)
+    return int(any(c.contradicted or c.within < c.networks for c in comparisons))
+
+
+def run_job(argv: list[str]) -> None:
+    """One training, as the other verbs hand it out."""
+    from prunet_det.benchmark.campaign import check_points, readable
+    from prunet_det.benchmark.rate import with_rate
+    from prunet_det.benchmark.run import run
+
+    parser = common("job")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--size", type=int, required=True, help="of the images, in pixels")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--held-out", action="store_true", help="test on training data kept back")
+    parser.add_argument("--lr", type=float, help="learning rate of such a test")
+    args = parser.parse_args(argv)
+    suite = read_suite(args)
+    if args.held_out:
+        suite = with_rate(suite, args.lr)
+    suite = suite.choose([f"{args.model}@{args.size}"])
+    check_points(suite.points)
+    out = args.out or f"work_dirs/benchmark/{suite.name}"
+    record = run(suite, suite.points[0], args.seed, out, readable(["python", *sys.argv]))
+    print(f"{record.key}: {record.metrics}")
+
+
+def run_lr(argv: list[str]) -> int:
+    """Chooses the suite's one learning rate, on training data that is kept back for it."""
+    from prunet_det.benchmark.rate import choose_rate, one_a_family
+
+    parser = common("lr")
+    add_models(parser)
+    add_launcher(parser)
+    args = parser.parse_args(argv)
+    plan = read_plan(args, seeds=1)
+    if not args.models:
+        plan = replace(plan, suite=replace(plan.suite, points=one_a_family(plan.suite)))
+    chosen = choose_rate(plan, this_command())
+    if chosen is None:
+        return 1
+    print(f"mean mAP by learning rate: {chosen['mean_mAP']}; best: {chosen['learning_rate']:g}")
+    return 0
+
+
+def run_search(argv: list[str]) -> int:
+    """Hands searches for several budgets to the launcher; what follows -- is the search's."""
+    from prunet_det.benchmark.searches import run_searches
+
+    parser = argparse.ArgumentParser(prog="benchmark.py search", description=run_search.__doc__)
+    parser.add_argument("--budgets", type=float, nargs="+", required=True, metavar="MS")
+    parser.add_argument("--out", metavar="DIR", required=True, help="gets one folder a budget")
+    parser.add_argument("--threads", type=int, default=1, help="of a search on a CPU [1]")
+    parser.add_argument("--gpus", type=int, default=0, help="of a search [0]")
+    add_launcher(parser)
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:cut])
+    if not argv[cut + 1 :]:
+        raise UserError("give the search's config after --, such as -- configs/search/quick.py.")
+    return run_searches(args, argv[cut + 1 :])
+
+
+def run_profile(argv: list[str]) -> None:
+    """Where a training iteration's time goes, and what loading from disk costs."""
+    from prunet_det.benchmark import throughput
+
+    parser = common("profile")
+    add_models(parser)
+    parser.add_argument("--iterations", type=int, default=20, help="to measure [20]")
+    args = parser.parse_args(argv)
+    suite = read_suite(args)
+    out = Path(args.out or f"work_dirs/benchmark/{suite.name}")
+    throughput.run_profile(suite, out, args.iterations, this_command())
+
+
+def run_report(argv: list[str]) -> int | None:
+    """Tables, plots and a page."""
+    from prunet_det.benchmark.report_cli import main as report
+
+    return report(argv)
+
+
+VERBS = {
+    "job": run_job,
+    "time": run_time,
+    "lr": run_lr,
+    "search": run_search,
+    "profile": run_profile,
+    "report": run_report,
+}
+
+
+def main() -> int | None:
+    argv = sys.argv[1:]
+    if argv and argv[0] in VERBS:
+        return VERBS[argv[0]](argv[1:])
+    if argv and argv[0] == "run":
+        argv = argv[1:]
+    return run_run(argv)
+
+
+if __name__ == "__main__":
+    run_tool(main)
