@@ -91,7 +91,7 @@ def test_killed_and_resumed_is_undisturbed(undisturbed, tiny_suite, tmp_path, he
     for kill in range(KILLS):
         first = subprocess.Popen(command, cwd=ROOT, env=ENV, start_new_session=True)
         goal = f"Iter(train) [{draw.randint(3, 9) if kill else 5:2d}/10]"
-        deadline = time.time() + 120
+        deadline = time.time() + 200
         while time.time() < deadline and first.poll() is None:
             text = log.read_text() if log.exists() else ""
             if goal in text.rpartition("\n$ ")[2]:
