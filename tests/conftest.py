@@ -52,7 +52,14 @@ def few(digits, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_suite(few, tmp_path_factory) -> Path:
-    """A suite's file: one small network, 64 px, ten iterations, four test images."""
+    """A suite's file: one network of four blocks, 64 px, ten iterations, four test images."""
+    from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
+
+    folder = tmp_path_factory.mktemp("suite")
+    stages = [StageSpec((BlockSpec("fused_irb", 8, 8, stride=2, hidden=16),)) for _ in range(4)]
+    origin = Provenance("hand-written", {"reason": "a test"})
+    network = ArchSpec("prunet_tiny", StemSpec((8,)), tuple(stages), TailSpec(16), origin)
+    network.save(folder / "prunet_tiny.json")
     options = dict(option.split("=", 1) for option in few)
     options |= {
         "train_dataloader.batch_size": 2,
@@ -72,9 +79,9 @@ def tiny_suite(few, tmp_path_factory) -> Path:
         "options": options,
         "seeds": 1,
         "learning_rates": [0.01, 0.02],
-        "models": {"prunet": [("prunet_demo", 64)]},
+        "models": {"prunet": [(str(folder / "prunet_tiny.json"), 64)]},
     }
-    path = tmp_path_factory.mktemp("suite") / "tiny.py"
+    path = folder / "tiny.py"
     path.write_text("".join(f"{key} = {value!r}\n" for key, value in suite.items()))
     return path
 

@@ -34,10 +34,10 @@ def test_the_test_split_is_not_looked_at(tiny_suite, tmp_path, monkeypatch):
 
 
 def test_the_best_mean_is_chosen(tiny_suite, tmp_path, monkeypatch):
-    suite = load_suite(tiny_suite).choose(["prunet_demo", "gpunet_0@64", "gpunet_1@64"])
-    assert [str(p) for p in rate.one_a_family(suite)] == ["prunet_demo@64", "gpunet_0@64"]
+    suite = load_suite(tiny_suite).choose(["prunet_tiny", "gpunet_0@64", "gpunet_1@64"])
+    assert [str(p) for p in rate.one_a_family(suite)] == ["prunet_tiny@64", "gpunet_0@64"]
     suite = replace(suite, points=rate.one_a_family(suite))
-    accuracy = {"prunet_demo": {0.01: 0.3, 0.02: 0.2}, "gpunet_0": {0.01: 0.1, 0.02: 0.4}}
+    accuracy = {"prunet_tiny": {0.01: 0.3, 0.02: 0.2}, "gpunet_0": {0.01: 0.1, 0.02: 0.4}}
 
     def run(plan):
         assert plan.suite.held_out and "--held-out" in plan.flags

@@ -53,7 +53,7 @@ def test_bad_suite(refused, tmp_path, text, said):
 
 
 def test_damaged_record_is_moved_aside_and_time_is_kept(tiny_suite, tmp_path, here):
-    path = record_path(tmp_path, "prunet_demo_64_seed0")
+    path = record_path(tmp_path, "prunet_tiny_64_seed0")
     path.parent.mkdir()
     path.write_text('{"model": "prunet_')
     flags = ["--suite", tiny_suite, "--out", tmp_path, "--max-minutes", 1e-9]
@@ -61,7 +61,7 @@ def test_damaged_record_is_moved_aside_and_time_is_kept(tiny_suite, tmp_path, he
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no readable record" in done.stdout and "Moved to" in done.stdout
     assert not path.exists() and list((tmp_path / "work" / "damaged").iterdir())
-    assert "left: prunet_demo_64_seed0." in done.stdout
+    assert "left: prunet_tiny_64_seed0." in done.stdout
 
 
 @pytest.mark.parametrize("name", ["digits", "glyphs", "coco"])
