@@ -1,4 +1,4 @@
-"""A small search on the crops of the digits: about 4 minutes on 2 CPU cores.
+"""A small search on the crops of the digits: about 5 minutes on 2 CPU cores.
 
     python tools/search_backbone.py configs/search/quick.py --budget-ms 0.65 --device v100 \\
         --batch 1 --input-size 512 --seed 0 --out work_dirs/quick

@@ -44,7 +44,6 @@ ABLATIONS = {
     "tier 1 off: expansions 1, 3, 6": ["--no-finals", "--fixed-expansions", "1", "3", "6"],
     "tier 2 off: candidates stay": ["--no-finals", "--no-block-pruning"],
     "tier 3 off: skip from the start": ["--no-finals", "--skip-from-start"],
-    "all three off": ["--no-finals", "--no-pruning"],
 }
 SEARCHED, FOUND, UNIFORM, WIDTHS = (
     "searched",

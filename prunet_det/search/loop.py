@@ -249,7 +249,10 @@ class SearchLoop(BaseLoop):
             mixtures = self._mixtures(theta)
             loss = self.model(images, labels, mixtures=mixtures)["loss"]
         # Scaled, so that half precision keeps what is small; a power of two, so that it is exact.
-        (gradient,) = torch.autograd.grad(_GRADIENT_SCALE * loss, theta)
+        # Where all is decided, nothing of the loss hangs on the logits.
+        (gradient,) = torch.autograd.grad(
+            _GRADIENT_SCALE * loss, theta, allow_unused=True, materialize_grads=True
+        )
         gradient = gradient / _GRADIENT_SCALE
         flat = torch.cat([gradient, self._checksum, loss.detach().reshape(1)]).float()
         if dist.get_world_size() > 1:

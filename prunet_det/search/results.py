@@ -266,6 +266,7 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "latency_ms": ms,
             "of_budget": ms / run["budget_ms"],
             "blocks": len(spec.blocks),
+            "last_tier": run.get("last_tier", ""),
             "inherited_top1": run.get("inherited_top1", ""),
             "search_seconds": run.get("search_seconds", 0.0),
             "commit": run["commit"],

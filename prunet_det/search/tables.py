@@ -20,6 +20,7 @@ def budgets(results: Path) -> str:
             before, changed = float(r["before_repair"]) - 1, float(r["width_changed"])
             rows.append(
                 [
+                    Path(r["config"]).stem + (" + last tier" if r.get("last_tier") else ""),
                     f"{r['device']}, {r['kind']}",
                     f"{float(r['budget_ms']):g}",
                     r["seed"],
@@ -31,8 +32,25 @@ def budgets(results: Path) -> str:
                     f"{float(r['search_seconds']):.0f}",
                 ]
             )
-    header = ["device", "budget ms", "seed", "before repair", "inner width changed", "ms"]
+    header = ["config", "device", "budget ms", "seed", "before repair", "inner width changed", "ms"]
     return markdown_table([*header, "of budget", "blocks", "seconds"], rows)
+
+
+def pruning(results: Path) -> str:
+    """The same search with and without pruning, run at the same time."""
+    on, off = (
+        next(
+            r for r in read_csv(results / "pruning.csv")[1] if ("no-pruning" in r["switches"]) is o
+        )
+        for o in (False, True)
+    )
+    seconds = [float(r["search_seconds"]) for r in (on, off)]
+    rows = [
+        [what, r["config"], r["budget_ms"], r["seed"], f"{s:.0f}"]
+        for what, r, s in (("with pruning", on, seconds[0]), ("without", off, seconds[1]))
+    ]
+    table = markdown_table(["search", "config", "budget ms", "seed", "seconds"], rows)
+    return table + f"\nA ratio of {seconds[0] / seconds[1]:.2f}.\n"
 
 
 def supernet_cost(results: Path) -> str:
@@ -113,6 +131,7 @@ def agreement(results: Path) -> str:
 # Name to the table, given the folder of the records.
 TABLES: dict[str, Callable[[Path], str]] = {
     "budgets": budgets,
+    "pruning": pruning,
     "supernet_cost": supernet_cost,
     "rule": rule,
     "compared": compared,

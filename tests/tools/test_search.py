@@ -356,6 +356,15 @@ def test_tiers_switched_off(config, tmp_path, here, switch):
     assert run["accepted"] and switch[0] in run["command"]
 
 
+def test_a_search_goes_on_when_nothing_is_left_to_choose(config, tmp_path, here):
+    """One expansion, so no Prunodes; halfway every layer has one operator."""
+    out = tmp_path / "out"
+    done = here("search_backbone", *flags(config, out, "--fixed-expansions", 3))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = (out / "report.md").read_text()
+    assert report.count("loses") >= 3 * 5
+
+
 def test_own_images(config, tmp_path, here):
     """An ImageFolder, a subset of its classes."""
     from PIL import Image
