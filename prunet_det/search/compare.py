@@ -132,8 +132,6 @@ def run_searches(
     def wait_for_one() -> None:
         name, process, log = running.pop(0)
         if process.wait():
-            for _, other, _ in running:
-                other.terminate()
             raise UserError(f"the search {name} failed; {log} says why. The rest is kept.")
         say(f"{name} is done")
 

@@ -11,7 +11,6 @@ the leaders of a round are trained twice.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from prunet_det.files import atomic_path
 from prunet_det.search.costs import BudgetError, SpaceCosts
 from prunet_det.search.data import scoring_loader, search_loader
 from prunet_det.search.repair import repair
+from prunet_det.search.results import digest_of
 from prunet_det.search.space import LayerSpace, Network
 from prunet_det.search.trial import Trial, run_trial
 
@@ -330,8 +330,7 @@ def run_last_tier(
 def digest_of_blocks(spec: ArchSpec) -> str:
     """Of a network's parts: the same network is the same whatever it is called."""
     data = spec.to_dict()
-    text = json.dumps({k: data[k] for k in ("stem", "stages", "tail")}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of({k: data[k] for k in ("stem", "stages", "tail")})
 
 
 def _read_scores(path: Path) -> dict[str, list[float]]:

@@ -123,9 +123,7 @@ def ablations(results: Path) -> str:
 
 def agreement(results: Path) -> str:
     """How far the search's seeds agree."""
-    from prunet_det.search.verdict import AGREEMENT_HEADER, agreement
-
-    return markdown_table(AGREEMENT_HEADER, agreement(comparison(results)))
+    return markdown_table(verdict.AGREEMENT_HEADER, verdict.agreement(comparison(results)))
 
 
 # Name to the table, given the folder of the records.

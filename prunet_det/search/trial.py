@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import tempfile
@@ -20,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.errors import UserError
+from prunet_det.search.results import digest_of
 from prunet_det.training import launch
 from prunet_det.training.records import bare_model
 
@@ -124,5 +123,4 @@ def recipe_hash(path: str) -> str:
     """A digest of all of a recipe that trains or scores."""
     cfg = Config.fromfile(path)
     silent = ("default_hooks", "visualizer", "log_level", "log_processor")
-    text = json.dumps({k: v for k, v in cfg.items() if k not in silent}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of({k: v for k, v in cfg.items() if k not in silent})
