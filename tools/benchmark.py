@@ -51,7 +51,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """How jobs are handed out."""
-    from prunet_det.benchmark.launchers import LAUNCHERS
+    from prunet_det.launchers import LAUNCHERS
 
     add = parser.add_argument
     add("--launcher", choices=LAUNCHERS, default="none", help="ray: on a Ray cluster [none]")

@@ -14,7 +14,7 @@ seeds = 3
 amp = True
 learning_rates = [0.01, 0.02, 0.04]
 models = dict(
-    prunet=[("prunet_p0", 512), ("prunet_p1", 512)],
+    prunet=[(f"prunet_{n}", 512) for n in ("n", "t", "s", "m", "l", "p0", "p1")],
     gpunet=[(f"gpunet_{n}", 512) for n in ("0", "1", "2", "d1", "d2")],
     efficientnet=[(f"efficientnet_b{n}", 512) for n in (0, 1, 2)],
 )

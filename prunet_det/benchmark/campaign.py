@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark.identity import identity
-from prunet_det.benchmark.launchers import Job, Outcome, launch
 from prunet_det.benchmark.records import (
     RECORDS,
     Record,
@@ -24,6 +23,7 @@ from prunet_det.benchmark.records import (
 from prunet_det.benchmark.run import WORK, finished
 from prunet_det.benchmark.suite import Point, Suite, check_points
 from prunet_det.errors import UserError
+from prunet_det.launchers import Job, Outcome, launch
 from prunet_det.machine import environment
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunet_det.benchmark.campaign import LOGS, TOOL, make_folder
-from prunet_det.benchmark.launchers import Job, launch
-
-RESULT = "arch.json"  # what a finished search has written
+from prunet_det.launchers import Job, launch
+from prunet_det.search.results import is_finished
 
 
 def search_job(
@@ -43,7 +42,7 @@ def run_searches(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     out = Path(args.out)
     make_folder(out)
     jobs = [search_job(b, out, arguments, args.threads, args.gpus) for b in args.budgets]
-    left = [job for job in jobs if not (out / job.name / RESULT).is_file()]
+    left = [job for job in jobs if not is_finished(out / job.name)]
     print(f"{len(jobs) - len(left)} of {len(jobs)} searches are done.", flush=True)
     deadline = None if args.max_minutes is None else time.monotonic() + 60 * args.max_minutes
     waiting, failed = [job.name for job in left], 0

@@ -276,7 +276,8 @@ def _other_point(name: str, suite: Suite) -> Point:
             f"the suite {suite.name} has no model {name!r}; it has {', '.join(known)}. Another "
             f"network of {', '.join(FAMILIES)} is named with its input size: MODEL@PIXELS."
         )
-    return Point(model, family, int(size))
+    sources = {p.model: p.source for p in suite.points}
+    return Point(sources.get(model, model), family, int(size))
 
 
 def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:

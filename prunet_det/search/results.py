@@ -273,3 +273,12 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, json.JSONDecodeError) as e:
         raise ValueError(f"{path} is no run of a search: {e}.") from e
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds the result of a search that came to its end."""
+    try:
+        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        return "inherited_top1" in run
+    except (OSError, ValueError):
+        return False

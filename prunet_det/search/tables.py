@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prunet_det.latency.record import read_csv
 from prunet_det.search import verdict
-from prunet_det.search.compare import ABLATIONS, FOUND, SEARCHED
+from prunet_det.search.entries import ABLATIONS, FOUND, SEARCHED
 from prunet_det.search.rule_check import random_preferences, run_rule
 from prunet_det.zoo.card import markdown_table
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from prunet_det.errors import UserError
 from prunet_det.files import atomic_path
-from prunet_det.search.compare import (
+from prunet_det.search.entries import (
     ENTRIES,
     FOUND,
     RANDOM,
@@ -23,8 +23,8 @@ from prunet_det.search.compare import (
     SEARCHED,
     UNIFORM,
     WIDTHS,
-    read_records,
 )
+from prunet_det.search.trainings import read_records
 
 _DRAWS = 2000
 _ORDER = (SEARCHED, FOUND, UNIFORM, WIDTHS, SCALED, RANDOM)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from prunet_det.benchmark import searches
-from prunet_det.benchmark.launchers import Outcome
+from prunet_det.launchers import Outcome
+from prunet_det.search.results import RUN_FILE
 
 
 def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
@@ -20,7 +21,7 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
             assert (job.cpus, job.gpus, job.results) == (2, 1, (f"{job.name}/*",))
             if job.name != "0.5ms":
                 (tmp_path / job.name).mkdir()
-                (tmp_path / job.name / searches.RESULT).write_text("{}")
+                (tmp_path / job.name / RUN_FILE).write_text('{"inherited_top1": 0.5}')
             yield Outcome(job, int(job.name == "0.5ms"), "error: no luck.")
 
     monkeypatch.setattr(searches, "launch", launch)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from prunet_det.errors import UserError
-from prunet_det.search import compare, verdict
+from prunet_det.search import entries as names
+from prunet_det.search import trainings, verdict
 from prunet_det.search.verdict import Comparison
 
 SEEDS = 3
@@ -24,7 +25,7 @@ def plant(folder, networks, noise=0.001):
                 name=name,
                 search_seed=seed,
                 latency_ms=0.495,
-                search_seconds=100.0 if group == compare.SEARCHED else 0.0,
+                search_seconds=100.0 if group == names.SEARCHED else 0.0,
                 network=name,
                 blocks=[
                     [0, "conv", 3, 24, 0],
@@ -37,23 +38,23 @@ def plant(folder, networks, noise=0.001):
             record = dict(network=name, recipe="r", train_seed=k, top1=value, seconds=25.0)
             lines.append(json.dumps(record))
     about = dict(recipe="r", budget_ms=0.5, device="v100, predicted", data="digits")
-    (folder / compare.ENTRIES).write_text(json.dumps({"about": about, "entries": entries}))
-    (folder / compare.RECORDS).write_text("\n".join(lines) + "\n")
+    (folder / names.ENTRIES).write_text(json.dumps({"about": about, "entries": entries}))
+    (folder / trainings.RECORDS).write_text("\n".join(lines) + "\n")
     return folder
 
 
 def random_networks(count=20):
-    return {(compare.RANDOM, f"random {i}", None): 0.5 + 0.01 * i for i in range(count)}
+    return {(names.RANDOM, f"random {i}", None): 0.5 + 0.01 * i for i in range(count)}
 
 
 @pytest.fixture
 def comparison(tmp_path):
     networks = random_networks()
-    networks[compare.SCALED, "scaled", None] = 0.55
-    networks[compare.SEARCHED, "searched 0", 0] = 0.685  # above 19 of 20
-    networks[compare.SEARCHED, "searched 1", 1] = 0.605  # above 11 of 20
-    networks[compare.UNIFORM, "uniform 0", 0] = 0.60
-    networks[compare.UNIFORM, "uniform 1", 1] = 0.65
+    networks[names.SCALED, "scaled", None] = 0.55
+    networks[names.SEARCHED, "searched 0", 0] = 0.685  # above 19 of 20
+    networks[names.SEARCHED, "searched 1", 1] = 0.605  # above 11 of 20
+    networks[names.UNIFORM, "uniform 0", 0] = 0.60
+    networks[names.UNIFORM, "uniform 1", 1] = 0.65
     return Comparison.load(plant(tmp_path, networks))
 
 
@@ -64,7 +65,7 @@ def test_the_spread_is_that_of_networks_and_that_of_trainings(comparison):
 
 
 def test_percentiles_count_the_random_networks_that_are_beaten(comparison):
-    first, second = comparison.group(compare.SEARCHED)
+    first, second = comparison.group(names.SEARCHED)
     for one, expected in ((first, 0.95), (second, 0.55)):
         point, low, high = comparison.percentile(one)
         assert point == pytest.approx(expected)
@@ -90,23 +91,23 @@ def test_random_search_of_the_same_time_is_stated(comparison):
 def test_one_network_under_two_names_shares_its_trainings(tmp_path):
     networks = random_networks(4)
     plant(tmp_path, networks)
-    data = json.loads((tmp_path / compare.ENTRIES).read_text())
-    twin = dict(data["entries"][0], group=compare.SEARCHED, name="twin", search_seed=0)
+    data = json.loads((tmp_path / names.ENTRIES).read_text())
+    twin = dict(data["entries"][0], group=names.SEARCHED, name="twin", search_seed=0)
     data["entries"].append(twin)
-    (tmp_path / compare.ENTRIES).write_text(json.dumps(data))
+    (tmp_path / names.ENTRIES).write_text(json.dumps(data))
     found = Comparison.load(tmp_path)
-    assert found.group(compare.SEARCHED)[0].scores == found.group(compare.RANDOM)[0].scores
+    assert found.group(names.SEARCHED)[0].scores == found.group(names.RANDOM)[0].scores
 
 
 def test_a_line_that_was_cut_off_is_left_out_and_a_damaged_one_is_said(tmp_path):
     plant(tmp_path, random_networks(3))
-    path = tmp_path / compare.RECORDS
+    path = tmp_path / trainings.RECORDS
     whole = path.read_text()
     path.write_text(whole[:-20])
-    assert len(compare.read_records(tmp_path)) == 8
+    assert len(trainings.read_records(tmp_path)) == 8
     path.write_text(whole.replace('"top1"', "top1", 1))
     with pytest.raises(UserError, match="line 1 of"):
-        compare.read_records(tmp_path)
+        trainings.read_records(tmp_path)
 
 
 def test_too_few_trainings_have_no_spread(tmp_path):
@@ -126,4 +127,4 @@ def test_the_interval_of_a_mean_is_students():
 
 def test_agreement_of_the_searches(comparison):
     (row,) = verdict.agreement(comparison)
-    assert row == [compare.SEARCHED, "0, 1", "1-1, 1-1", "100%", "50%", "2.00"]
+    assert row == [names.SEARCHED, "0, 1", "1-1, 1-1", "100%", "50%", "2.00"]

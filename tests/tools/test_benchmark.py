@@ -101,3 +101,6 @@ def test_recipe_has_one_hash(monkeypatch):
     with pytest.raises(UserError, match=r"NAME@PIXELS|MODEL@PIXELS"):
         suite.choose(["gpunet_2"])
     assert str(suite.choose(["gpunet_2@96"]).points[0]) == "gpunet_2@96"
+    own = next(p for p in suite.points if p.source.endswith(".json"))
+    other = suite.choose([f"{own.model}@64"]).points[0]
+    assert other.source == own.source and str(other) == f"{own.model}@64"

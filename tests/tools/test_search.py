@@ -235,7 +235,7 @@ def compare_flags(config, out, *more):
 
 def test_a_comparison_goes_on_and_trains_each_network_once(config, tool, refused, tmp_path, here):
     """Baselines in processes of their own; then a search that is there already joins them."""
-    from prunet_det.search.compare import RECORDS
+    from prunet_det.search.trainings import RECORDS
 
     out = tmp_path / "out"
     done = tool("search_backbone", *compare_flags(config, out), OMP_NUM_THREADS="1")
@@ -262,7 +262,7 @@ def test_a_comparison_goes_on_and_trains_each_network_once(config, tool, refused
 
 def test_a_searched_network_is_compared_with_its_own_operators(config, found, tmp_path):
     """As `compare` enters a search that is done: all at one latency, all with its operators."""
-    from prunet_det.search import compare
+    from prunet_det.search import entries as names
     from prunet_det.search.costs import Pricing
     from prunet_det.search.space import SearchSpace
 
@@ -276,9 +276,9 @@ def test_a_searched_network_is_compared_with_its_own_operators(config, found, tm
 
     space = SearchSpace.from_config(Config.fromfile(config).space)
     costs = Pricing("v100").costs(space, 256)
-    entries = list(compare.searched_entries(folder, compare.SEARCHED, 0, costs, BUDGET))
+    entries = list(names.searched_entries(folder, names.SEARCHED, 0, costs, BUDGET))
     groups = {e.group for e in entries}
-    assert groups == {compare.SEARCHED, compare.FOUND, compare.UNIFORM, compare.WIDTHS}
+    assert groups == {names.SEARCHED, names.FOUND, names.UNIFORM, names.WIDTHS}
     operators = [[(b.kind, b.kernel) for b in e.spec.blocks] for e in entries]
     assert all(o == operators[0] for o in operators)
     assert all(0.97 * BUDGET <= e.latency_ms <= BUDGET for e in entries)

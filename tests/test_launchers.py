@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.benchmark.launchers import Job, launch
+from prunet_det.launchers import Job, launch
 
 # Notes that it runs, by its own process and its parent's, waits where it is told to, and leaves its
 # result; a second run finds nothing to wait for.
