@@ -1,4 +1,4 @@
-"""The embedded digits on a CPU: three input sizes a family, a run within four minutes on one thread.
+"""The embedded digits on a CPU: three input sizes a family, each within four minutes on one thread.
 
     python tools/benchmark.py --suite configs/benchmark/digits.py --seeds 2 --jobs 2 --out DIR
 
