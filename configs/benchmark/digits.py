@@ -2,8 +2,9 @@
 
     python tools/benchmark.py --suite configs/benchmark/digits.py --seeds 2 --jobs 2 --out DIR
 
-Detector and recipe are those of prunet_effdet.py at half its input size, with one cell in the neck,
-one convolution in the head, no P6, and fewer iterations; only the backbone differs. Networks of the
+Detector and recipe are those of prunet_effdet.py at about half its input size, with anchors to match
+and no P6, one cell in the neck, one convolution in the head, and fewer iterations; only the backbone
+differs. Networks of the
 zoo are too large to learn anything here in four minutes, so one of each family comes at a part of
 its width (prunet_det/benchmark/narrow.py): this suite shows that the benchmark works, and says
 nothing about the networks in full. All weights are random at the start: no pretrained ones exist
@@ -11,15 +12,16 @@ here for any of the families.
 """
 
 config = "configs/prunet_effdet.py"
-max_iters = 560
+max_iters = 480
 options = {
     "model.neck.num_cells": 1,
     "model.neck.num_levels": 3,
     "model.bbox_head.repeats": 1,
+    "model.bbox_head.anchor_scale": 1.0,  # objects, too, are half as large
     "model.test_cfg.max_points": 1000,
     "optim_wrapper.optimizer.lr": 0.04,
-    "param_scheduler.0.end": 56,  # a warm-up of a tenth
-    "param_scheduler.1.begin": 56,
+    "param_scheduler.0.end": 48,  # a warm-up of a tenth
+    "param_scheduler.1.begin": 48,
 }
 seeds = 2
 threads = 1
@@ -30,6 +32,6 @@ _networks = dict(
     efficientnet="efficientnet_b0_w250",
 )
 models = {
-    family: [(f"configs/benchmark/networks/{name}.json", size) for size in (96, 112, 128)]
+    family: [(f"configs/benchmark/networks/{name}.json", size) for size in (96, 120, 144)]
     for family, name in _networks.items()
 }

@@ -11,6 +11,7 @@ from timm.models import group_parameters
 from timm.optim.optim_factory import create_optimizer_v2
 
 from prunet_det import load_spec, model_names
+from tests.zoo.networks import on_meta
 
 NAMES = model_names()
 each_network = pytest.mark.parametrize("name", NAMES)
@@ -29,7 +30,7 @@ def test_published_sizes_follow_from_the_blocks(name, size):
                 at = [-(-s // block.stride) for s in at]
         stage_sizes.append(tuple(at))
     expected = [stage_sizes[i] for i, _, _ in spec.feature_stages()]
-    model = timm.create_model(name, features_only=True).eval().to("meta")
+    model = on_meta(name, features_only=True)
     features = model(torch.empty(1, 3, *size, device="meta"))
     assert [tuple(f.shape[2:]) for f in features] == expected
 
@@ -93,7 +94,7 @@ def test_drop_rates(name):
 @each_network
 @pytest.mark.parametrize("chans", [1, 4])
 def test_in_chans(name, chans):
-    model = timm.create_model(name, in_chans=chans, num_classes=3).eval().to("meta")
+    model = on_meta(name, in_chans=chans, num_classes=3)
     assert model(torch.empty(2, chans, 96, 96, device="meta")).shape == (2, 3)
     assert model.get_submodule(model.pretrained_cfg["first_conv"]).in_channels == chans
 
@@ -105,22 +106,22 @@ def test_pooling_and_heads(name):
     for pool in ("avg", "max", "avgmax", "catavgmax"):
         if two_convs and pool == "catavgmax":
             with pytest.raises(ValueError, match="does not fit a tail with two convs"):
-                timm.create_model(name, global_pool=pool)
+                on_meta(name, global_pool=pool)
             continue
-        model = timm.create_model(name, num_classes=5, global_pool=pool).eval().to("meta")
+        model = on_meta(name, num_classes=5, global_pool=pool)
         logits = model.forward_head(model.forward_features(x), pre_logits=True)
         assert logits.shape == (2, model.head_hidden_size * model.global_pool.feat_mult())
         assert model(x).shape == (2, 5)
-    unpooled = timm.create_model(name, num_classes=0, global_pool="").eval().to("meta")
+    unpooled = on_meta(name, num_classes=0, global_pool="")
     assert unpooled(x).dim() == 4
     with pytest.raises(ValueError, match="a classifier needs pooling"):
-        timm.create_model(name, num_classes=5, global_pool="")
+        on_meta(name, num_classes=5, global_pool="")
 
 
 @each_network
 def test_data_config(name):
     spec = load_spec(name)
-    model = timm.create_model(name)
+    model = on_meta(name)
     config = resolve_model_data_config(model)
     assert config["input_size"] == (3, spec.input_size, spec.input_size)
     assert config["crop_pct"] == spec.crop_pct and config["interpolation"] == "bicubic"
@@ -130,7 +131,7 @@ def test_data_config(name):
 
 @each_network
 def test_parameter_groups(name):
-    model = timm.create_model(name)
+    model = on_meta(name)
     stages = len(load_spec(name).stages)
     for coarse in (True, False):
         groups = group_parameters(model, model.group_matcher(coarse=coarse))
@@ -145,17 +146,17 @@ def test_parameter_groups(name):
 
 @each_network
 def test_features_by_absolute_and_negative_index(name):
-    info = timm.create_model(name, features_only=True).feature_info
+    info = on_meta(name, features_only=True).feature_info
     count = len(info.channels())
     for picks in ((0,), (-1,), (1, -1), tuple(range(count)), (count - 2, count - 1)):
-        part = timm.create_model(name, features_only=True, out_indices=picks).feature_info
+        part = on_meta(name, features_only=True, out_indices=picks).feature_info
         assert part.channels() == [info.channels()[i] for i in picks]
         assert part.reduction() == [info.reduction()[i] for i in picks]
 
 
 @each_network
 def test_stop_early_and_intermediates_only(name):
-    model = timm.create_model(name).eval().to("meta")
+    model = on_meta(name)
     x = torch.empty(1, 3, 128, 128, device="meta")
     final, maps = model.forward_intermediates(x)
     assert len(maps) == len(model.feature_info) and final.shape[1] == model.num_features

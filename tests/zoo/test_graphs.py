@@ -32,7 +32,7 @@ def close(a, b):
 @torch.no_grad()
 def test_traced(name):
     model, x = network(name)
-    traced = torch.jit.trace(model, x)
+    traced = torch.jit.trace(model, x, check_trace=False)  # the lines below check it
     assert close(traced(x), model(x))
     other = torch.randn(1, 3, 96, 64)
     assert close(traced(other), model(other))
@@ -77,7 +77,7 @@ def test_compiled_graph(name):
     """The whole network is one graph for torch.compile (its CPU code: the test below)."""
     model, x = network(name)
     torch.compiler.reset()
-    assert close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
+    assert close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
 
 
 @torch.no_grad()

@@ -13,14 +13,10 @@ import prunet_det
 from prunet_det import load_spec, model_names
 from prunet_det.zoo.registry import ALIASES
 from tests.conftest import published_counts
+from tests.zoo.networks import on_meta
 
 SIZES = [(512, 512), (640, 640), (333, 517)]
 NAMES = model_names()
-
-
-def on_meta(name, **kwargs):
-    """A network without memory or arithmetic: shapes and counts only."""
-    return timm.create_model(name, **kwargs).eval().to("meta")
 
 
 @pytest.mark.parametrize("row", published_counts(), ids=lambda r: r["model"])
