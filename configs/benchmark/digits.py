@@ -2,13 +2,12 @@
 
     python tools/benchmark.py --suite configs/benchmark/digits.py --seeds 2 --jobs 2 --out DIR
 
-Detector and recipe are those of prunet_effdet.py at about half its input size, with anchors to match
-and no P6, one cell in the neck, one convolution in the head, and fewer iterations; only the backbone
-differs. Networks of the
-zoo are too large to learn anything here in four minutes, so one of each family comes at a part of
-its width (prunet_det/benchmark/narrow.py): this suite shows that the benchmark works, and says
-nothing about the networks in full. All weights are random at the start: no pretrained ones exist
-here for any of the families.
+Detector and recipe are those of prunet_effdet.py at about half its input size, without P6, with
+one cell in the neck, one convolution in the head, and fewer iterations; only the backbone
+differs. Networks of the zoo are too large to learn anything here in four minutes, so one of each
+family comes at a part of its width (prunet_det/benchmark/narrow.py): this suite shows that the
+benchmark works, and says nothing about the networks in full. All weights are random at the start:
+no pretrained ones exist here for any of the families.
 """
 
 config = "configs/prunet_effdet.py"
@@ -17,7 +16,6 @@ options = {
     "model.neck.num_cells": 1,
     "model.neck.num_levels": 3,
     "model.bbox_head.repeats": 1,
-    "model.bbox_head.anchor_scale": 1.0,  # objects, too, are half as large
     "model.test_cfg.max_points": 1000,
     "optim_wrapper.optimizer.lr": 0.04,
     "param_scheduler.0.end": 48,  # a warm-up of a tenth
@@ -32,6 +30,6 @@ _networks = dict(
     efficientnet="efficientnet_b0_w250",
 )
 models = {
-    family: [(f"configs/benchmark/networks/{name}.json", size) for size in (96, 120, 144)]
+    family: [(f"configs/benchmark/networks/{name}.json", size) for size in (112, 128, 144)]
     for family, name in _networks.items()
 }

@@ -21,6 +21,11 @@ QUICK = [
     "val_dataloader.batch_size=4",
     "default_hooks.logger.interval=1",
 ]
+# Half the recipe's input size.
+SMALL = [
+    f"{split}_dataloader.dataset.transform.input_size=(3,32,32)"
+    for split in ("train", "val", "test")
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,7 @@ def trained(tmp_path_factory, digits, here):
     work = tmp_path_factory.mktemp("digits_classifier")
     # A faster moving average than the recipe's, which is for a longer training.
     quick = ["train_dataloader.batch_size=24", "custom_hooks.0.momentum=0.05"]
-    options = ["--cfg-options", *quick, *NO_WORKERS]
+    options = ["--cfg-options", *quick, *SMALL, *NO_WORKERS]
     done = here("train", DIGITS, "--work-dir", work, "--max-iters", 120, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return work
@@ -37,7 +42,7 @@ def trained(tmp_path_factory, digits, here):
 
 def test_it_learns_and_is_evaluated(trained, tmp_path, here):
     weights, out = trained / "weights.safetensors", tmp_path / "metrics.json"
-    flags = ["--work-dir", tmp_path / "test", "--out", out, "--cfg-options", *NO_WORKERS]
+    flags = ["--work-dir", tmp_path / "test", "--out", out, "--cfg-options", *SMALL, *NO_WORKERS]
     done = here("test", DIGITS, weights, *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accuracy/top1" in done.stdout + done.stderr
