@@ -111,10 +111,10 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _start(job: Job, logs: Path, gpu: int | None = None) -> subprocess.Popen[bytes]:
+def _start(job: Job, logs: Path, gpu: str | None = None) -> subprocess.Popen[bytes]:
     env = {**os.environ, "OMP_NUM_THREADS": str(job.cpus), "PYTHONUNBUFFERED": "1"}
     if gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        env["CUDA_VISIBLE_DEVICES"] = gpu
     with open(logs / f"{job.name}.log", "ab") as log:
         log.write(f"$ {shlex.join(job.command)}\n".encode())
         log.flush()
@@ -139,7 +139,7 @@ def _launch_here(
             for slot in range(together):
                 if slot not in running and waiting and not _late(deadline):
                     job = waiting.popleft()
-                    gpu = slot % gpus if gpus and job.gpus == 1 else None
+                    gpu = gpus[slot % len(gpus)] if gpus and job.gpus == 1 else None
                     running[slot] = job, _start(job, logs, gpu)
             time.sleep(_POLL_SECONDS)
             for slot, (job, process) in list(running.items()):
@@ -154,10 +154,13 @@ def _launch_here(
             process.wait()
 
 
-def _gpus() -> int:
+def _gpus() -> list[str]:
+    """The GPUs that jobs share, as CUDA_VISIBLE_DEVICES names them."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
     import torch
 
-    return torch.cuda.device_count() if "CUDA_VISIBLE_DEVICES" not in os.environ else 0
+    return [str(i) for i in range(torch.cuda.device_count())]
 
 
 def require_ray() -> Any:
@@ -210,6 +213,8 @@ def _hand_out(
     waiting = deque(jobs)
     running: dict[Any, Job] = {}  # by Ray's reference
     room = max(1, int(have["CPU"]) // min(job.cpus for job in jobs))
+    if all(job.gpus for job in jobs):
+        room = max(1, min(room, int(have["GPU"]) // min(job.gpus for job in jobs)))
     while running or (waiting and not _late(deadline)):
         while waiting and len(running) < room and not _late(deadline):
             job = waiting.popleft()
@@ -222,12 +227,17 @@ def _hand_out(
             outcome = ray.get(done[0])
         except ray.exceptions.RayError as e:  # lost more often than it is run again
             outcome = Outcome(job, 1, f"error: {' '.join(str(e).split())[:300]}")
-        for name, content in outcome.files.items():
-            path = Path(job.folder) / name
-            if not path.exists():
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(content)
+        bring_back(outcome)
         yield outcome
+
+
+def bring_back(outcome: Outcome) -> None:
+    """Writes what another machine gave; what is there already, of an earlier try, gives way."""
+    for name, content in outcome.files.items():
+        path = Path(outcome.job.folder) / name
+        if not path.is_file() or path.read_bytes() != content:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
 
 
 def _on_worker(job: Job, folder: str, logs: str) -> Outcome:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.launchers import Job, launch
+from prunet_det.launchers import Job, Outcome, bring_back, launch
 
 # Notes that it runs, by its own process and its parent's, waits where it is told to, and leaves its
 # result; a second run finds nothing to wait for.
@@ -64,6 +64,22 @@ def test_who_stops_listening_stops_the_jobs(tmp_path):
     pid = int((tmp_path / "b.started").read_text().split()[0])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_what_another_machine_gives_replaces_an_earlier_try(tmp_path):
+    (tmp_path / "a.json").write_text("failed")
+    job = Job("a", ("true",), str(tmp_path))
+    bring_back(Outcome(job, 0, files={"a.json": b"done", "work/w": b"weights"}))
+    assert (tmp_path / "a.json").read_text() == "done"
+    assert (tmp_path / "work" / "w").read_bytes() == b"weights"
+
+
+def test_jobs_share_the_gpus_that_are_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    code = "import os, sys; print('error:', os.environ['CUDA_VISIBLE_DEVICES']); sys.exit(1)"
+    jobs = [Job(n, (sys.executable, "-c", code), str(tmp_path), gpus=1) for n in "ab"]
+    outcomes = launch(jobs, "none", tmp_path / "logs", 2)
+    assert sorted(o.error for o in outcomes) == ["2", "5"]
 
 
 def test_without_ray_one_sentence(tmp_path, monkeypatch):

@@ -123,10 +123,18 @@ def run_run(argv: list[str]) -> int:
     return int(bool(failed))
 
 
+def seconds(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
 def add_timing(parser: argparse.ArgumentParser) -> None:
     """How latencies are measured."""
     add = parser.add_argument
-    add("--seconds", type=float, default=3.0, help="to spend on each network and scope [3]")
+    add("--seconds", type=seconds, default=3.0, help="to spend on each network and scope [3]")
     add("--repeat-timing", action="store_true", help="measure again, and compare")
 
 
@@ -145,13 +153,15 @@ def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> i
     from prunet_det.benchmark.timing import is_timed, repeat, time_suite
 
     points = done_points(suite, out)
-    if args.repeat_timing:
+    if args.repeat_timing and is_timed(suite, points, out):
         return say_repeat(repeat(suite, points, out, args.seconds, this_command()))
     if not again and is_timed(suite, points, out):
         print("all networks are timed on this machine.")
         return 0
     for path in time_suite(suite, points, out, args.seconds, this_command()):
         print(f"written: {path}")
+    if args.repeat_timing:
+        return say_repeat(repeat(suite, points, out, args.seconds, this_command()))
     return 0
 
 
@@ -199,7 +209,7 @@ def run_job(argv: list[str]) -> None:
 
 def run_lr(argv: list[str]) -> int:
     """Chooses the suite's one learning rate, on training data that is kept back for it."""
-    from prunet_det.benchmark.rate import choose_rate, one_a_family
+    from prunet_det.benchmark.rate import OPTION, choose_rate, one_a_family
 
     parser = common("lr")
     add_models(parser)
@@ -211,7 +221,10 @@ def run_lr(argv: list[str]) -> int:
     chosen = choose_rate(plan, this_command())
     if chosen is None:
         return 1
-    print(f"mean mAP by learning rate: {chosen['mean_mAP']}; best: {chosen['learning_rate']:g}")
+    best = chosen["learning_rate"]
+    print(f"mean mAP by learning rate: {chosen['mean_mAP']}; best: {best:g}")
+    if chosen["config_hash"] != plan.suite.config_hash():
+        print(f"set it in {plan.suite.path}: options = {{..., '{OPTION}': {best:g}}}.")
     return 0
 
 
@@ -229,6 +242,8 @@ def run_search(argv: list[str]) -> int:
     args = parser.parse_args(argv[:cut])
     if not argv[cut + 1 :]:
         raise UserError("give the search's config after --, such as -- configs/search/quick.py.")
+    if args.threads < 1:
+        raise UserError(f"--threads must be at least 1, got {args.threads}.")
     return run_searches(args, argv[cut + 1 :])
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark.identity import identity
 from prunet_det.benchmark.records import (
     RECORDS,
@@ -25,6 +26,7 @@ from prunet_det.benchmark.suite import Point, Suite, check_points
 from prunet_det.errors import UserError
 from prunet_det.launchers import Job, Outcome, launch
 from prunet_det.machine import environment
+from prunet_det.zoo.registry import ALIASES, model_names
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
 LOGS, DAMAGED = "logs", "damaged"
@@ -62,7 +64,7 @@ class Plan:
         key = point.key(seed)
         results = (f"{RECORDS}/{key}.json", f"{WORK}/{key}/weights.safetensors")
         command = self.command(
-            "job", "--model", point.model, "--size", point.input_size, "--seed", seed
+            "job", "--model", point.source, "--size", point.input_size, "--seed", seed
         )
         gpus = int(self.suite.device != "cpu")
         return Job(key, command, os.fspath(self.out), results, self.suite.threads, gpus)
@@ -84,11 +86,8 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
     check_points(plan.suite.points)
     if plan.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {plan.seeds}.")
-    if plan.together < 1:
-        raise UserError(f"--jobs must be at least 1, got {plan.together}.")
-    if plan.max_minutes is not None and plan.max_minutes <= 0:
-        raise UserError(f"--max-minutes must be above 0, got {plan.max_minutes:g}.")
-    make_folder(plan.out)
+    check_launch(plan.together, plan.max_minutes)
+    make_folder(plan.out / RECORDS)
     runs = {p.key(s): (p, s) for s in range(plan.seeds) for p in plan.suite.points}
     wanted = identity(plan.suite)
     left = [key for key in runs if not _is_done(plan, *runs[key], wanted)]
@@ -99,25 +98,38 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
     failed: list[str] = []
     for outcome in launch(jobs, plan.launcher, plan.out / WORK / LOGS, plan.together, deadline):
         left.remove(outcome.job.name)
-        if outcome.code:
+        run = runs[outcome.job.name]
+        if outcome.code and not _is_done(plan, *run, wanted):  # one may die after its record
             failed.append(outcome.job.name)
-            save_record(plan.out, failure(*runs[outcome.job.name], wanted, outcome))
-        _say(plan, outcome, len(left), time.monotonic() - start)
+            save_record(plan.out, failure(*run, wanted, outcome))
+        _say(plan, outcome, failed, len(left), time.monotonic() - start)
     if left:
         print(f"stopped after {plan.max_minutes:g} minutes; left: {', '.join(left)}.")
         print("the same command goes on from here.", flush=True)
     return left, failed
 
 
+def check_launch(together: int, max_minutes: float | None) -> None:
+    """Refuses what no launcher can do.
+
+    Raises:
+        UserError: No job at once, or no time.
+    """
+    if together < 1:
+        raise UserError(f"--jobs must be at least 1, got {together}.")
+    if max_minutes is not None and not max_minutes > 0:
+        raise UserError(f"--max-minutes must be above 0, got {max_minutes:g}.")
+
+
 def make_folder(out: Path) -> None:
-    """Makes the folder of the records, or says why it cannot.
+    """Makes a folder of results, or says why it cannot.
 
     Raises:
         UserError: It cannot be written.
     """
     try:
-        (out / RECORDS).mkdir(parents=True, exist_ok=True)
-        probe = out / RECORDS / f".{os.getpid()}.probe"
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".{os.getpid()}.probe"
         probe.touch()
         probe.unlink()
     except OSError as e:
@@ -173,9 +185,9 @@ def readable(command: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def _say(plan: Plan, outcome: Outcome, left: int, seconds: float) -> None:
+def _say(plan: Plan, outcome: Outcome, failed: Sequence[str], left: int, seconds: float) -> None:
     name = outcome.job.name
-    if outcome.code:
+    if name in failed:
         log = plan.out / WORK / LOGS / f"{name}.log"
         print(f"{name}: failed: {outcome.error} (log: {log})", flush=True)
         return
@@ -195,15 +207,35 @@ def done_points(suite: Suite, out: Path) -> dict[Point, Record]:
         out: Folder of the records.
 
     Raises:
-        UserError: There is none, or the records do not belong together.
+        UserError: There is none, the records do not belong together, or they are of another
+            artifact or recipe than the suite's here.
     """
     done = [r for r in load_records(out) if r.status == "done"]
+    here = {"artifact": suite.artifact, "recipe": suite.config_hash()}
     own = {(p.model, p.input_size): p for p in suite.points}
     found: dict[Point, Record] = {}
     for record in sorted(done, key=lambda r: r.seed):
-        key = record.model, record.input_size
-        point = own.get(key) or Point(record.model, record.family, record.input_size)
+        for what, value in {"artifact": record.artifact, "recipe": record.config_hash}.items():
+            if value != here[what]:
+                raise UserError(
+                    f"the accuracy of {record.key} is of another {what} ({value}, here "
+                    f"{here[what]}); time it where and how it was evaluated."
+                )
+        point = own.get((record.model, record.input_size)) or Point(
+            _source(suite, record, out), record.family, record.input_size
+        )
         found.setdefault(point, record)
     if not found:
         raise UserError(f"{out} has no finished run of the suite {suite.name}; run it first.")
     return {p: found[p] for p in (*suite.points, *found) if p in found}
+
+
+def _source(suite: Suite, record: Record, out: Path) -> str:
+    """Where a record's network is from: the suite, a name, or its own blocks, in a file."""
+    if record.model in suite.sources:
+        return suite.sources[record.model]
+    if record.arch is None or record.model in (*model_names(), *ALIASES):
+        return record.model
+    path = out / WORK / "networks" / f"{record.model}.json"
+    ArchSpec.from_dict(record.arch).save(path)
+    return os.fspath(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark.fronts import SCOPES
-from prunet_det.benchmark.records import LATENCY
+from prunet_det.benchmark.records import LATENCY, RATE_FILE, load_records
 from prunet_det.latency.record import read_csv
 from prunet_det.zoo.card import markdown_table
 
@@ -25,14 +25,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _rate(folder: Path) -> list[str]:
-    path = folder / "learning_rate.json"
+    path = folder / RATE_FILE
     if not path.is_file():
         return []
     chosen = _read(path)
+    recipes = {r.config_hash for r in load_records(folder) if r.status == "done"}
+    if recipes - {chosen["config_hash"]}:
+        return ["The networks were trained at another learning rate than the one chosen.\n"]
     means = ", ".join(f"{rate}: {mean:.3f}" for rate, mean in chosen["mean_mAP"].items())
+    tried = [float(rate) for rate in chosen["mean_mAP"]]
+    ends = {max(tried): "highest", min(tried): "lowest"}
+    end = ends.get(chosen["learning_rate"])
+    note = f"; it is the {end} that was tried" if end else ""
     return [
         f"Learning rate, the same for all: {chosen['learning_rate']:g}, chosen by {chosen['by']} "
-        f"(mean mAP by learning rate: {means}).\n"
+        f"(mean mAP by learning rate: {means}){note}.\n"
     ]
 
 

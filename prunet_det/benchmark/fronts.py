@@ -137,11 +137,6 @@ class Point:
         """Over the seeds."""
         return statistics.fmean(self.values)
 
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation over the seeds; None of one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
 
 def counted(noun: str, least: int, most: int | None = None) -> str:
     """A number, or a range of numbers, with its noun."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import prunet_det
 from prunet_det.benchmark.held_out import make_data
 from prunet_det.benchmark.suite import Suite
+from prunet_det.machine import environment
 
 # What trains, exports and evaluates a detector, relative to the package. The data and the recipe
 # have digests of their own, and a network's spec stands in its record.
@@ -20,10 +22,14 @@ _CODE = (
     "training",
     "zoo/models.py",
     "zoo/registry.py",
+    "zoo/weights.py",
     "benchmark/evaluate.py",
     "benchmark/held_out.py",
     "benchmark/run.py",
+    "benchmark/suite.py",
 )
+# Packages that take part in it.
+_PACKAGES = ("torch", "timm", "onedl-mmengine", "onedl-mmdetection", "onnxruntime")
 
 
 def identity(suite: Suite) -> dict[str, str]:
@@ -43,7 +49,7 @@ def identity(suite: Suite) -> dict[str, str]:
 
 
 def data_hash(suite: Suite) -> str:
-    """A digest of the training and test data.
+    """A digest of the training and test data: of embedded sets all files, else the annotations.
 
     Raises:
         FileNotFoundError: They are not here; the sentence says where they belong.
@@ -65,9 +71,10 @@ def data_hash(suite: Suite) -> str:
 
 
 def code_hash() -> str:
-    """A digest of the code, whatever its comments, docstrings and formatting."""
+    """A digest of the code, whatever its comments, docstrings and formatting, and of versions."""
     root = Path(prunet_det.__file__).parent
-    digest = hashlib.sha256()
+    versions = environment()["versions"]
+    digest = hashlib.sha256(json.dumps([versions.get(p) for p in _PACKAGES]).encode())
     for path in _files(root):
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(bare(path.read_text(encoding="utf-8")).encode())

@@ -9,7 +9,7 @@ lie. Outside of what both fronts cover nothing is said.
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +54,6 @@ class Comparison:
             `not established` (a point estimate only) or `refused` (no estimate).
         ratio: PruNet's latency over the other's; None where refused.
         interval: Of the ratio, over seeds; None unless established.
-        seeds: Fewest of a point.
         reason: Why it is refused or not established.
     """
 
@@ -64,7 +63,6 @@ class Comparison:
     verdict: str
     ratio: Ratio | None = None
     interval: tuple[float, float] | None = None
-    seeds: int = 0
     reason: str = ""
 
     def sentence(self) -> str:
@@ -141,7 +139,7 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
     try:
         ratio = latency_ratio(*(_knots(pareto(side)) for side in sides))
     except NoCommonRangeError as e:
-        return Comparison(axis, metric, other, "refused", seeds=seeds, reason=str(e))
+        return Comparison(axis, metric, other, "refused", reason=str(e))
     reason, bounds = "", None
     if seeds < ENOUGH_SEEDS:
         reason = f"{counted('seed', seeds)} at a point, {ENOUGH_SEEDS} needed"
@@ -153,14 +151,15 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
         else:
             bounds = interval(ratios)
     if bounds and axis.kind == "predicted" and not bounds[0] <= 1 <= bounds[1]:
-        band = statistics.median(p.high_ms / p.latency_ms for side in sides for p in side)
+        # Both predictions of a ratio may be off.
+        band = math.prod(max(p.high_ms / p.latency_ms for p in side) for side in sides)
         if bounds[0] / band <= 1 <= bounds[1] * band:
             reason = f"it is within the predictions' error band of {band - 1:.0%}"
             bounds = None
     if bounds is None:
-        return Comparison(axis, metric, other, "not established", ratio, None, seeds, reason)
+        return Comparison(axis, metric, other, "not established", ratio, None, reason)
     verdict = "faster" if bounds[1] < 1 else "slower" if bounds[0] > 1 else "tie"
-    return Comparison(axis, metric, other, verdict, ratio, bounds, seeds)
+    return Comparison(axis, metric, other, verdict, ratio, bounds)
 
 
 def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[float]:

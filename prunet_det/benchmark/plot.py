@@ -131,7 +131,8 @@ def _seeds(own: Sequence[Point]) -> str:
 
 
 def _range(p: Point) -> list[list[float]]:
-    return [[p.mean - min(p.values)], [max(p.values) - p.mean]]
+    # A mean of equal values may be off them by rounding.
+    return [[max(0.0, p.mean - min(p.values))], [max(0.0, max(p.values) - p.mean)]]
 
 
 def _handle(style: Any, label: str) -> Any:
@@ -167,14 +168,22 @@ def _margins(axes: Any, found: Sequence[Point]) -> None:
     right = max(max(ms) * room, *(p.high_ms * 1.02 for p in found))
     axes.set_xlim(left, right)
     axes.margins(y=0.14)
-    steps = (1, 1.5, 2, 3, 5, 7) if right / left < 30 else (1, 3)
-    ticks = [m * 10.0**e for e in range(-4, 6) for m in steps]
-    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if left <= t <= right]))
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(left, right)))
     formatter = ScalarFormatter()
     formatter.set_scientific(False)
     axes.xaxis.set_major_formatter(formatter)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _ticks(left: float, right: float) -> list[float]:
+    """Round numbers in a range, the coarsest of which there are three."""
+    for steps in ((1, 3), (1, 1.5, 2, 3, 5, 7), [1 + i / 10 for i in range(90)]):
+        found = [m * 10.0**e for e in range(-4, 6) for m in steps]
+        inside = [t for t in found if left <= t <= right]
+        if len(inside) >= (3 if len(steps) > 2 else 4):
+            break
+    return inside[:: 1 + len(inside) // 8]
 
 
 def _place_labels(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import statistics
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark.campaign import Plan, run_suite
-from prunet_det.benchmark.records import load_records
+from prunet_det.benchmark.records import RATE_FILE, load_records
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.errors import UserError
 from prunet_det.machine import environment
 from prunet_det.training.records import write_json
 
-RATE_FILE = "learning_rate.json"
 OPTION = "optim_wrapper.optimizer.lr"
 
 
@@ -48,15 +48,27 @@ def choose_rate(plan: Plan, command: str) -> dict[str, Any] | None:
     if len(rates) < 2:
         raise UserError(f"{plan.suite.path} names fewer than two learning_rates to choose from.")
     found: dict[float, dict[str, float]] = {}
+    start, minutes = time.monotonic(), plan.max_minutes
     for rate in rates:
         out = plan.out / "rates" / f"{rate:g}"
         flags = (*plan.flags, "--held-out", "--lr", f"{rate:g}")
+        if plan.max_minutes is not None:  # all rates together
+            minutes = max(1e-9, plan.max_minutes - (time.monotonic() - start) / 60)
         left, failed = run_suite(
-            replace(plan, suite=with_rate(plan.suite, rate), out=out, flags=flags)
+            replace(
+                plan,
+                suite=with_rate(plan.suite, rate),
+                out=out,
+                flags=flags,
+                max_minutes=minutes,
+            )
         )
-        if left or failed:
-            return None
-        found[rate] = _accuracies(out, plan.suite.points)
+        if not left and not failed:
+            found[rate] = _accuracies(out, plan.suite.points)
+    if len(found) < len(rates):
+        missing = ", ".join(f"{rate:g}" for rate in rates if rate not in found)
+        print(f"no learning rate is chosen: runs of {missing} are left, or failed.")
+        return None
     means = {rate: statistics.mean(values.values()) for rate, values in found.items()}
     best = max(means, key=lambda rate: means[rate])
     chosen = {
@@ -65,6 +77,9 @@ def choose_rate(plan: Plan, command: str) -> dict[str, Any] | None:
         "not trained on; the test images were not looked at",
         "mean_mAP": {f"{rate:g}": round(mean, 4) for rate, mean in means.items()},
         "mAP": {f"{rate:g}": values for rate, values in found.items()},
+        "config_hash": replace(
+            plan.suite, options={**plan.suite.options, OPTION: best}
+        ).config_hash(),
         "command": command,
         "environment": environment(),
     }

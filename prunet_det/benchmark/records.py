@@ -2,6 +2,7 @@
 
 DIR/records/KEY.json       one run: a network at an input size, with a seed
 DIR/latency/NAME.json      latencies of the suite's networks on one device, measured or predicted
+DIR/learning_rate.json     how the suite's learning rate was chosen
 
 A run knows nothing of milliseconds: they are measured later, over all networks at once. Reading a
 folder joins the two by network and input size.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from prunet_det.errors import UserError
 from prunet_det.files import atomic_path
 from prunet_det.latency.record import Latency
 
-RECORDS, LATENCY = "records", "latency"
+RECORDS, LATENCY, RATE_FILE = "records", "latency", "learning_rate.json"
 FAMILIES = ("prunet", "gpunet", "efficientnet")
 STATUSES = ("done", "failed")
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
@@ -184,6 +186,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 def load_records(folder: str | os.PathLike[str]) -> list[Record]:
     """All records of a folder, failed ones too, each with its latencies, sorted by key.
 
+    Latencies of weights that no record has are left out: the network was trained anew since.
+
     Raises:
         UserError: There is no such folder, it has no records, a record is damaged, or the finished
             runs are not of one suite, recipe, data and code.
@@ -200,13 +204,17 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
     except ValueError as e:
         raise UserError(f"{e} Move it away, and run the benchmark again.") from e
     check_shared(r for r in records if r.status == "done")
+    trained: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for record in records:
+        trained[record.model, record.input_size].append(record.weights_hash)
     return [
         replace(
             record,
             latencies=[
                 row
-                for row in rows
+                for row, weights in rows
                 if (row["model"], row["input_size"]) == (record.model, record.input_size)
+                and weights in (None, *trained[record.model, record.input_size])
             ],
         )
         for record in records
@@ -262,8 +270,10 @@ def save_latencies(
     return path
 
 
-def load_latencies(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def load_latencies(folder: str | os.PathLike[str]) -> list[tuple[dict[str, Any], str | None]]:
     """The rows of all files of latencies of a folder, each checked, without further columns.
+
+    Beside each stands the digest of the weights that were timed, where the file says it.
 
     Raises:
         ValueError: A file is damaged; the sentence names it.
@@ -272,10 +282,12 @@ def load_latencies(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     rows = []
     for path in _json_files(Path(folder) / LATENCY):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["rows"]
-            for row in found:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            weights = found.get("weights", {})
+            for row in found["rows"]:
                 own = {k: v for k, v in row.items() if k in known}
-                rows.append(Latency.from_dict(own).to_dict())
+                timed = weights.get(f"{row['model']}@{row['input_size']}")
+                rows.append((Latency.from_dict(own).to_dict(), timed))
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f"{path} is no readable file of latencies: {e}") from e
     return rows

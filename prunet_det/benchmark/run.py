@@ -107,12 +107,17 @@ def run(suite: Suite, point: Point, seed: int, out: str | os.PathLike[str], comm
             environment=where,
             command=command,
             seconds=round(time.perf_counter() - start, 1),
-            weights_hash=hashlib.sha256((work / WEIGHTS_FILE).read_bytes()).hexdigest()[:16],
+            weights_hash=file_digest(work / WEIGHTS_FILE),
         )
         save_record(out, record)
-        for checkpoint in work.glob("iter_*.pth"):
+        for checkpoint in work.glob("*.pth"):
             checkpoint.unlink()
     return record
+
+
+def file_digest(path: Path) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def finished(out: str | os.PathLike[str], key: str, wanted: dict[str, Any]) -> Record | None:
@@ -152,7 +157,7 @@ def _train(cfg: Config, work: Path, wanted: dict[str, Any]) -> tuple[str, ...]:
         for path in work.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(work / IDENTITY, wanted)
-    cfg.resume = any(work.glob("iter_*.pth"))
+    cfg.resume = (work / "last_checkpoint").is_file()
     length = cfg.train_cfg.get("max_iters")
     if length is not None:
         cfg.default_hooks.checkpoint.interval = max(1, length // CHECKPOINTS)
@@ -175,7 +180,7 @@ def _resumable(work: Path) -> bool:
     try:
         name = (work / "last_checkpoint").read_text(encoding="utf-8").strip()
     except OSError:
-        return not any(work.glob("iter_*.pth"))
+        return not any(work.glob("*.pth"))
     return bool(name) and zipfile.is_zipfile(work / Path(name).name)
 
 

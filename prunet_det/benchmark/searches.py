@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunet_det.benchmark.campaign import LOGS, TOOL, make_folder
+from prunet_det.benchmark.campaign import LOGS, TOOL, check_launch, make_folder
+from prunet_det.errors import UserError
 from prunet_det.launchers import Job, launch
 from prunet_det.search.results import is_finished
 
@@ -37,12 +38,21 @@ def run_searches(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Runs what is left; returns the exit status.
 
     Raises:
-        UserError: The folder cannot be written, or as `launch`.
+        UserError: Impossible arguments, a folder that cannot be written or holds another search,
+            or as `launch`.
     """
     out = Path(args.out)
+    check_launch(args.jobs, args.max_minutes)
+    for budget in args.budgets:
+        if not 0 < budget < float("inf") or args.budgets.count(budget) > 1:
+            raise UserError(f"--budgets must be different numbers above 0, got {budget:g}.")
     make_folder(out)
     jobs = [search_job(b, out, arguments, args.threads, args.gpus) for b in args.budgets]
-    left = [job for job in jobs if not is_finished(out / job.name)]
+    left = [
+        job
+        for job, budget in zip(jobs, args.budgets, strict=True)
+        if not is_finished(out / job.name, arguments[0], budget)
+    ]
     print(f"{len(jobs) - len(left)} of {len(jobs)} searches are done.", flush=True)
     deadline = None if args.max_minutes is None else time.monotonic() + 60 * args.max_minutes
     waiting, failed = [job.name for job in left], 0

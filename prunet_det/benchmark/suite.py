@@ -118,6 +118,11 @@ class Suite:
         """Runtime and precision of accuracy and latency, such as `onnxruntime fp32`."""
         return " ".join(default_runtime(self.device))
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Name of each network to where it is from."""
+        return {p.model: p.source for p in self.points}
+
     def choose(self, names: Sequence[str]) -> Suite:
         """With some of its points, by model or `model@size`; others of the latter form are added.
 
@@ -126,7 +131,9 @@ class Suite:
         """
         points: list[Point] = []
         for name in names:
-            found = [p for p in self.points if name in (p.model, str(p))]
+            found = [
+                p for p in self.points if name in (p.model, str(p), f"{p.source}@{p.input_size}")
+            ]
             if not found:
                 found = [_other_point(name, self)]
             points += [p for p in found if p not in points]
@@ -144,7 +151,12 @@ class Suite:
                 "checkout."
             )
         cfg = Config.fromfile(self.config)
+        for option in self.options:
+            if option.startswith("model.backbone"):
+                raise UserError(f"{option} cannot be an option: backbones are a suite's models.")
         cfg.merge_from_dict(dict(self.options))
+        if self.max_iters is not None and self.max_iters < 1:
+            raise UserError(f"max_iters must be at least 1, got {self.max_iters}.")
         if self.max_iters is not None and cfg.train_cfg.get("max_iters") is None:
             move_schedule(cfg, cfg.train_cfg.max_epochs, self.max_iters)
             cfg.train_cfg.max_epochs = self.max_iters
@@ -225,6 +237,10 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
             f"{', '.join(FAMILIES)}."
         )
     points = [Point(name, family, int(size)) for family in models for name, size in models[family]]
+    keys = [p.key(0) for p in points]
+    twins = sorted({str(p) for p in points if keys.count(p.key(0)) > 1})
+    if twins or not points:
+        raise UserError(f"{file} names {twins[0] + ' twice' if twins else 'no models'}.")
     found["learning_rates"] = tuple(found.get("learning_rates", ()))
     return Suite(file.stem, str(file), points=tuple(points), **found)
 
@@ -268,7 +284,8 @@ def load_spec_file(path: str) -> None:
 
 
 def _other_point(name: str, suite: Suite) -> Point:
-    model, _, size = name.partition("@")
+    source, _, size = name.rpartition("@")
+    model = Path(source).stem if source.endswith(".json") else source
     family = next((f for f in FAMILIES if f in model), None)
     if not size.isdigit() or family is None:
         known = dict.fromkeys(p.model for p in suite.points)
@@ -276,8 +293,7 @@ def _other_point(name: str, suite: Suite) -> Point:
             f"the suite {suite.name} has no model {name!r}; it has {', '.join(known)}. Another "
             f"network of {', '.join(FAMILIES)} is named with its input size: MODEL@PIXELS."
         )
-    sources = {p.model: p.source for p in suite.points}
-    return Point(sources.get(model, model), family, int(size))
+    return Point(suite.sources.get(source, source), family, int(size))
 
 
 def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from prunet_det.benchmark.evaluate import without_workers
 from prunet_det.benchmark.records import Record, latency_path, save_latencies
-from prunet_det.benchmark.run import load_trained, work_folder
+from prunet_det.benchmark.run import file_digest, load_trained, work_folder
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.detection.deploy import NetworkPart
 from prunet_det.errors import UserError
@@ -49,14 +49,17 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[P
     """Backbone, detector and end to end of a trained network.
 
     Raises:
-        UserError: The weights of the record are not here.
+        UserError: The weights of the record are not here, or others are.
     """
     work = work_folder(out, record.key)
-    if not (work / WEIGHTS_FILE).is_file():
+    weights = work / WEIGHTS_FILE
+    if not weights.is_file():
         raise UserError(
-            f"the weights of {record.key} are not here ({work / WEIGHTS_FILE}), and how long a "
+            f"the weights of {record.key} are not here ({weights}), and how long a "
             "detector takes depends on what it finds; train it here, or bring them along."
         )
+    if file_digest(weights) != record.weights_hash:
+        raise UserError(f"{weights} is not what {record.key} was evaluated with; train it anew.")
     cfg = suite.build(point, record.seed, work)
     detector = load_trained(cfg, work)
     dataset = without_workers(cfg.test_dataloader).dataset
@@ -72,7 +75,11 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[P
 
 
 def measure_suite(
-    suite: Suite, points: Mapping[Point, Record], out: Path, seconds: float
+    suite: Suite,
+    points: Mapping[Point, Record],
+    out: Path,
+    seconds: float,
+    failed: dict[str, str],
 ) -> list[dict[str, Any]]:
     """Times every network in every scope, interleaved.
 
@@ -81,21 +88,34 @@ def measure_suite(
         points: With the records whose weights are run.
         out: Folder of the benchmark.
         seconds: To spend on each network and scope.
+        failed: Gets what cannot be timed, and why; the others are timed.
 
     Returns:
         Rows of `Measurement.to_dict()`.
     """
-    subjects = [s for p, record in points.items() for s in subjects_of(suite, p, record, out)]
+    subjects = []
+    for point, record in points.items():
+        try:
+            subjects += subjects_of(suite, point, record, out)
+        except UserError as e:
+            failed[str(point)] = str(e)
     runtime, precision = suite.artifact.split()
     torch.set_num_threads(suite.threads)  # of what stands around the network
     found = measure(
-        subjects, runtime, precision, suite.device, 1, suite.threads, seconds, progress="timing"
+        subjects, runtime, precision, suite.device, 1, suite.threads, seconds, "timing", failed
     )
     return [measurement.to_dict() for measurement in found]
 
 
-def predict_suite(suite: Suite, points: Sequence[Point], out: Path) -> list[dict[str, Any]]:
-    """Latencies of backbones and detectors that are predicted for a device that is not here."""
+def predict_suite(
+    suite: Suite, points: Sequence[Point], out: Path, failed: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Latencies of backbones and detectors that are predicted for a device that is not here.
+
+    Args:
+        suite, points, out: As for `measure_suite`.
+        failed: Gets what cannot be predicted, and why.
+    """
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 
@@ -105,12 +125,16 @@ def predict_suite(suite: Suite, points: Sequence[Point], out: Path) -> list[dict
         init_default_scope(cfg.get("default_scope", "mmdet"))
         detector: Any = MODELS.build(cfg.model).eval()
         options: dict[str, Any] = dict(device=PREDICTED_FOR, input_size=point.input_size)
-        if is_ours(point.source):
-            backbone = predict(point.source, **options)
-        else:
-            backbone = predict_module(detector.backbone, point.model, **options)
-        part = NetworkPart(detector, point.input_size)
-        whole = predict_module(part, point.model, **options, scope="detector")
+        try:
+            if is_ours(point.source):
+                backbone = predict(point.source, **options)
+            else:
+                backbone = predict_module(detector.backbone, point.model, **options)
+            part = NetworkPart(detector, point.input_size)
+            whole = predict_module(part, point.model, **options, scope="detector")
+        except ValueError as e:
+            failed[str(point)] = str(e)
+            continue
         rows += [{**p.latency.to_dict(), "note": " ".join(p.warnings)} for p in (backbone, whole)]
     return rows
 
@@ -130,14 +154,24 @@ def time_suite(
     about = {
         "command": command,
         "environment": environment(),
-        "weights": {str(p): r.weights_hash for p, r in points.items()},
+        "weights": weights_of(points),
     }
-    predicted = predict_suite(suite, list(points), out)
-    measured = measure_suite(suite, points, out, seconds)
-    return [
-        save_latencies(out, f"predicted {PREDICTED_FOR}", predicted, about),
-        save_latencies(out, measured_name(suite), measured, about),
-    ]
+    paths = []
+    for name in (f"predicted {PREDICTED_FOR}", measured_name(suite)):
+        failed: dict[str, str] = {}
+        if name == measured_name(suite):
+            rows = measure_suite(suite, points, out, seconds, failed)
+        else:
+            rows = predict_suite(suite, list(points), out, failed)
+        for what, why in failed.items():
+            print(f"no latency of {what}: {why}", flush=True)
+        paths.append(save_latencies(out, name, rows, {**about, "failed": failed}))
+    return paths
+
+
+def weights_of(points: Mapping[Point, Record]) -> dict[str, str]:
+    """Name of each point to the digest of the weights that are timed."""
+    return {str(p): r.weights_hash for p, r in points.items()}
 
 
 def measured_name(suite: Suite) -> str:
@@ -149,10 +183,12 @@ def is_timed(suite: Suite, points: Mapping[Point, Record], out: Path) -> bool:
     """Whether this machine has timed just these points already, with these weights."""
     try:
         text = latency_path(out, measured_name(suite)).read_text(encoding="utf-8")
-        return bool(
-            json.loads(text)["weights"] == {str(p): r.weights_hash for p, r in points.items()}
+        found = json.loads(text)
+        threads = suite.threads if suite.device == "cpu" else 0
+        return found["weights"] == weights_of(points) and all(
+            row["threads"] == threads for row in found["rows"]
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -232,7 +268,7 @@ def repeat(
     if not is_timed(suite, points, out):
         raise UserError(f"there is no measurement of these networks to repeat ({path}).")
     first = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    second = measure_suite(suite, points, out, seconds)
+    second = measure_suite(suite, points, out, seconds, {})
     comparisons = compare(first, second)
     about = {
         "command": command,

@@ -79,6 +79,7 @@ def measure(
     threads: int | None = None,
     seconds: float = 2.0,
     progress: str = "",
+    failed: dict[str, str] | None = None,
 ) -> list[Measurement]:
     """Times networks interleaved, after their outputs were held to eager's.
 
@@ -90,25 +91,35 @@ def measure(
         threads: On a CPU; by default all cores.
         seconds: To spend on each.
         progress: Label of a progress bar.
+        failed: Gets the names of those that cannot be timed, and why; the others are timed.
 
     Raises:
-        ValueError: Outputs that are not finite or not equal to eager's, an impossible batch, a
-            network that cannot be exported, an unknown runtime.
+        ValueError: An impossible batch or number of threads; without `failed`, outputs that are not
+            finite or not equal to eager's, a network that cannot be exported, an unknown runtime.
         RuntimeMissingError: The runtime is not here.
     """
     check_batch(batch)
     threads = count_threads(device, threads)
-    tasks, differences = [], []
+    kept, tasks, differences = [], [], []
     programs: dict[int, Program] = {}  # a detector and itself end to end have one network
     for subject in subjects:
         images = subject.images(batch)
-        program = programs.get(id(subject.module)) or make_program(
-            subject.module, images, runtime, precision, device, threads or None
-        )
-        programs[id(subject.module)] = program
-        differences.append(_difference(subject, program, images))
-        tasks.append(_task(subject, program, images))
-    timings = time_interleaved(tasks, seconds, progress=progress)
+        try:
+            program = programs.get(id(subject.module)) or make_program(
+                subject.module, images, runtime, precision, device, threads or None
+            )
+            programs[id(subject.module)] = program
+            difference = _difference(subject, program, images)
+            task = _task(subject, program, images)
+        except ValueError as e:
+            if failed is None:
+                raise
+            failed[f"{subject.name}@{subject.input_size} {subject.scope}"] = str(e)
+            continue
+        kept.append(subject)
+        differences.append(difference)
+        tasks.append(task)
+    timings = time_interleaved(tasks, seconds, progress=progress) if tasks else []
     title = device_title(device)
     return [
         Measurement(
@@ -130,7 +141,7 @@ def measure(
             timing,
             difference,
         )
-        for subject, timing, difference in zip(subjects, timings, differences, strict=True)
+        for subject, timing, difference in zip(kept, timings, differences, strict=True)
     ]
 
 

@@ -19,6 +19,7 @@ from prunet_det.search.entries import (
     ENTRIES,
     SEARCHED,
     baseline_entries,
+    check_about,
     searched_entries,
     write_entries,
 )
@@ -30,8 +31,10 @@ from prunet_det.search.trial import recipe_hash, recipe_of
 PLOT = "comparison.png"
 
 
-def run_searches(
+def _run_searches(
     out: Path,
+    config: str,
+    budget_ms: float,
     wanted: Sequence[tuple[str, list[str]]],
     command: Callable[[list[str]], list[str]],
     together: int,
@@ -40,6 +43,7 @@ def run_searches(
 
     Args:
         out: Their folders' folder.
+        config, budget_ms: Of all.
         wanted: Name and flags of each.
         command: From flags to a command line.
         together: At once; they share the threads.
@@ -56,7 +60,7 @@ def run_searches(
             cpus=threads,
         )
         for name, flags in wanted
-        if not is_finished(out / name)
+        if not is_finished(out / name, config, budget_ms)
     ]
     for outcome in launch(jobs, "none", out, together):
         name = outcome.job.name
@@ -99,18 +103,6 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
 
-    shared = [args.config, "--budget-ms", f"{args.budget_ms:g}", "--device", args.device]
-    shared += ["--batch", str(args.batch), "--input-size", str(args.input_size)]
-    wanted: list[tuple[str, int, str, list[str]]]
-    wanted = [(SEARCHED, seed, f"search_{seed}", []) for seed in range(args.seeds)]
-    for i, (group, flags) in enumerate(ABLATIONS.items()):
-        wanted += [(group, s, f"ablation{i}_{s}", flags) for s in range(args.ablations)]
-    searches = [(name, [*shared, "--seed", str(seed), *f]) for _, seed, name, f in wanted]
-    run_searches(out / "searches", searches, command, args.jobs)
-
-    entries = list(baseline_entries(pricing, costs, args.budget_ms, args.random))
-    for group, seed, name, _ in wanted:
-        entries += searched_entries(out / "searches" / name, group, seed, costs, args.budget_ms)
     about = {
         "budget_ms": args.budget_ms,
         "device": str(costs.conditions),
@@ -122,6 +114,20 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
         "recipe_file": os.path.normpath(recipe),
         "data": str(Config.fromfile(recipe).train_dataloader.dataset.get("name", "own data")),
     }
+    check_about(out, about)
+
+    shared = [args.config, "--budget-ms", f"{args.budget_ms:g}", "--device", args.device]
+    shared += ["--batch", str(args.batch), "--input-size", str(args.input_size)]
+    wanted: list[tuple[str, int, str, list[str]]]
+    wanted = [(SEARCHED, seed, f"search_{seed}", []) for seed in range(args.seeds)]
+    for i, (group, flags) in enumerate(ABLATIONS.items()):
+        wanted += [(group, s, f"ablation{i}_{s}", flags) for s in range(args.ablations)]
+    searches = [(name, [*shared, "--seed", str(seed), *f]) for _, seed, name, f in wanted]
+    _run_searches(out / "searches", args.config, args.budget_ms, searches, command, args.jobs)
+
+    entries = list(baseline_entries(pricing, costs, args.budget_ms, args.random))
+    for group, seed, name, _ in wanted:
+        entries += searched_entries(out / "searches" / name, group, seed, costs, args.budget_ms)
     write_entries(out, entries, about)
     train_all(out, entries, recipe, args.train_seeds, args.jobs, not args.quiet)
 

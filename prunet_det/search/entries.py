@@ -147,14 +147,16 @@ def baseline_entries(
     yield _entry(SCALED, SCALED, repaired.network, scaled_costs)
 
 
-def write_entries(out: Path, entries: Sequence[Entry], about: dict[str, Any]) -> None:
-    """Writes which networks are compared, and under what; records refer to them.
+def check_about(out: Path, about: dict[str, Any]) -> None:
+    """Takes a folder for a comparison, before the first search.
 
     Raises:
         UserError: The folder holds another comparison.
     """
     path = out / ENTRIES
-    if path.is_file():
+    if not path.is_file():
+        write_json(path, {"about": about, "entries": []})
+    else:
         before = json.loads(path.read_text(encoding="utf-8"))["about"]
         for key in ("space", "table", "budget_ms", "recipe"):
             if before.get(key) != about[key]:
@@ -162,6 +164,10 @@ def write_entries(out: Path, entries: Sequence[Entry], about: dict[str, Any]) ->
                     f"{out} holds a comparison with another {key} ({before.get(key)}, not "
                     f"{about[key]}); give another --out."
                 )
-    write_json(path, {"about": about, "entries": [e.to_dict() for e in entries]})
+
+
+def write_entries(out: Path, entries: Sequence[Entry], about: dict[str, Any]) -> None:
+    """Writes which networks are compared, and under what; records refer to them."""
+    write_json(out / ENTRIES, {"about": about, "entries": [e.to_dict() for e in entries]})
     for entry in entries:
         entry.spec.save(out / "networks" / f"{entry.digest}.json")

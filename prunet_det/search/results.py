@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.errors import UserError
 from prunet_det.latency import predict
 from prunet_det.machine import environment
 from prunet_det.search.costs import SpaceCosts
@@ -275,10 +277,27 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is no run of a search: {e}.") from e
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a folder holds the result of a search that came to its end."""
+def is_finished(folder: Path, config: str, budget_ms: float) -> bool:
+    """Whether a folder holds the result of a search that came to its end.
+
+    Args:
+        folder: Of the search.
+        config: Its file.
+        budget_ms: Its budget.
+
+    Raises:
+        UserError: It holds the result of another search.
+    """
     try:
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        return "inherited_top1" in run
-    except (OSError, ValueError):
+        if "inherited_top1" not in run:
+            return False
+        command = shlex.split(run["command"])
+        found = os.path.normpath(command[2]), run["budget_ms"]
+    except (OSError, ValueError, KeyError, IndexError):
         return False
+    if found != (os.path.normpath(config), budget_ms):
+        raise UserError(
+            f"{folder} holds another search ({shlex.join(command)}); give another --out."
+        )
+    return True

@@ -87,6 +87,7 @@ def train_all(
     """
     from tqdm import tqdm
 
+    _mend(out / RECORDS)
     digest, done = recipe_hash(recipe), {key_of(r) for r in read_records(out)}
     todo: dict[tuple[str, str, int], Job] = {}
     for seed in range(seeds):  # so that an early end leaves all networks with as many trainings
@@ -96,18 +97,27 @@ def train_all(
                 todo.setdefault(job.key, job)
     if not todo:
         return
-    _mend(out / RECORDS)
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
+    failed: list[BaseException] = []
     bar = tqdm(total=len(todo), desc="training", unit="network", disable=not progress)
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (threads,))
     try:
         futures = [pool.submit(_train, job) for job in todo.values()]
         with (out / RECORDS).open("a", encoding="utf-8") as stream:
             for future in as_completed(futures):
-                stream.write(json.dumps(future.result()) + "\n")
-                stream.flush()
                 bar.update()
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise error
+                failed += [error] if error else []
+                if not error:
+                    stream.write(json.dumps(future.result()) + "\n")
+                    stream.flush()
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     except BrokenProcessPool as e:
         raise UserError(
             "a training's process died; run the command again, and it goes on from there."
@@ -115,6 +125,11 @@ def train_all(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         bar.close()
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(todo)} trainings failed, the first with: {failed[0]}; the "
+            "others are kept, and the same command tries again."
+        ) from failed[0]
 
 
 def _mend(path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from prunet_det.benchmark import extras, plot, publish, report_cli, tables, timing
 from prunet_det.benchmark.fronts import axes, points
-from prunet_det.benchmark.records import save_latencies
+from prunet_det.benchmark.records import load_records, save_latencies, save_record
 from prunet_det.errors import UserError
 from prunet_det.latency.record import read_csv, write_csv
 from prunet_det.training.records import write_json
@@ -130,7 +131,10 @@ def swapped(records):
 def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
     assert extras.markdown(tmp_path) == ""
     chosen = {"learning_rate": 0.02, "by": "the mean", "mean_mAP": {"0.01": 0.1, "0.02": 0.2}}
+    chosen["config_hash"] = "h"
     write_json(tmp_path / "learning_rate.json", chosen)
+    for record in suite(1):
+        save_record(tmp_path, record)
     comparison = timing.Comparison("e2e", 9, 8, 36, 2, 1, 0.034)
     save_latencies(tmp_path / "repeat", "cpu", [], {"comparison": [vars(comparison)]})
     speed = dict(device="CPU", model="m", input_size=128, ratio=0.912)
@@ -141,8 +145,32 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
     text = extras.markdown(tmp_path)
     assert "| iteration, per batch | backward | 66.9 (25%) |" in text
     assert "0.02, chosen by the mean (mean mAP by learning rate: 0.01: 0.100, 0.02: 0.200)" in text
+    assert "it is the highest that was tried" in text
     assert "| end to end | 8 of 9 | 3.4% | 2 of 36 | 1 |" in text
     assert "| CPU | `m` | 128 | 9.1 | 10.0 | 0.91 |" in text
+    write_json(tmp_path / "learning_rate.json", {**chosen, "config_hash": "another"})
+    assert "trained at another learning rate" in extras.markdown(tmp_path)
+
+
+def test_equal_seeds_and_narrow_ranges_are_drawn(tmp_path):
+    from prunet_det.benchmark.plot import _ticks, plot_pareto
+
+    records = runs("prunet_demo", "prunet", 128, [0.1, 0.1, 0.1], 9.0)
+    axis = next(a for a in axes(records) if a.scope == "detector")
+    plot_pareto(points(records, axis), axis, "mAP", "one", [tmp_path / "one.png"])
+    for left, right in ((8.4, 9.6), (2.2, 2.7), (1, 30), (0.5, 900)):
+        ticks = _ticks(left, right)
+        assert 3 <= len(ticks) <= 9 and all(left <= t <= right for t in ticks)
+
+
+def test_latencies_of_other_weights_are_left_out(tmp_path):
+    (record,) = runs("prunet_demo", "prunet", 128, [0.1], 9.0, weights_hash="new")
+    save_record(tmp_path, replace(record, latencies=[]))
+    for weights, count in (("new", len(record.latencies)), ("old", 0)):
+        about = {"weights": {"prunet_demo@128": weights}}
+        save_latencies(tmp_path, "cpu", record.latencies, about)
+        (found,) = load_records(tmp_path)
+        assert len(found.latencies) == count
 
 
 def test_only_generated_parts_say_who_wins():

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
+from prunet_det.benchmark import run
 from prunet_det.benchmark.records import load_records, read_record, record_path
 from tests.conftest import ROOT
 
@@ -73,7 +75,7 @@ def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
     cfg = suite.build(suite.points[0], 0, work)
     detector = load_trained(cfg, work)
     detector.bbox_head.test_cfg["score_thr"] = 0.0  # ten iterations teach nothing
-    part, program = make_artifact(detector, 64, "eager fp32", "cpu", 1)
+    part, program = make_artifact(detector, 64, suite.artifact, "cpu", 1)
     batch = next(iter(Runner.build_dataloader(cfg.test_dataloader)))
     found = predictor(detector, part, program)(batch)
     with torch.no_grad():
@@ -83,6 +85,25 @@ def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
         torch.testing.assert_close(
             one.pred_instances.scores, other.pred_instances.scores, atol=1e-4, rtol=1e-3
         )
+        # Untrained scores are nearly equal: boxes are compared without their order.
+        boxes = [
+            torch.cat([p.pred_instances.bboxes, p.pred_instances.labels[:, None]], 1)
+            for p in (one, other)
+        ]
+        distance = torch.cdist(*boxes).min(1).values
+        assert (distance < 0.5).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["iter_4.pth", "epoch_2.pth"])
+def test_checkpoints_of_iterations_and_of_epochs_are_found(tmp_path, name):
+    assert run._resumable(tmp_path), "nothing is there yet"
+    with zipfile.ZipFile(tmp_path / name, "w") as file:
+        file.writestr("data", "")
+    assert not run._resumable(tmp_path), "killed before the pointer was written"
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / name))
+    assert run._resumable(tmp_path)
+    (tmp_path / name).write_bytes(b"cut off")
+    assert not run._resumable(tmp_path)
 
 
 def test_killed_and_resumed_is_undisturbed(undisturbed, tiny_suite, tmp_path, here):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from prunet_det.benchmark import searches
 from prunet_det.launchers import Outcome
 from prunet_det.search.results import RUN_FILE
@@ -21,7 +25,9 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
             assert (job.cpus, job.gpus, job.results) == (2, 1, (f"{job.name}/*",))
             if job.name != "0.5ms":
                 (tmp_path / job.name).mkdir()
-                (tmp_path / job.name / RUN_FILE).write_text('{"inherited_top1": 0.5}')
+                found = {"inherited_top1": 0.5, "budget_ms": float(job.name.removesuffix("ms"))}
+                found["command"] = "python tools/search_backbone.py configs/search/quick.py"
+                (tmp_path / job.name / RUN_FILE).write_text(json.dumps(found))
             yield Outcome(job, int(job.name == "0.5ms"), "error: no luck.")
 
     monkeypatch.setattr(searches, "launch", launch)
@@ -32,3 +38,23 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
     again = here("benchmark", "search", *flags)
     assert "2 of 3 searches are done" in again.stdout
     assert handed == [("ray", 3, ["0.35ms", "0.5ms", "1.25ms"]), ("ray", 3, ["0.5ms"])]
+    other = [*flags[: flags.index("--")], "--", "configs/search/zoo.py"]
+    done = here("benchmark", "search", *other)
+    assert done.returncode == 2 and "holds another search" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--budgets", 0.5, 0.5], "different numbers above 0"),
+        (["--budgets", -1], "different numbers above 0"),
+        (["--budgets", "nan"], "different numbers above 0"),
+        (["--budgets", 1, "--jobs", 0], "--jobs must be at least 1"),
+        (["--budgets", 1, "--threads", 0], "--threads must be at least 1"),
+        (["--budgets", 1, "--max-minutes", -5], "--max-minutes must be above 0"),
+    ],
+)
+def test_impossible_searches(here, tmp_path, flags, said):
+    flags = ["search", *flags, "--out", tmp_path / "out", "--", "configs/search/quick.py"]
+    done = here("benchmark", *flags)
+    assert done.returncode == 2 and said in done.stderr

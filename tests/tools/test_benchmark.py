@@ -23,6 +23,9 @@ from tests.conftest import ROOT
         (["report", "/nonexistent"], "/nonexistent"),
         (["search", "--budgets", "1", "--out", "x"], "config after --"),
         (["time", "--out", "/nonexistent"], "holds no records"),
+        (["--options", "model.backbone.drop_path_rate=0.1"], "backbones are a suite's models"),
+        (["--max-iters", "0"], "max_iters must be at least 1"),
+        (["profile", "--iterations", "0"], "--iterations must be at least 1"),
     ],
 )
 def test_refused(refused, tmp_path, flags, said):
@@ -44,6 +47,11 @@ def test_unwritable_folder(refused, tmp_path):
         ("config = 'x.py'\nmodels = dict(resnet=[('resnet18', 64)])\n", "family 'resnet'"),
         ("config = 'x.py'\nmodels = dict(prunet=[('prunet_p0', 64)])\n", "x.py, which is not here"),
         ("config = (\n", "no valid suite"),
+        ("config = 'x.py'\nmodels = dict(prunet=[])\n", "names no models"),
+        (
+            "config = 'x.py'\nmodels = dict(prunet=[('a/x.json', 64), ('b/x.json', 64)])\n",
+            "names x@64 twice",
+        ),
     ],
 )
 def test_bad_suite(refused, tmp_path, text, said):
@@ -104,3 +112,10 @@ def test_recipe_has_one_hash(monkeypatch):
     own = next(p for p in suite.points if p.source.endswith(".json"))
     other = suite.choose([f"{own.model}@64"]).points[0]
     assert other.source == own.source and str(other) == f"{own.model}@64"
+    assert suite.choose([f"{own.source}@{own.input_size}"]).points == (own,)
+    mine = suite.choose(["/home/prunet/gpunet_x.json@64"]).points[0]
+    assert (mine.model, mine.family, mine.source) == (
+        "gpunet_x",
+        "gpunet",
+        "/home/prunet/gpunet_x.json",
+    )

@@ -233,18 +233,18 @@ def compare_flags(config, out, *more):
     return ["compare", "--config", config, *given, "--seeds", 0, "--out", out, "--quiet", *more]
 
 
-def test_a_comparison_goes_on_and_trains_each_network_once(config, tool, refused, tmp_path, here):
+def test_a_comparison_goes_on_and_trains_each_network_once(config, refused, tmp_path, here):
     """Baselines in processes of their own; then a search that is there already joins them."""
     from prunet_det.search.trainings import RECORDS
 
     out = tmp_path / "out"
-    done = tool("search_backbone", *compare_flags(config, out), OMP_NUM_THREADS="1")
+    done = here("search_backbone", *compare_flags(config, out))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "scaled P0" in done.stdout and "ratio" in done.stdout
     lines = (out / RECORDS).read_text().splitlines()
     assert len(lines) == 4 * 2 and (out / "comparison.png").stat().st_size > 5000
     (out / RECORDS).write_text("\n".join(lines[:7]) + "\n" + lines[7][:30])  # killed while writing
-    done = tool("search_backbone", *compare_flags(config, out), OMP_NUM_THREADS="1")
+    done = here("search_backbone", *compare_flags(config, out))
     assert done.returncode == 0, done.stdout + done.stderr
     again = (out / RECORDS).read_text().splitlines()
     assert again[:7] == lines[:7] and len(again) == 8
