@@ -178,7 +178,8 @@ def _margins(axes: Any, found: Sequence[Point]) -> None:
 
 def _ticks(left: float, right: float) -> list[float]:
     """Round numbers in a range, the coarsest of which there are three."""
-    for steps in ((1, 3), (1, 1.5, 2, 3, 5, 7), [1 + i / 10 for i in range(90)]):
+    halves = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+    for steps in ((1, 3), (1, 1.5, 2, 3, 5, 7), halves, [1 + i / 10 for i in range(90)]):
         found = [m * 10.0**e for e in range(-4, 6) for m in steps]
         inside = [t for t in found if left <= t <= right]
         if len(inside) >= (3 if len(steps) > 2 else 4):
