@@ -1,8 +1,9 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Writing files so that no reader ever sees half of one, and naming their content."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,3 +23,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """The first 16 digits of the SHA-256 of a file's content."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

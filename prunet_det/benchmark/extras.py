@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark.fronts import SCOPES
-from prunet_det.benchmark.records import LATENCY, RATE_FILE, load_records
+from prunet_det.benchmark.records import LATENCY, RATE_FILE, Record
 from prunet_det.latency.record import read_csv
 from prunet_det.zoo.card import markdown_table
 
 
-def markdown(folder: str | os.PathLike[str]) -> str:
-    """A part for each that is there: learning_rate.json, repeat/, throughput.csv, profile.csv."""
+def markdown(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:
+    """A part for each that is there: learning_rate.json, repeat/, throughput.csv, profile.csv.
+
+    Args:
+        folder: Of the benchmark.
+        records: Of the folder.
+    """
     folder = Path(folder)
-    parts = [*_rate(folder), *_repeats(folder), *_throughput(folder), *_profile(folder)]
+    parts = [*_rate(folder, records), *_repeats(folder), *_throughput(folder), *_profile(folder)]
     return "\n".join(parts)
 
 
@@ -24,12 +30,12 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _rate(folder: Path) -> list[str]:
+def _rate(folder: Path, records: Sequence[Record]) -> list[str]:
     path = folder / RATE_FILE
     if not path.is_file():
         return []
     chosen = _read(path)
-    recipes = {r.config_hash for r in load_records(folder) if r.status == "done"}
+    recipes = {r.config_hash for r in records if r.status == "done"}
     if recipes - {chosen["config_hash"]}:
         return ["The networks were trained at another learning rate than the one chosen.\n"]
     means = ", ".join(f"{rate}: {mean:.3f}" for rate, mean in chosen["mean_mAP"].items())

@@ -11,6 +11,7 @@ from pathlib import Path
 import prunet_det
 from prunet_det.benchmark.held_out import make_data
 from prunet_det.benchmark.suite import Suite
+from prunet_det.files import file_digest
 from prunet_det.machine import environment
 
 # What trains, exports and evaluates a detector, relative to the package. The data and the recipe
@@ -66,7 +67,7 @@ def data_hash(suite: Suite) -> str:
         else:
             path = Path(dataset.data_root) / dataset.ann_file
             read_classes(path)
-            digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+            digests.append(file_digest(path))
     return digests[0] if digests[0] == digests[1] else "+".join(d[:8] for d in digests)
 
 

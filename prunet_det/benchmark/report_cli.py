@@ -130,5 +130,5 @@ def markdown(
             tables.FRONT_NOTE + "\n",
             tables.front_table(records),
         ]
-    parts += [extras.markdown(folder), tables.failure_lines(records)]
+    parts += [extras.markdown(folder, records), tables.failure_lines(records)]
     return "\n".join(part for part in parts if part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import resource
@@ -28,7 +27,7 @@ from prunet_det.benchmark.records import Record, read_record, record_path, save_
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.detection.deploy import NetworkPart
 from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
+from prunet_det.files import atomic_path, file_digest
 from prunet_det.latency.trace import trace
 from prunet_det.machine import environment
 from prunet_det.training.hooks import WEIGHTS_FILE
@@ -113,11 +112,6 @@ def run(suite: Suite, point: Point, seed: int, out: str | os.PathLike[str], comm
         for checkpoint in work.glob("*.pth"):
             checkpoint.unlink()
     return record
-
-
-def file_digest(path: Path) -> str:
-    """Of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def finished(out: str | os.PathLike[str], key: str, wanted: dict[str, Any]) -> Record | None:

@@ -14,10 +14,11 @@ import torch
 
 from prunet_det.benchmark.evaluate import without_workers
 from prunet_det.benchmark.records import Record, latency_path, save_latencies
-from prunet_det.benchmark.run import file_digest, load_trained, work_folder
+from prunet_det.benchmark.run import load_trained, work_folder
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.detection.deploy import NetworkPart
 from prunet_det.errors import UserError
+from prunet_det.files import file_digest
 from prunet_det.latency.measure import measure
 from prunet_det.latency.predict import predict, predict_module
 from prunet_det.machine import device_title, environment
@@ -156,17 +157,20 @@ def time_suite(
         "environment": environment(),
         "weights": weights_of(points),
     }
-    paths = []
-    for name in (f"predicted {PREDICTED_FOR}", measured_name(suite)):
-        failed: dict[str, str] = {}
-        if name == measured_name(suite):
-            rows = measure_suite(suite, points, out, seconds, failed)
-        else:
-            rows = predict_suite(suite, list(points), out, failed)
+
+    def save(name: str, rows: list[dict[str, Any]], failed: dict[str, str]) -> Path:
         for what, why in failed.items():
             print(f"no latency of {what}: {why}", flush=True)
-        paths.append(save_latencies(out, name, rows, {**about, "failed": failed}))
-    return paths
+        return save_latencies(out, name, rows, {**about, "failed": failed})
+
+    not_predicted: dict[str, str] = {}
+    not_measured: dict[str, str] = {}
+    predicted = predict_suite(suite, list(points), out, not_predicted)
+    measured = measure_suite(suite, points, out, seconds, not_measured)
+    return [
+        save(f"predicted {PREDICTED_FOR}", predicted, not_predicted),
+        save(measured_name(suite), measured, not_measured),
+    ]
 
 
 def weights_of(points: Mapping[Point, Record]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from prunet_det.datasets import ensure_crops, get_set
 from prunet_det.datasets.build import MANIFEST
+from prunet_det.files import file_digest
 
 
 class _Images(Dataset[dict[str, Any]]):
@@ -136,4 +137,4 @@ class EmbeddedCrops(_Images):
     @property
     def data_hash(self) -> str:
         """A digest of the crops and of how they were cut, for records."""
-        return hashlib.sha256((self._crops / MANIFEST).read_bytes()).hexdigest()[:16]
+        return file_digest(self._crops / MANIFEST)

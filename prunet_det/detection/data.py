@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
 from prunet_det.datasets import data_hash, ensure
+from prunet_det.files import file_digest
 
 
 @DATASETS.register_module()
@@ -52,7 +52,7 @@ class CocoFolder(CocoDataset):
     @property
     def data_hash(self) -> str:
         """A digest of the annotation file, for records."""
-        return hashlib.sha256(self._annotations.read_bytes()).hexdigest()[:16]
+        return file_digest(self._annotations)
 
 
 def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -129,12 +129,11 @@ def swapped(records):
 
 
 def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
-    assert extras.markdown(tmp_path) == ""
+    assert extras.markdown(tmp_path, []) == ""
     chosen = {"learning_rate": 0.02, "by": "the mean", "mean_mAP": {"0.01": 0.1, "0.02": 0.2}}
     chosen["config_hash"] = "h"
     write_json(tmp_path / "learning_rate.json", chosen)
-    for record in suite(1):
-        save_record(tmp_path, record)
+    records = suite(1)
     comparison = timing.Comparison("e2e", 9, 8, 36, 2, 1, 0.034)
     save_latencies(tmp_path / "repeat", "cpu", [], {"comparison": [vars(comparison)]})
     speed = dict(device="CPU", model="m", input_size=128, ratio=0.912)
@@ -142,14 +141,14 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
     write_csv(tmp_path / "throughput.csv", [speed], "profile")
     step = dict(model="m", input_size=128, part="iteration", step="backward", per="batch")
     write_csv(tmp_path / "profile.csv", [{**step, "ms": 66.93, "share": 0.2548}], "profile")
-    text = extras.markdown(tmp_path)
+    text = extras.markdown(tmp_path, records)
     assert "| iteration, per batch | backward | 66.9 (25%) |" in text
     assert "0.02, chosen by the mean (mean mAP by learning rate: 0.01: 0.100, 0.02: 0.200)" in text
     assert "it is the highest that was tried" in text
     assert "| end to end | 8 of 9 | 3.4% | 2 of 36 | 1 |" in text
     assert "| CPU | `m` | 128 | 9.1 | 10.0 | 0.91 |" in text
     write_json(tmp_path / "learning_rate.json", {**chosen, "config_hash": "another"})
-    assert "trained at another learning rate" in extras.markdown(tmp_path)
+    assert "trained at another learning rate" in extras.markdown(tmp_path, records)
 
 
 def test_equal_seeds_and_narrow_ranges_are_drawn(tmp_path):

@@ -77,7 +77,7 @@ def test_compiled_graph(name):
     """The whole network is one graph for torch.compile (its CPU code: the test below)."""
     model, x = network(name)
     torch.compiler.reset()
-    assert close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+    assert close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
 
 
 @torch.no_grad()
