@@ -18,6 +18,7 @@ from prunet_det.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARD_SIZES = (224, 512)  # pixels
 NETWORKS = ROOT / "docs" / "networks"
 LATENCY = ROOT / "docs" / "latency"
 MEASURED = ROOT / "docs" / "results" / "latency"
@@ -37,10 +38,31 @@ def read_records(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
     return records
 
 
+def count(spec: Any, size: int, scope: str = "classifier") -> tuple[int, int]:
+    """Parameters and multiply-accumulates of a network for one image of size x size."""
+    from prunet_det.latency import spec_kernels
+
+    kernels = spec_kernels(spec, size, scope)
+    return sum(k.params for k in kernels), sum(k.macs for k in kernels)
+
+
+def costs(spec: Any) -> str:
+    """What a network costs as a classifier of 1,000 classes, and as the backbone of a detector."""
+    from prunet_det.zoo.card import markdown_table
+
+    sizes = sorted({*CARD_SIZES, spec.input_size})
+    rows = []
+    for scope in ("classifier", "backbone"):
+        counted = [count(spec, size, scope) for size in sizes]
+        macs = [f"{m / 1e9:.3f}" for _, m in counted]
+        rows.append([scope, f"{counted[0][0] / 1e6:.2f}", *macs])
+    return markdown_table(["", "parameters (M)", *(f"GMACs at {s} px" for s in sizes)], rows)
+
+
 def zoo() -> str:
-    """Every network: counts at its own resolution, computed on shapes alone."""
+    """Every network: counts at its own resolution."""
     import prunet_det
-    from prunet_det.zoo.card import count, markdown_table
+    from prunet_det.zoo.card import markdown_table
 
     rows = []
     for name in prunet_det.model_names():
@@ -286,7 +308,7 @@ def network_pages() -> dict[Path, str]:
             spec = prunet_det.load_spec(name)
             drawing = Path(folder) / f"{name}.svg"
             draw_network(spec, drawing)
-            pages[NETWORKS / f"{name}.md"] = model_card(spec, drawing.name)
+            pages[NETWORKS / f"{name}.md"] = model_card(spec, costs(spec), drawing.name)
             pages[NETWORKS / drawing.name] = drawing.read_text(encoding="utf-8")
     return pages
 

@@ -226,6 +226,8 @@ class ArchNet(nn.Module):
 
 def init_weights(module: nn.Module) -> None:
     """Fan-out normal convolutions and uniform linears, as timm initialises EfficientNets."""
+    if any(p.is_meta for p in module.parameters(recurse=False)):
+        return  # without values, drawing them would only take time
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
         nn.init.normal_(module.weight, std=(2.0 * module.groups / fan_out) ** 0.5)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +53,7 @@ def onnx_bytes(
     graph = inference_graph(module, example, dynamic_batch).to(PRECISIONS[precision])
     example = example.to(PRECISIONS[precision])
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _quiet(), _translations():
         path = Path(folder) / "network.onnx"
         try:
             torch.onnx.export(
@@ -83,6 +86,31 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _translations() -> Iterator[None]:
+    """torch.onnx.export collects its operators' translations for a second each time: once is enough.
+
+    Inside PyTorch; where a version of it has them elsewhere, an export takes that second.
+    """
+    try:
+        module: Any = importlib.import_module("torch.onnx._internal.exporter._registration")
+        registry = module.ONNXRegistry
+        original, collect = vars(registry)["from_torchlib"], registry.from_torchlib
+    except (ImportError, AttributeError, KeyError):
+        yield
+        return
+    try:
+        registry.from_torchlib = staticmethod(_remembered(collect))
+        yield
+    finally:
+        registry.from_torchlib = original
+
+
+@functools.cache
+def _remembered(collect: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.cache(collect)
 
 
 def export_onnx(

@@ -93,7 +93,7 @@ class SearchLoop(BaseLoop):
         self.seconds = 0.0
         self._iter = self._epoch = 0
         self.stop_training = False
-        self._interrupted = False
+        self.interrupted = False
         self._losses = {"weights": 0.0, "architecture": 0.0}
         self._weight = 0.0  # of the latency, for the record
         self._note_structure()
@@ -162,11 +162,11 @@ class SearchLoop(BaseLoop):
                 last = self._iter + 1 == self.max_iters
                 due = (self._iter + 1) % self.checkpoint_interval == 0
                 self.runner.call_hook("after_train_iter", batch_idx=self._iter, outputs=outputs)
-                if last or due or self._interrupted:
+                if last or due or self.interrupted:
                     # The last result is for whoever started the loop.
-                    self._save(result=not last or self._interrupted)
+                    self._save(result=not last or self.interrupted)
                 self._iter += 1
-                if self._interrupted:
+                if self.interrupted:
                     raise KeyboardInterrupt
         finally:
             signal.signal(signal.SIGINT, previous)
@@ -177,7 +177,7 @@ class SearchLoop(BaseLoop):
 
     def _interrupt(self, *_: Any) -> None:
         """The first Ctrl-C ends the iteration, the second one the process."""
-        self._interrupted = True
+        self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _positions(self, loader: DataLoader[Any]) -> Iterator[dict[str, torch.Tensor]]:

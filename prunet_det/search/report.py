@@ -32,7 +32,7 @@ def write_report(
     Args:
         out: Folder.
         outcome, request: What came out, and what was asked for.
-        loop: Of a search; a baseline has none.
+        loop: Of a search, to draw how it went; None leaves the plots out.
         extra: Further lines of run.json.
     """
     out = Path(out)

@@ -92,7 +92,7 @@ def run_search(args: argparse.Namespace, command: str) -> int:
 
     def save(loop: SearchLoop) -> None:
         try:
-            _save(loop, costs, request, out)
+            _save(loop, costs, request, out, pictures=loop.interrupted)
         except BudgetError as e:  # so far; the search goes on
             print(f"no result yet at step {loop.iter}: {e}")
 
@@ -332,6 +332,7 @@ def _save(
     out: Path,
     finals: LastTier | None = None,
     final: bool = False,
+    pictures: bool = True,
 ) -> Outcome:
     """Writes what the search would answer now; last tier and measurement wait for the end."""
     repaired = _found(loop, costs, request)
@@ -359,7 +360,7 @@ def _save(
         extra["weights"] = "trained briefly in the last tier"
     save_weights(out, net)
     write_outcome(out, outcome, request, extra)
-    write_report(out, outcome, request, loop, extra)
+    write_report(out, outcome, request, loop if pictures else None, extra)
     return outcome
 
 

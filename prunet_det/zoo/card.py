@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.zoo.models import create
-
-SIZES = (224, 512)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -20,28 +11,12 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def count(spec: ArchSpec, size: int, backbone: bool = False) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates for one image of size x size.
-
-    Args:
-        spec: The network.
-        size: Of the image, in pixels.
-        backbone: Count what a detector uses: no tail, every convolution padded. Otherwise the
-            whole classifier of 1,000 classes, padded as published.
-    """
-    kwargs: dict[str, Any] = dict(features_only=True, padding="same") if backbone else {}
-    with torch.device("meta"):
-        model: nn.Module = create(spec, **kwargs).eval()
-    with FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, size, size, device="meta"))
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
-
-
-def model_card(spec: ArchSpec, drawing: str) -> str:
+def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:
     """The page in Markdown.
 
     Args:
         spec: The network.
+        costs: A table of its parameters and multiply-accumulates.
         drawing: The picture's file name, beside the page.
     """
     features = list(spec.feature_stages())
@@ -79,8 +54,8 @@ def model_card(spec: ArchSpec, drawing: str) -> str:
 *Filled: output channels of a block. Outlined: its inner width. Above it: its kernel size, with an
 arrow where the stride is 2. Below each stage: stride and channels.*
 
-{_costs(spec)}
-Counted by torch's FlopCounterMode; one MAC is a multiplication and an addition. The classifier has
+{costs}
+Counted from the blocks, as torch's FlopCounterMode counts; one MAC is a multiplication and an addition. The classifier has
 1,000 classes and is padded as published; the backbone is what a detector uses, without the tail and
 with `padding="same"`.
 
@@ -114,16 +89,6 @@ model = timm.create_model("{spec.name}", num_classes=10)
 
 In a detector: `backbone=dict(type="PruNet", arch="{spec.name}")`.
 """
-
-
-def _costs(spec: ArchSpec) -> str:
-    sizes = sorted({*SIZES, spec.input_size})
-    rows = []
-    for name, backbone in (("classifier", False), ("backbone", True)):
-        counted = [count(spec, size, backbone) for size in sizes]
-        macs = [f"{m / 1e9:.3f}" for _, m in counted]
-        rows.append([name, f"{counted[0][0] / 1e6:.2f}", *macs])
-    return markdown_table(["", "parameters (M)", *(f"GMACs at {s} px" for s in sizes)], rows)
 
 
 def _blocks(spec: ArchSpec) -> str:

@@ -284,7 +284,7 @@ def test_a_searched_network_is_compared_with_its_own_operators(config, found, tm
     assert all(0.97 * BUDGET <= e.latency_ms <= BUDGET for e in entries)
 
 
-def test_what_was_found_trains_without_the_search(config, found, tmp_path):
+def test_what_was_found_trains_without_the_search(config, found, few, tmp_path):
     """As a detector and a classifier, and exports, with prunet_det/search gone."""
     out, _ = found
     code = f"""
@@ -308,7 +308,7 @@ run("tools/train.py", "configs/classification/prunet_digits.py", "--max-iters", 
     f"model.checkpoint={{weights}}",
     "train_cfg.val_interval=1000", "train_dataloader.batch_size=4")
 run("tools/train.py", "configs/prunet_effdet.py", "--max-iters", "2", "--work-dir", "{tmp_path}/d",
-    "--cfg-options", *small, f"model.backbone.arch={{arch}}", "model.neck.num_levels=3",
+    "--cfg-options", *small, *{few}, f"model.backbone.arch={{arch}}", "model.neck.num_levels=3",
     "train_cfg.val_interval=1000", f"model.backbone.checkpoint={{weights}}",
     "train_dataloader.batch_size=2")
 """

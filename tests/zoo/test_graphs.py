@@ -38,9 +38,10 @@ def test_traced(name):
     assert close(traced(other), model(other))
 
 
-@each_network
+@pytest.mark.parametrize("name", ["prunet_demo", "gpunet_0", "gpunet_d1"])
 @torch.no_grad()
 def test_exported_with_any_batch(name):
+    """Each kind of tail; every backbone is exported in tests/runtime/test_onnx.py."""
     model, x = network(name)
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
@@ -74,10 +75,10 @@ def test_channels_last(name):
 @each_network
 @torch.no_grad()
 def test_compiled_graph(name):
-    """The whole network is one graph for torch.compile (its CPU code: the test below)."""
+    """The whole network is one graph for torch.compile (what it makes of one: the test below)."""
     model, x = network(name)
     torch.compiler.reset()
-    assert close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
+    assert close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
 
 
 @torch.no_grad()
