@@ -90,9 +90,9 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _translations() -> Iterator[None]:
-    """torch.onnx.export collects its operators' translations for a second each time: once is enough.
+    """Once is enough for what torch.onnx.export does each time: collecting translations takes 1 s.
 
-    Inside PyTorch; where a version of it has them elsewhere, an export takes that second.
+    It is inside PyTorch; where another version has it elsewhere, each export takes that second.
     """
     try:
         module: Any = importlib.import_module("torch.onnx._internal.exporter._registration")

@@ -55,9 +55,9 @@ def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:
 arrow where the stride is 2. Below each stage: stride and channels.*
 
 {costs}
-Counted from the blocks, as torch's FlopCounterMode counts; one MAC is a multiplication and an addition. The classifier has
-1,000 classes and is padded as published; the backbone is what a detector uses, without the tail and
-with `padding="same"`.
+Counted from the blocks, as torch's FlopCounterMode counts; one MAC is a multiplication and an
+addition. The classifier has 1,000 classes and is padded as published; the backbone is what a
+detector uses, without the tail and with `padding="same"`.
 
 ## Features
 

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from prunet_det import ArchSpec
+from prunet_det.search import report
 from prunet_det.search.loop import SearchLoop
-from tests.conftest import ROOT
+from tests.conftest import NO_WORKERS, ROOT
 from tests.tools.test_training import ENV, torchrun
 
 CONFIG = """
@@ -76,6 +77,12 @@ def found(config, tmp_path_factory, here):
     return out, done.stdout
 
 
+@pytest.fixture(autouse=True)
+def _without_plots(monkeypatch):
+    """Those of `found`, of a wider scope, are looked at; drawing more of them only takes time."""
+    monkeypatch.setattr(report, "draw", lambda *_: {})
+
+
 def test_a_search_ends_within_its_budget_and_says_so(found, here):
     out, printed = found
     assert "space: 6 layers, 10^" in printed
@@ -103,10 +110,10 @@ def test_results_side_by_side(found, here, refused, tmp_path):
 
 def test_the_report_shows_how_it_was_found(found):
     out, _ = found
-    report = (out / "report.md").read_text()
+    text = (out / "report.md").read_text()
     for name in ("budget", "widths", "candidates", "layers", "cost"):
-        assert f"({name}.png)" in report and (out / f"{name}.png").stat().st_size > 5000
-    assert "skips enter" in report and "loses" in report and "| stage | block |" in report
+        assert f"({name}.png)" in text and (out / f"{name}.png").stat().st_size > 5000
+    assert "skips enter" in text and "loses" in text and "| stage | block |" in text
     assert any(out.rglob("*tfevents*"))
 
 
@@ -302,7 +309,7 @@ def run(*argv):
         assert not stop.code, argv
 arch, weights = "{out}/arch.json", "{out}/weights.safetensors"
 run("tools/export.py", arch, weights, "--out", "{tmp_path}/net.onnx", "--input-size", "64")
-small = ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+small = {NO_WORKERS}
 run("tools/train.py", "configs/classification/prunet_digits.py", "--max-iters", "2", "--work-dir",
     "{tmp_path}/c", "--cfg-options", *small, f"model.arch={{arch}}",
     f"model.checkpoint={{weights}}",
@@ -361,8 +368,8 @@ def test_a_search_goes_on_when_nothing_is_left_to_choose(config, tmp_path, here)
     out = tmp_path / "out"
     done = here("search_backbone", *flags(config, out, "--fixed-expansions", 3))
     assert done.returncode == 0, done.stdout + done.stderr
-    report = (out / "report.md").read_text()
-    assert report.count("loses") >= 3 * 5
+    text = (out / "report.md").read_text()
+    assert text.count("loses") >= 3 * 5
 
 
 def test_own_images(config, tmp_path, here):
@@ -419,8 +426,8 @@ def test_refusals(config, refused, tmp_path, change, sentence):
     assert time.perf_counter() - start < 5
 
 
-def test_strategies_are_named(config, tool, tmp_path):
-    done = tool("search_backbone", *flags(config, tmp_path), "--strategy", "evolution")
+def test_strategies_are_named(config, here, tmp_path):
+    done = here("search_backbone", *flags(config, tmp_path), "--strategy", "evolution")
     assert done.returncode == 2 and "random" in done.stderr
 
 

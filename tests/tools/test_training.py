@@ -52,7 +52,7 @@ def test_resume_after_kill_in_mid_epoch(few, tmp_path, here):
     log, work = tmp_path / "first.log", tmp_path / "work"
     with open(log, "w") as out:
         first = subprocess.Popen(
-            [sys.executable, *train_args(work, 20), *few],
+            [sys.executable, *train_args(work, 12), *few],
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -60,29 +60,29 @@ def test_resume_after_kill_in_mid_epoch(few, tmp_path, here):
             start_new_session=True,
         )
         deadline = time.time() + 200
-        while "Iter(train) [ 6/20]" not in log.read_text() and time.time() < deadline:
+        while "Iter(train) [ 6/12]" not in log.read_text() and time.time() < deadline:
             assert first.poll() is None, log.read_text()
             time.sleep(0.05)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    assert not (work / "iter_20.pth").exists()
+    assert not (work / "iter_12.pth").exists()
     assert load_file(work / "weights.safetensors"), "the weights lie beside every checkpoint"
     newest = int(re.search(r"iter_(\d+)\.pth", (work / "last_checkpoint").read_text())[1])
     before = json.loads((work / "train.json").read_text())
     assert before["iterations"] == newest and not before["resumed"]
     assert before["classes"] == list("0123456789")
 
-    second = here("train", *train_args(work, 20, "--resume")[1:], *few, *NO_WORKERS)
+    second = here("train", *train_args(work, 12, "--resume")[1:], *few, *NO_WORKERS)
     output = second.stdout + second.stderr
     assert second.returncode == 0, output
-    done = [int(n) for n in re.findall(r"Iter\(train\) \[ *(\d+)/20\]", output)]
-    assert done == list(range(newest + 1, 21))
+    done = [int(n) for n in re.findall(r"Iter\(train\) \[ *(\d+)/12\]", output)]
+    assert done == list(range(newest + 1, 13))
     assert "effective batch 2 = 2 images x 1 processes x 1 accumulated" in output
     after = json.loads((work / "train.json").read_text())
-    assert after["iterations"] == 20 and after["resumed"]
+    assert after["iterations"] == 12 and after["resumed"]
     assert after["minutes"] > before["minutes"]
 
-    third = here("train", *train_args(work, 20, "--resume")[1:], *few, *NO_WORKERS)
+    third = here("train", *train_args(work, 12, "--resume")[1:], *few, *NO_WORKERS)
     assert third.returncode == 0, third.stdout + third.stderr
     assert json.loads((work / "train.json").read_text()) == after, "nothing was left to train"
 
@@ -115,9 +115,9 @@ def test_two_processes_on_the_cpu(few, tmp_path):
     evaluate += ["--work-dir", tmp_path / "test", "--launcher", "pytorch", "--out", out]
     output = torchrun(
         tmp_path,
-        [*train_args(timm, 2, "--launcher", "pytorch"), *frozen_timm, *few],
-        [*train_args(ours, 3, "--launcher", "pytorch"), *frozen_ours, *few],
-        [*evaluate, "--cfg-options", *few],
+        [*train_args(timm, 2, "--launcher", "pytorch"), *frozen_timm, *few, *NO_WORKERS],
+        [*train_args(ours, 3, "--launcher", "pytorch"), *frozen_ours, *few, *NO_WORKERS],
+        [*evaluate, "--cfg-options", *few, *NO_WORKERS],
     )
     assert "find_unused_parameters = True" not in output
     assert "effective batch 4 = 2 images x 2 processes" in output
