@@ -1,4 +1,4 @@
-"""Every network traced, exported, compiled, rewritten by FX and in channels-last equals eager."""
+"""Networks traced, exported, compiled, rewritten by FX and in channels-last equal eager."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from prunet_det import BlockSpec, model_names
 from prunet_det.arch.spec import ArchSpec, Provenance, StageSpec, StemSpec, TailSpec
+from tests.zoo.networks import representatives
 
 each_network = pytest.mark.parametrize("name", model_names())
+each_kind = pytest.mark.parametrize("name", representatives())
 
 
 def network(name):
@@ -28,7 +30,7 @@ def close(a, b):
     return torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
-@each_network
+@each_kind
 @torch.no_grad()
 def test_traced(name):
     model, x = network(name)
@@ -41,7 +43,7 @@ def test_traced(name):
 @pytest.mark.parametrize("name", ["prunet_demo", "gpunet_0", "gpunet_d1"])
 @torch.no_grad()
 def test_exported_with_any_batch(name):
-    """Each kind of tail; every backbone is exported in tests/runtime/test_onnx.py."""
+    """Each kind of tail; the backbones are exported in tests/runtime/test_onnx.py."""
     model, x = network(name)
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
@@ -72,7 +74,7 @@ def test_channels_last(name):
     assert map_.is_contiguous(memory_format=torch.channels_last)
 
 
-@each_network
+@each_kind
 @torch.no_grad()
 def test_compiled_graph(name):
     """The whole network is one graph for torch.compile (what it makes of one: the test below)."""
