@@ -106,9 +106,12 @@ def tool():
 def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs a tool, or any script by its path, in this process, and returns what `tool` would.
 
-    Imports are most of the time of a short run; a process of its own is for what needs one.
+    Imports are most of the time of a short run; a process of its own is for what needs one. The
+    next most is how a runner describes itself: the environment, and its config laid out by yapf.
     """
+    import mmengine.runner.runner
     from mmengine.logging import MMLogger
+    from yapf.yapflib import yapf_api
 
     script = name if name.endswith(".py") else str(ROOT / "tools" / f"{name}.py")
     out, err = io.StringIO(), io.StringIO()
@@ -119,6 +122,8 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
         contextlib.redirect_stderr(err),
     ):
         patch.chdir(cwd)
+        patch.setattr(mmengine.runner.runner, "collect_env", dict)
+        patch.setattr(yapf_api, "FormatCode", lambda text, **_: (text, True))
         patch.setattr(sys, "argv", [script, *map(str, args)])
         patch.setattr(sys, "path", [str(Path(script).parent), *sys.path])
         MMLogger._instance_dict.clear()  # a logger keeps the stream that an earlier run had
