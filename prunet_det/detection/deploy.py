@@ -93,43 +93,41 @@ class NetworkPart(nn.Module):
         groups = zip(_GROUPS, self.strides, strict=False)
         return tuple(f"{name}_stride{s}" for name, strides in groups for s in strides)
 
+    def end_to_end(
+        self,
+        detector: Any,
+        run_network: Callable[[torch.Tensor], Callable[[], Sequence[torch.Tensor]]],
+        images: torch.Tensor,
+    ) -> Callable[[], Sequence[torch.Tensor]]:
+        """From images in memory to boxes, with the network in any runtime.
 
-def end_to_end(
-    detector: Any,
-    part: NetworkPart,
-    run_network: Callable[[torch.Tensor], Callable[[], Sequence[torch.Tensor]]],
-    images: torch.Tensor,
-) -> Callable[[], Sequence[torch.Tensor]]:
-    """From images in memory to boxes, with the network in any runtime.
+        Args:
+            detector: MMDetection's model, for normalisation before and selection and NMS after.
+            run_network: A Program's `bind`.
+            images: (N, 3, H, W) uint8, decoded and resized already.
 
-    Args:
-        detector: MMDetection's model, for normalisation before and selection and NMS after.
-        part: Its network, for the order of the outputs.
-        run_network: A Program's `bind`.
-        images: (N, 3, H, W) uint8, decoded and resized already.
+        Returns:
+            A function that runs once and returns boxes, scores and labels of each image.
+        """
+        height, width = images.shape[2:]
+        meta = dict(
+            img_shape=(height, width),
+            ori_shape=(height, width),
+            pad_shape=(height, width),
+            batch_input_shape=(height, width),
+            scale_factor=(1.0, 1.0),
+        )
+        samples = [DetDataSample(metainfo=meta) for _ in images]
 
-    Returns:
-        A function that runs once and returns boxes, scores and labels of each image.
-    """
-    height, width = images.shape[2:]
-    meta = dict(
-        img_shape=(height, width),
-        ori_shape=(height, width),
-        pad_shape=(height, width),
-        batch_input_shape=(height, width),
-        scale_factor=(1.0, 1.0),
-    )
-    samples = [DetDataSample(metainfo=meta) for _ in images]
+        def run() -> Sequence[torch.Tensor]:
+            with torch.inference_mode():
+                data = {"inputs": list(images), "data_samples": samples}
+                normalised = detector.data_preprocessor(data, False)["inputs"]
+                outputs = list(run_network(normalised)())
+                groups = self.grouped([o.float() for o in outputs])
+                found = detector.bbox_head.predict_by_feat(
+                    *groups, batch_img_metas=[meta] * len(images), rescale=True
+                )
+            return [t for f in found for t in (f.bboxes, f.scores, f.labels)]
 
-    def run() -> Sequence[torch.Tensor]:
-        with torch.inference_mode():
-            data = {"inputs": list(images), "data_samples": samples}
-            normalised = detector.data_preprocessor(data, False)["inputs"]
-            outputs = list(run_network(normalised)())
-            groups = part.grouped([o.float() for o in outputs])
-            found = detector.bbox_head.predict_by_feat(
-                *groups, batch_img_metas=[meta] * len(images), rescale=True
-            )
-        return [t for f in found for t in (f.bboxes, f.scores, f.labels)]
-
-    return run
+        return run

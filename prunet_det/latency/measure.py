@@ -155,10 +155,8 @@ def _difference(subject: Subject, program: Program, images: torch.Tensor) -> flo
 def _task(subject: Subject, program: Program, images: torch.Tensor) -> Task:
     if subject.scope != "e2e":
         return Task(program.bind(images), program.device, program.host_clock)
-    from prunet_det.detection.deploy import end_to_end
-
     pixels = (images * 50 + 128).clamp(0, 255).to(torch.uint8).to(program.device)
     detector = subject.detector.to(program.device)
     part: Any = subject.module
-    run = end_to_end(detector, part, program.bind, pixels)
+    run = part.end_to_end(detector, program.bind, pixels)
     return Task(run, program.device, host_clock=True)
