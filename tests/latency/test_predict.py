@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -13,6 +15,7 @@ import prunet_det
 from prunet_det.latency import Latency, device_names, load_device, predict, predict_module
 from prunet_det.latency.kernels import spec_kernels
 from prunet_det.latency.roofline import KernelArrays, total_ms
+from tests.conftest import ROOT
 
 NAMES = prunet_det.model_names()
 
@@ -73,11 +76,29 @@ def best(function, enough, tries=6):
     return min(times)
 
 
-@pytest.mark.parametrize("name", ["gpunet_2", "efficientnet_b0"])
-def test_tracing_is_quick(name):
+TRACED = """
+import json, time, timm, torch
+from prunet_det.latency import predict_module
+best = {}
+for name in ("gpunet_2", "efficientnet_b0"):
     with torch.device("meta"):
         net = timm.create_model(name, features_only=True)
-    assert best(lambda: predict_module(net, name), 3.0) < 3.0
+    times = []
+    while len(times) < 6 and not any(t < 3 for t in times):
+        start = time.process_time()
+        predict_module(net, name)
+        times.append(time.process_time() - start)
+    best[name] = min(times)
+print(json.dumps(best))
+"""
+
+
+def test_tracing_is_quick():
+    """In a script: torch.export notes the whole stack at each operator, and pytest's is deep."""
+    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads(done.stdout.splitlines()[-1])
+    assert len(seconds) == 2 and all(s < 3.0 for s in seconds.values()), seconds
 
 
 def test_it_is_quick():
