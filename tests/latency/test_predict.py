@@ -8,7 +8,6 @@ import sys
 import time
 
 import pytest
-import timm
 import torch
 
 import prunet_det
