@@ -12,7 +12,6 @@ earlier one stopped, and several short calls add up.
 """
 
 import argparse
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +100,9 @@ def read_plan(args: argparse.Namespace, seeds: int | None = None) -> Any:
 
 
 def this_command() -> str:
-    return shlex.join(["python", *sys.argv])
+    from prunet_det.benchmark.campaign import readable
+
+    return readable([sys.executable, *sys.argv])
 
 
 def run_run(argv: list[str]) -> int:
