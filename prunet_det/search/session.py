@@ -92,7 +92,7 @@ def run_search(args: argparse.Namespace, command: str) -> int:
 
     def save(loop: SearchLoop) -> None:
         try:
-            _save(loop, costs, request, out, pictures=loop.interrupted)
+            _save(loop, costs, request, out)
         except BudgetError as e:  # so far; the search goes on
             print(f"no result yet at step {loop.iter}: {e}")
 
@@ -332,7 +332,6 @@ def _save(
     out: Path,
     finals: LastTier | None = None,
     final: bool = False,
-    pictures: bool = True,
 ) -> Outcome:
     """Writes what the search would answer now; last tier and measurement wait for the end."""
     repaired = _found(loop, costs, request)
@@ -360,7 +359,8 @@ def _save(
         extra["weights"] = "trained briefly in the last tier"
     save_weights(out, net)
     write_outcome(out, outcome, request, extra)
-    write_report(out, outcome, request, loop if pictures else None, extra)
+    ended = final or loop.interrupted  # until then its plots would be drawn for nobody
+    write_report(out, outcome, request, loop if ended else None, extra)
     return outcome
 
 
