@@ -40,10 +40,10 @@ def read_records(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
 
 def count(spec: Any, size: int, scope: str = "classifier") -> tuple[int, int]:
     """Parameters and multiply-accumulates of a network for one image of size x size."""
-    from prunet_det.latency import spec_kernels
+    from prunet_det.latency.kernels import spec_kernels, totals
 
-    kernels = spec_kernels(spec, size, scope)
-    return sum(k.params for k in kernels), sum(k.macs for k in kernels)
+    found = totals(spec_kernels(spec, size, scope))
+    return found["params"], found["macs"]
 
 
 def costs(spec: Any) -> str:
