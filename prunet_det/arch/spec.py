@@ -117,7 +117,7 @@ class BlockSpec:
 
     def padded(self) -> BlockSpec:
         """The block as networks built with `padding="same"` have it."""
-        return dataclasses.replace(self, padding="same")
+        return self if self.padding == "same" else dataclasses.replace(self, padding="same")
 
 
 @dataclass(frozen=True)
