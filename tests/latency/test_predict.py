@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
+import numpy as np
 import pytest
 import torch
 
 import prunet_det
-from prunet_det.latency import Latency, device_names, load_device, predict, predict_module
-from prunet_det.latency.kernels import spec_kernels
-from prunet_det.latency.roofline import KernelArrays, total_ms
+from prunet_det.latency import Latency, device_names, predict, predict_module
 from tests.conftest import ROOT
 
 NAMES = prunet_det.model_names()
@@ -65,51 +63,48 @@ def test_unknown_operators_warn():
     assert "left out: cumsum (1)" in predict_module(Odd(), "odd").warnings[-1]
 
 
-def best(function, enough, tries=6):
-    """The least seconds of this process that a call takes: whatever else runs here only adds."""
+QUICK = """
+import json, time, timm, torch, prunet_det
+from prunet_det.latency import load_device, predict, predict_module
+from prunet_det.latency.kernels import spec_kernels
+from prunet_det.latency.roofline import KernelArrays, total_ms
+
+def seconds(function, enough, tries):
     times = []
     while len(times) < tries and not any(t < enough for t in times):
         start = time.process_time()
         function()
         times.append(time.process_time() - start)
-    return min(times)
+    return times
 
+spec = prunet_det.load_spec("prunet_p1")
 
-TRACED = """
-import json, time, timm, torch
-from prunet_det.latency import predict_module
-best = {}
+def thousand():
+    kernels = KernelArrays([spec_kernels(spec, 512) for _ in range(1000)])
+    assert total_ms(kernels, load_device("v100"), 1).shape == (1000,)
+
+predict(spec)
+found = {"one": seconds(lambda: predict(spec), 0, 5), "thousand": seconds(thousand, 1, 3)}
 for name in ("gpunet_2", "efficientnet_b0"):
     with torch.device("meta"):
         net = timm.create_model(name, features_only=True)
-    times = []
-    while len(times) < 6 and not any(t < 3 for t in times):
-        start = time.process_time()
-        predict_module(net, name)
-        times.append(time.process_time() - start)
-    best[name] = min(times)
-print(json.dumps(best))
+    found[name] = seconds(lambda: predict_module(net, name), 3, 6)
+print(json.dumps(found))
 """
 
 
-def test_tracing_is_quick():
-    """In a script: torch.export notes the whole stack at each operator, and pytest's is deep."""
-    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    seconds = json.loads(done.stdout.splitlines()[-1])
-    assert len(seconds) == 2 and all(s < 3.0 for s in seconds.values()), seconds
-
-
 def test_it_is_quick():
-    spec = prunet_det.load_spec("prunet_p1")
-    predict(spec)
-    assert best(lambda: predict(spec), 0.05) < 0.05
+    """Under 50 ms a prediction, the median; under 1 s for 1,000 specs, under 3 s for a trace.
 
-    def thousand():
-        kernels = KernelArrays([spec_kernels(spec, 512) for _ in range(1000)])
-        assert total_ms(kernels, load_device("v100"), 1).shape == (1000,)
-
-    assert best(thousand, 1.0) < 1.0
+    Of a script's process, for the machine is shared, torch.export notes the whole stack at each
+    operator, and a test run's stack is deep and its heap is large.
+    """
+    done = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert np.median(found["one"]) < 0.05 and len(found["one"]) == 5
+    assert min(found["thousand"]) < 1.0
+    assert min(found["gpunet_2"]) < 3.0 and min(found["efficientnet_b0"]) < 3.0
 
 
 def test_records():

@@ -7,7 +7,6 @@ import json
 import os
 import runpy
 import subprocess
-import sys
 
 import pytest
 
@@ -19,16 +18,13 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture
-def latency(monkeypatch, capfd):
+def latency(here):
     """Runs the tool in this process; returns what it prints."""
 
     def run(*args):
-        monkeypatch.setattr(sys, "argv", ["latency", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "tools" / "latency.py"), run_name="__main__")
-        out, err = capfd.readouterr()
-        assert stop.value.code == 0, err
-        return out
+        done = here("latency", *args)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 
