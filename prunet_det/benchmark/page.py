@@ -95,7 +95,7 @@ def page_data(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def about(records: Sequence[Record]) -> str:
-    """Suite, runs, what was evaluated, data, code, and what networks are not published ones."""
+    """Suite, runs, artifact, data and commits, and which networks are not published ones."""
     done = [r for r in records if r.status == "done"]
     failed = len(records) - len(done)
     first = done[0]
@@ -103,11 +103,19 @@ def about(records: Sequence[Record]) -> str:
     text = (
         f"Suite {first.suite}: {counted('run', len(done))}, "
         f"{counted('seed', min(seeds), max(seeds))} a point; accuracy of {first.artifact}; "
-        f"data {first.data_hash[:12]}, code {first.code_hash[:12]}."
+        f"data {first.data_hash[:12]}, training revision {first.training_revision}."
     )
     if failed:
         text += f" {counted('run', failed)} failed."
-    return text + _origins(done)
+    return text + _commits(done) + _origins(done)
+
+
+def _commits(done: Sequence[Record]) -> str:
+    """The commit that trained, or a warning where there are several."""
+    names = list(dict.fromkeys(r.commit[:8] for r in done))
+    if len(names) == 1:
+        return f" Commit {names[0]}."
+    return f" **Warning: trained at {len(names)} commits** ({', '.join(names)})."
 
 
 def _origins(done: Sequence[Record]) -> str:

@@ -32,7 +32,7 @@ SHARED = {
     "artifact": "artifact (runtime and precision of the accuracy)",
     "config_hash": "recipe (config_hash)",
     "data_hash": "data (data_hash)",
-    "code_hash": "code that trains (code_hash)",
+    "training_revision": "results of the code (TRAINING_REVISION)",
 }
 # What differs between two runs of the same thing: times, places, and how busy the machine was.
 VARYING = (
@@ -67,8 +67,9 @@ class Record:
         arch: The backbone's ArchSpec as a dict; None for timm's networks.
         config_hash: Of the recipe: everything but backbone, input size and seed.
         data_hash: Of training and test data.
-        code_hash: Of what trains, exports and evaluates.
-        commit: Of the checkout.
+        training_revision: `identity.TRAINING_REVISION` of the code that trained; 1 in records
+            that were written before it existed.
+        commit: Commit of the checkout that trained.
         environment: See `machine.environment`.
         command: That repeats the run.
         seconds: Training, export and evaluation; of the last process where it was interrupted.
@@ -96,7 +97,7 @@ class Record:
     arch: dict[str, Any] | None = None
     config_hash: str = ""
     data_hash: str = ""
-    code_hash: str = ""
+    training_revision: int = 1
     commit: str = "unknown"
     environment: dict[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -134,6 +135,7 @@ class Record:
         Raises:
             ValueError: A key is missing or unknown.
         """
+        data = {k: v for k, v in data.items() if k != "code_hash"}  # written until November 2026
         known = {f.name for f in fields(cls)}
         needed = ("model", "family", "input_size", "seed", "suite", "metrics", "artifact")
         wrong = [k for k in data if k not in known]
@@ -190,7 +192,7 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
 
     Raises:
         UserError: There is no such folder, it has no records, a record is damaged, or the finished
-            runs are not of one suite, recipe, data and code.
+            runs are not of one suite, recipe, data and training revision.
     """
     folder = Path(folder)
     paths = _json_files(folder / RECORDS)

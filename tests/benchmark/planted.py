@@ -35,7 +35,7 @@ def runs(
     latencies = [row(where, "measured", s, ms * share) for s, share in SHARE.items() if s in scopes]
     latencies.append(row(PREDICTED, "predicted", "backbone", ms / 20))
     spec = prunet_det.load_spec(model).to_dict() if model in prunet_det.model_names() else None
-    fixed = dict(suite="planted", artifact="onnxruntime fp32", data_hash="d", code_hash="c")
+    fixed = dict(suite="planted", artifact="onnxruntime fp32", data_hash="d")
     fixed |= dict(parameters=1_000_000, macs=int(ms * 1e7), kernels=100, config_hash="h")
     fixed |= dict(images_per_second=30.0, peak_memory_mb=900.0, arch=spec, latencies=latencies)
     found = []

@@ -170,9 +170,9 @@ def test_a_predicted_difference_within_the_error_band_establishes_nothing():
     assert verdict(records, "backbone", "predicted").verdict == "not established"
 
 
-def test_records_of_other_data_or_code_are_refused():
-    for key in ("data_hash", "code_hash", "config_hash"):
-        records = family("prunet", FRONT) + family("gpunet", FRONT, **{key: "other"})
+def test_records_of_other_data_or_revision_are_refused():
+    for key, other in {"data_hash": "x", "training_revision": 2, "config_hash": "x"}.items():
+        records = family("prunet", FRONT) + family("gpunet", FRONT, **{key: other})
         with pytest.raises(UserError, match=key):
             judge(records)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from prunet_det.benchmark import records as r
-from prunet_det.benchmark.identity import bare
 from prunet_det.errors import UserError
 from prunet_det.latency.record import Latency
 
@@ -35,13 +34,17 @@ def test_joins_latencies_by_network_and_size(tmp_path):
     assert replace(found[0], latencies=[]) == RECORD
 
 
+def another(key):
+    return 2 if key == "training_revision" else "another"
+
+
 @pytest.mark.parametrize("key", list(r.SHARED))
-def test_other_code_data_or_recipe_is_refused(tmp_path, key):
+def test_other_revision_data_or_recipe_is_refused(tmp_path, key):
     r.save_record(tmp_path, RECORD)
-    r.save_record(tmp_path, replace(RECORD, seed=1, **{key: "another"}))
+    r.save_record(tmp_path, replace(RECORD, seed=1, **{key: another(key)}))
     with pytest.raises(UserError, match=r"folders of their own"):
         r.load_records(tmp_path)
-    failed = replace(RECORD, seed=1, status="failed", metrics={}, **{key: "another"})
+    failed = replace(RECORD, seed=1, status="failed", metrics={}, **{key: another(key)})
     r.save_record(tmp_path, failed)
     assert len(r.load_records(tmp_path)) == 2, "a failure has no figures to mix"
 
@@ -70,6 +73,8 @@ def test_result_leaves_times_out():
     assert replace(RECORD, metrics={**METRICS, "mAP": 0.3}).result() != RECORD.result()
 
 
-def test_code_is_compared_without_comments():
-    assert bare('def f():\n    """Doc."""\n    return 1  # one\n') == bare("def f(): return 1")
-    assert bare("def f(): return 1") != bare("def f(): return 2")
+def test_records_of_before_the_training_revision_count_as_its_first(tmp_path):
+    path = r.save_record(tmp_path, RECORD)
+    old = {k: v for k, v in RECORD.to_dict().items() if k != "training_revision"}
+    path.write_text(json.dumps({**old, "code_hash": "790ce12cf512"}))
+    assert r.read_record(path) == RECORD
