@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prunet_det.errors import UserError, run_tool
+from prunet_det.utils.errors import UserError, run_tool
 
 DEFAULT_SUITE = "configs/benchmark/digits.py"
 
@@ -50,7 +50,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """How jobs are handed out."""
-    from prunet_det.launchers import LAUNCHERS
+    from prunet_det.utils.jobs import LAUNCHERS
 
     add = parser.add_argument
     add("--launcher", choices=LAUNCHERS, default="none", help="ray: on a Ray cluster [none]")
@@ -168,7 +168,7 @@ def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> i
 
 def say_repeat(comparisons: list[Any]) -> int:
     """A table; fails where a repeat contradicts."""
-    from prunet_det.console import print_table
+    from prunet_det.utils.io import print_table
 
     header = ["scope", "networks", "within the spread", "pairs", "swapped", "no ties", "worst"]
     rows = [

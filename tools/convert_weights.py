@@ -8,7 +8,7 @@ python tools/convert_weights.py effdet tf_efficientdet_d0 tf_efficientdet_d0.pth
 import argparse
 from pathlib import Path
 
-from prunet_det.errors import UserError, run_tool
+from prunet_det.utils.errors import UserError, run_tool
 
 COCO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "prunet_effdet_coco.py"
 
@@ -16,7 +16,7 @@ COCO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "prunet_effde
 def release(args: argparse.Namespace) -> None:
     """FP16 weights, with a card that states what they reach."""
     from prunet_det.training import launch
-    from prunet_det.training.release import release
+    from prunet_det.training.evaluate import release
 
     launch.require_file(args.config, "config file")
     card = release(args.config, args.checkpoint, args.out)
@@ -39,7 +39,7 @@ def effdet(args: argparse.Namespace) -> None:
     from mmengine.config import Config
 
     from prunet_det.detection.effdet_weights import convert_checkpoint
-    from prunet_det.files import atomic_path
+    from prunet_det.utils.io import atomic_path
     from prunet_det.zoo.weights import read_state_dict, save_safetensors
 
     state = read_state_dict(args.checkpoint)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prunet_det.errors import UserError, run_tool
+from prunet_det.utils.errors import UserError, run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
@@ -63,7 +63,7 @@ def main() -> None:
 
     from prunet_det.datasets.drawing import join_tiles
     from prunet_det.detection import inference
-    from prunet_det.training.records import read_training, write_json
+    from prunet_det.training.evaluate import read_training, write_json
 
     config, classes = args.config, args.classes
     if config is not None:  # of one's own training, which noted its classes in their order

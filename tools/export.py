@@ -5,7 +5,7 @@ The file is written only after ONNX Runtime has reproduced the network's own out
 
 import argparse
 
-from prunet_det.errors import UserError, run_tool
+from prunet_det.utils.errors import UserError, run_tool
 
 
 def parse_batch(text: str) -> int | None:

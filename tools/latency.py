@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunet_det.console import print_table
-from prunet_det.errors import UserError, run_tool
+from prunet_det.utils.errors import UserError, run_tool
+from prunet_det.utils.io import print_table
 
 EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
 
@@ -82,9 +82,9 @@ def predict_any(name: str, args: argparse.Namespace) -> Any:
 
 def run_predict(args: argparse.Namespace) -> None:
     """Predicted milliseconds, with their band and what they are made of."""
+    from prunet_det.latency.device import BYTES, COMPONENTS, load_device
     from prunet_det.latency.kernels import totals
     from prunet_det.latency.plots import plot_breakdown, plot_roofline
-    from prunet_det.latency.roofline import BYTES, COMPONENTS, load_device
 
     predictions = [predict_any(name, args) for name in args.model]
     if args.json:
@@ -182,7 +182,7 @@ def run_compare(args: argparse.Namespace) -> None:
     from prunet_det.latency import Latency
     from prunet_det.latency.calibrate import published_points
     from prunet_det.latency.measure import local_device
-    from prunet_det.zoo.registry import model_names
+    from prunet_det.zoo.models import model_names
 
     published = {p.network: p for p in published_points(args.device) if p.batch == args.batch}
     names = args.model or [*model_names(), *EFFICIENTNETS]
@@ -226,10 +226,10 @@ def run_compare(args: argparse.Namespace) -> None:
 
 def run_table(args: argparse.Namespace) -> None:
     """A table of blocks, predicted for a named device or measured here; resumes."""
-    from prunet_det.latency.measure_table import BlockTimer, measure_table
-    from prunet_det.latency.roofline import device_names
+    from prunet_det.latency.device import device_names
+    from prunet_det.latency.measure import BlockTimer, measure_table
     from prunet_det.latency.table import network_blocks, predict_table, variants
-    from prunet_det.zoo.registry import resolve_spec
+    from prunet_det.zoo.models import resolve_spec
 
     if args.variants < 0:
         raise UserError(f"--variants must be 0 or more, got {args.variants}.")
@@ -308,11 +308,11 @@ def run_calibrate(args: argparse.Namespace) -> None:
 
 
 def calibrate_to_table(args: argparse.Namespace) -> None:
-    from prunet_det.files import atomic_path
-    from prunet_det.latency.own_device import calibrate_to_table as fit
-    from prunet_det.latency.own_device import measure_peaks
-    from prunet_det.latency.roofline import FITTED
+    from prunet_det.latency.calibrate import calibrate_to_table as fit
+    from prunet_det.latency.calibrate import measure_peaks
+    from prunet_det.latency.device import FITTED
     from prunet_det.latency.table import Table
+    from prunet_det.utils.io import atomic_path
 
     if not args.out:
         raise UserError("say with --out FILE.json where the device file goes.")
@@ -336,9 +336,9 @@ FITS = ("in_sample", "cross_validated")
 
 
 def calibrate_to_published(args: argparse.Namespace) -> None:
-    from prunet_det.files import atomic_path
     from prunet_det.latency import calibrate as c
-    from prunet_det.latency.roofline import DEVICE_DIR, FITTED, load_device
+    from prunet_det.latency.device import DEVICE_DIR, FITTED, load_device
+    from prunet_det.utils.io import atomic_path
 
     points = c.published_points(args.device)
     old = load_device(args.device)

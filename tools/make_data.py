@@ -2,7 +2,7 @@
 
 import argparse
 
-from prunet_det.errors import run_tool
+from prunet_det.utils.errors import run_tool
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prunet_det.errors import UserError, run_tool
-from prunet_det.files import atomic_path
+from prunet_det.utils.errors import UserError, run_tool
+from prunet_det.utils.io import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -299,8 +299,7 @@ def fill_tables(page: Path) -> str:
 def network_pages() -> dict[Path, str]:
     """Path to content of every network's page and drawing."""
     import prunet_det
-    from prunet_det.zoo.card import model_card
-    from prunet_det.zoo.draw import draw_network
+    from prunet_det.zoo.card import draw_network, model_card
 
     pages = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from prunet_det.errors import UserError, run_tool
+from prunet_det.utils.errors import UserError, run_tool
 
 STRATEGIES = ("search", "random", "scale")
 
@@ -75,10 +75,10 @@ def canonical_command(args: argparse.Namespace) -> str:
 
 def run_cost(argv: list[str]) -> None:
     """What a supernet's step costs, by the number of widths to choose from."""
-    from prunet_det.console import print_table
     from prunet_det.latency.record import write_csv
-    from prunet_det.machine import environment
     from prunet_det.search import cost_check
+    from prunet_det.utils.env import environment
+    from prunet_det.utils.io import print_table
 
     parser = argparse.ArgumentParser(prog="search_backbone.py cost", description=run_cost.__doc__)
     parser.add_argument("--out", help="folder for supernet_cost.csv and .png")
@@ -114,9 +114,9 @@ def run_rule(argv: list[str]) -> None:
     """The Prunodes' rule on random preferences whose best width is known."""
     from dataclasses import asdict
 
-    from prunet_det.console import print_table
     from prunet_det.search.rule_check import random_preferences
     from prunet_det.search.rule_check import run_rule as run
+    from prunet_det.utils.io import print_table
 
     parser = argparse.ArgumentParser(prog="search_backbone.py rule", description=run_rule.__doc__)
     parser.add_argument("--preferences", type=int, default=200, help="how many [200]")
@@ -143,9 +143,9 @@ def run_rule(argv: list[str]) -> None:
 
 def run_summary(argv: list[str]) -> None:
     """Finished results side by side; the latencies of named devices are predicted anew."""
-    from prunet_det.console import print_table
     from prunet_det.latency.record import write_csv
     from prunet_det.search.results import summarize
+    from prunet_det.utils.io import print_table
 
     parser = argparse.ArgumentParser(
         prog="search_backbone.py summary", description=run_summary.__doc__

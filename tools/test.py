@@ -2,13 +2,13 @@
 
 import argparse
 
-from prunet_det.errors import run_tool
+from prunet_det.utils.errors import run_tool
 
 
 def main() -> None:
     from mmengine.dist import is_main_process
 
-    from prunet_det.training import launch, records
+    from prunet_det.training import evaluate, launch
 
     parser = argparse.ArgumentParser(description=__doc__)
     launch.add_common_flags(parser)
@@ -18,9 +18,9 @@ def main() -> None:
     cfg = launch.load_config(args)
     launch.require_file(args.checkpoint, "checkpoint")
     runner = launch.build_evaluation_runner(cfg)
-    record = records.evaluate(runner, cfg, args.config, args.checkpoint)
+    record = evaluate.evaluate(runner, cfg, args.config, args.checkpoint)
     if args.out and is_main_process():
-        records.write_json(args.out, record)
+        evaluate.write_json(args.out, record)
 
 
 if __name__ == "__main__":

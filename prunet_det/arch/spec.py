@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 
 SCHEMA_VERSION = 1
 BLOCK_KINDS = ("conv", "irb", "fused_irb")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec, SpecError
-from prunet_det.zoo.draw import COLOURS, NAMES
+from prunet_det.zoo.card import COLOURS, NAMES
 
 KEY = [
     *((kind, COLOURS[kind], NAMES[kind]) for kind in ("conv", "irb", "fused_irb")),

@@ -23,10 +23,10 @@ from prunet_det.benchmark.records import (
 )
 from prunet_det.benchmark.run import WORK, finished
 from prunet_det.benchmark.suite import Point, Suite, check_points
-from prunet_det.errors import UserError
-from prunet_det.launchers import Job, Outcome, launch
-from prunet_det.machine import environment
-from prunet_det.zoo.registry import ALIASES, model_names
+from prunet_det.utils.env import environment
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.jobs import Job, Outcome, launch
+from prunet_det.zoo.models import ALIASES, model_names
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
 LOGS, DAMAGED = "logs", "damaged"

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch.nn import functional
 
 from prunet_det.benchmark.records import METRICS
-from prunet_det.detection.deploy import NetworkPart
+from prunet_det.detection.build import NetworkPart
 from prunet_det.runtime import make_program
 from prunet_det.runtime.program import Program
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from prunet_det.benchmark.records import Record
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 
 SCOPES = {"e2e": "end to end", "detector": "detector", "backbone": "backbone"}
 # A front's area is bounded by mAP 0 and by this many times the slowest point's latency, so that

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 
 EVERY = 10  # images, of which one is kept: our choice
 

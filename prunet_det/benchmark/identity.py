@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prunet_det.benchmark.held_out import make_data
 from prunet_det.benchmark.suite import Suite
-from prunet_det.files import file_digest
+from prunet_det.utils.io import file_digest
 
 # Raise it by hand in the commit that changes what a training, an export or an evaluation gives:
 # records of different revisions are never compared. A refactoring leaves it alone.

@@ -20,7 +20,7 @@ from prunet_det.arch.spec import (
     TailSpec,
 )
 from prunet_det.search.space import scaled_width
-from prunet_det.zoo.registry import load_spec
+from prunet_det.zoo.models import load_spec
 
 FOLDER = Path("configs/benchmark/networks")
 # Of about equal latency here: 2 ms for the backbone at 128 px, ONNX Runtime on one thread.

@@ -16,7 +16,7 @@ from prunet_det.benchmark.fronts import STYLES, axes, counted, pareto, points
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.records import METRICS, Record
 from prunet_det.benchmark.tables import runs_by_point
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 
 
 def write_page(records: Sequence[Record], title: str, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from prunet_det.benchmark.fronts import STYLES, Axis, Point, counted, pareto
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 
 _SIZE = (7.6, 5.0)  # inches
 _DPI = 160

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
 from prunet_det.latency.record import Latency
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
 
 RECORDS, LATENCY, RATE_FILE = "records", "latency", "learning_rate.json"
 FAMILIES = ("prunet", "gpunet", "efficientnet")

@@ -13,8 +13,8 @@ from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.page import about, write_page
 from prunet_det.benchmark.plot import plot_pareto
 from prunet_det.benchmark.records import Record, load_records
-from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
 
 
 def main(argv: Sequence[str]) -> int:

@@ -25,14 +25,14 @@ from prunet_det.benchmark.evaluate import evaluate, make_artifact, predictor
 from prunet_det.benchmark.identity import identity
 from prunet_det.benchmark.records import Record, read_record, record_path, save_record
 from prunet_det.benchmark.suite import Point, Suite
-from prunet_det.detection.deploy import NetworkPart
-from prunet_det.errors import UserError
-from prunet_det.files import atomic_path, file_digest
+from prunet_det.detection.build import NetworkPart
 from prunet_det.latency.trace import trace
-from prunet_det.machine import environment
+from prunet_det.training.evaluate import write_json
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.training.launch import build_runner, check_one_batch
-from prunet_det.training.records import write_json
+from prunet_det.utils.env import environment
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path, file_digest
 from prunet_det.zoo.weights import load_all_weights
 
 WORK, IDENTITY, SPEED = "work", "identity.json", "speed.json"

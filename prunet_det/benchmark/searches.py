@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunet_det.benchmark.campaign import LOGS, TOOL, check_launch, make_folder
-from prunet_det.errors import UserError
-from prunet_det.launchers import Job, launch
 from prunet_det.search.results import is_finished
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.jobs import Job, launch
 
 
 def search_job(

@@ -14,10 +14,10 @@ import torch
 from mmengine.config import Config
 
 from prunet_det.benchmark.records import FAMILIES, run_key
-from prunet_det.errors import UserError
 from prunet_det.latency.measure import default_runtime, local_device
 from prunet_det.training.launch import move_schedule, set_data_root, set_max_iters
 from prunet_det.training.repeatable import make_repeatable
+from prunet_det.utils.errors import UserError
 
 # What a suite's file may say; the last is what its points are made of.
 KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
@@ -65,7 +65,7 @@ class Point:
     def arch(self) -> dict[str, Any] | None:
         """The backbone's spec as JSON has it; None for timm's."""
         from prunet_det.runtime.subject import is_ours
-        from prunet_det.zoo.registry import resolve_spec
+        from prunet_det.zoo.models import resolve_spec
 
         if not is_ours(self.source):
             return None
@@ -254,7 +254,7 @@ def check_points(points: Iterable[Point]) -> None:
     import timm
 
     from prunet_det.runtime.subject import check_size, is_ours
-    from prunet_det.zoo.registry import model_names
+    from prunet_det.zoo.models import model_names
 
     for point in points:
         check_size(point.input_size)

@@ -23,7 +23,7 @@ from prunet_det.benchmark.fronts import (
 )
 from prunet_det.benchmark.judge import Comparison
 from prunet_det.benchmark.records import METRICS, Record
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 from prunet_det.zoo.card import markdown_table
 
 

@@ -19,11 +19,11 @@ from mmengine.runner import Runner
 from prunet_det.benchmark.evaluate import make_artifact, predictor, without_workers
 from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Point, Suite
-from prunet_det.console import print_table
-from prunet_det.errors import UserError
 from prunet_det.latency.record import write_csv
-from prunet_det.machine import device_title
 from prunet_det.training.launch import build_runner
+from prunet_det.utils.env import device_title
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import print_table
 
 ROUNDS = 5  # of disk against memory, in turns
 SETTLE = 3  # iterations at the start of a turn that do not count: what was loaded ahead is used up

@@ -16,14 +16,14 @@ from prunet_det.benchmark.evaluate import without_workers
 from prunet_det.benchmark.records import Record, latency_path, save_latencies
 from prunet_det.benchmark.run import load_trained, work_folder
 from prunet_det.benchmark.suite import Point, Suite
-from prunet_det.detection.deploy import NetworkPart
-from prunet_det.errors import UserError
-from prunet_det.files import file_digest
+from prunet_det.detection.build import NetworkPart
 from prunet_det.latency.measure import measure
 from prunet_det.latency.predict import predict, predict_module
-from prunet_det.machine import device_title, environment
 from prunet_det.runtime.subject import Subject, is_ours
 from prunet_det.training.hooks import WEIGHTS_FILE
+from prunet_det.utils.env import device_title, environment
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import file_digest
 
 SCOPES = ("backbone", "detector", "e2e")
 REPEAT = "repeat"

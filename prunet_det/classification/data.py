@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from prunet_det.datasets import ensure_crops, get_set
 from prunet_det.datasets.build import MANIFEST
-from prunet_det.files import file_digest
+from prunet_det.utils.io import file_digest
 
 
 class _Images(Dataset[dict[str, Any]]):

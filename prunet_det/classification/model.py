@@ -16,8 +16,8 @@ from torch import nn
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.classification.teacher import Teacher
-from prunet_det.errors import UserError
 from prunet_det.training.norms import check_activations
+from prunet_det.utils.errors import UserError
 from prunet_det.zoo import create, load_backbone_weights
 
 LOSSES = ("cross_entropy", "binary_cross_entropy")

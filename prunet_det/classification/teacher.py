@@ -10,7 +10,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from torch import nn
 
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 from prunet_det.zoo import load_backbone_weights
 
 

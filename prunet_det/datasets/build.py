@@ -21,8 +21,8 @@ import numpy as np
 from prunet_det.datasets.digits import DigitsSet
 from prunet_det.datasets.drawing import write_contact_sheet
 from prunet_det.datasets.glyphs import GlyphsSet
-from prunet_det.datasets.parallel import ordered_map
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
+from prunet_det.utils.jobs import ordered_map
 
 MANIFEST = "manifest.json"
 SHEET = "contact_sheet.png"

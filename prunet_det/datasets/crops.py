@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from prunet_det.datasets.build import MANIFEST, data_hash, ensure, get_set, lock, sha256
-from prunet_det.datasets.parallel import ordered_map
+from prunet_det.utils.jobs import ordered_map
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from prunet_det.datasets.fonts import load_font
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 
 
 def draw_box(image: np.ndarray, box: tuple[float, ...], text: str, colour: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
 from prunet_det.datasets import data_hash, ensure
-from prunet_det.files import file_digest
+from prunet_det.utils.io import file_digest
 
 
 @DATASETS.register_module()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
+from prunet_det.latency.device import Device
 from prunet_det.latency.kernels import output_size
 from prunet_det.latency.measure import Measurement, measure
 from prunet_det.latency.predict import predict
-from prunet_det.latency.roofline import Device
 from prunet_det.latency.table import Key, Table, TableError
 from prunet_det.runtime.subject import load_subject
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from prunet_det.files import atomic_path
 from prunet_det.latency.calibrate import Errors
+from prunet_det.latency.device import COMPONENTS, Device, KernelArrays, kernel_times
 from prunet_det.latency.kernels import Kernel
-from prunet_det.latency.roofline import COMPONENTS, Device, KernelArrays, kernel_times
+from prunet_det.utils.io import atomic_path
 
 # Okabe and Ito's colours, told apart by the colour-blind too.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")

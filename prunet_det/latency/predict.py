@@ -10,9 +10,7 @@ from typing import Any
 from torch import nn
 
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.latency.kernels import Kernel, spec_kernels
-from prunet_det.latency.record import Latency
-from prunet_det.latency.roofline import (
+from prunet_det.latency.device import (
     Device,
     KernelArrays,
     breakdown,
@@ -20,9 +18,11 @@ from prunet_det.latency.roofline import (
     load_device,
     total_ms,
 )
+from prunet_det.latency.kernels import Kernel, spec_kernels
+from prunet_det.latency.record import Latency
 from prunet_det.latency.trace import trace
 from prunet_det.runtime.subject import DETECTION_SIZE, check_size
-from prunet_det.zoo.registry import resolve_spec
+from prunet_det.zoo.models import resolve_spec
 
 # How far beyond the calibrated networks a feature may lie before the prediction is called an
 # extrapolation: our choice.

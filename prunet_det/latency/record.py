@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from prunet_det.files import atomic_path
-from prunet_det.machine import environment
 from prunet_det.runtime.subject import SCOPES
+from prunet_det.utils.env import environment
+from prunet_det.utils.io import atomic_path
 
 KINDS = ("predicted", "measured", "published")
 

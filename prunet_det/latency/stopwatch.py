@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prunet_det.machine import readings
+from prunet_det.utils.env import readings
 
 WARMUP_RUNS = 5
 WARMUP_SECONDS = 0.3

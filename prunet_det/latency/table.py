@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
-from prunet_det.files import atomic_path
-from prunet_det.latency.kernels import block_kernels, layout_change, output_size
-from prunet_det.latency.roofline import (
+from prunet_det.latency.device import (
     Device,
     KernelArrays,
     check_batch,
@@ -23,7 +21,9 @@ from prunet_det.latency.roofline import (
     load_device,
     total_ms,
 )
-from prunet_det.machine import device_title
+from prunet_det.latency.kernels import block_kernels, layout_change, output_size
+from prunet_det.utils.env import device_title
+from prunet_det.utils.io import atomic_path
 
 SCHEMA = 1
 Size = tuple[int, int]

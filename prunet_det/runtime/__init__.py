@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunet_det.runtime.onnxruntime import OnnxRuntime
+from prunet_det.runtime.onnx import OnnxRuntime
 from prunet_det.runtime.program import PRECISIONS, Program, RuntimeMissingError
 from prunet_det.runtime.pytorch import ChannelsLast, Compiled, CudaGraph, Eager
 from prunet_det.runtime.tensorrt import TensorRT

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunet_det.runtime.fold import inference_graph
-from prunet_det.runtime.program import Program
+from prunet_det.runtime.program import Program, inference_graph
 
 
 def as_tuple(outputs: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

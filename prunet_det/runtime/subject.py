@@ -97,7 +97,7 @@ def _seeded() -> Iterator[None]:
 
 def is_ours(name: str) -> bool:
     """Whether a name is a network of the zoo's or a spec file, rather than one of timm's."""
-    from prunet_det.zoo.registry import ALIASES, model_names
+    from prunet_det.zoo.models import ALIASES, model_names
 
     return name.endswith(".json") or name in (*model_names(), *ALIASES)
 
@@ -110,7 +110,7 @@ def timm_network(name: str, scope: str) -> tuple[nn.Module, int]:
     """
     import timm
 
-    from prunet_det.zoo.registry import model_names
+    from prunet_det.zoo.models import model_names
 
     if not timm.is_model(name):
         raise ValueError(
@@ -137,7 +137,7 @@ def _from_network(
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
     from prunet_det.zoo import load_backbone_weights
-    from prunet_det.zoo.registry import resolve_spec
+    from prunet_det.zoo.models import resolve_spec
 
     if is_ours(name):
         return _from_spec(resolve_spec(name), scope, input_size, checkpoint)
@@ -187,10 +187,10 @@ def _from_config(
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
     try:
-        from prunet_det.detection import deploy
+        from prunet_det.detection import build
     except ImportError as e:
         raise ImportError(f"configs need the extra: pip install prunet_det[det] ({e}).") from e
-    detector, size = deploy.build_detector(path, checkpoint)
+    detector, size = build.build_detector(path, checkpoint)
     size = check_size(input_size or size or DETECTION_SIZE)
     name = os.path.splitext(os.path.basename(path))[0]
     if scope == "classifier":
@@ -199,7 +199,7 @@ def _from_config(
         strides = getattr(detector.backbone, "out_strides", None)
         names = tuple(f"stride{s}" for s in strides) if strides else ()
         return Subject(name, scope, detector.backbone.eval(), size, names, detector)
-    part = deploy.NetworkPart(detector, size).eval()
+    part = build.NetworkPart(detector, size).eval()
     return Subject(name, scope, part, size, part.output_names, detector)
 
 

@@ -8,7 +8,7 @@ from prunet_det.arch.spec import BlockSpec
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
 from prunet_det.search.repair import Repaired, repair
 from prunet_det.search.space import Network, SearchSpace, scaled_width
-from prunet_det.zoo.registry import load_spec
+from prunet_det.zoo.models import load_spec
 
 # EfficientNet's compound scaling, without its resolution: depth and width for one more step.
 _DEPTH, _WIDTH = 1.2, 1.1

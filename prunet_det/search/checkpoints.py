@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 
 
 def save_checkpoint(runner: Runner, iteration: int) -> None:

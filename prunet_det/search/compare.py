@@ -10,9 +10,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
-from prunet_det.launchers import Job, launch
 from prunet_det.search.costs import Pricing
 from prunet_det.search.entries import (
     ABLATIONS,
@@ -27,6 +24,9 @@ from prunet_det.search.results import is_finished
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.trainings import RECORDS, train_all
 from prunet_det.search.trial import recipe_hash, recipe_of
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
+from prunet_det.utils.jobs import Job, launch
 
 PLOT = "comparison.png"
 
@@ -81,9 +81,9 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
     Returns:
         0, or 1 where a searched network does not beat what it has to.
     """
-    from prunet_det.console import print_table
     from prunet_det.search import verdict
     from prunet_det.training import launch
+    from prunet_det.utils.io import print_table
 
     for name, least in (("random", 3), ("seeds", 0), ("train_seeds", 1), ("ablations", 0)):
         if getattr(args, name) < least:

@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunet_det.arch.blocks import make_block
-from prunet_det.files import atomic_path
 from prunet_det.latency.stopwatch import Task, time_interleaved
 from prunet_det.search.layer import LayerMixture, Part, SearchLayer
 from prunet_det.search.space import LayerSpace, Operator
+from prunet_det.utils.io import atomic_path
 
 LEAST, MOST = 10, 640  # inner widths; what lies between is divided by 3, 15 and 63
 _CHS, _SIZE, _BATCH, _LAYERS = 48, 16, 16, 3

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from prunet_det.arch.spec import BlockSpec
-from prunet_det.latency.roofline import device_names
+from prunet_det.latency.device import device_names
 from prunet_det.latency.table import (
     Conditions,
     Key,
@@ -212,8 +212,12 @@ class Pricing:
 
     def _measured(self, space: SearchSpace, input_size: int) -> Table:
         """Measures what the table of this machine lacks."""
-        from prunet_det.latency.measure import default_runtime, local_device
-        from prunet_det.latency.measure_table import BlockTimer, measure_table
+        from prunet_det.latency.measure import (
+            BlockTimer,
+            default_runtime,
+            local_device,
+            measure_table,
+        )
 
         device = local_device()
         runtime, precision = default_runtime(device)

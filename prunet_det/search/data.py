@@ -16,7 +16,7 @@ import torch
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 
 PARTS = ("weights", "architecture")
 

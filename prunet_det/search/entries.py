@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.arch.spec import ArchSpec, Provenance
-from prunet_det.errors import UserError
 from prunet_det.search.baselines import random_repaired, scaled_repaired
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
 from prunet_det.search.finals import digest_of_blocks, uniform
 from prunet_det.search.repair import repair
 from prunet_det.search.results import ARCH_FILE, FOUND_FILE, RUN_FILE
 from prunet_det.search.space import Network
-from prunet_det.training.records import write_json
+from prunet_det.training.evaluate import write_json
+from prunet_det.utils.errors import UserError
 
 ENTRIES = "entries.json"
 # Group to the flags of a search with one tier off, in the order of the tables. They have no last

@@ -22,14 +22,14 @@ import numpy as np
 from mmengine.config import Config
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance
-from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
 from prunet_det.search.costs import BudgetError, SpaceCosts
 from prunet_det.search.data import scoring_loader, search_loader
 from prunet_det.search.repair import repair
 from prunet_det.search.results import digest_of
 from prunet_det.search.space import LayerSpace, Network
 from prunet_det.search.trial import Trial, run_trial
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
 
 Change = Callable[[Network], Network]
 Trainer = Callable[[Network, int], float]

@@ -25,14 +25,14 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from prunet_det.errors import UserError
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.checkpoints import save_checkpoint
 from prunet_det.search.layer import LayerMixture
 from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
 from prunet_det.search.supernet import SuperNet, rebind_optimizer
-from prunet_det.training.records import bare_model
+from prunet_det.training.evaluate import bare_model
+from prunet_det.utils.errors import UserError
 
 _SHRINK = 0.85  # a candidate is cut to what can be chosen when that is less than this share of it
 _RECORDS = 200  # of a search, for its plots

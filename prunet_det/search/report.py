@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
-from prunet_det.files import atomic_path
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.results import Outcome, Request
+from prunet_det.utils.io import atomic_path
 
 _WIDE = (7.5, 3.2)  # inches
 # Okabe and Ito's colours, which the colour-blind can tell apart.

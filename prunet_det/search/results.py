@@ -15,16 +15,16 @@ import torch
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec, Provenance
-from prunet_det.errors import UserError
 from prunet_det.latency import predict
-from prunet_det.machine import environment
 from prunet_det.search.costs import SpaceCosts
 from prunet_det.search.derive import inherit, recalibrate
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.objective import fits
 from prunet_det.search.repair import Repaired
 from prunet_det.search.space import Network, SearchSpace
-from prunet_det.training.records import write_json
+from prunet_det.training.evaluate import write_json
+from prunet_det.utils.env import environment
+from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import save_safetensors
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"

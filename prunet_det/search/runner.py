@@ -14,7 +14,6 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
-from prunet_det.errors import UserError
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.costs import SpaceCosts
 from prunet_det.search.data import search_loader
@@ -24,7 +23,8 @@ from prunet_det.search.motion import MotionRule
 from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
 from prunet_det.search.tiers import Tiers, from_settings
-from prunet_det.training.records import bare_model
+from prunet_det.training.evaluate import bare_model
+from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import check_fit
 
 _LOOP_SETTINGS = {

@@ -12,7 +12,6 @@ import torch
 from mmengine import dist
 from mmengine.config import Config
 
-from prunet_det.errors import UserError
 from prunet_det.search.baselines import random_repaired, scaled_repaired
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
 from prunet_det.search.finals import FinalSettings, LastTier, run_last_tier
@@ -38,6 +37,7 @@ from prunet_det.search.space import SearchSpace
 from prunet_det.search.tiers import Tiers, from_settings
 from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.training import launch
+from prunet_det.utils.errors import UserError
 
 
 def run_search(args: argparse.Namespace, command: str) -> int:
@@ -280,8 +280,8 @@ def measure_here(outcome: Outcome, costs: SpaceCosts) -> float | None:
     if c.kind != "measured":
         return None
     from prunet_det.latency.measure import local_device, measure
-    from prunet_det.machine import device_title
     from prunet_det.runtime.subject import load_subject
+    from prunet_det.utils.env import device_title
 
     device = local_device() if not c.threads else "cpu"
     if device_title(device) != c.device:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 
 T = TypeVar("T")
 

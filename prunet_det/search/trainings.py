@@ -22,10 +22,10 @@ import torch
 from mmengine.config import Config
 
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.errors import UserError
-from prunet_det.machine import environment
 from prunet_det.search.entries import Entry
 from prunet_det.search.trial import recipe_hash
+from prunet_det.utils.env import environment
+from prunet_det.utils.errors import UserError
 
 RECORDS = "records.jsonl"
 

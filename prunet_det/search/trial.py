@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.errors import UserError
 from prunet_det.search.results import digest_of
 from prunet_det.training import launch
-from prunet_det.training.records import bare_model
+from prunet_det.training.evaluate import bare_model
+from prunet_det.utils.errors import UserError
 
 
 @dataclass(frozen=True)

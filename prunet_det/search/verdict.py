@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
 from prunet_det.search.entries import (
     ENTRIES,
     FOUND,
@@ -25,6 +23,8 @@ from prunet_det.search.entries import (
     WIDTHS,
 )
 from prunet_det.search.trainings import read_records
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
 
 _DRAWS = 2000
 _ORDER = (SEARCHED, FOUND, UNIFORM, WIDTHS, SCALED, RANDOM)

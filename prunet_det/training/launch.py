@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:

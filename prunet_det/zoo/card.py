@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from prunet_det.arch.spec import ArchSpec
+import os
+from typing import Any
+
+from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.utils.io import atomic_path
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -105,3 +109,99 @@ def _blocks(spec: ArchSpec) -> str:
                 rows.append(["1", *cells])
     header = ["blocks", "stage", "kind", "kernel", "stride", "in", "out", "inner", "SE", "act"]
     return markdown_table([*header, "padding as published"], rows)
+
+
+# Okabe and Ito's colours, told apart by the colour-blind too.
+COLOURS = {"conv": "#56B4E9", "irb": "#009E73", "fused_irb": "#E69F00", "other": "#999999"}
+NAMES = {
+    "conv": "conv",
+    "irb": "inverted residual",
+    "fused_irb": "fused inverted residual",
+    "other": "stem and tail",
+}
+
+
+def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
+    """Draws a network to an image file, whose kind is that of the file name; the same every time.
+
+    A bar is a block: filled to its output channels, outlined to its inner width, with its kernel
+    size above; `SE` marks squeeze-and-excitation, an arrow a stride of 2.
+
+    Args:
+        spec: The network.
+        path: The file, `*.svg` or `*.png`.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+    except ImportError as e:
+        raise ImportError("drawing needs matplotlib: pip install prunet_det[det].") from e
+    blocks = len(spec.blocks) + len(spec.stem.widths) + 1
+    with matplotlib.rc_context({"svg.hashsalt": spec.name, "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(max(6.5, 0.32 * blocks + 1.2), 3.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        top = _draw_bars(axes, spec)
+        axes.set_ylim(0, 1.14 * top)
+        axes.set_ylabel("channels")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="x", length=0)
+        axes.set_title(f"{spec.name}: blocks from image to classifier", loc="left")
+        kinds = [k for k in COLOURS if k == "other" or k in {b.kind for b in spec.blocks}]
+        patches: list[Any] = [Patch(color=COLOURS[k], label=NAMES[k]) for k in kinds]
+        patches.append(Patch(facecolor="none", edgecolor="#444444", label="inner width"))
+        axes.legend(handles=patches, loc="upper left", frameon=False)
+        with atomic_path(path) as temporary:
+            kind = os.fspath(path).rpartition(".")[2]
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+
+
+def _draw_bars(axes: Any, spec: ArchSpec) -> float:
+    """Draws every block and labels the stages; returns the greatest height."""
+    top = float(max(max(b.hidden, b.out_chs) for b in spec.blocks))
+    top = max(top, spec.tail.width)
+    x, stride = 0.0, 1
+    ticks, labels = [], []
+
+    def bar(width: int, hidden: int, colour: str, text: str) -> None:
+        nonlocal x
+        axes.bar(x, width, 0.8, color=colour)
+        if hidden:
+            axes.bar(x, hidden, 0.8, facecolor="none", edgecolor="#444444", linewidth=0.8)
+        axes.text(x, max(width, hidden) + 0.01 * top, text, ha="center", va="bottom", fontsize=7)
+        x += 1
+
+    def close(first: float, label: str) -> None:
+        nonlocal x
+        ticks.append((first + x - 1) / 2)
+        labels.append(label)
+        axes.axvline(x - 0.25, color="#DDDDDD", linewidth=0.8, zorder=0)
+        x += 0.5
+
+    for i, width in enumerate(spec.stem.widths):
+        stride *= 2 if i == 0 else 1
+        bar(width, 0, COLOURS["other"], "3" if i else "3\u2193")
+    close(0, f"stem\n/{stride}\n{spec.stem.widths[-1]}")
+    for i, stage in enumerate(spec.stages):
+        first = x
+        for block in stage.blocks:
+            stride *= block.stride
+            bar(block.out_chs, block.hidden, COLOURS[block.kind], _mark(block))
+        close(first, f"stage {i}\n/{stride}\n{stage.blocks[-1].out_chs}")
+    first = x
+    bar(spec.tail.width, 0, COLOURS["other"], "1")
+    close(first, f"tail\n/{stride}\n{spec.tail.width}")
+    axes.set_xticks(ticks, labels)
+    axes.set_xlim(-0.7, x - 0.6)
+    return top
+
+
+def _mark(block: BlockSpec) -> str:
+    kernel = f"{block.kernel}\u2193" if block.stride == 2 else str(block.kernel)
+    return f"SE\n{kernel}" if block.se else kernel

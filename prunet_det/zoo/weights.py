@@ -16,7 +16,7 @@ from torch import nn
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
 # Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict`

@@ -11,7 +11,7 @@ import pytest
 
 from prunet_det.benchmark.fronts import Axis, Point, axes, hypervolume, pareto, points, reference_ms
 from prunet_det.benchmark.judge import judge, latency_ratio
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 from tests.benchmark.planted import runs, suite
 
 MODELS = {"prunet": "prunet_demo", "gpunet": "gpunet_0", "efficientnet": "efficientnet_b0"}

@@ -8,7 +8,7 @@ import torch
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark import narrow
-from prunet_det.zoo.registry import load_spec
+from prunet_det.zoo.models import load_spec
 from tests.conftest import ROOT
 
 

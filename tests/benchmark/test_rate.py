@@ -12,7 +12,7 @@ from prunet_det.benchmark import rate
 from prunet_det.benchmark.campaign import Plan
 from prunet_det.benchmark.records import METRICS, Record, save_record
 from prunet_det.benchmark.suite import load_suite
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
 

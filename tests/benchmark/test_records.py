@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from prunet_det.benchmark import records as r
-from prunet_det.errors import UserError
 from prunet_det.latency.record import Latency
+from prunet_det.utils.errors import UserError
 
 METRICS = dict.fromkeys(r.METRICS, 0.25)
 RECORD = r.Record("prunet_p0", "prunet", 128, 0, "tiny", METRICS, "onnxruntime fp32")

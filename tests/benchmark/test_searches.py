@@ -7,8 +7,8 @@ import json
 import pytest
 
 from prunet_det.benchmark import searches
-from prunet_det.launchers import Outcome
 from prunet_det.search.results import RUN_FILE
+from prunet_det.utils.jobs import Outcome
 
 
 def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):

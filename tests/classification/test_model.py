@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import prunet_det
 from prunet_det.classification import Classifier, TopKAccuracy
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import save_safetensors
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -17,7 +17,7 @@ from prunet_det.latency.calibrate import (
     predicted,
     published_points,
 )
-from prunet_det.latency.roofline import FITTED
+from prunet_det.latency.device import FITTED
 
 LIMITS = {"v100": (0.03, 0.08), "a100": (0.03, 0.09)}
 

@@ -67,7 +67,7 @@ QUICK = """
 import json, time, timm, torch, prunet_det
 from prunet_det.latency import load_device, predict, predict_module
 from prunet_det.latency.kernels import spec_kernels
-from prunet_det.latency.roofline import KernelArrays, total_ms
+from prunet_det.latency.device import KernelArrays, total_ms
 
 def seconds(function, enough, tries):
     times = []

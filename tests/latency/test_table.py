@@ -10,10 +10,10 @@ import pytest
 import prunet_det
 from prunet_det import BlockSpec
 from prunet_det.latency import load_device, predict
+from prunet_det.latency.calibrate import calibrate_to_table
 from prunet_det.latency.check import random_networks, summarize
-from prunet_det.latency.measure_table import BlockTimer, is_chainable, measure_table
-from prunet_det.latency.own_device import calibrate_to_table
-from prunet_det.latency.roofline import FITTED
+from prunet_det.latency.device import FITTED
+from prunet_det.latency.measure import BlockTimer, is_chainable, measure_table
 from prunet_det.latency.table import (
     Conditions,
     Entry,
@@ -23,7 +23,7 @@ from prunet_det.latency.table import (
     predict_table,
     variants,
 )
-from prunet_det.machine import device_title
+from prunet_det.utils.env import device_title
 
 DEMO = prunet_det.load_spec("prunet_demo")
 BLOCK = BlockSpec("irb", 16, 16, 3, 1, 64)

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from prunet_det.errors import UserError
 from prunet_det.search import entries as names
 from prunet_det.search import trainings, verdict
 from prunet_det.search.verdict import Comparison
+from prunet_det.utils.errors import UserError
 
 SEEDS = 3
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from prunet_det.benchmark.records import record_path
-from prunet_det.errors import UserError
+from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from prunet_det import create, load_spec
 from prunet_det.latency import spec_kernels
-from prunet_det.machine import device_title
+from prunet_det.utils.env import device_title
 from prunet_det.zoo.weights import save_safetensors
 from tests.conftest import ROOT
 

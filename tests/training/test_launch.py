@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import BaseLoop
 
-from prunet_det.errors import UserError
 from prunet_det.training import ClassCheckHook, RecordHook, launch
+from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import CheckpointError
 from tests.conftest import ROOT
 

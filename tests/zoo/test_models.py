@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import prunet_det
 from prunet_det import load_spec, model_names
-from prunet_det.zoo.registry import ALIASES
+from prunet_det.zoo.models import ALIASES
 from tests.conftest import published_counts
 from tests.zoo.networks import on_meta
 

@@ -1,11 +1,11 @@
-"""Writing files so that no reader ever sees half of one, and naming their content."""
+"""Files that no reader ever sees half of, and tables."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -28,3 +28,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def file_digest(path: str | os.PathLike[str]) -> str:
     """The first 16 digits of the SHA-256 of a file's content."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A readable table, as wide as it needs to be."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    columns = zip(header, *rows, strict=True)
+    width = 4 + sum(max(map(len, column)) + 3 for column in columns)
+    Console(width=max(80, width)).print(table)

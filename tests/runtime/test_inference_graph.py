@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import prunet_det
-from prunet_det.detection.deploy import NetworkPart, build_detector
-from prunet_det.runtime.fold import inference_graph
+from prunet_det.detection.build import NetworkPart, build_detector
+from prunet_det.runtime.program import inference_graph
 from prunet_det.runtime.pytorch import as_tuple
 from tests.conftest import ROOT
 

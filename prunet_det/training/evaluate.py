@@ -12,9 +12,11 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from prunet_det.files import atomic_path
-from prunet_det.machine import environment
-from prunet_det.zoo.weights import load_all_weights
+from prunet_det.training.launch import build_evaluation_runner
+from prunet_det.utils.env import environment
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
+from prunet_det.zoo.weights import load_all_weights, read_state_dict, save_safetensors
 
 TRAINING_FILE = "train.json"
 
@@ -70,3 +72,37 @@ def evaluate(
         "training": read_training(checkpoint),
         "evaluated": environment(),
     }
+
+
+def release(
+    config: str, checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Writes `out` (FP16 safetensors) and its card, with metrics of the rounded weights.
+
+    Args:
+        config: The config that the weights were trained with.
+        checkpoint: The trained weights, beside the train.json of their training.
+        out: The safetensors file; the card gets the suffix .json.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: There is no train.json: a released checkpoint must say what made it.
+    """
+    out = Path(out)
+    training = read_training(checkpoint)
+    if not training:
+        raise UserError(
+            f"{Path(checkpoint).parent} has no train.json; tools/train.py writes it at its end."
+        )
+    cfg = Config.fromfile(config)
+    cfg.launcher = "none"
+    cfg.work_dir = str(Path("work_dirs") / f"release_{out.stem}")
+    runner = build_evaluation_runner(cfg)
+    with atomic_path(out) as candidate:  # only what has been evaluated takes the released name
+        save_safetensors(read_state_dict(checkpoint), candidate, half=True)
+        record = evaluate(runner, cfg, config, candidate)
+        card = {**record, "training": training, "precision": "FP16"}
+        write_json(out.with_suffix(".json"), card)
+    return card

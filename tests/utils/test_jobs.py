@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.launchers import Job, Outcome, bring_back, launch
+from prunet_det.utils.jobs import Job, Outcome, bring_back, launch
 
 # Notes that it runs, by its own process and its parent's, waits where it is told to, and leaves its
 # result; a second run finds nothing to wait for.
@@ -83,7 +83,7 @@ def test_jobs_share_the_gpus_that_are_given(tmp_path, monkeypatch):
 
 
 def test_without_ray_one_sentence(tmp_path, monkeypatch):
-    from prunet_det.errors import UserError
+    from prunet_det.utils.errors import UserError
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "ray" else find(n))
@@ -94,7 +94,7 @@ def test_without_ray_one_sentence(tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     """Two local workers, one of them killed in mid-job: all results come, none twice."""
-    from prunet_det.errors import UserError
+    from prunet_det.utils.errors import UserError
 
     def kill_worker() -> None:
         started = tmp_path / "b.started"

@@ -1,10 +1,11 @@
-"""Handing out command lines: to processes of this machine, or to a Ray cluster."""
+"""Many jobs at once: functions and command lines, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import importlib.util
+import multiprocessing
 import os
 import shlex
 import signal
@@ -12,13 +13,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from prunet_det.errors import UserError
-from prunet_det.files import atomic_path
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 LAUNCHERS = ("none", "ray")
 RETRIES = 3  # of a job whose Ray worker was lost
@@ -252,3 +257,41 @@ def _on_worker(job: Job, folder: str, logs: str) -> Outcome:
     root = Path(job.folder)
     found = [path for pattern in job.results for path in root.glob(pattern) if path.is_file()]
     return Outcome(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in found})
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(
+    function: Callable[[Argument], Result],
+    jobs: Sequence[Argument],
+    workers: int | None,
+    title: str,
+) -> Iterator[Result]:
+    """Results in the order of the jobs; an interruption stops the processes.
+
+    Args:
+        function: A function that other processes can import.
+        jobs: Its arguments.
+        workers: Processes; by default one a core.
+        title: Of the progress bar.
+    """
+    import cv2
+    from tqdm import tqdm
+
+    if not jobs:
+        return
+    workers = min(workers or available_cores(), len(jobs))
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(
+        workers, context, initializer=cv2.setNumThreads, initargs=(0,)
+    ) as pool:
+        try:
+            yield from tqdm(
+                pool.map(function, jobs, chunksize=8), total=len(jobs), desc=title, unit="image"
+            )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunet_det.files import atomic_path
+from prunet_det.utils.io import atomic_path
 
 
 def test_whole(tmp_path):
