@@ -1,4 +1,4 @@
-"""The three blocks, each in the steps expand, spatial, project.
+"""The block, of whichever kind, in the steps expand, spatial, project.
 
 A step is a module of its own, so that a search can run the steps with other widths than the block
 was built with and still share this one implementation.
@@ -61,6 +61,8 @@ def conv_bn_act(
 class Block(nn.Module):
     """`project(spatial(expand(x)))`, plus `x` where the spec has a residual.
 
+    A step that the block's kind does not have is an Identity.
+
     Args:
         spec: What to build.
         padding: `published` follows the spec, `same` pads every convolution with kernel // 2.
@@ -81,75 +83,37 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.bn_eps = bn_eps
-        self.padding = spec.padding if padding == "published" else padding
         self.has_residual = spec.has_residual
+        # The order of these three names is that in which a seed's weights are drawn.
         self.expand: nn.Module = nn.Identity()
         self.project: nn.Module = nn.Identity()
         self.spatial: nn.Module
-        self._build_steps()
+        kind = spec.kind_info
+        chs, mid_chs = spec.spatial_chs
+        if kind.has_expand:
+            self.expand = conv_bn_act(spec.in_chs, chs, act=spec.act, bn_eps=bn_eps)
+        self.spatial = conv_bn_act(
+            chs,
+            mid_chs,
+            spec.kernel,
+            spec.stride,
+            depthwise=kind.is_depthwise,
+            padding=spec.padding if padding == "published" else padding,
+            act=spec.act,
+            bn_eps=bn_eps,
+        )
+        if spec.se:
+            act_layer = ACTIVATION_MODULES[spec.act]
+            self.spatial.add_module(
+                "se", SEModule(mid_chs, rd_channels=spec.se, act_layer=act_layer)
+            )
+        if kind.has_project:
+            self.project = conv_bn_act(mid_chs, spec.out_chs, bn_eps=bn_eps)
         use_drop = spec.has_residual and drop_path > 0
         self.drop_path: nn.Module = DropPath(drop_path) if use_drop else nn.Identity()
-
-    def _build_steps(self) -> None:
-        raise TypeError("Block is abstract; use make_block(spec).")
-
-    def _make_spatial(self, in_chs: int, out_chs: int, depthwise: bool = False) -> nn.Sequential:
-        """The kxk convolution with BN, activation and, where the spec has it, SE."""
-        s = self.spec
-        spatial = conv_bn_act(
-            in_chs,
-            out_chs,
-            s.kernel,
-            s.stride,
-            depthwise=depthwise,
-            padding=self.padding,
-            act=s.act,
-            bn_eps=self.bn_eps,
-        )
-        if s.se:
-            act_layer = ACTIVATION_MODULES[s.act]
-            spatial.add_module("se", SEModule(out_chs, rd_channels=s.se, act_layer=act_layer))
-        return spatial
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.project(self.spatial(self.expand(x)))
         if self.has_residual:
             out = x + self.drop_path(out)
         return out
-
-
-class ConvBnAct(Block):
-    """A plain convolution; never a residual."""
-
-    def _build_steps(self) -> None:
-        self.spatial = self._make_spatial(self.spec.in_chs, self.spec.out_chs)
-
-
-class IRB(Block):
-    """Inverted residual: 1x1 expand, kxk depthwise, optional SE, 1x1 project without activation."""
-
-    def _build_steps(self) -> None:
-        s = self.spec
-        self.expand = conv_bn_act(s.in_chs, s.hidden, act=s.act, bn_eps=self.bn_eps)
-        self.spatial = self._make_spatial(s.hidden, s.hidden, depthwise=True)
-        self.project = conv_bn_act(s.hidden, s.out_chs, bn_eps=self.bn_eps)
-
-
-class FusedIRB(Block):
-    """Fused inverted residual: dense kxk to the hidden width, optional SE, 1x1 project."""
-
-    def _build_steps(self) -> None:
-        s = self.spec
-        self.spatial = self._make_spatial(s.in_chs, s.hidden)
-        self.project = conv_bn_act(s.hidden, s.out_chs, bn_eps=self.bn_eps)
-
-
-_BLOCKS: dict[str, type[Block]] = {"conv": ConvBnAct, "irb": IRB, "fused_irb": FusedIRB}
-
-
-def make_block(
-    spec: BlockSpec, padding: str = "published", bn_eps: float = 1e-3, drop_path: float = 0.0
-) -> Block:
-    """The block of the spec's kind; arguments as in :class:`Block`."""
-    return _BLOCKS[spec.kind](spec, padding, bn_eps, drop_path)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from prunet_det.arch.blocks import ACTIVATION_MODULES, conv_bn_act, make_block
+from prunet_det.arch.blocks import ACTIVATION_MODULES, Block, conv_bn_act
 from prunet_det.arch.spec import ArchSpec
 
 PADDING_MODES = ("published", "same")
@@ -71,9 +71,7 @@ class ArchNet(nn.Module):
         rates = (drop_path_rate * (i + 2) / (len(spec.blocks) + 2) for i in range(len(spec.blocks)))
         self.stages: Any = nn.Sequential(
             *(
-                nn.Sequential(
-                    *(make_block(block, padding, eps, next(rates)) for block in stage.blocks)
-                )
+                nn.Sequential(*(Block(block, padding, eps, next(rates)) for block in stage.blocks))
                 for stage in spec.stages
             )
         )

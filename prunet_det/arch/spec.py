@@ -19,7 +19,6 @@ from typing import Any
 from prunet_det.utils.io import atomic_path
 
 SCHEMA_VERSION = 1
-BLOCK_KINDS = ("conv", "irb", "fused_irb")
 ACTIVATIONS = ("relu", "silu")
 PADDINGS = ("same", "valid")
 PROVENANCE_KINDS = {
@@ -27,6 +26,60 @@ PROVENANCE_KINDS = {
     "searched": ("command", "budget", "seed", "data"),
     "hand-written": ("reason",),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockKind:
+    """What tells one kind of block from another; everything else asks the block for it.
+
+    A block is up to three steps: a 1x1 convolution that expands, a kxk convolution, and a 1x1
+    convolution that projects. Batch norm follows each, an activation all but the last.
+
+    Attributes:
+        name: Value of `kind` in specs, tables and configs of a search.
+        title: Name in figures.
+        colour: Colour in figures, as #RRGGBB; Okabe and Ito's, told apart by the colour-blind too.
+        has_expand: Whether a 1x1 convolution to the inner width comes before the kxk convolution.
+        is_depthwise: Whether the kxk convolution works on each channel alone.
+        has_project: Whether a 1x1 convolution without activation comes last. Such a block adds its
+            input to its output where the two have the same shape.
+    """
+
+    name: str
+    title: str
+    colour: str
+    has_expand: bool = False
+    is_depthwise: bool = False
+    has_project: bool = False
+
+    @property
+    def has_hidden(self) -> bool:
+        """Whether there is an inner width to choose, between those of input and output."""
+        return self.has_expand or (self.has_project and not self.is_depthwise)
+
+
+BLOCK_KINDS: dict[str, BlockKind] = {
+    kind.name: kind
+    for kind in (
+        BlockKind(name="conv", title="conv", colour="#56B4E9"),
+        BlockKind(
+            name="irb",
+            title="inverted residual",
+            colour="#009E73",
+            has_expand=True,
+            is_depthwise=True,
+            has_project=True,
+        ),
+        BlockKind(
+            name="fused_irb", title="fused inverted residual", colour="#E69F00", has_project=True
+        ),
+    )
+}
+
+
+def kinds_with_hidden() -> tuple[str, ...]:
+    """Names of the kinds whose inner width a search may choose."""
+    return tuple(name for name, kind in BLOCK_KINDS.items() if kind.has_hidden)
 
 
 class SpecError(ValueError):
@@ -92,7 +145,7 @@ class BlockSpec:
 
     def __post_init__(self) -> None:
         where = f"block {self.kind} {self.in_chs}->{self.out_chs}"
-        _check_choice(where, "kind", self.kind, BLOCK_KINDS)
+        _check_choice(where, "kind", self.kind, tuple(BLOCK_KINDS))
         _check_choice(where, "act", self.act, ACTIVATIONS)
         _check_choice(where, "padding", self.padding, PADDINGS)
         for key in ("in_chs", "out_chs", "kernel"):
@@ -102,22 +155,48 @@ class BlockSpec:
         if self.stride not in (1, 2) or isinstance(self.stride, bool):
             raise SpecError(f"{where}: stride must be 1 or 2, got {self.stride!r}.")
         _check_int(where, "se", self.se, least=0)
-        _check_int(where, "hidden", self.hidden, least=0 if self.kind == "conv" else 1)
-        if self.kind == "conv" and (self.hidden or self.se):
-            raise SpecError(f"{where}: a conv block has no hidden width and no se; leave them out.")
+        _check_int(where, "hidden", self.hidden, least=int(self.has_hidden))
+        if not self.has_hidden and (self.hidden or self.se):
+            raise SpecError(
+                f"{where}: a {self.kind} block has no hidden width and no se; leave them out."
+            )
         if self.se > self.hidden:
             raise SpecError(f"{where}: se ({self.se}) is wider than hidden ({self.hidden}).")
         if self.padding == "valid" and self.stride == 1:
             raise SpecError(f"{where}: padding 'valid' is for strided blocks only.")
 
     @property
+    def kind_info(self) -> BlockKind:
+        """What is true of all blocks of this kind."""
+        return BLOCK_KINDS[self.kind]
+
+    @property
+    def has_hidden(self) -> bool:
+        """Whether the block has an inner width."""
+        return self.kind_info.has_hidden
+
+    @property
+    def spatial_chs(self) -> tuple[int, int]:
+        """Channels in and out of the kxk convolution."""
+        kind = self.kind_info
+        chs = self.hidden if kind.has_expand else self.in_chs
+        if kind.is_depthwise:
+            return chs, chs
+        return chs, self.hidden if kind.has_hidden else self.out_chs
+
+    @property
     def has_residual(self) -> bool:
         """Whether the block adds its input to its output."""
-        return self.kind != "conv" and self.stride == 1 and self.in_chs == self.out_chs
+        return self.kind_info.has_project and self.stride == 1 and self.in_chs == self.out_chs
 
     def padded(self) -> BlockSpec:
         """The block as networks built with `padding="same"` have it."""
         return self if self.padding == "same" else dataclasses.replace(self, padding="same")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block as JSON values; fields at their defaults are left out."""
+        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {f.name: value for f, value in values if value != f.default}
 
 
 @dataclass(frozen=True)
@@ -283,11 +362,6 @@ class ArchSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON values; block fields at their defaults are left out."""
-        defaults = {f.name: f.default for f in dataclasses.fields(BlockSpec)}
-
-        def block(b: BlockSpec) -> dict[str, Any]:
-            return {k: v for k, v in dataclasses.asdict(b).items() if v != defaults[k]}
-
         return {
             "schema": SCHEMA_VERSION,
             "name": self.name,
@@ -295,7 +369,7 @@ class ArchSpec:
             "crop_pct": self.crop_pct,
             "bn_eps": self.bn_eps,
             "stem": {"widths": list(self.stem.widths), "act": self.stem.act},
-            "stages": [{"blocks": [block(b) for b in stage.blocks]} for stage in self.stages],
+            "stages": [{"blocks": [b.to_dict() for b in stage.blocks]} for stage in self.stages],
             "tail": dataclasses.asdict(self.tail),
             "provenance": {
                 "kind": self.provenance.kind,

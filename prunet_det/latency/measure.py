@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunet_det.arch.blocks import make_block
+from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.latency.device import check_batch
 from prunet_det.latency.kernels import output_size
@@ -191,7 +191,7 @@ class Repeated(nn.Module):
 
     def __init__(self, block: BlockSpec, count: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(make_block(block, "same") for _ in range(count))
+        self.blocks = nn.ModuleList(Block(block, "same") for _ in range(count))
         self.chained = is_chainable(block)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunet_det.arch.blocks import make_block
+from prunet_det.arch.blocks import Block
 from prunet_det.latency.stopwatch import Task, time_interleaved
 from prunet_det.search.layer import LayerMixture, Part, SearchLayer
 from prunet_det.search.space import LayerSpace, Operator
@@ -174,7 +174,7 @@ def prunode_ratio(seconds: float = 3.0) -> float:
     images = _images()
     space = layer_space(64)
     plain = nn.Sequential(
-        *(make_block(space.block(space.operators[0], MOST), "same") for _ in range(_LAYERS))
+        *(Block(space.block(space.operators[0], MOST), "same") for _ in range(_LAYERS))
     )
     tasks = [Task(step_of(net, images)) for net in (_Net(space), plain)]
     timings = time_interleaved(tasks, seconds)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from prunet_det.arch.blocks import make_block
+from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
 
 
@@ -28,7 +28,7 @@ class Prunode(nn.Module):
     """One candidate of a layer, as wide as what can still be chosen.
 
     Args:
-        spec: The block at its greatest width; a plain convolution has none to choose.
+        spec: The block at its greatest width; some kinds have none to choose.
         bn_eps: Epsilon of the batch norms.
 
     Shapes:
@@ -38,7 +38,7 @@ class Prunode(nn.Module):
     def __init__(self, spec: BlockSpec, bn_eps: float = 1e-3) -> None:
         super().__init__()
         self.spec, self.bn_eps = spec, bn_eps
-        self.block: Any = make_block(spec, "same", bn_eps)
+        self.block: Any = Block(spec, "same", bn_eps)
 
     @property
     def has_residual(self) -> bool:
@@ -56,7 +56,7 @@ class Prunode(nn.Module):
         old = self.block.state_dict()
         self.spec = dataclasses.replace(self.spec, hidden=hidden)
         training = self.training
-        self.block = make_block(self.spec, "same", self.bn_eps)
+        self.block = Block(self.spec, "same", self.bn_eps)
         like = next(iter(old.values()))
         self.block.to(like.device)
         copy_leading(old, self.block.state_dict())
@@ -71,20 +71,20 @@ class Prunode(nn.Module):
 
         Args:
             x: The layer's input.
-            pair: Inner widths a <= b of the two paths; not used by a plain convolution.
+            pair: Inner widths a <= b of the two paths; not used by a block without one.
             share: Of the larger path, a scalar; None computes the larger path alone.
         """
-        block = self.block
-        if self.spec.kind == "conv":
-            return block.spatial(x)
+        block, kind = self.block, self.spec.kind_info
+        if not kind.has_hidden:
+            return block.project(block.spatial(x))
         small, large = pair
         columns = None
         if share is not None and small < large:
             ones = x.new_ones(small, dtype=share.dtype)
             columns = torch.cat([ones, share.expand(large - small)])
-        if self.spec.kind == "irb":
+        if kind.has_expand:
             x = _narrow(block.expand, x, large)
-        x = _narrow(block.spatial, x, large, depthwise=self.spec.kind == "irb")
+        x = _narrow(block.spatial, x, large, kind.is_depthwise)
         if self.spec.se:
             x = _squeeze_excite(block.spatial.se, x, large, columns)
         weight = block.project.conv.weight[:, :large]

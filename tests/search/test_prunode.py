@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 
-from prunet_det.arch.blocks import make_block
+from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.search.cost_check import COUNTS, _Net, layer_space, saved_bytes, step_of
 from prunet_det.search.layer import SKIP, LayerMixture, Part, SearchLayer
@@ -29,7 +29,7 @@ def images(*shape):
 
 def plain(node: Prunode, hidden: int) -> torch.nn.Module:
     """The block that a Prunode's first channels are, with the implementation of networks."""
-    block = make_block(dataclasses.replace(node.spec, hidden=hidden), "same")
+    block = Block(dataclasses.replace(node.spec, hidden=hidden), "same")
     copy_leading(node.block.state_dict(), block.state_dict())
     block.has_residual = False
     return block.train(node.training)
