@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from prunet_det.arch.spec import ArchSpec, BlockSpec, SpecError
-from prunet_det.zoo.card import COLOURS, NAMES
+from prunet_det.arch.spec import BLOCK_KINDS, ArchSpec, BlockSpec, SpecError
 
 KEY = [
-    *((kind, COLOURS[kind], NAMES[kind]) for kind in ("conv", "irb", "fused_irb")),
+    *((kind.name, kind.colour, kind.title) for kind in BLOCK_KINDS.values()),
     ("inner", "#444444", "inner width (filled: output channels; a gap: stride 2)"),
 ]
 _HEIGHT = 78.0
@@ -82,9 +81,10 @@ def blocks_svg(blocks: Sequence[BlockSpec], top: int, most: int) -> str:
         x += _GAP if b.stride == 2 and x else 0
         inner = f", inner {b.hidden}" if b.hidden else ""
         stride = ", stride 2" if b.stride == 2 else ""
-        title = f"{NAMES[b.kind]} {b.kernel}x{b.kernel}, {b.in_chs} to {b.out_chs}{inner}{stride}"
+        kind = b.kind_info
+        title = f"{kind.title} {b.kernel}x{b.kernel}, {b.in_chs} to {b.out_chs}{inner}{stride}"
         parts.append(f"<g><title>{html.escape(title)}</title>")
-        parts.append(_rect(x, b.out_chs, top, f'fill="{COLOURS[b.kind]}"'))
+        parts.append(_rect(x, b.out_chs, top, f'fill="{kind.colour}"'))
         if b.hidden:
             parts.append(_rect(x, b.hidden, top, 'fill="none" stroke="#444444"'))
         parts.append("</g>")

@@ -68,8 +68,9 @@ def _walk(
         block, size = chosen.choice(options)
         blocks.append(block)
         place = _leads_to((block, size))
-    stem = [b for b in blocks[:1] if b.kind == "conv" and b.stride == 2]
-    if not stem or len(blocks) < 2:
+    first = blocks[0]
+    stem = StemSpec((first.out_chs,), first.act)
+    if stem.blocks(first.in_chs) != (first,) or len(blocks) < 2:
         raise TableError("the table's blocks do not make a network: no stem, or nothing after it.")
     stages: list[list[BlockSpec]] = []
     for block in blocks[1:]:
@@ -78,7 +79,7 @@ def _walk(
         stages[-1].append(block)
     return ArchSpec(
         name,
-        StemSpec((stem[0].out_chs,), stem[0].act),
+        stem,
         tuple(StageSpec(tuple(stage)) for stage in stages),
         TailSpec(64),
         Provenance("hand-written", {"reason": "a random walk through a latency table"}),

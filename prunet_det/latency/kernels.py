@@ -223,19 +223,19 @@ def _elementwise(name: str, reads: int, writes: int, positions: int) -> Kernel:
 
 def block_kernels(block: BlockSpec, at: tuple[int, int], name: str = "block") -> list[Kernel]:
     """The kernels of one block on a map of height and width `at`."""
-    b, taps, out = block, block.kernel**2, output_size(block, at)
-    if b.kind == "conv":
-        kernels = _conv(f"{name}.spatial", b.in_chs, b.out_chs, taps, 1, at, out, b.act)
-        return kernels + _squeeze_excite(f"{name}.se", b, b.out_chs, out)
-    if b.kind == "irb":
-        kernels = _conv(f"{name}.expand", b.in_chs, b.hidden, 1, 1, at, at, b.act)
-        kernels += _conv(f"{name}.spatial", b.hidden, b.hidden, taps, b.hidden, at, out, b.act)
-    else:
-        kernels = _conv(f"{name}.spatial", b.in_chs, b.hidden, taps, 1, at, out, b.act)
-    kernels += _squeeze_excite(f"{name}.se", b, b.hidden, out)
-    return kernels + _conv(
-        f"{name}.project", b.hidden, b.out_chs, 1, 1, out, out, None, b.has_residual
-    )
+    b, kind, taps, out = block, block.kind_info, block.kernel**2, output_size(block, at)
+    chs, mid_chs = b.spatial_chs
+    kernels = []
+    if kind.has_expand:
+        kernels += _conv(f"{name}.expand", b.in_chs, chs, 1, 1, at, at, b.act)
+    groups = chs if kind.is_depthwise else 1
+    kernels += _conv(f"{name}.spatial", chs, mid_chs, taps, groups, at, out, b.act)
+    kernels += _squeeze_excite(f"{name}.se", b, mid_chs, out)
+    if kind.has_project:
+        kernels += _conv(
+            f"{name}.project", mid_chs, b.out_chs, 1, 1, out, out, None, b.has_residual
+        )
+    return kernels
 
 
 def _squeeze_excite(name: str, b: BlockSpec, chs: int, at: tuple[int, ...]) -> list[Kernel]:

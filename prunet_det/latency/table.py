@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.arch.spec import ArchSpec, BlockSpec, kinds_with_hidden
 from prunet_det.latency.device import (
     Device,
     KernelArrays,
@@ -160,7 +159,7 @@ class Table:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as JSON, atomically."""
         entries = [
-            json.dumps({"block": _block_dict(block), "size": size, **asdict(entry)})
+            json.dumps({"block": block.to_dict(), "size": size, **asdict(entry)})
             for (block, size), entry in self.entries.items()
         ]
         head = json.dumps({"schema": SCHEMA, "conditions": asdict(self.conditions)})
@@ -221,13 +220,8 @@ class Table:
 
 def without_width(block: BlockSpec, size: Size) -> Key:
     """The same for all blocks that are alike but for their inner width."""
-    least = 0 if block.kind == "conv" else 1
+    least = int(block.has_hidden)
     return replace(block, hidden=least, se=min(block.se, least)), size
-
-
-def _block_dict(block: BlockSpec) -> dict[str, Any]:
-    defaults = {f.name: f.default for f in fields(BlockSpec)}
-    return {k: v for k, v in asdict(block).items() if v != defaults[k]}
 
 
 def network_blocks(spec: ArchSpec, input_size: int) -> list[Key]:
@@ -244,17 +238,18 @@ def network_blocks(spec: ArchSpec, input_size: int) -> list[Key]:
 def variants(keys: Iterable[Key], count: int = 4, step: int = 8) -> list[Key]:
     """Blocks with, in their places, other kinds, kernels and inner widths.
 
-    Each irb or fused_irb gives both kinds with kernels 3 and 5 and `count` inner widths, evenly
-    from one times its input's channels to its own width, at least 4 times; rounded to `step`.
+    Each block with an inner width gives all kinds that have one, with kernels 3 and 5 and `count`
+    inner widths, evenly from one times its input's channels to its own width, at least 4 times;
+    rounded to `step`.
     """
     found: dict[Key, None] = {}
     for block, size in keys:
         found[block, size] = None
-        if block.kind == "conv":
+        if not block.has_hidden:
             continue
         widest = max(block.hidden, 4 * block.in_chs)
         widths = np.linspace(block.in_chs, widest, count) / step
-        for kind in ("irb", "fused_irb"):
+        for kind in kinds_with_hidden():
             for kernel in (3, 5):
                 for width in {step * max(1, round(w)) for w in widths}:
                     variant = replace(block, kind=kind, kernel=kernel, hidden=int(width), se=0)

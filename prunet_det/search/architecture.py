@@ -86,7 +86,7 @@ class Architecture:
         top = np.array([len(t) - 1 for t in tables], float)
         self.steps = np.array(
             [
-                np.diff(self.space.layers[i].widths[:2]).sum() if o and o.kind != "conv" else 0
+                np.diff(self.space.layers[i].widths[:2]).sum() if o and o.has_hidden else 0
                 for i, o in zip(owners, self.operators, strict=True)
             ]
         )

@@ -95,7 +95,7 @@ def _hidden(block: BlockSpec | None) -> int:
 
 
 def _at_width(layer: LayerSpace, block: BlockSpec | None, width: float) -> BlockSpec | None:
-    if block is None or block.kind == "conv":
+    if block is None or not block.has_hidden:
         return block
     operator = layer.operator_of(block)
     return layer.block(operator, min(layer.widths_of(operator), key=lambda w: abs(w - width)))
@@ -152,7 +152,7 @@ def rounds(costs: SpaceCosts, budget_ms: float) -> list[dict[str, Change]]:
         def change(network: Network) -> Network:
             swapped = list(network)
             for i, (layer, block) in enumerate(zip(layers, network, strict=True)):
-                if block is None or layer.stage != stage or block.kind == "conv":
+                if block is None or layer.stage != stage or not block.has_hidden:
                     continue
                 wanted = dataclasses.replace(layer.operator_of(block), **fields)
                 if wanted in costs.ms[i]:
@@ -170,7 +170,7 @@ def rounds(costs: SpaceCosts, budget_ms: float) -> list[dict[str, Change]]:
     depths: dict[str, Change] = {"half the layers": shorten(stages, 0.5)}
     depths["a layer a stage"] = shorten(stages, 0.0)
     operators: dict[str, Change] = {}
-    kinds = {o.kind for layer in layers for o in layer.operators} - {"conv"}
+    kinds = {o.kind for layer in layers for o in layer.operators if o.has_hidden}
     kernels = {o.kernel for layer in layers for o in layer.operators}
     for stage in stages:
         depths[f"half of stage {stage}"] = shorten([stage], 0.5)

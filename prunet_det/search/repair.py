@@ -98,7 +98,7 @@ def _steps(
 ) -> Iterator[_Step]:
     """To the next edge of every layer's staircase: the widest block of the next price."""
     for i, block in enumerate(network):
-        if block is None or block.kind == "conv":
+        if block is None or not block.has_hidden:
             continue
         layer = costs.space.layers[i]
         operator = layer.operator_of(block)

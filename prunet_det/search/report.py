@@ -161,7 +161,7 @@ def _draw_widths(steps: np.ndarray, records: Any, architecture: Architecture, _:
         own = np.flatnonzero(architecture.layer_of == i)
         best = int(own[int(np.argmax(np.array(last["probabilities"])[own]))])
         operator = architecture.operators[best]
-        if operator is None or operator.kind == "conv":
+        if operator is None or not operator.has_hidden:
             axis.text(0.5, 0.5, "no inner width", ha="center", transform=axis.transAxes, size=8)
             continue
         widths = np.array(layer.widths_of(operator))

@@ -16,17 +16,18 @@ from typing import Any
 
 from prunet_det.arch.spec import (
     ACTIVATIONS,
+    BLOCK_KINDS,
     ArchSpec,
     BlockSpec,
     Provenance,
     StageSpec,
     StemSpec,
     TailSpec,
+    kinds_with_hidden,
 )
 from prunet_det.latency.kernels import output_size
 
 Network = tuple[BlockSpec | None, ...]
-KINDS = ("conv", "irb", "fused_irb")
 _ROUND = 8  # outer widths are multiples of this: tensor cores and vector units like it
 
 
@@ -50,6 +51,11 @@ class Operator:
     se: bool = False
     fixed: int = 0
 
+    @property
+    def has_hidden(self) -> bool:
+        """Whether there is an inner width to choose."""
+        return BLOCK_KINDS[self.kind].has_hidden
+
     def __str__(self) -> str:
         extra = f" {self.act}" * (self.act != "relu") + " se" * self.se
         return f"{self.kind} k{self.kernel}{extra}" + (f" x{self.fixed}" if self.fixed else "")
@@ -63,7 +69,7 @@ class LayerSpace:
         stage, index: Its place.
         in_chs, out_chs, stride: Fixed by the frame.
         operators: At least one.
-        widths: Inner widths, increasing, for all operators but plain convolutions.
+        widths: Inner widths, increasing, for all operators that have one.
         skippable: Whether the layer may be left out.
     """
 
@@ -82,8 +88,8 @@ class LayerSpace:
         return f"{self.stage}.{self.index}"
 
     def widths_of(self, operator: Operator) -> tuple[int, ...]:
-        """The inner widths that an operator may have; (0,) for a plain convolution."""
-        if operator.kind == "conv":
+        """The inner widths that an operator may have; (0,) where it has none."""
+        if not operator.has_hidden:
             return (0,)
         return (operator.fixed,) if operator.fixed else self.widths
 
@@ -171,7 +177,7 @@ class SearchSpace:
         options = {
             key: given.pop(key, default)
             for key, default in (
-                ("kinds", ("irb", "fused_irb")),
+                ("kinds", kinds_with_hidden()),
                 ("kernels", (3, 5)),
                 ("acts", ("relu",)),
                 ("se", (False,)),
@@ -219,7 +225,7 @@ class SearchSpace:
         for layer in self.layers:
             found: dict[Operator, None] = {}
             for operator in layer.operators:
-                if operator.kind == "conv":
+                if not operator.has_hidden:
                     found[operator] = None
                     continue
                 for expansion in expansions:
@@ -354,7 +360,7 @@ def _operators(
     index: int, kinds: Sequence[str], stage: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Iterator[Operator]:
     for what, values, known in (
-        ("kinds", kinds, KINDS),
+        ("kinds", kinds, tuple(BLOCK_KINDS)),
         ("acts", options["acts"], ACTIVATIONS),
         ("se", options["se"], (False, True)),
     ):
@@ -369,5 +375,5 @@ def _operators(
     for kind in kinds:
         for kernel in kernels:
             for act in options["acts"]:
-                for se in options["se"] if kind != "conv" else (False,):
+                for se in options["se"] if BLOCK_KINDS[kind].has_hidden else (False,):
                     yield Operator(kind, kernel, act, se)

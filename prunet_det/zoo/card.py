@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.arch.spec import BLOCK_KINDS, ArchSpec, BlockSpec
 from prunet_det.utils.io import atomic_path
 
 
@@ -111,14 +111,7 @@ def _blocks(spec: ArchSpec) -> str:
     return markdown_table([*header, "padding as published"], rows)
 
 
-# Okabe and Ito's colours, told apart by the colour-blind too.
-COLOURS = {"conv": "#56B4E9", "irb": "#009E73", "fused_irb": "#E69F00", "other": "#999999"}
-NAMES = {
-    "conv": "conv",
-    "irb": "inverted residual",
-    "fused_irb": "fused inverted residual",
-    "other": "stem and tail",
-}
+_STEM_AND_TAIL = "#999999"
 
 
 def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
@@ -152,8 +145,10 @@ def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", length=0)
         axes.set_title(f"{spec.name}: blocks from image to classifier", loc="left")
-        kinds = [k for k in COLOURS if k == "other" or k in {b.kind for b in spec.blocks}]
-        patches: list[Any] = [Patch(color=COLOURS[k], label=NAMES[k]) for k in kinds]
+        used = {b.kind for b in spec.blocks}
+        kinds = [kind for name, kind in BLOCK_KINDS.items() if name in used]
+        patches: list[Any] = [Patch(color=kind.colour, label=kind.title) for kind in kinds]
+        patches.append(Patch(color=_STEM_AND_TAIL, label="stem and tail"))
         patches.append(Patch(facecolor="none", edgecolor="#444444", label="inner width"))
         axes.legend(handles=patches, loc="upper left", frameon=False)
         with atomic_path(path) as temporary:
@@ -186,16 +181,16 @@ def _draw_bars(axes: Any, spec: ArchSpec) -> float:
 
     for i, width in enumerate(spec.stem.widths):
         stride *= 2 if i == 0 else 1
-        bar(width, 0, COLOURS["other"], "3" if i else "3\u2193")
+        bar(width, 0, _STEM_AND_TAIL, "3" if i else "3\u2193")
     close(0, f"stem\n/{stride}\n{spec.stem.widths[-1]}")
     for i, stage in enumerate(spec.stages):
         first = x
         for block in stage.blocks:
             stride *= block.stride
-            bar(block.out_chs, block.hidden, COLOURS[block.kind], _mark(block))
+            bar(block.out_chs, block.hidden, block.kind_info.colour, _mark(block))
         close(first, f"stage {i}\n/{stride}\n{stage.blocks[-1].out_chs}")
     first = x
-    bar(spec.tail.width, 0, COLOURS["other"], "1")
+    bar(spec.tail.width, 0, _STEM_AND_TAIL, "1")
     close(first, f"tail\n/{stride}\n{spec.tail.width}")
     axes.set_xticks(ticks, labels)
     axes.set_xlim(-0.7, x - 0.6)
