@@ -1,4 +1,4 @@
-"""The embedded sets: made on first use from what is inside installed packages, no download."""
+"""Embedded data sets: made on first use from files inside installed packages, without download."""
 
 from prunet_det.datasets.build import SETS, data_hash, ensure, get_set
 from prunet_det.datasets.crops import ensure_crops

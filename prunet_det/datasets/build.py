@@ -1,4 +1,4 @@
-"""Making an embedded set on disk: COCO format, in parallel, atomic, checked by a manifest."""
+"""Making an embedded set on disk: in COCO format, in parallel, atomic, checked by a manifest."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ SETS: dict[str, EmbeddedSet] = {s.name: s for s in (DigitsSet(), GlyphsSet())}
 
 
 def get_set(name: str) -> EmbeddedSet:
-    """The parameters of a named set.
+    """Returns the parameters of a named set.
 
     Raises:
-        ValueError: No set has this name.
+        ValueError: If no set has this name.
     """
     if name not in SETS:
         raise ValueError(f"there is no embedded set {name!r}; the known ones: {', '.join(SETS)}.")
@@ -50,19 +50,22 @@ def get_set(name: str) -> EmbeddedSet:
 
 
 def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) -> Path:
-    """Makes a set where it is missing, mends it where it is damaged, and returns its folder.
+    """Makes an embedded set where it is missing, and repairs it where it is damaged.
 
     Several processes may call this at once: the first one works and the others wait for it.
 
     Args:
-        name: `digits` or `glyphs`.
-        root: The folder of the set; it gets `train/`, `val/`, `annotations/`, a contact sheet and
-            a manifest.
-        workers: Processes; by default one a core.
+        name: Name of the set, `digits` or `glyphs`.
+        root: Folder of the set; it gets `train/`, `val/`, `annotations/`, a contact sheet and a
+            manifest.
+        workers: Number of processes; None for one per core.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: Unknown name, or `root` holds something that is no embedded set.
-        OSError: The folder cannot be written.
+        ValueError: If the name is unknown, or `root` holds files that are not of this set.
+        OSError: If the folder cannot be written.
     """
     embedded, root = get_set(name), Path(root)
     if not root.is_dir():
@@ -72,21 +75,21 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
         if manifest is None or manifest.get("parameters") != _parameters(embedded):
             _make(embedded, root, workers)
         else:
-            bad = [
+            damaged = [
                 file for file, digest in manifest["files"].items() if sha256(root / file) != digest
             ]
-            if bad:
-                _mend(embedded, root, bad, manifest, workers)
+            if damaged:
+                _repair(embedded, root, damaged, manifest, workers)
             if not (root / SHEET).is_file():
                 write_contact_sheet(root, "train")
     return root
 
 
 def data_hash(root: str | os.PathLike[str]) -> str:
-    """A digest of the annotations and images of a finished set, from its manifest.
+    """Returns the digest of a finished set's annotations and images, from its manifest.
 
     Raises:
-        FileNotFoundError: There is no manifest.
+        FileNotFoundError: If there is no manifest.
     """
     manifest = _read_manifest(Path(root))
     if manifest is None:
@@ -100,7 +103,7 @@ def _parameters(embedded: EmbeddedSet) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """Lets one process at a time work on the folder `root`; on read-only disks all may read."""
+    """Lets one process at a time work on a folder; on a read-only disk, all may read it."""
     try:
         handle = open(root.parent / f".{root.name}.lock", "w")  # noqa: SIM115
     except OSError as e:
@@ -122,7 +125,7 @@ def _read_manifest(root: Path) -> dict[str, Any] | None:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file; empty where it cannot be read."""
+    """Returns the SHA-256 digest of a file, or an empty string if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -130,7 +133,7 @@ def sha256(path: Path) -> str:
 
 
 def _draw_one(job: tuple[EmbeddedSet, str, int]) -> tuple[bytes, list[_Object]]:
-    """An encoded image and its objects."""
+    """Draws an image and encodes it and the masks of its objects."""
     from pycocotools import mask as coco_mask
 
     embedded, split, index = job
@@ -148,7 +151,7 @@ def _draw_one(job: tuple[EmbeddedSet, str, int]) -> tuple[bytes, list[_Object]]:
 def _draw_many(
     embedded: EmbeddedSet, jobs: Sequence[tuple[str, int]], workers: int | None
 ) -> Iterator[tuple[bytes, list[_Object]]]:
-    """Results in the order of the jobs, drawn in parallel, with a progress bar."""
+    """Draws images in parallel and yields them in the order of the jobs."""
     full = [(embedded, split, index) for split, index in jobs]
     return ordered_map(_draw_one, full, workers, f"making {embedded.name}")
 
@@ -167,7 +170,7 @@ def _coco(embedded: EmbeddedSet, split: str) -> dict[str, Any]:
 
 
 def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
-    """Builds the whole set beside `root` and renames it into place."""
+    """Makes the whole set in a temporary folder beside `root` and renames it into place."""
     _refuse_foreign(embedded, root)
     partial = root.parent / f".{root.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -196,7 +199,7 @@ def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
 
 
 def _refuse_foreign(embedded: EmbeddedSet, root: Path) -> None:
-    """Raises ValueError where `root` holds a file that is no part of this set."""
+    """Raises ValueError if `root` holds a file that is not of this set."""
     for path in sorted(root.rglob("*")) if root.is_dir() else ():
         name = path.relative_to(root).as_posix()
         ours = path.is_dir() or bool(_OWN_FILES.fullmatch(name))
@@ -229,20 +232,21 @@ def _annotate(
         )
 
 
-def _mend(
+def _repair(
     embedded: EmbeddedSet,
     root: Path,
-    bad: list[str],
+    damaged: list[str],
     manifest: dict[str, Any],
     workers: int | None,
 ) -> None:
-    """Draws damaged images again; a damaged annotation file takes the whole set to make again."""
-    print(f"{root}: {len(bad)} of {len(manifest['files'])} files are missing or damaged; mending.")
-    if any(file.startswith("annotations/") for file in bad):
+    """Draws damaged images again, or the whole set where an annotation file is damaged."""
+    total = len(manifest["files"])
+    print(f"{root}: {len(damaged)} of {total} files are missing or damaged; repairing them.")
+    if any(file.startswith("annotations/") for file in damaged):
         _make(embedded, root, workers)
         return
-    jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in bad]
-    for file, (data, _) in zip(bad, _draw_many(embedded, jobs, workers), strict=True):
+    jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in damaged]
+    for file, (data, _) in zip(damaged, _draw_many(embedded, jobs, workers), strict=True):
         if hashlib.sha256(data).hexdigest() != manifest["files"][file]:
             # Other library versions draw other bytes: one set must come from one of them.
             _make(embedded, root, workers)

@@ -1,4 +1,4 @@
-"""Drawing sprites over a photograph, with masks of what remains visible."""
+"""Drawing objects over a photograph, with masks of the pixels that remain visible."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prunet_det.datasets.photos import random_crop
 
 @dataclass(frozen=True)
 class Drawn:
-    """One object of a finished image.
+    """An object of a finished image.
 
     Attributes:
         label: Class index.
-        mask: (H, W) bool, the visible pixels.
-        visible: Their share of the object's pixels.
+        mask: (H, W) bool, the object's visible pixels.
+        visible: Fraction of the object's pixels that is visible, 0..1.
     """
 
     label: int
@@ -27,7 +27,7 @@ class Drawn:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """x, y, width, height, tight to the visible pixels."""
+        """Tight box of the visible pixels: x, y, width, height."""
         ys, xs = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
         return (
             int(xs[0]),
@@ -38,10 +38,10 @@ class Drawn:
 
 
 def turn_sprite(alpha: np.ndarray, angle: float) -> np.ndarray:
-    """Rotates an opacity map and crops it to its ink.
+    """Rotates an opacity map and crops it to the pixels over 0.5.
 
     Args:
-        alpha: (h, w) float32 in 0..1, with a margin.
+        alpha: (h, w) float32 in 0..1, with a margin wide enough for any angle.
         angle: Degrees, counter-clockwise.
 
     Returns:
@@ -56,7 +56,12 @@ def turn_sprite(alpha: np.ndarray, angle: float) -> np.ndarray:
 
 
 def resize_sprite(cut: np.ndarray, side: int) -> np.ndarray:
-    """Scales a cropped opacity map so that its longer side measures `side` pixels."""
+    """Scales a cropped opacity map.
+
+    Args:
+        cut: (h, w) float32 in 0..1.
+        side: Longer side of the result in pixels.
+    """
     scale = side / max(cut.shape)
     size = (max(1, round(cut.shape[1] * scale)), max(1, round(cut.shape[0] * scale)))
     mode = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -64,7 +69,12 @@ def resize_sprite(cut: np.ndarray, side: int) -> np.ndarray:
 
 
 def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random BGR colour whose luminance is 35 to 160 away from the background's mean."""
+    """Draws a random BGR colour whose luminance is 35 to 160 away from the background's mean.
+
+    Args:
+        background: (h, w, 3), BGR in 0..255.
+        rng: Random generator.
+    """
     weights = np.array([0.114, 0.587, 0.299])
     mean = float(background.reshape(-1, 3).mean(0) @ weights)
     gap = rng.uniform(35, 160)
@@ -78,11 +88,11 @@ def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 class Canvas:
-    """An image that objects and occluders are drawn on, one over the other.
+    """An image on which objects and occluders are drawn, one over the other.
 
     Args:
-        image: (H, W, 3) uint8, the background.
-        min_visible: Share of an object's pixels that later drawings must leave visible.
+        image: Background, (H, W, 3) uint8.
+        min_visible: Fraction of an object's pixels that later drawings must leave visible, 0..1.
     """
 
     def __init__(self, image: np.ndarray, min_visible: float) -> None:
@@ -94,18 +104,28 @@ class Canvas:
 
     def _covers_too_much(self, mask: np.ndarray) -> bool:
         return any(
-            (own & ~mask).sum() < self.min_visible * area
-            for own, area in zip(self._masks, self._areas, strict=True)
+            (earlier & ~mask).sum() < self.min_visible * area
+            for earlier, area in zip(self._masks, self._areas, strict=True)
         )
 
     def _cover(self, mask: np.ndarray) -> None:
-        for own in self._masks:
-            own &= ~mask
+        for earlier in self._masks:
+            earlier &= ~mask
 
     def draw(
         self, alpha: np.ndarray, label: int, rng: np.random.Generator, tries: int = 20
     ) -> bool:
-        """Draws a sprite where it fits; returns whether a place was found."""
+        """Draws an object at a random place that leaves earlier objects visible enough.
+
+        Args:
+            alpha: Opacity map, (h, w) float32 in 0..1.
+            label: Class index.
+            rng: Random generator.
+            tries: Number of places to try.
+
+        Returns:
+            True if a place was found.
+        """
         height, width = self.image.shape[:2]
         h, w = alpha.shape
         if h > height or w > width:
@@ -131,7 +151,16 @@ class Canvas:
         return True
 
     def occlude(self, index: int, patch: np.ndarray, rng: np.random.Generator) -> bool:
-        """Lays a strip of another photograph over object `index`, if enough stays visible."""
+        """Lays a strip of another photograph over an object, if enough of it stays visible.
+
+        Args:
+            index: Number of the object, in the order of drawing.
+            patch: Photograph to cut the strip from, (H, W, 3) uint8, as large as the image.
+            rng: Random generator.
+
+        Returns:
+            True if the strip was laid.
+        """
         height, width = self.image.shape[:2]
         ys, xs = np.nonzero(self._masks[index])
         if not len(ys):
@@ -153,14 +182,18 @@ class Canvas:
         return True
 
     def finish(self, rng: np.random.Generator) -> tuple[np.ndarray, list[Drawn]]:
-        """Brightness, contrast, blur and noise; returns the (H, W, 3) uint8 image and objects."""
+        """Changes brightness and contrast, blurs and adds noise, all by random amounts.
+
+        Returns:
+            The image, (H, W, 3) uint8, and its objects in the order of drawing.
+        """
         image: np.ndarray = (self.image - 128) * rng.uniform(0.75, 1.2) + 128 + rng.uniform(-25, 25)
         sigma = rng.uniform(0, 1.0)
         if sigma > 0.3:
             image = cv2.GaussianBlur(image, (0, 0), sigma)
         image = image + rng.normal(0, rng.uniform(0, 10), image.shape)
-        every = zip(self._labels, self._masks, self._areas, strict=True)
-        drawn = [Drawn(k, m, float(m.sum()) / area) for k, m, area in every]
+        objects = zip(self._labels, self._masks, self._areas, strict=True)
+        drawn = [Drawn(k, m, float(m.sum()) / area) for k, m, area in objects]
         return np.clip(image, 0, 255).astype(np.uint8), drawn
 
 
@@ -172,15 +205,17 @@ def fill(
     occlusion: float,
     rng: np.random.Generator,
 ) -> None:
-    """Draws one object for each of `sides`, the largest first, so that none hides a small one.
+    """Draws objects on a canvas, the largest first, so that none hides a small one.
 
     Args:
-        canvas: What is drawn on.
+        canvas: Canvas to draw on.
         photos: Photographs that the occluding strips are cut from.
-        sides: Sizes of the objects; what finds no place is left out.
-        sprite: Size to opacity map and class index.
-        occlusion: Probability that a strip is laid over an object.
-        rng: The source of everything random.
+        sides: Sizes of the objects, (N,), as `sprite` takes them; an object that finds no place is
+            left out.
+        sprite: Function from a size and a random generator to an opacity map, (h, w) float32, and
+            its class index.
+        occlusion: Probability that a strip is laid over an object, 0..1.
+        rng: Random generator.
     """
     drawn = 0
     for side in np.sort(sides)[::-1]:

@@ -17,17 +17,18 @@ from prunet_det.datasets.build import MANIFEST, data_hash, ensure, get_set, lock
 from prunet_det.utils.jobs import ordered_map
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CropParameters:
-    """What defines the crops, beside the set that they are cut from.
+    """Parameters that define the crops of a set; crops on disk with other values are cut anew.
 
     Attributes:
+        version: Version of the cutting code; it goes up when the same parameters give other crops.
         size: Side of a crop in pixels.
-        margin: Background on each side of the object, as a share of its longer side.
-        min_side: Objects with a shorter longer side are left out.
-        max_overlap: Objects are left out of whose box another object's box covers a larger share:
-            which of the two is meant would be a guess.
-        min_visible: Objects of which less is visible are left out.
+        margin: Background on each side of the object, as a fraction of its longer side.
+        min_side: Minimum of an object's longer side in pixels.
+        max_overlap: Maximum fraction of an object's box that another box may cover, 0..1; above
+            it, the label would be a guess between the two.
+        min_visible: Minimum fraction of an object that is visible, 0..1.
     """
 
     version: int = 1
@@ -39,48 +40,48 @@ class CropParameters:
 
 
 def ensure_crops(name: str, root: str | os.PathLike[str], workers: int | None = None) -> Path:
-    """Makes the crops of a set where they are missing or damaged, and the set where it is.
+    """Makes the crops of an embedded set, and the set, where they are missing or damaged.
 
     Args:
-        name: Of the embedded set.
-        root: The folder of the set; the crops go to its folder `crops`.
-        workers: Processes; by default one a core.
+        name: Name of the embedded set, `digits` or `glyphs`.
+        root: Folder of the set; the crops go to its folder `crops`.
+        workers: Number of processes; None for one per core.
 
     Returns:
         The folder with `{train,val}_images.npy`, (N, size, size, 3) uint8 RGB, and
         `{train,val}_labels.npy`, (N,) int64, in the order of the annotations.
 
     Raises:
-        ValueError, OSError: See `ensure`.
+        ValueError: If the name is unknown, or `root` holds files that are not of this set.
+        OSError: If the folder cannot be written.
     """
     root = ensure(name, root, workers)
     folder, parameters = root / "crops", CropParameters()
-    wanted = {"parameters": asdict(parameters), "data_hash": data_hash(root)}
+    identity = {"parameters": asdict(parameters), "data_hash": data_hash(root)}
     with lock(root):
-        if not _is_whole(folder, wanted):
-            _make(name, root, folder, parameters, wanted, workers)
+        if not _is_complete(folder, identity):
+            _make(name, root, parameters, identity, workers)
     return folder
 
 
-def _is_whole(folder: Path, wanted: dict[str, Any]) -> bool:
+def _is_complete(folder: Path, identity: dict[str, Any]) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest.pop("files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return manifest == wanted and all(sha256(folder / f) == digest for f, digest in files.items())
+    return manifest == identity and all(sha256(folder / f) == digest for f, digest in files.items())
 
 
 def _make(
     name: str,
     root: Path,
-    folder: Path,
     parameters: CropParameters,
-    wanted: dict[str, Any],
+    identity: dict[str, Any],
     workers: int | None,
 ) -> None:
-    """Cuts everything into a folder beside `folder` and renames that into place."""
-    partial = root / ".crops.partial"
+    """Cuts all crops into a temporary folder and renames it into place."""
+    folder, partial = root / "crops", root / ".crops.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for split, _ in get_set(name).counts:
@@ -98,7 +99,7 @@ def _make(
         images.flush()
         np.save(partial / f"{split}_labels.npy", np.array(labels, np.int64))
     files = {path.name: sha256(path) for path in sorted(partial.glob("*.npy"))}
-    (partial / MANIFEST).write_text(json.dumps({**wanted, "files": files}), encoding="utf-8")
+    (partial / MANIFEST).write_text(json.dumps({**identity, "files": files}), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -106,34 +107,34 @@ def _make(
 def _jobs(
     root: Path, split: str, parameters: CropParameters
 ) -> tuple[list[tuple[Path, list[list[int]], CropParameters]], list[int]]:
-    """(image, its boxes) of every image with objects, and the labels in the same order."""
+    """Lists (image file, its boxes, parameters), and the labels of all boxes in the same order."""
     coco = json.loads((root / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
     by_image = defaultdict(list)
     for a in coco["annotations"]:
         by_image[a["image_id"]].append(a)
     jobs, labels = [], []
     for entry in coco["images"]:
-        every = by_image[entry["id"]]
-        found = [
+        objects = by_image[entry["id"]]
+        kept = [
             a
-            for a in every
+            for a in objects
             if max(a["bbox"][2:]) >= parameters.min_side
             and a["visible"] >= parameters.min_visible
             and all(
                 _covered(a["bbox"], b["bbox"]) <= parameters.max_overlap
-                for b in every
+                for b in objects
                 if b is not a
             )
         ]
-        if found:
+        if kept:
             path = root / split / entry["file_name"]
-            jobs.append((path, [a["bbox"] for a in found], parameters))
-            labels += [a["category_id"] - 1 for a in found]
+            jobs.append((path, [a["bbox"] for a in kept], parameters))
+            labels += [a["category_id"] - 1 for a in kept]
     return jobs, labels
 
 
 def _covered(box: list[int], other: list[int]) -> float:
-    """Share of `box` that lies in `other`, both x, y, width, height."""
+    """Returns the fraction of `box` that lies in `other`, both x, y, width, height."""
     (x, y, w, h), (ox, oy, ow, oh) = box, other
     width = min(x + w, ox + ow) - max(x, ox)
     height = min(y + h, oy + oh) - max(y, oy)
@@ -150,12 +151,15 @@ def _cut_all(job: tuple[Path, list[list[int]], CropParameters]) -> np.ndarray:
 
 
 def cut(image: np.ndarray, box: list[int], parameters: CropParameters) -> np.ndarray:
-    """The square round an object, (size, size, 3) uint8; beyond the image its edge is repeated.
+    """Cuts the square round an object; outside the image, the image's edge is repeated.
 
     Args:
         image: (H, W, 3) uint8.
-        box: x, y, width, height.
-        parameters: Size and margin.
+        box: x, y, width, height in pixels.
+        parameters: Size and margin of the crop.
+
+    Returns:
+        (size, size, 3) uint8.
     """
     x, y, w, h = box
     side = round(max(w, h) * (1 + 2 * parameters.margin))

@@ -14,20 +14,25 @@ from prunet_det.datasets.photos import load_photos, random_crop
 _RENDER_SIDE = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DigitsSet:
-    """The parameters that define the set; another value is another set.
+    """Parameters that define the set; sets on disk with other values are made anew.
 
     Attributes:
+        name: Name of the set.
+        version: Version of the drawing code; it goes up when the same parameters give other images.
+        classes: Class names, in the order of the labels.
         size: Side of the images in pixels.
-        counts: Images of each split.
-        min_objects, max_objects: In an image.
-        min_side, max_side: Of an object's longer side, drawn log-uniformly, in pixels.
-        max_angle: Of rotation, in degrees.
-        occlusion: Probability that a strip is laid over an object.
-        min_visible: Share of an object that stays visible.
-        val_share: Share of the handwritten digits that only val shows.
-        seed: Of everything.
+        counts: Split and number of its images.
+        min_objects: Minimum number of objects that are tried in an image.
+        max_objects: Maximum number of objects that are tried in an image.
+        min_side: Minimum of an object's longer side in pixels; it is drawn log-uniformly.
+        max_side: Maximum of an object's longer side in pixels.
+        max_angle: Maximum rotation in degrees, either way.
+        occlusion: Probability that a strip is laid over an object, 0..1.
+        min_visible: Fraction of an object that stays visible, 0..1.
+        val_share: Fraction of the handwritten digits that only val shows, 0..1.
+        seed: Seed of everything random.
     """
 
     name: str = "digits"
@@ -46,14 +51,22 @@ class DigitsSet:
     seed: int = 0
 
     def draw(self, split: str, index: int) -> tuple[np.ndarray, list[Drawn]]:
-        """Image `index` of a split, from the seed alone: (size, size, 3) uint8 BGR, objects."""
+        """Draws an image; the same one for the same arguments, in any order of calls.
+
+        Args:
+            split: `train` or `val`.
+            index: Number of the image in the split.
+
+        Returns:
+            The image, (size, size, 3) uint8 in BGR, and its objects.
+        """
         key = [self.seed, {"train": 0, "val": 1}[split], index]
         rng = np.random.default_rng(np.random.SeedSequence(key))
         photos = load_photos(split)
         glyphs, labels = load_digits_split(split, self.val_share, self.seed)
         canvas = Canvas(random_crop(photos, self.size, rng), self.min_visible)
-        wanted = int(rng.integers(self.min_objects, self.max_objects + 1))
-        sides = np.exp(rng.uniform(np.log(self.min_side), np.log(self.max_side), wanted))
+        count = int(rng.integers(self.min_objects, self.max_objects + 1))
+        sides = np.exp(rng.uniform(np.log(self.min_side), np.log(self.max_side), count))
 
         def sprite(side: float, rng: np.random.Generator) -> tuple[np.ndarray, int]:
             pick = int(rng.integers(len(labels)))
@@ -66,7 +79,12 @@ class DigitsSet:
 
 @cache
 def load_digits_split(split: str, val_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A split's handwritten digits, none of which is in the other split.
+    """Loads the handwritten digits of a split, none of which is in the other split.
+
+    Args:
+        split: `train` or `val`.
+        val_share: Fraction of the digits that val gets, 0..1.
+        seed: Seed of the random division.
 
     Returns:
         (N, 128, 128) float32 opacities with a margin, and (N,) class indices.
@@ -82,7 +100,7 @@ def load_digits_split(split: str, val_share: float, seed: int) -> tuple[np.ndarr
 
 
 def _render(image: np.ndarray) -> np.ndarray:
-    """An 8x8 grey image (0..16) as a smooth opacity map with a crisp edge."""
+    """Enlarges an 8x8 grey image (0..16) to a smooth opacity map with a crisp edge."""
     padded = np.pad(image.astype(np.float32) / 16.0, 3)
     large = cv2.resize(padded, (_RENDER_SIDE, _RENDER_SIDE), interpolation=cv2.INTER_CUBIC)
     return np.clip((large - 0.32) / 0.16, 0, 1)

@@ -1,4 +1,4 @@
-"""Boxes on pictures, and a sheet of them to look at."""
+"""Drawing boxes with captions on images, and contact sheets of annotated images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from prunet_det.utils.io import atomic_path
 
 
 def draw_box(image: np.ndarray, box: tuple[float, ...], text: str, colour: tuple[int, ...]) -> None:
-    """Draws a box (x1, y1, x2, y2) with a caption on a BGR image, in place."""
+    """Draws a box with a caption on an image, in place.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        box: x1, y1, x2, y2 in pixels.
+        text: Caption, written in white.
+        colour: BGR colour of the box and of the caption's background.
+    """
     x1, y1, x2, y2 = (round(float(v)) for v in box)
     side = min(image.shape[:2])
     cv2.rectangle(image, (x1, y1), (x2, y2), colour, max(1, round(side / 450)), cv2.LINE_AA)
@@ -28,7 +35,7 @@ def draw_box(image: np.ndarray, box: tuple[float, ...], text: str, colour: tuple
 
 
 def _caption(text: str, pixels: int, colour: tuple[int, ...]) -> np.ndarray:
-    """White text on a ground of one colour, (h, w, 3) uint8."""
+    """Renders white text on a background of one colour, (h, w, 3) uint8."""
     from PIL import Image, ImageDraw
 
     font = load_font("DejaVuSans-Bold", pixels)
@@ -39,16 +46,28 @@ def _caption(text: str, pixels: int, colour: tuple[int, ...]) -> np.ndarray:
 
 
 def class_colour(index: int, count: int) -> tuple[int, int, int]:
-    """A BGR colour for a class, evenly spread over the hues and dark enough for white text."""
+    """Returns the BGR colour of a class, dark enough for white text.
+
+    Args:
+        index: Class index.
+        count: Number of classes, over which the hues are spread evenly.
+    """
     hue = np.array([[[round(179 * index / count), 220, 190]]], np.uint8)
     b, g, r = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0]
     return int(b), int(g), int(r)
 
 
 def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4) -> Path:
-    """Writes `root`/contact_sheet.png: the first images of a split with their boxes and classes.
+    """Writes `contact_sheet.png`: the first images of a split with their boxes and classes.
 
-    Images over 384 px are shown smaller.
+    Args:
+        root: Folder of the data set, in COCO format; the sheet is written into it.
+        split: `train` or `val`.
+        columns: Images in a row; images over 384 px are shown smaller.
+        rows: Number of rows.
+
+    Returns:
+        The path of the sheet.
     """
     coco = json.loads((root / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
     names = {c["id"]: c["name"] for c in coco["categories"]}
@@ -75,8 +94,13 @@ def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4)
 
 
 def join_tiles(tiles: list[np.ndarray], columns: int) -> np.ndarray:
-    """BGR images of one size in rows of `columns`, with white between them."""
-    framed: list[Any] = [
+    """Joins images of one size in rows, with white gaps between them.
+
+    Args:
+        tiles: Images, each (H, W, 3) uint8.
+        columns: Images in a row.
+    """
+    framed: list[np.ndarray] = [
         cv2.copyMakeBorder(t, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255,) * 3) for t in tiles
     ]
     framed += [np.full_like(framed[0], 255)] * (-len(framed) % columns)

@@ -1,16 +1,25 @@
 """The typefaces inside the installed matplotlib, for Pillow to draw with."""
 
+from __future__ import annotations
+
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
 
 
 @cache
-def load_font(face: str, pixels: int) -> Any:
-    """A face such as `DejaVuSans-Bold` at a size.
+def load_font(face: str, pixels: int) -> FreeTypeFont:
+    """Loads a typeface of matplotlib.
+
+    Args:
+        face: Name of the font file without its suffix, such as `DejaVuSans-Bold`.
+        pixels: Font size.
 
     Raises:
-        FileNotFoundError: The installed matplotlib lacks it.
+        FileNotFoundError: If the installed matplotlib lacks the face.
     """
     import matplotlib
     from PIL import ImageFont

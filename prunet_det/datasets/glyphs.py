@@ -28,25 +28,29 @@ FACES: dict[str, tuple[str, ...]] = {
     ),
     "val": ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
 }
-_EM = 192  # pixels at which a character is rendered before it is turned and scaled
+_EM = 192  # font size in pixels, before the character is rotated and scaled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GlyphsSet:
-    """The parameters that define the set; another value is another set.
+    """Parameters that define the set; sets on disk with other values are made anew.
 
     Attributes:
+        name: Name of the set.
+        version: Version of the drawing code; it goes up when the same parameters give other images.
+        classes: Class names, in the order of the labels: digits first, then characters.
         size: Side of the images in pixels.
-        counts: Images of each split.
-        mean_objects, max_objects: In an image, drawn from a geometric distribution.
-        shares: Of small, medium and large objects (COCO's terms) among those that are tried.
-        edges: Square roots of the least and greatest area, and of those where the sizes meet.
-        max_angle: Of rotation, in degrees.
-        max_side: Of an object's longer side, as a share of the image's.
-        occlusion: Probability that a strip is laid over an object.
-        min_visible: Share of an object that stays visible.
-        val_share: Share of the handwritten digits that only val shows.
-        seed: Of everything.
+        counts: Split and number of its images.
+        mean_objects: Mean of the geometric distribution of an image's number of objects.
+        max_objects: Maximum number of objects that are tried in an image.
+        shares: Fractions of small, medium and large objects, in COCO's sense, among those tried.
+        edges: Square roots of the areas, in pixels, that bound small, medium and large objects.
+        max_angle: Maximum rotation in degrees, either way.
+        max_side: Maximum of an object's longer side, as a fraction of the image's side.
+        occlusion: Probability that a strip is laid over an object, 0..1.
+        min_visible: Fraction of an object that stays visible, 0..1.
+        val_share: Fraction of the handwritten digits that only val shows, 0..1.
+        seed: Seed of everything random.
     """
 
     name: str = "glyphs"
@@ -66,13 +70,21 @@ class GlyphsSet:
     seed: int = 0
 
     def draw(self, split: str, index: int) -> tuple[np.ndarray, list[Drawn]]:
-        """Image `index` of a split, from the seed alone: (size, size, 3) uint8 BGR, objects."""
+        """Draws an image; the same one for the same arguments, in any order of calls.
+
+        Args:
+            split: `train` or `val`.
+            index: Number of the image in the split.
+
+        Returns:
+            The image, (size, size, 3) uint8 in BGR, and its objects.
+        """
         key = [self.seed, {"train": 0, "val": 1}[split], index]
         rng = np.random.default_rng(np.random.SeedSequence(key))
         photos = load_photos(split)
         canvas = Canvas(random_crop(photos, self.size, rng), self.min_visible)
-        wanted = min(int(rng.geometric(1 / self.mean_objects)), self.max_objects)
-        buckets = rng.choice(len(self.shares), wanted, p=np.array(self.shares))
+        count = min(int(rng.geometric(1 / self.mean_objects)), self.max_objects)
+        buckets = rng.choice(len(self.shares), count, p=np.array(self.shares))
         low, high = np.log(self.edges)[buckets], np.log(self.edges)[buckets + 1]
 
         def sprite(side: float, rng: np.random.Generator) -> tuple[np.ndarray, int]:
@@ -82,7 +94,7 @@ class GlyphsSet:
         return canvas.finish(rng)
 
     def _sprite(self, split: str, side: float, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """A random character whose ink covers about side x side pixels, and its class index."""
+        """Draws a random character that covers about side x side pixels, with its class index."""
         limit = self.max_side * self.size
         longest = np.inf
         for _ in range(20):  # a thin character of that area may be longer than the image
@@ -95,7 +107,7 @@ class GlyphsSet:
         return resize_sprite(cut, round(min(longest, limit))), label
 
     def _opacity(self, split: str, label: int, rng: np.random.Generator) -> np.ndarray:
-        """A handwritten digit for the first ten classes, else a character in a random face."""
+        """Picks a handwritten digit for the first ten classes, else renders a random face."""
         if label < 10:
             writings, labels = load_digits_split(split, self.val_share, self.seed)
             return writings[rng.choice(np.flatnonzero(labels == label))]
@@ -104,7 +116,15 @@ class GlyphsSet:
 
 
 def render_character(face: str, character: str) -> np.ndarray:
-    """A character as a square float32 opacity map in 0..1, with room to turn."""
+    """Renders a character with a margin wide enough to rotate it.
+
+    Args:
+        face: Typeface, see `load_font`.
+        character: A single character.
+
+    Returns:
+        Opacity map, (H, H) float32 in 0..1.
+    """
     from PIL import Image, ImageDraw
 
     image = Image.new("L", (2 * _EM, 2 * _EM))

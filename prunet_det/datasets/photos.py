@@ -31,11 +31,11 @@ PHOTOS: dict[str, tuple[str, ...]] = {
 
 @cache
 def load_photos(split: str) -> tuple[np.ndarray, ...]:
-    """The split's photographs, (H, W, 3) uint8 in BGR.
+    """Loads the photographs of a split (`train` or `val`), each (H, W, 3) uint8 in BGR.
 
     Raises:
-        ImportError: scikit-image is missing.
-        FileNotFoundError: The installed scikit-image lacks one of the files.
+        ImportError: If scikit-image is missing.
+        FileNotFoundError: If the installed scikit-image lacks one of the files.
     """
     try:
         from skimage.data import data_dir
@@ -56,7 +56,16 @@ def load_photos(split: str) -> tuple[np.ndarray, ...]:
 
 
 def random_crop(photos: tuple[np.ndarray, ...], size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a random photograph, (size, size, 3) uint8, mirrored half of the time."""
+    """Cuts a random square out of a random photograph, mirrored half of the time.
+
+    Args:
+        photos: Photographs, each (H, W, 3) uint8.
+        size: Side that the square is scaled to, in pixels.
+        rng: Random generator.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
     photo = photos[rng.integers(len(photos))]
     limit = min(photo.shape[:2])
     side = int(rng.uniform(min(0.4 * limit, limit), limit))

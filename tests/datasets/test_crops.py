@@ -69,9 +69,7 @@ def test_which_objects_are_left_out(tmp_path):
 
 
 def test_other_parameters_cut_again(tiny, monkeypatch):
-    defaults = list(CropParameters.__init__.__defaults__)
-    defaults[1] = 32  # the size
-    monkeypatch.setattr(CropParameters.__init__, "__defaults__", tuple(defaults))
+    monkeypatch.setitem(CropParameters.__init__.__kwdefaults__, "size", 32)
     ensure_crops("digits", tiny.parent, workers=1)
     assert np.load(tiny / "train_images.npy").shape[1:] == (32, 32, 3)
 
