@@ -1,4 +1,4 @@
-"""Networks as classifiers on mmengine's Runner: importing this registers model, data and metric.
+"""Classifiers for mmengine's Runner; importing this registers the model, data sets and metric.
 
 Use it from a config with `custom_imports = dict(imports=["prunet_det.classification"])`.
 """

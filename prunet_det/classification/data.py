@@ -1,4 +1,4 @@
-"""Classification data: any folder of one folder a class, and the crops of the embedded sets."""
+"""Classification data sets: folders with one folder per class, and crops of the embedded sets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from prunet_det.datasets.build import MANIFEST
 from prunet_det.utils.io import file_digest
 
 
-class _Images(Dataset[dict[str, Any]]):
-    """What both kinds of data share: timm's transforms, and items as dicts.
+class _Images(Dataset[dict[str, torch.Tensor | int]]):
+    """Base class: images transformed by timm, with items as dicts.
 
     Args:
-        classes: Their names, in the order of the labels.
+        classes: Class names, in the order of the labels.
         transform: Arguments of `timm.data.create_transform`.
+
+    Raises:
+        ValueError: If there are less than two classes.
     """
 
     def __init__(self, classes: tuple[str, ...], transform: Mapping[str, Any]) -> None:
@@ -38,24 +41,24 @@ class _Images(Dataset[dict[str, Any]]):
     def _read(self, index: int) -> tuple[Image.Image, int]:
         raise NotImplementedError
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """`inputs`, (3, H, W) float32, normalised, and `labels`, an int."""
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        """Returns `inputs`, (3, H, W) float32, normalised, and `labels`, an int."""
         image, label = self._read(index)
         return {"inputs": self._transform(image), "labels": label}
 
 
 @DATASETS.register_module()
 class ImageFolder(_Images):
-    """torchvision's ImageFolder with timm's transforms: ImageNet's layout, or one's own.
+    """Image files in one folder per class, as ImageNet has them, with timm's transforms.
 
     Args:
-        data_root: The folder.
-        split: The folder inside it that holds one folder a class, such as `train`.
+        data_root: Folder of the data.
+        split: Name of the folder in it that holds one folder per class, such as `train`.
         transform: Arguments of `timm.data.create_transform`.
 
     Raises:
-        FileNotFoundError: A folder is missing; the sentence says what is expected where.
-        ValueError: There are no images, or less than two classes.
+        FileNotFoundError: If the folder is missing, or a class has no images.
+        ValueError: If there are less than two classes.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class ImageFolder(_Images):
 
     @property
     def labels(self) -> list[int]:
-        """Of all images, in order."""
+        """Labels of all images, in order."""
         return list(self._folder.targets)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
@@ -91,20 +94,23 @@ class ImageFolder(_Images):
 
     @property
     def data_hash(self) -> str:
-        """A digest of the files' names, for records."""
+        """Digest of the file names, for records."""
         names = "\n".join(os.path.relpath(p, self._folder.root) for p, _ in self._folder.samples)
         return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 @DATASETS.register_module()
 class EmbeddedCrops(_Images):
-    """The crops of an embedded set, made in `data_root` when they are not there yet.
+    """Crops of the objects of an embedded set, made on first use.
 
     Args:
-        name: `digits` or `glyphs`.
-        data_root: The folder of the set.
+        name: Name of the set, `digits` or `glyphs`.
+        data_root: Folder of the set; what is missing is made there.
         split: `train` or `val`.
         transform: Arguments of `timm.data.create_transform`.
+
+    Raises:
+        ValueError: If there is no such set or split.
     """
 
     def __init__(
@@ -128,7 +134,7 @@ class EmbeddedCrops(_Images):
 
     @property
     def labels(self) -> list[int]:
-        """Of all crops, in order."""
+        """Labels of all crops, in order."""
         return [int(label) for label in self._labels]
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
@@ -136,5 +142,5 @@ class EmbeddedCrops(_Images):
 
     @property
     def data_hash(self) -> str:
-        """A digest of the crops and of how they were cut, for records."""
+        """Digest of the crops and of their parameters, for records."""
         return file_digest(self._crops / MANIFEST)

@@ -1,4 +1,4 @@
-"""A network as a classifier: loss, mixup, and distillation from a teacher."""
+"""Classifier for mmengine's Runner: network, loss, mixup and distillation from a teacher."""
 
 from __future__ import annotations
 
@@ -25,25 +25,32 @@ LOSSES = ("cross_entropy", "binary_cross_entropy")
 
 @MODELS.register_module()
 class Classifier(BaseModel):
-    """A network under mmengine's contract, trained on labels and, optionally, on a teacher.
+    """Classifier trained on labels and, optionally, on the predictions of a teacher.
 
     Args:
-        arch: A name of the zoo, any other name that timm knows, a spec file, or a spec as a dict.
-        num_classes: Of the data.
+        arch: Name of a network of the zoo or of timm, path of a spec file (*.json), a spec as a
+            dict, or a spec.
+        num_classes: Number of classes.
         arch_args: Further arguments of the network, such as drop_rate and drop_path_rate.
         checkpoint: Weights to start from, with or without a classifier.
-        loss: `cross_entropy`, or `binary_cross_entropy` of every class on its own.
-        label_smoothing: Share of the target that is spread over all classes.
-        mixup: Arguments of `timm.data.Mixup` (mixup_alpha, cutmix_alpha, prob, ...), or None.
-        teacher: Arguments of `Teacher`, or None.
+        loss: `cross_entropy`, or `binary_cross_entropy` for each class on its own.
+        label_smoothing: Fraction of the target that is spread over all classes, 0..1.
+        mixup: Arguments of `timm.data.Mixup` (mixup_alpha, cutmix_alpha, prob, ...); None for no
+            mixup. It needs an even batch size.
+        teacher: Arguments of `Teacher`, except for num_classes; None for no distillation.
         channels_last: Run the network in channels-last memory format.
-        data_preprocessor, init_cfg: mmengine's.
+        data_preprocessor: Config of mmengine's data preprocessor.
+        init_cfg: Config of mmengine's weight initialisation.
+
+    Raises:
+        ValueError: If `loss` is unknown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the keys of a config)
         self,
         arch: str | os.PathLike[str] | Mapping[str, Any] | ArchSpec,
         num_classes: int,
+        *,
         arch_args: Mapping[str, Any] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         loss: str = "cross_entropy",
@@ -59,8 +66,8 @@ class Classifier(BaseModel):
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
         self.num_classes = num_classes
         args = dict(arch_args or {}, num_classes=num_classes)
-        self.net: Any
-        if isinstance(arch, str) and timm.is_model(arch):  # ours are timm's too
+        self.net: nn.Module
+        if isinstance(arch, str) and timm.is_model(arch):  # the zoo's networks are registered there
             self.net = timm.create_model(arch, **args)
         else:
             self.net = create(arch, **args)
@@ -78,21 +85,31 @@ class Classifier(BaseModel):
             self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Classifier:
-        """As torch's, after a check of the norms; see `check_activations`."""
+        """Sets the training mode, after a check of the norms by `check_activations`.
+
+        Raises:
+            RuntimeError: If a conversion to SyncBN has dropped activations.
+        """
         check_activations(self.net)
         super().train(mode)
         return self
 
     def forward(
         self, inputs: torch.Tensor, labels: torch.Tensor | None = None, mode: str = "tensor"
-    ) -> Any:
-        """The network, its loss or its predictions.
+    ) -> torch.Tensor | dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
+        """Runs the network.
 
         Args:
-            inputs: (N, 3, H, W), normalised.
-            labels: (N,), for `loss` and `predict`.
-            mode: `tensor` gives (N, num_classes) logits, `loss` a dict of losses, `predict` a dict
-                of scores (logits) and label an image.
+            inputs: Images, (N, 3, H, W), normalised.
+            labels: Class indices, (N,); needed in the modes `loss` and `predict`.
+            mode: `tensor`, `loss` or `predict`.
+
+        Returns:
+            Logits, (N, num_classes), in the mode `tensor`; named losses in the mode `loss`; one
+            dict of `scores` (logits) and `label` per image in the mode `predict`.
+
+        Raises:
+            UserError: If mixup is on and the batch size is odd.
         """
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -117,7 +134,7 @@ class Classifier(BaseModel):
 
 
 def _criterion(loss: str, smoothing: float, mixed: bool) -> nn.Module:
-    """timm's loss; mixed targets are soft and smoothed already."""
+    """Returns timm's loss; targets of mixup are soft and smoothed already."""
     if loss == "binary_cross_entropy":
         return BinaryCrossEntropy(smoothing=0.0 if mixed else smoothing)
     if mixed:

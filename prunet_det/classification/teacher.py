@@ -1,9 +1,8 @@
-"""A trained network that another one learns from."""
+"""Distillation: a trained network whose predictions another network learns from."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import timm
 import torch
@@ -15,21 +14,22 @@ from prunet_det.zoo import load_backbone_weights
 
 
 class Teacher:
-    """A trained network whose predictions another one learns from.
+    """A trained network whose predictions another network learns from.
 
-    It is no module, and copies of the student share it: its weights belong to no checkpoint, no
-    optimizer and no moving average.
+    It is not a module, and copies of the student share it: its weights belong to no checkpoint,
+    no optimizer and no moving average.
 
     Args:
-        name: A name that timm knows. It sees the student's batch, normalised and, where it takes
-            one size only, scaled as it was trained.
-        num_classes: Of the data.
-        checkpoint: Its weights; without, timm downloads its own.
-        weight: Share of its loss; the labels' has the rest.
-        temperature: Of the softmax on both sides.
+        name: Name of a timm network. It sees the student's batch, normalised as it was trained
+            and, if it takes one size only, scaled to that size.
+        num_classes: Number of classes.
+        checkpoint: Weights of the teacher; None to let timm download its own.
+        weight: Weight of the teacher's loss, 0..1; the labels' loss has the rest.
+        temperature: Temperature of the softmax of both networks, above 0.
 
     Raises:
-        UserError: timm does not know it, or its weights are neither given nor to be had.
+        UserError: If timm has no such network, its weights cannot be downloaded or do not fit, or
+            a value is out of range.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Teacher:
                     f"the weights of the teacher {name} know {net.num_classes} classes, the data "
                     f"{num_classes}; give weights that fit with --teacher-checkpoint FILE."
                 )
-        self._net: Any = net.eval().requires_grad_(False)
+        self._net: nn.Module = net.eval().requires_grad_(False)
         config = resolve_model_data_config(net)
         # From the student's normalisation, which is ImageNet's, to the teacher's.
         ours, theirs = (
@@ -84,12 +84,12 @@ class Teacher:
         fixed = (getattr(net, "pretrained_cfg", None) or {}).get("fixed_input_size", False)
         self._size = tuple(config["input_size"][-2:]) if fixed else None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+    def __deepcopy__(self, memo: dict[int, object]) -> Teacher:
         return self
 
     @torch.no_grad()
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) to (N, classes) logits."""
+        """Predicts logits, (N, num_classes), of the student's inputs, (N, 3, H, W)."""
         self._net.to(inputs.device)
         x = inputs * self._scale.to(inputs) + self._shift.to(inputs)
         if self._size is not None and x.shape[2:] != self._size:
@@ -97,7 +97,15 @@ class Teacher:
         return self._net(x)
 
     def loss(self, inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Kullback-Leibler divergence from the teacher's to the student's classes (Hinton 2015)."""
+        """Computes the divergence of the student's classes from the teacher's (Hinton 2015).
+
+        Args:
+            inputs: The student's inputs, (N, 3, H, W).
+            logits: The student's outputs, (N, num_classes).
+
+        Returns:
+            The Kullback-Leibler divergence at the temperature, times its square; a scalar.
+        """
         t = self.temperature
         divergence = nn.functional.kl_div(
             (logits / t).log_softmax(1),
