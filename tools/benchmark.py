@@ -168,7 +168,7 @@ def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> i
 
 def say_repeat(comparisons: list[Any]) -> int:
     """A table; fails where a repeat contradicts."""
-    from prunet_det.utils.io import print_table
+    from prunet_det.utils.io import text_table
 
     header = ["scope", "networks", "within the spread", "pairs", "swapped", "no ties", "worst"]
     rows = [
@@ -181,7 +181,7 @@ def say_repeat(comparisons: list[Any]) -> int:
         ]
         for c in comparisons
     ]
-    print_table("the second measurement against the first", header, rows)
+    print(text_table("the second measurement against the first", header, rows))
     return int(any(c.contradicted or c.within < c.networks for c in comparisons))
 
 

@@ -63,7 +63,8 @@ def main() -> None:
 
     from prunet_det.datasets.drawing import join_tiles
     from prunet_det.detection import inference
-    from prunet_det.training.evaluate import read_training, write_json
+    from prunet_det.training.evaluate import read_training
+    from prunet_det.utils.io import write_json
 
     config, classes = args.config, args.classes
     if config is not None:  # of one's own training, which noted its classes in their order

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.utils.errors import UserError, run_tool
-from prunet_det.utils.io import print_table
+from prunet_det.utils.io import text_table
 
 EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
 
 
 def write_records(path: str, records: Sequence[dict[str, Any]]) -> None:
     """A CSV file that knows this command and this machine."""
-    from prunet_det.latency.record import write_csv
+    from prunet_det.utils.io import write_csv
 
     write_csv(path, records, " ".join(["python", *sys.argv]))
     print(f"written: {path}", file=sys.stderr)
@@ -109,7 +109,7 @@ def run_predict(args: argparse.Namespace) -> None:
             f"scope {one.scope}, in ms"
         )
         header = ["model", "px", "latency", "between", "kernels", *COMPONENTS]
-        print_table(title, header, rows)
+        print(text_table(title, header, rows))
         for p in predictions:
             for warning in p.warnings:
                 print(f"warning: {p.latency.model} is {warning}")
@@ -172,7 +172,7 @@ def run_measure(args: argparse.Namespace) -> None:
             ]
             for m in found
         ]
-        print_table(title, header, rows)
+        print(text_table(title, header, rows))
     if args.out:
         write_records(args.out, [m.to_dict() for m in found])
 
@@ -217,7 +217,7 @@ def run_compare(args: argparse.Namespace) -> None:
     if args.json:
         return
     header = ["model", "px", "published", "predicted", "between", "error", "measured here"]
-    print_table(f"{args.device}, FP16, batch {args.batch}, classifier, in ms", header, rows)
+    print(text_table(f"{args.device}, FP16, batch {args.batch}, classifier, in ms", header, rows))
     if measured:
         one = measured[0]
         threads = f", {one.threads} threads" if one.threads else ""
@@ -289,7 +289,7 @@ def run_check(args: argparse.Namespace) -> None:
             + [f"{r[key]:.3f} ({r[key] / r['latency_ms'] - 1:+.1%})" for key in kinds.values()]
             for r in records
         ]
-        print_table(str(table.conditions), ["network", "blocks", "measured ms", *kinds], rows)
+        print(text_table(str(table.conditions), ["network", "blocks", "measured ms", *kinds], rows))
         for kind, s in sums.items():
             print(
                 f"{kind}: mean error {s['mean_error']:.1%}, worst {s['worst_error']:.1%}, bias "
@@ -327,8 +327,8 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
         return
     p = device.provenance
     rows = [[k.replace("_", " "), *(f"{v:.1%}" for v in p[k].values())] for k in FITS]
-    print_table(f"{c}: errors on {p['blocks']} blocks", ["", "mean", "worst"], rows)
-    print_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]])
+    print(text_table(f"{c}: errors on {p['blocks']} blocks", ["", "mean", "worst"], rows))
+    print(text_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]]))
     print(f"written: {args.out}; use it as --device {args.out}")
 
 
@@ -360,7 +360,7 @@ def calibrate_to_published(args: argparse.Namespace) -> None:
                 ]
             )
         header = ["network", "mean", "worst", "left out: mean", "worst", "tau over batches"]
-        print_table(f"{device.title}: errors of {len(points)} published points", header, rows)
+        print(text_table(f"{device.title}: errors of {len(points)} published points", header, rows))
         batches = sorted({p.batch for p in points})
         rows = []
         for batch in batches:
@@ -369,8 +369,10 @@ def calibrate_to_published(args: argparse.Namespace) -> None:
         rows.append(
             ["all", f"{inside.mean:.1%}", f"{inside.worst:.1%}", f"{inside.kendall_tau:.2f}"]
         )
-        print_table("in-sample, by batch", ["batch", "mean", "worst", "tau"], rows)
-        print_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]])
+        print(text_table("in-sample, by batch", ["batch", "mean", "worst", "tau"], rows))
+        print(
+            text_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]])
+        )
     if args.write:
         with atomic_path(DEVICE_DIR / f"{device.name}.json") as temporary:
             temporary.write_text(device.to_json(), encoding="utf-8")

@@ -48,7 +48,7 @@ def count(spec: Any, size: int, scope: str = "classifier") -> tuple[int, int]:
 
 def costs(spec: Any) -> str:
     """What a network costs as a classifier of 1,000 classes, and as the backbone of a detector."""
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table
 
     sizes = sorted({*CARD_SIZES, spec.input_size})
     rows = []
@@ -62,7 +62,7 @@ def costs(spec: Any) -> str:
 def zoo() -> str:
     """Every network: counts at its own resolution."""
     import prunet_det
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table
 
     rows = []
     for name in prunet_det.model_names():
@@ -86,7 +86,7 @@ def zoo() -> str:
 
 def digits() -> str:
     """Detectors on the 300 val images of the embedded digits."""
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table
 
     results = ROOT / "docs" / "results" / "digits"
     files = [*sorted((ROOT / "checkpoints").glob("*.json")), *sorted(results.glob("*.json"))]
@@ -111,7 +111,7 @@ def digits() -> str:
 
 def classifiers() -> str:
     """Classifiers of the digits' crops."""
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table
 
     rows = []
     files = sorted((ROOT / "docs" / "results" / "digits_crops").glob("*.json"))
@@ -136,7 +136,7 @@ def calibration() -> str:
     """Errors of the devices' constants, as calibration noted them."""
     from prunet_det.latency import device_names, load_device
     from prunet_det.latency.calibrate import FAMILIES_OF_ONE
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table
 
     rows = []
     for name in device_names():
@@ -156,7 +156,7 @@ def predictions() -> str:
     """The zoo's backbones at 512 px on the V100."""
     import prunet_det
     from prunet_det.latency import predict
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table
 
     rows = []
     for name in prunet_det.model_names():
@@ -183,8 +183,7 @@ def conditions(record: dict[str, str]) -> str:
 
 def measured() -> str:
     """Networks measured, a table for each set of conditions."""
-    from prunet_det.latency.record import read_csv
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table, read_csv
 
     groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
     for path in sorted(MEASURED.glob("*.csv")):
@@ -221,7 +220,7 @@ KINDS = {"sum of the table": "table_ms", "fitted model": "model_ms"}
 
 def read_checks() -> dict[str, tuple[list[dict[str, str]], dict[str, list[float]]]]:
     """Name of a check of a table to its records, and the milliseconds that were added up."""
-    from prunet_det.latency.record import read_csv
+    from prunet_det.utils.io import read_csv
 
     found = {}
     for path in sorted(MEASURED.glob("*_check.csv")):
@@ -237,7 +236,7 @@ def checks() -> str:
     """How tables of blocks, and models fitted to them, add up to whole networks."""
     from prunet_det.latency import load_device
     from prunet_det.latency.check import summarize
-    from prunet_det.zoo.card import markdown_table
+    from prunet_det.utils.io import markdown_table
 
     rows = []
     for name, (records, sums) in read_checks().items():

@@ -75,10 +75,9 @@ def canonical_command(args: argparse.Namespace) -> str:
 
 def run_cost(argv: list[str]) -> None:
     """What a supernet's step costs, by the number of widths to choose from."""
-    from prunet_det.latency.record import write_csv
     from prunet_det.search import cost_check
     from prunet_det.utils.env import environment
-    from prunet_det.utils.io import print_table
+    from prunet_det.utils.io import text_table, write_csv
 
     parser = argparse.ArgumentParser(prog="search_backbone.py cost", description=run_cost.__doc__)
     parser.add_argument("--out", help="folder for supernet_cost.csv and .png")
@@ -101,7 +100,7 @@ def run_cost(argv: list[str]) -> None:
         for c in costs
     ]
     header = ["supernet", "widths", "parameters", "GFLOPs a step", "kept MiB", "ms a step"]
-    print_table(f"cost of a supernet's step ({environment()['machine']})", header, rows)
+    print(text_table(f"cost of a supernet's step ({environment()['machine']})", header, rows))
     print(f"a Prunode's step costs {ratio:.2f} times a plain block's of its larger width")
     if args.out:
         records = [{**r, "prunode_of_plain": ratio} for r in cost_check.to_records(costs)]
@@ -116,7 +115,7 @@ def run_rule(argv: list[str]) -> None:
 
     from prunet_det.search.rule_check import random_preferences
     from prunet_det.search.rule_check import run_rule as run
-    from prunet_det.utils.io import print_table
+    from prunet_det.utils.io import text_table
 
     parser = argparse.ArgumentParser(prog="search_backbone.py rule", description=run_rule.__doc__)
     parser.add_argument("--preferences", type=int, default=200, help="how many [200]")
@@ -138,14 +137,13 @@ def run_rule(argv: list[str]) -> None:
     if not args.json:
         header = ["early bias", "all", "with a clear optimum", "monotone", "mean regret"]
         title = f"{args.preferences} preferences, {args.updates} updates, noise {args.noise:g}: "
-        print_table(title + "found within one step of the best", header, rows)
+        print(text_table(title + "found within one step of the best", header, rows))
 
 
 def run_summary(argv: list[str]) -> None:
     """Finished results side by side; the latencies of named devices are predicted anew."""
-    from prunet_det.latency.record import write_csv
     from prunet_det.search.results import summarize
-    from prunet_det.utils.io import print_table
+    from prunet_det.utils.io import text_table, write_csv
 
     parser = argparse.ArgumentParser(
         prog="search_backbone.py summary", description=run_summary.__doc__
@@ -170,7 +168,7 @@ def run_summary(argv: list[str]) -> None:
         for r in records
     ]
     header = ["strategy", "device", "budget ms", "seed", "before repair", "width changed"]
-    print_table("results", [*header, "ms", "of budget", "blocks", "search s"], rows)
+    print(text_table("results", [*header, "ms", "of budget", "blocks", "search s"], rows))
     if args.out:
         write_csv(args.out, records, shlex.join(["python", *sys.argv]))
 

@@ -7,7 +7,6 @@ a user with an editor) and whoever uses one (the network, the latency model) mee
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from prunet_det.utils.config import field_values, from_mapping
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import atomic_path
 
 SCHEMA_VERSION = 1
@@ -82,7 +83,7 @@ def kinds_with_hidden() -> tuple[str, ...]:
     return tuple(name for name, kind in BLOCK_KINDS.items() if kind.has_hidden)
 
 
-class SpecError(ValueError):
+class SpecError(InputError):
     """A spec that does not describe a network; the sentence says what is wrong and where."""
 
 
@@ -94,25 +95,6 @@ def _check_int(where: str, key: str, value: Any, least: int = 1) -> None:
 def _check_choice(where: str, key: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise SpecError(f"{where}: {key} must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def _check_keys(where: str, data: Any, cls: type) -> dict[str, Any]:
-    """Returns `data` as keyword arguments of the dataclass `cls`, or says which key is wrong."""
-    if not isinstance(data, Mapping):
-        raise SpecError(f"{where}: expected an object with keys, got {type(data).__name__}.")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in data:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise SpecError(
-                f"{where}: unknown key {key!r}; the known keys are {', '.join(fields)}.{hint}"
-            )
-    for key, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and key not in data:
-            raise SpecError(f"{where}: the key {key!r} is missing.")
-    return dict(data)
 
 
 @dataclass(frozen=True)
@@ -392,17 +374,18 @@ class ArchSpec:
             raise SpecError(
                 f"schema {version!r} is not known; this prunet_det reads schema {SCHEMA_VERSION}."
             )
-        kwargs = _check_keys("spec", data, cls)
-        stem = _check_keys("stem", kwargs["stem"], StemSpec)
+        kwargs = field_values(cls, data, "spec", SpecError)
+        stem = field_values(StemSpec, kwargs["stem"], "stem", SpecError)
         kwargs["stem"] = StemSpec(**{**stem, "widths": _as_tuple("stem.widths", stem["widths"])})
         stages = []
         for i, stage in enumerate(_as_tuple("stages", kwargs["stages"])):
-            blocks = _check_keys(f"stage {i}", stage, StageSpec)["blocks"]
+            blocks = field_values(StageSpec, stage, f"stage {i}", SpecError)["blocks"]
             stages.append(_read_stage(i, _as_tuple(f"stage {i}: blocks", blocks)))
         kwargs["stages"] = tuple(stages)
-        kwargs["tail"] = TailSpec(**_check_keys("tail", kwargs["tail"], TailSpec))
-        provenance = _check_keys("provenance", kwargs["provenance"], Provenance)
-        kwargs["provenance"] = Provenance(**provenance)
+        kwargs["tail"] = from_mapping(TailSpec, kwargs["tail"], "tail", SpecError)
+        kwargs["provenance"] = from_mapping(
+            Provenance, kwargs["provenance"], "provenance", SpecError
+        )
         return cls(**kwargs)
 
     def to_json(self) -> str:
@@ -457,7 +440,7 @@ def _as_tuple(where: str, value: Any) -> tuple[Any, ...]:
 def _read_stage(index: int, blocks: tuple[Any, ...]) -> StageSpec:
     try:
         read = (
-            BlockSpec(**_check_keys(f"block {j}", block, BlockSpec))
+            from_mapping(BlockSpec, block, f"block {j}", SpecError)
             for j, block in enumerate(blocks)
         )
         return StageSpec(tuple(read))

@@ -10,8 +10,7 @@ from typing import Any
 
 from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import LATENCY, RATE_FILE, Record
-from prunet_det.latency.record import read_csv
-from prunet_det.zoo.card import markdown_table
+from prunet_det.utils.io import markdown_table, read_csv
 
 
 def markdown(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import prunet_det
 from prunet_det.latency.calibrate import published_points
-from prunet_det.zoo.card import markdown_table
+from prunet_det.utils.io import markdown_table, read_csv
 
 GPUNET_SOURCE = "NVIDIA DeepLearningExamples, PyTorch/Classification/GPUNet"
 CONDITIONS = "V100 32 GB, ONNX Runtime with TensorRT, FP16, batch 1, whole classifier"
@@ -49,8 +48,7 @@ def classifiers() -> list[Classifier]:
 
 def detectors() -> list[dict[str, str]]:
     """EfficientDet on COCO val2017: model, image_size, params_m, coco_val2017_map, source."""
-    text = (resources.files(__package__) / "efficientdet_coco.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    return read_csv(Path(__file__).parent / "efficientdet_coco.csv")[1]
 
 
 def tables() -> list[Table]:

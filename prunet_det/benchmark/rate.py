@@ -11,9 +11,9 @@ from typing import Any
 from prunet_det.benchmark.campaign import Plan, run_suite
 from prunet_det.benchmark.records import RATE_FILE, load_records
 from prunet_det.benchmark.suite import Point, Suite
-from prunet_det.training.evaluate import write_json
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import write_json
 
 OPTION = "optim_wrapper.optimizer.lr"
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.latency.record import Latency
-from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.config import from_mapping
+from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.io import write_json
 
 RECORDS, LATENCY, RATE_FILE = "records", "latency", "learning_rate.json"
 FAMILIES = ("prunet", "gpunet", "efficientnet")
@@ -32,7 +33,7 @@ SHARED = {
     "artifact": "artifact (runtime and precision of the accuracy)",
     "config_hash": "recipe (config_hash)",
     "data_hash": "data (data_hash)",
-    "training_revision": "results of the code (TRAINING_REVISION)",
+    "training_revision": "training revision (training_revision)",
 }
 # What differs between two runs of the same thing: times, places, and how busy the machine was.
 VARYING = (
@@ -136,14 +137,7 @@ class Record:
             ValueError: A key is missing or unknown.
         """
         data = {k: v for k, v in data.items() if k != "code_hash"}  # written until November 2026
-        known = {f.name for f in fields(cls)}
-        needed = ("model", "family", "input_size", "seed", "suite", "metrics", "artifact")
-        wrong = [k for k in data if k not in known]
-        missing = [k for k in needed if k not in data]
-        if wrong or missing:
-            what = f"lacks {missing[0]!r}" if missing else f"has the unknown {wrong[0]!r}"
-            raise ValueError(f"a record of a run {what}.")
-        return cls(**data)
+        return from_mapping(cls, data, "a record of a run", InputError)
 
     def result(self) -> dict[str, Any]:
         """What a repeat of the run on the same machine must give again: all but VARYING."""
@@ -163,8 +157,7 @@ def record_path(folder: str | os.PathLike[str], key: str) -> Path:
 def save_record(folder: str | os.PathLike[str], record: Record) -> Path:
     """Writes a record, atomically, and returns its path."""
     path = record_path(folder, record.key)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(record.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(path, record.to_dict())
     return path
 
 
@@ -266,9 +259,7 @@ def save_latencies(
         about: Command, environment and what else a reader must know.
     """
     path = latency_path(folder, name)
-    with atomic_path(path) as temporary:
-        text = json.dumps({**about, "rows": [dict(r) for r in rows]}, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(path, {**about, "rows": [dict(r) for r in rows]})
     return path
 
 

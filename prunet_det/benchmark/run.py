@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import resource
@@ -27,12 +26,11 @@ from prunet_det.benchmark.records import Record, read_record, record_path, save_
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.detection.build import NetworkPart
 from prunet_det.latency.trace import trace
-from prunet_det.training.evaluate import write_json
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.training.launch import build_runner, check_one_batch
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path, file_digest
+from prunet_det.utils.io import atomic_path, file_digest, file_lock, write_json
 from prunet_det.zoo.weights import load_all_weights
 
 WORK, IDENTITY, SPEED = "work", "identity.json", "speed.json"
@@ -51,16 +49,15 @@ def work_folder(out: str | os.PathLike[str], key: str) -> Path:
 
 
 @contextlib.contextmanager
-def alone(out: str | os.PathLike[str], key: str) -> Iterator[None]:
-    """Lets one process at a time work on a run; a killed one lets go."""
+def run_lock(out: str | os.PathLike[str], key: str) -> Iterator[None]:
+    """Lets one process at a time work on a run."""
     work = work_folder(out, key)
     work.mkdir(exist_ok=True)
-    with open(work.with_suffix(".lock"), "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"{key}: another process works on it; waiting for it.", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+
+    def say() -> None:
+        print(f"{key}: another process works on it; waiting for it.", flush=True)
+
+    with file_lock(work.with_suffix(".lock"), say):
         yield
 
 
@@ -81,7 +78,7 @@ def run(suite: Suite, point: Point, seed: int, out: str | os.PathLike[str], comm
         Whatever building, training, exporting and evaluating raise.
     """
     key = point.key(seed)
-    with alone(out, key):
+    with run_lock(out, key):
         wanted: dict[str, Any] = {**identity(suite), "arch": point.arch}
         done = finished(out, key, wanted)
         if done is not None:

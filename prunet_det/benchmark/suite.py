@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from prunet_det.latency.measure import default_runtime, local_device
 from prunet_det.training.launch import move_schedule, set_data_root, set_max_iters
 from prunet_det.training.repeatable import make_repeatable
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import digest
 
 # What a suite's file may say; the last is what its points are made of.
 KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
@@ -201,8 +201,7 @@ class Suite:
         set_input_size(cfg, 0)
         recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))
         recipe |= {"held_out": self.held_out, "crop": self.crop}
-        text = json.dumps(recipe, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(recipe)
 
 
 def load_suite(path: str | os.PathLike[str]) -> Suite:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 from collections import defaultdict
@@ -23,8 +22,7 @@ from prunet_det.benchmark.fronts import (
 )
 from prunet_det.benchmark.judge import Comparison
 from prunet_det.benchmark.records import METRICS, Record
-from prunet_det.utils.io import atomic_path
-from prunet_det.zoo.card import markdown_table
+from prunet_det.utils.io import markdown_table, write_csv
 
 
 def runs_by_point(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
@@ -238,11 +236,7 @@ def write_points(
             rows.append(row)
             timed.add((p.model, p.input_size))
     rows += [row for key, row in plain.items() if key not in timed]
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        f.writelines(f"# {key}: {value}\n" for key, value in comments.items())
-        writer = csv.DictWriter(f, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, [{key: row.get(key, "") for key in fields} for row in rows], comments)
 
 
 def _point_row(runs: Sequence[Record], fields: Sequence[str]) -> dict[str, Any]:

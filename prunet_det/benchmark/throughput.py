@@ -19,11 +19,10 @@ from mmengine.runner import Runner
 from prunet_det.benchmark.evaluate import make_artifact, predictor, without_workers
 from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Point, Suite
-from prunet_det.latency.record import write_csv
 from prunet_det.training.launch import build_runner
 from prunet_det.utils.env import device_title
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import print_table
+from prunet_det.utils.io import text_table, write_csv
 
 ROUNDS = 5  # of disk against memory, in turns
 SETTLE = 3  # iterations at the start of a turn that do not count: what was loaded ahead is used up
@@ -267,15 +266,12 @@ def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> None:
         ]
         for s in speeds
     ]
-    print_table(f"images a second in training, {device}", header, table)
+    print(text_table(f"images a second in training, {device}", header, table))
     write_csv(out / "profile.csv", rows, command)
     write_csv(out / "throughput.csv", speeds, command)
 
 
 def _print(rows: list[dict[str, Any]], names: Callable[[dict[str, Any]], list[str]]) -> None:
     table = [[*names(r), f"{r['ms']:.2f} per {r['per']}", f"{r['share']:.1%}"] for r in rows]
-    print_table(
-        "where the time goes (shares of the part)",
-        ["model", "px", "part", "step", "ms", "share"],
-        table,
-    )
+    header = ["model", "px", "part", "step", "ms", "share"]
+    print(text_table("where the time goes (shares of the part)", header, table))

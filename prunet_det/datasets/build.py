@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +19,7 @@ import numpy as np
 from prunet_det.datasets.digits import DigitsSet
 from prunet_det.datasets.drawing import write_contact_sheet
 from prunet_det.datasets.glyphs import GlyphsSet
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import atomic_path, digest, file_lock
 from prunet_det.utils.jobs import ordered_map
 
 MANIFEST = "manifest.json"
@@ -94,7 +92,7 @@ def data_hash(root: str | os.PathLike[str]) -> str:
     manifest = _read_manifest(Path(root))
     if manifest is None:
         raise FileNotFoundError(f"{root} is no embedded set: it has no readable {MANIFEST}.")
-    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()[:16]
+    return digest(manifest["files"])
 
 
 def _parameters(embedded: EmbeddedSet) -> dict[str, Any]:
@@ -104,15 +102,11 @@ def _parameters(embedded: EmbeddedSet) -> dict[str, Any]:
 @contextlib.contextmanager
 def lock(root: Path) -> Iterator[None]:
     """Lets one process at a time work on a folder; on a read-only disk, all may read it."""
-    try:
-        handle = open(root.parent / f".{root.name}.lock", "w")  # noqa: SIM115
-    except OSError as e:
-        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not root.is_dir():
-            raise
+    path = root.parent / f".{root.name}.lock"
+    if root.is_dir() and not os.access(root.parent, os.W_OK):
         yield
         return
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with file_lock(path):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from prunet_det.latency.stopwatch import Task, time_interleaved
 from prunet_det.latency.table import Table, TableError, without_width
 from prunet_det.runtime.program import PRECISIONS
 from prunet_det.utils.env import device_title, readings
+from prunet_det.utils.io import read_csv
 from prunet_det.zoo.models import load_spec
 
 PUBLISHED = Path(__file__).parent / "published.csv"
@@ -91,8 +91,7 @@ def published_points(device: str) -> list[Point]:
     Raises:
         ValueError: There are none.
     """
-    with open(PUBLISHED, encoding="utf-8") as handle:
-        rows = list(csv.DictReader(line for line in handle if not line.startswith("#")))
+    rows = read_csv(PUBLISHED)[1]
     points = [
         Point(r["network"], int(r["batch"]), int(r["input_size"]), float(r["latency_ms"]))
         for r in rows

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from prunet_det.runtime.subject import SCOPES
-from prunet_det.utils.env import environment
-from prunet_det.utils.io import atomic_path
 
 KINDS = ("predicted", "measured", "published")
 
@@ -83,41 +79,3 @@ class Latency:
             what = f"lacks {sorted(missing)[0]!r}" if missing else f"has the unknown {wrong[0]!r}"
             raise ValueError(f"a record of a latency {what}.")
         return cls(**data)
-
-
-def write_csv(
-    path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], command: str
-) -> None:
-    """Writes flat records as CSV, with the command and the environment as comments before them.
-
-    Args:
-        path: Of the file.
-        records: All with the same keys.
-        command: That made them.
-    """
-    header = {"command": command, **environment()}
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        f.writelines(f"# {key}: {value}\n" for key, value in header.items())
-        writer = csv.DictWriter(f, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
-
-
-def read_csv(path: str | os.PathLike[str]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """What `write_csv` wrote: the comments, and the records as text.
-
-    Raises:
-        ValueError: The file has no records.
-    """
-    header, body = {}, []
-    with open(path, encoding="utf-8") as f:
-        for line in f:
-            if line.startswith("# "):
-                key, _, value = line[2:].partition(": ")
-                header[key] = value.strip()
-            else:
-                body.append(line)
-    rows = list(csv.DictReader(body))
-    if not rows:
-        raise ValueError(f"{os.fspath(path)} holds no records.")
-    return header, rows

@@ -22,6 +22,7 @@ from prunet_det.latency.device import (
 )
 from prunet_det.latency.kernels import block_kernels, layout_change, output_size
 from prunet_det.utils.env import device_title
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import atomic_path
 
 SCHEMA = 1
@@ -29,7 +30,7 @@ Size = tuple[int, int]
 Key = tuple[BlockSpec, Size]
 
 
-class TableError(ValueError):
+class TableError(InputError):
     """A table that cannot be read, is of another device, or does not hold what is asked for."""
 
 

@@ -83,7 +83,7 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
     """
     from prunet_det.search import verdict
     from prunet_det.training import launch
-    from prunet_det.utils.io import print_table
+    from prunet_det.utils.io import text_table
 
     for name, least in (("random", 3), ("seeds", 0), ("train_seeds", 1), ("ablations", 0)):
         if getattr(args, name) < least:
@@ -132,7 +132,7 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
     train_all(out, entries, recipe, args.train_seeds, args.jobs, not args.quiet)
 
     found = verdict.Comparison.load(out)
-    print_table("networks of one latency", verdict.GROUP_HEADER, verdict.group_rows(found))
+    print(text_table("networks of one latency", verdict.GROUP_HEADER, verdict.group_rows(found)))
     if args.train_seeds > 1:
         between, within = found.spread()
         print(
@@ -146,7 +146,9 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
                 temporary.write_bytes((out / name).read_bytes())
     if not args.seeds:
         return 0
-    print_table("how far the searches agree", verdict.AGREEMENT_HEADER, verdict.agreement(found))
+    print(
+        text_table("how far the searches agree", verdict.AGREEMENT_HEADER, verdict.agreement(found))
+    )
     header, rows = verdict.searched_header(found), verdict.searched_rows(found)
-    print_table("searched networks", header, rows)
+    print(text_table("searched networks", header, rows))
     return 0 if all(all(checks.values()) for _, checks in found.checks()) else 1

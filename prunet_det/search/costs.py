@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from prunet_det.latency.table import (
 )
 from prunet_det.runtime.subject import check_size
 from prunet_det.search.space import LayerSpace, Network, Operator, SearchSpace
+from prunet_det.utils.io import digest
 
 MEASURED_WIDTHS = 4  # of an operator, evenly over its range; those between follow by interpolation
 
@@ -97,7 +97,7 @@ class SpaceCosts:
     def table_hash(self) -> str:
         """A digest of all prices."""
         entries = sorted((str(k), e.ms) for k, e in self.table.entries.items())
-        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+        return digest(entries)
 
     def _block_ms(self, block: BlockSpec, size: Size) -> float:
         entry = self.table.entries.get((block, size))

@@ -16,8 +16,8 @@ from prunet_det.search.finals import digest_of_blocks, uniform
 from prunet_det.search.repair import repair
 from prunet_det.search.results import ARCH_FILE, FOUND_FILE, RUN_FILE
 from prunet_det.search.space import Network
-from prunet_det.training.evaluate import write_json
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import write_json
 
 ENTRIES = "entries.json"
 # Group to the flags of a search with one tier off, in the order of the tables. They have no last

@@ -25,11 +25,10 @@ from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance
 from prunet_det.search.costs import BudgetError, SpaceCosts
 from prunet_det.search.data import scoring_loader, search_loader
 from prunet_det.search.repair import repair
-from prunet_det.search.results import digest_of
 from prunet_det.search.space import LayerSpace, Network
 from prunet_det.search.trial import Trial, run_trial
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import atomic_path, digest
 
 Change = Callable[[Network], Network]
 Trainer = Callable[[Network, int], float]
@@ -330,7 +329,7 @@ def run_last_tier(
 def digest_of_blocks(spec: ArchSpec) -> str:
     """Of a network's parts: the same network is the same whatever it is called."""
     data = spec.to_dict()
-    return digest_of({k: data[k] for k in ("stem", "stages", "tail")})
+    return digest({k: data[k] for k in ("stem", "stages", "tail")})
 
 
 def _read_scores(path: Path) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -22,9 +21,9 @@ from prunet_det.search.loop import SearchLoop
 from prunet_det.search.objective import fits
 from prunet_det.search.repair import Repaired
 from prunet_det.search.space import Network, SearchSpace
-from prunet_det.training.evaluate import write_json
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import write_json
 from prunet_det.zoo.weights import save_safetensors
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
@@ -98,12 +97,6 @@ def conditions_of(costs: SpaceCosts) -> dict[str, Any]:
     c = costs.conditions
     keys = ("device", "kind", "runtime", "precision", "batch", "threads")
     return {key: getattr(c, key) for key in keys}
-
-
-def digest_of(value: Any) -> str:
-    """A short digest of JSON values."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

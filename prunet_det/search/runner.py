@@ -22,8 +22,9 @@ from prunet_det.search.model import SearchModel
 from prunet_det.search.motion import MotionRule
 from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
-from prunet_det.search.tiers import Tiers, from_settings
+from prunet_det.search.tiers import Tiers
 from prunet_det.training.evaluate import bare_model
+from prunet_det.utils.config import check_keys, from_mapping
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import check_fit
 
@@ -138,10 +139,8 @@ def build_search(
     """
     set_random_seed(seed)
     options = dict(cfg.search)
-    unknown = sorted(set(options) - _LOOP_SETTINGS)
-    if unknown:
-        raise UserError(f"the config's search has the unknown setting {unknown[0]!r}.")
-    rule = from_settings(MotionRule, options.pop("rule", {}), "search.rule")
+    check_keys(options, _LOOP_SETTINGS, (), "the config's search")
+    rule = from_mapping(MotionRule, options.pop("rule", {}), "search.rule")
     architecture = Architecture(costs, tiers, rule, options.pop("expansion", None))
     classes = len(loaders[0].dataset.metainfo["classes"])  # type: ignore[attr-defined]
     model = SearchModel(SuperNet(costs.space, classes), **cfg.get("model", {}))

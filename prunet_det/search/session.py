@@ -25,7 +25,6 @@ from prunet_det.search.results import (
     Outcome,
     Request,
     conditions_of,
-    digest_of,
     inherited_network,
     make_outcome,
     save_weights,
@@ -34,10 +33,12 @@ from prunet_det.search.results import (
 )
 from prunet_det.search.runner import build_search, has_checkpoint, load_data
 from prunet_det.search.space import SearchSpace
-from prunet_det.search.tiers import Tiers, from_settings
+from prunet_det.search.tiers import Tiers
 from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.training import launch
+from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import digest
 
 
 def run_search(args: argparse.Namespace, command: str) -> int:
@@ -164,7 +165,7 @@ def check_arguments(args: argparse.Namespace, cfg: Config) -> None:
         raise UserError(f"--seed must be 0 or more, got {args.seed}.")
     if args.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a CUDA device, and there is none here; leave it out.")
-    if from_settings(FinalSettings, cfg.get("finals") or {}, "finals").iterations:
+    if from_mapping(FinalSettings, cfg.get("finals") or {}, "finals").iterations:
         recipe_of(cfg, args.config)
     search = cfg.search
     if search.get("steps", 0) < 1 or search.get("warmup", 0) < 0:
@@ -176,7 +177,7 @@ def check_arguments(args: argparse.Namespace, cfg: Config) -> None:
 
 
 def _tiers(args: argparse.Namespace, cfg: Config) -> Tiers:
-    tiers = from_settings(Tiers, cfg.search.pop("tiers", {}), "search.tiers")
+    tiers = from_mapping(Tiers, cfg.search.pop("tiers", {}), "search.tiers")
     if args.no_pruning:
         return replace(tiers, widths=False, blocks=False, layers=False)
     if args.skip_from_start:
@@ -244,7 +245,7 @@ def _request(
         args.strategy,
         conditions_of(costs),
         {
-            "config": digest_of([settings, tiers.__dict__, dist.get_world_size()]),
+            "config": digest([settings, tiers.__dict__, dist.get_world_size()]),
             "space": costs.space.hash,
             "table": costs.table_hash,
             "data": data_hash,
@@ -307,7 +308,7 @@ def _last_tier(
     out: Path,
 ) -> LastTier | None:
     """Trains finalists on the search's two halves; those whose scores are on file are not again."""
-    settings = from_settings(FinalSettings, cfg.get("finals") or {}, "finals")
+    settings = from_mapping(FinalSettings, cfg.get("finals") or {}, "finals")
     if args.no_finals or not settings.iterations:
         return None
     repaired = _found(loop, costs, request)

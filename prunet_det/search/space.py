@@ -7,8 +7,6 @@ layer is skipped.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +24,26 @@ from prunet_det.arch.spec import (
     kinds_with_hidden,
 )
 from prunet_det.latency.kernels import output_size
+from prunet_det.utils.config import check_keys
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import digest
 
 Network = tuple[BlockSpec | None, ...]
 _ROUND = 8  # outer widths are multiples of this: tensor cores and vector units like it
 
+_SPACE_DEFAULTS: dict[str, Any] = {
+    "kinds": kinds_with_hidden(),
+    "kernels": (3, 5),
+    "acts": ("relu",),
+    "se": (False,),
+    "hidden_step": 32,
+    "most_expansion": 8,
+    "least_expansion": 0,
+    "width_factor": 1.0,
+}
 
-class SpaceError(ValueError):
+
+class SpaceError(InputError):
     """A space that makes no sense, or a network that is no point of it; the sentence says why."""
 
 
@@ -173,26 +185,10 @@ class SearchSpace:
         Raises:
             SpaceError: An unknown or missing key, or an impossible value.
         """
-        given = dict(config)
-        options = {
-            key: given.pop(key, default)
-            for key, default in (
-                ("kinds", kinds_with_hidden()),
-                ("kernels", (3, 5)),
-                ("acts", ("relu",)),
-                ("se", (False,)),
-                ("hidden_step", 32),
-                ("most_expansion", 8),
-                ("least_expansion", 0),
-                ("width_factor", 1.0),
-            )
-        }
-        try:
-            stem, tail, stages = given.pop("stem"), given.pop("tail"), given.pop("stages")
-        except KeyError as e:
-            raise SpaceError(f"the space lacks {e}.") from e
-        if given:
-            raise SpaceError(f"the space has the unknown key {sorted(given)[0]!r}.")
+        known = [*_SPACE_DEFAULTS, "stem", "tail", "stages"]
+        check_keys(config, known, ("stem", "tail", "stages"), "the space", SpaceError)
+        options = {key: config.get(key, default) for key, default in _SPACE_DEFAULTS.items()}
+        stem, tail, stages = config["stem"], config["tail"], config["stages"]
         for key, least in (("hidden_step", 1), ("most_expansion", 1), ("least_expansion", 0)):
             if not isinstance(options[key], int) or options[key] < least:
                 raise SpaceError(f"the space's {key} must be an integer >= {least}.")
@@ -237,8 +233,7 @@ class SearchSpace:
     @property
     def hash(self) -> str:
         """A digest of everything that defines the space."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(dataclasses.asdict(self))
 
     @property
     def log10_size(self) -> float:
@@ -328,12 +323,8 @@ class SearchSpace:
 def _stage_layers(
     index: int, stage: Mapping[str, Any], chs: int, options: Mapping[str, Any]
 ) -> Iterator[LayerSpace]:
-    known = {"width", "depth", "stride", "kinds", "first_kinds", "kernels"}
-    wrong = sorted(set(stage) - known)
-    missing = [key for key in ("width", "depth") if key not in stage]
-    if wrong or missing:
-        what = f"has the unknown key {wrong[0]!r}" if wrong else f"lacks {missing[0]!r}"
-        raise SpaceError(f"stage {index} of the space {what}.")
+    known = ("width", "depth", "stride", "kinds", "first_kinds", "kernels")
+    check_keys(stage, known, ("width", "depth"), f"stage {index} of the space", SpaceError)
     if stage["depth"] < 1 or stage["width"] < 1 or stage.get("stride", 1) not in (1, 2):
         raise SpaceError(f"stage {index} of the space needs depth >= 1, width >= 1, stride 1 or 2.")
     kinds = tuple(stage.get("kinds", options["kinds"]))

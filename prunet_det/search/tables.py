@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from prunet_det.latency.record import read_csv
 from prunet_det.search import verdict
 from prunet_det.search.entries import ABLATIONS, FOUND, SEARCHED
 from prunet_det.search.rule_check import random_preferences, run_rule
-from prunet_det.zoo.card import markdown_table
+from prunet_det.utils.io import markdown_table, read_csv
 
 
 def budgets(results: Path) -> str:

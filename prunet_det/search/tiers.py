@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-
-from prunet_det.utils.errors import UserError
 
 T = TypeVar("T")
 
@@ -56,18 +53,3 @@ class Tiers:
         """Probability of its skip above which a layer leaves."""
         share = (progress - self.skip_enters) / (self.skip_end - self.skip_enters)
         return self.skip_first + (self.skip_last - self.skip_first) * float(np.clip(share, 0, 1))
-
-
-def from_settings(cls: type[T], settings: Mapping[str, Any], where: str) -> T:
-    """A dataclass from a config's settings.
-
-    Raises:
-        UserError: One is unknown.
-    """
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for key in settings:
-        if key not in known:
-            raise UserError(
-                f"the config's {where} has no {key!r}; it has {', '.join(sorted(known))}."
-            )
-    return cls(**settings)

@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.search.results import digest_of
 from prunet_det.training import launch
 from prunet_det.training.evaluate import bare_model
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import digest
 
 
 @dataclass(frozen=True)
@@ -123,4 +123,4 @@ def recipe_hash(path: str) -> str:
     """A digest of all of a recipe that trains or scores."""
     cfg = Config.fromfile(path)
     silent = ("default_hooks", "visualizer", "log_level", "log_processor")
-    return digest_of({k: v for k, v in cfg.items() if k not in silent})
+    return digest({k: v for k, v in cfg.items() if k not in silent})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,10 @@ from mmengine.runner import Runner
 from prunet_det.training.launch import build_evaluation_runner
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import atomic_path, write_json
 from prunet_det.zoo.weights import load_all_weights, read_state_dict, save_safetensors
 
 TRAINING_FILE = "train.json"
-
-
-def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
-    """Writes a JSON file, atomically, with its folder where that is missing."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:

@@ -12,14 +12,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
-from prunet_det.training.evaluate import (
-    TRAINING_FILE,
-    bare_model,
-    environment,
-    read_training,
-    write_json,
-)
+from prunet_det.training.evaluate import TRAINING_FILE, bare_model, environment, read_training
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import write_json
 from prunet_det.zoo.weights import CheckpointError, check_fit, save_safetensors
 
 WEIGHTS_FILE = "weights.safetensors"

@@ -1,4 +1,4 @@
-"""How a command line tool fails: one sentence and an exit code, no traceback."""
+"""Errors that a user can mend, and how a command line ends with them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,41 @@ DEBUG_VARIABLE = "PRUNET_DEBUG"
 
 
 class UserError(Exception):
-    """Something that the user can mend; the sentence says what was wrong and what to do."""
+    """Something that the user can mend: the sentence says what is wrong and what to do."""
+
+
+class InputError(UserError, ValueError):
+    """An argument, a setting or a file's content that cannot be used."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """A package of one of the extras that is not installed."""
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
     """Runs a tool's main function and exits with its code.
 
-    Errors become one line on stderr and exit code 2, Ctrl-C exit code 130. Set PRUNET_DEBUG=1 to
-    see the traceback.
+    An error becomes one line on stderr and exit code 2, Ctrl-C exit code 130. All show their
+    traceback where the environment sets PRUNET_DEBUG=1.
     """
     try:
         code = main() or 0
     except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr)
+        sys.stderr.write("interrupted.\n")
         code = 130
-    except Exception as e:
+    except (UserError, ValueError, KeyError, OSError, ImportError) as e:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        sentence = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
-        if not isinstance(e, (UserError, ValueError, KeyError, OSError, ImportError)):
-            sentence = f"{type(e).__name__}: {sentence}"
-        if "Original Traceback" in sentence:  # of a data loader's worker process
-            sentence = sentence.strip().splitlines()[-1].partition(": ")[2] or sentence
-        sentence = " ".join(sentence.split())
-        print(f"error: {sentence} (set {DEBUG_VARIABLE}=1 for the traceback)", file=sys.stderr)
+        sentence = " ".join(_sentence(e).split())
+        sys.stderr.write(f"error: {sentence} (set {DEBUG_VARIABLE}=1 for the traceback)\n")
         code = 2
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _sentence(error: BaseException) -> str:
+    """An exception's own words; of one from a data loader's worker, without that traceback."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if "Original Traceback" in text:
+        text = text.strip().splitlines()[-1].partition(": ")[2] or text
+    return text

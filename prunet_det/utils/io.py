@@ -1,17 +1,24 @@
-"""Files that no reader ever sees half of, and tables."""
+"""Files that no reader ever sees half of, digests, locks, and tables."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from prunet_det.utils.env import environment
+
+PathLike = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; what was written there takes its name at the end.
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; what is written there takes its name at the end.
 
     The folder is made where it is missing. After an exception nothing is left behind.
     """
@@ -25,19 +32,108 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """The first 16 digits of the SHA-256 of a file's content."""
+def write_text(path: PathLike, text: str) -> None:
+    """Writes a UTF-8 text file atomically; makes its folder where that is missing."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: PathLike, data: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically; makes its folder where that is missing."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def digest(value: Any) -> str:
+    """Digest of JSON values, whatever the order of keys: 16 hexadecimal digits of SHA-256."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: PathLike) -> str:
+    """Digest of a file's bytes: 16 hexadecimal digits of SHA-256."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A readable table, as wide as it needs to be."""
+@contextlib.contextmanager
+def file_lock(path: PathLike, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Lets one process at a time into the block; the lock of a killed process is free.
+
+    Args:
+        path: The lock file, made where it is missing and left there.
+        on_wait: Called once if another process has the lock, before waiting for it.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if on_wait is not None:
+            on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_csv(
+    path: PathLike, rows: Sequence[Mapping[str, Any]], comments: Mapping[str, Any] | str
+) -> None:
+    """Writes rows as CSV, atomically, under comment lines that say where they come from.
+
+    Args:
+        path: File to write.
+        rows: At least one; all with the keys of the first.
+        comments: Written as `# key: value` lines. A string is the command that made the rows, and
+            the environment is added to it.
+    """
+    if isinstance(comments, str):
+        comments = {"command": comments, **environment()}
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
+        f.writelines(f"# {key}: {value}\n" for key, value in comments.items())
+        writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: PathLike) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Reads what `write_csv` wrote: the comments, and the rows with their values as text.
+
+    Raises:
+        ValueError: If the file has no rows.
+    """
+    comments, body = {}, []
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            if line.startswith("#"):
+                key, _, value = line.lstrip("# ").partition(": ")
+                comments[key.strip()] = value.strip()
+            else:
+                body.append(line)
+    rows = list(csv.DictReader(body))
+    if not rows:
+        raise ValueError(f"{os.fspath(path)} holds no records.")
+    return comments, rows
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a table for a terminal, as wide as its cells need."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*header, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    columns = zip(header, *rows, strict=True)
-    width = 4 + sum(max(map(len, column)) + 3 for column in columns)
-    Console(width=max(80, width)).print(table)
+    width = 4 + sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True))
+    segments = Console(width=max(80, width)).render(table)
+    return "".join(segment.text for segment in segments).rstrip("\n")

@@ -6,13 +6,7 @@ import os
 from typing import Any
 
 from prunet_det.arch.spec import BLOCK_KINDS, ArchSpec, BlockSpec
-from prunet_det.utils.io import atomic_path
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+from prunet_det.utils.io import atomic_path, markdown_table
 
 
 def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:

@@ -11,9 +11,8 @@ import pytest
 from prunet_det.benchmark import extras, plot, publish, report_cli, tables, timing
 from prunet_det.benchmark.fronts import axes, points
 from prunet_det.benchmark.records import load_records, save_latencies, save_record
-from prunet_det.latency.record import read_csv, write_csv
-from prunet_det.training.evaluate import write_json
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import read_csv, write_csv, write_json
 from tests.benchmark.planted import runs, save, suite
 from tests.conftest import ROOT
 

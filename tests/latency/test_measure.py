@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from prunet_det.latency.measure import default_runtime, measure
-from prunet_det.latency.record import read_csv, write_csv
 from prunet_det.runtime.subject import load_subject
 from prunet_det.utils.env import device_title
+from prunet_det.utils.io import read_csv, write_csv
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_fixed_widths_are_operators(space):
         (dict(width_factor=0), r"width_factor in \(0, 16\]"),
         (dict(stages=[dict(width=8, depth=0)]), "depth >= 1"),
         (dict(stages=[dict(width=8, depth=1, strides=2)]), "unknown key 'strides'"),
-        (dict(stages=[dict(width=8)]), "lacks 'depth'"),
+        (dict(stages=[dict(width=8)]), "'depth' is missing"),
     ],
 )
 def test_spaces_that_make_no_sense(change, sentence):

@@ -98,7 +98,7 @@ def test_a_search_ends_within_its_budget_and_says_so(found, here):
 
 
 def test_results_side_by_side(found, here, refused, tmp_path):
-    from prunet_det.latency.record import read_csv
+    from prunet_det.utils.io import read_csv
 
     done = here("search_backbone", "summary", found[0], "--out", tmp_path / "s.csv")
     assert done.returncode == 0 and "before repair" in done.stdout
