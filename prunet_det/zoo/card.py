@@ -1,21 +1,24 @@
-"""A network's page: what it is, what it costs, where it comes from."""
+"""Model cards: a network's blocks, costs and provenance as a Markdown page with a drawing."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prunet_det.arch.spec import BLOCK_KINDS, ArchSpec, BlockSpec
 from prunet_det.utils.io import atomic_path, markdown_table
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:
-    """The page in Markdown.
+    """Writes a network's page in Markdown.
 
     Args:
-        spec: The network.
-        costs: A table of its parameters and multiply-accumulates.
-        drawing: The picture's file name, beside the page.
+        spec: Spec of the network.
+        costs: Table of its parameters and multiply-accumulates, in Markdown.
+        drawing: File name of the drawing, beside the page.
     """
     features = list(spec.feature_stages())
     details = dict(spec.provenance.details)
@@ -27,7 +30,7 @@ def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:
         if top1 is not None
         else ""
     )
-    found = ""
+    searched = ""
     if spec.provenance.kind == "searched":
         budget, data = details.pop("budget"), details.pop("data")
         hashes = ", ".join(f"{k} {v}" for k, v in details.pop("hashes", {}).items())
@@ -39,7 +42,7 @@ def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:
             f"* searched on: crops of {data['name']}, {data['classes']} classes\n"
             f"* seed: {details['seed']}\n* digests: {hashes}\n"
         )
-        found = (
+        searched = (
             "\nFound by the search named above and by nothing else: it has not been trained on "
             "ImageNet or COCO, and no weights are shipped.\n"
         )
@@ -76,7 +79,7 @@ Batch norm's epsilon is {spec.bn_eps:g}; the last convolution has {spec.tail.wid
 
 {spec.provenance.kind}
 
-{origin}{published}{found}
+{origin}{published}{searched}
 ## Use
 
 ```python
@@ -90,7 +93,7 @@ In a detector: `backbone=dict(type="PruNet", arch="{spec.name}")`.
 
 
 def _blocks(spec: ArchSpec) -> str:
-    """Runs of equal blocks of a stage are one row."""
+    """Tabulates the blocks; equal blocks in a row are one line."""
     rows: list[list[str]] = []
     for i, stage in enumerate(spec.stages):
         for b in stage.blocks:
@@ -109,17 +112,17 @@ _STEM_AND_TAIL = "#999999"
 
 
 def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
-    """Draws a network to an image file, whose kind is that of the file name; the same every time.
+    """Draws a network to an image file, with a bar for each block.
 
-    A bar is a block: filled to its output channels, outlined to its inner width, with its kernel
+    A bar is filled to the block's output channels, outlined to its inner width, and has the kernel
     size above; `SE` marks squeeze-and-excitation, an arrow a stride of 2.
 
     Args:
-        spec: The network.
-        path: The file, `*.svg` or `*.png`.
+        spec: Spec of the network.
+        path: File to write, `*.svg` or `*.png`.
 
     Raises:
-        ImportError: matplotlib is missing.
+        ImportError: If matplotlib is missing.
     """
     try:
         import matplotlib
@@ -141,7 +144,7 @@ def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
         axes.set_title(f"{spec.name}: blocks from image to classifier", loc="left")
         used = {b.kind for b in spec.blocks}
         kinds = [kind for name, kind in BLOCK_KINDS.items() if name in used]
-        patches: list[Any] = [Patch(color=kind.colour, label=kind.title) for kind in kinds]
+        patches = [Patch(color=kind.colour, label=kind.title) for kind in kinds]
         patches.append(Patch(color=_STEM_AND_TAIL, label="stem and tail"))
         patches.append(Patch(facecolor="none", edgecolor="#444444", label="inner width"))
         axes.legend(handles=patches, loc="upper left", frameon=False)
@@ -151,8 +154,8 @@ def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
             figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
 
 
-def _draw_bars(axes: Any, spec: ArchSpec) -> float:
-    """Draws every block and labels the stages; returns the greatest height."""
+def _draw_bars(axes: Axes, spec: ArchSpec) -> float:
+    """Draws every block and labels the stages; returns the maximum height."""
     top = float(max(max(b.hidden, b.out_chs) for b in spec.blocks))
     top = max(top, spec.tail.width)
     x, stride = 0.0, 1

@@ -1,4 +1,4 @@
-"""The networks by name: their specs, `create`, and an entry point of timm's for each."""
+"""Networks by name: their specs, `create`, and a timm entry point for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALIASES = {"gpunet_p0": "prunet_p0", "gpunet_p1": "prunet_p1"}
 
 
 class UnknownModelError(KeyError, ValueError):
-    """A name that no spec file has; the sentence lists the known names."""
+    """A name that no spec file has; the message lists the known names."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -30,16 +30,16 @@ class UnknownModelError(KeyError, ValueError):
 
 @cache
 def model_names() -> tuple[str, ...]:
-    """Names of the spec files, without aliases."""
+    """Lists the names of the networks, without aliases."""
     return tuple(sorted(path.stem for path in SPEC_DIR.glob("*.json")))
 
 
 @cache
 def load_spec(name: str) -> ArchSpec:
-    """The spec of a named network or alias.
+    """Loads the spec of a named network or alias.
 
     Raises:
-        UnknownModelError: No network has this name.
+        UnknownModelError: If no network has this name.
     """
     known = model_names()
     stem = ALIASES.get(name, name)
@@ -53,11 +53,12 @@ def load_spec(name: str) -> ArchSpec:
 
 
 def resolve_spec(arch: str | os.PathLike[str] | Mapping[str, Any] | ArchSpec) -> ArchSpec:
-    """The spec that `arch` means: a name, the path of a spec file (*.json), a dict, or a spec.
+    """Returns the spec of a name, of the path of a spec file (*.json), of a dict, or of a spec.
 
     Raises:
-        UnknownModelError: A name that is not known.
-        FileNotFoundError, SpecError: See ArchSpec.load.
+        UnknownModelError: If no network has this name.
+        FileNotFoundError: If there is no such spec file.
+        SpecError: If the spec is not valid.
     """
     if isinstance(arch, ArchSpec):
         return arch
@@ -105,17 +106,23 @@ def create(
     checkpoint: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Builds a network and, where `checkpoint` is given, loads it tolerantly.
+    """Builds a network and, if a checkpoint is given, loads its weights.
 
     Args:
-        arch: A name, the path of a spec file, a dict or an ArchSpec.
-        checkpoint: A safetensors or weights-only PyTorch file, with or without a classifier (of
-            any class count), from a classifier or a detector; see `load_backbone_weights`.
-        **kwargs: timm's: num_classes, in_chans, drop_rate, drop_path_rate, global_pool,
-            features_only, out_indices; and `padding`, see ArchNet.
+        arch: Name of a network, path of a spec file (*.json), a spec as a dict, or a spec.
+        checkpoint: A safetensors or weights-only PyTorch file of a classifier or a detector, with
+            or without a classifier (of any class count); see `load_backbone_weights`.
+        **kwargs: timm's num_classes, in_chans, drop_rate, drop_path_rate, global_pool,
+            features_only and out_indices, and ArchNet's padding.
 
     Returns:
         An ArchNet, or timm's feature extractor around one with `features_only=True`.
+
+    Raises:
+        UnknownModelError: If no network has this name.
+        FileNotFoundError: If there is no such spec file or checkpoint.
+        SpecError: If the spec is not valid.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
     """
     spec = resolve_spec(arch)
     model = _build(spec, spec.name, **kwargs)
@@ -207,11 +214,11 @@ def prunet_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def gpunet_p0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Alias of prunet_p0: the name that it was published under."""
+    """Alias of prunet_p0, under the name of its publication."""
     return _build(load_spec("gpunet_p0"), "gpunet_p0", pretrained, **kwargs)
 
 
 @register_model
 def gpunet_p1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Alias of prunet_p1: the name that it was published under."""
+    """Alias of prunet_p1, under the name of its publication."""
     return _build(load_spec("gpunet_p1"), "gpunet_p1", pretrained, **kwargs)

@@ -1,4 +1,4 @@
-"""The names in the checkpoints that were released for GPUNet, and ours for the same tensors.
+"""Tensor names of the checkpoints released for GPUNet, and ArchNet's names for the same tensors.
 
 The originals name modules after their place in a layer list, with blanks and colons:
 `network.stage: 3 layer8.conv_pw.weight` in one family, `network.stage: 2 irb5.body.3.weight` in the
@@ -50,24 +50,25 @@ class ReleasedNameError(ValueError):
 
 
 def is_released(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the names are those of a released GPUNet checkpoint."""
+    """Returns True if the tensors are named as in a released GPUNet checkpoint."""
     return any(part.fullmatch(key) for key in state for part in _PARTS.values())
 
 
 def from_released(spec: ArchSpec, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a released checkpoint under our names.
+    """Renames the tensors of a released checkpoint as ArchNet names them.
 
     Args:
-        spec: The network that it is for.
-        state: Its tensors.
+        spec: Spec of the network that the checkpoint is for.
+        state: Tensors of the checkpoint by name.
 
     Returns:
-        As many tensors; whether they fit the network is for the caller to check.
+        The same tensors by their new names; their shapes are not checked.
 
     Raises:
-        ReleasedNameError: A name is unknown, or the layers are not as many as the spec's.
+        ReleasedNameError: If a name is unknown, or the number of layers is not the spec's.
     """
-    found: dict[tuple[str, int], dict[str, dict[str, torch.Tensor]]] = defaultdict(dict)
+    # (part, layer) to module to tensor name to tensor
+    layers: dict[tuple[str, int], dict[str, dict[str, torch.Tensor]]] = defaultdict(dict)
     for key, value in state.items():
         part, match = next(
             ((p, m) for p, pattern in _PARTS.items() if (m := pattern.fullmatch(key))),
@@ -76,20 +77,20 @@ def from_released(spec: ArchSpec, state: Mapping[str, torch.Tensor]) -> dict[str
         if part is None or match is None:
             raise ReleasedNameError(f"{key!r} is no name of a released GPUNet checkpoint.")
         layer = int(match.groupdict().get("layer") or 0)
-        found[part, layer].setdefault(match["module"], {})[match["tensor"]] = value
+        layers[part, layer].setdefault(match["module"], {})[match["tensor"]] = value
 
-    layers = sorted(layer for part, layer in found if part == "block")
-    if len(layers) != len(spec.blocks):
+    numbers = sorted(layer for part, layer in layers if part == "block")
+    if len(numbers) != len(spec.blocks):
         raise ReleasedNameError(
-            f"the checkpoint has {len(layers)} blocks, {spec.name} {len(spec.blocks)}."
+            f"the checkpoint has {len(numbers)} blocks, {spec.name} {len(spec.blocks)}."
         )
     stem = [f"stem.{i}.{m}" for i in range(len(spec.stem.widths)) for m in ("conv", "bn")]
     hidden = ["pre_logits.0"] if spec.tail.hidden else []
     tail = ["conv_head.conv", "conv_head.bn", *hidden, "classifier"]
-    renamed = {**_rename(found["stem", 0], stem), **_rename(found["tail", 0], tail)}
+    renamed = {**_rename(layers["stem", 0], stem), **_rename(layers["tail", 0], tail)}
     places = [(i, j) for i, stage in enumerate(spec.stages) for j in range(len(stage.blocks))]
-    for (i, j), layer, block in zip(places, layers, spec.blocks, strict=True):
-        modules = found["block", layer]
+    for (i, j), layer, block in zip(places, numbers, spec.blocks, strict=True):
+        modules = layers["block", layer]
         ours = _rename_block(modules, block)
         renamed.update({f"stages.{i}.{j}.{name}": value for name, value in ours.items()})
     return renamed
@@ -116,7 +117,7 @@ def _rename_block(
 def _rename(
     modules: Mapping[str, dict[str, torch.Tensor]], names: list[str]
 ) -> dict[str, torch.Tensor]:
-    """Gives numbered modules, in the order of their numbers, our names."""
+    """Gives numbered modules, in the order of their numbers, new names."""
     numbers = sorted(modules, key=int)
     if len(numbers) != len(names):
         raise ReleasedNameError(

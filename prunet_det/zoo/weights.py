@@ -1,4 +1,4 @@
-"""Loading weights: tolerant about containers and heads, strict about the backbone, counted."""
+"""Reading and writing weights; loading is lenient about wrappers and heads, not about backbones."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from prunet_det.zoo.released import ReleasedNameError, from_released, is_release
 # Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict`
 # holds the raw weights: its EMA hook swaps the averaged ones into `state_dict` before saving.)
 _CONTAINERS = ("state_dict_ema", "state_dict", "model")
-# What wrappers put before the names of a network; tried in this order, the longest match first.
+# Prefixes that wrappers put before a network's tensor names, in the order of trying.
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
 _HEAD = ("conv_head.", "pre_logits.", "classifier.")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit; the sentence says why."""
+    """A checkpoint that cannot be read or does not fit; the message says why."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did.
+    """Result of loading a checkpoint.
 
     Attributes:
-        loaded, total: Backbone tensors loaded, and in the model.
-        head_loaded: Whether the classifier's tensors were loaded too.
-        source: The file.
+        loaded: Number of backbone tensors that were loaded.
+        total: Number of backbone tensors in the model.
+        head_loaded: True if all of the classifier's tensors were loaded too.
+        source: Path of the checkpoint.
     """
 
     loaded: int
@@ -52,11 +53,11 @@ class LoadReport:
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """The tensors in a safetensors file or in a PyTorch file, read without unpickling code.
+    """Reads the tensors of a safetensors or PyTorch file, without unpickling code.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file is damaged, holds more than tensors, or holds none.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, holds pickled objects, or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,13 +87,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _strip_prefixes(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
-    """Removes wrapper prefixes as long as that makes more names fit."""
+def _strip_prefixes(state: dict[str, torch.Tensor], names: set[str]) -> dict[str, torch.Tensor]:
+    """Removes prefixes of wrappers as long as that makes more of the model's names fit."""
     while True:
-        hits = len(wanted & state.keys())
+        hits = len(names & state.keys())
         for prefix in _PREFIXES:
             shorter = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-            if len(wanted & shorter.keys()) > hits or (not hits and shorter):
+            if len(names & shorter.keys()) > hits or (not hits and shorter):
                 state = shorter
                 break
         else:
@@ -100,40 +101,54 @@ def _strip_prefixes(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[st
 
 
 def check_fit(
-    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str
+    expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str
 ) -> None:
-    """Raises CheckpointError unless `state` has exactly the names and shapes of `own`."""
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    """Checks that a state dict has exactly a model's names and shapes.
+
+    Args:
+        expected: State dict of the model.
+        state: State dict to load into it.
+        source: Origin of `state`, for the message.
+
+    Raises:
+        CheckpointError: If a tensor is missing, not in the model, or of another shape.
+    """
+    wrong = [k for k in expected if k in state and state[k].shape != expected[k].shape]
     problems = {
-        "is missing": [k for k in own if k not in state],
-        "is not in the model": [k for k in state if k not in own],
+        "is missing": [k for k in expected if k not in state],
+        "is not in the model": [k for k in state if k not in expected],
         "has another shape": wrong,
     }
-    for what, names in problems.items():
+    for problem, names in problems.items():
         if names:
-            fits = len(own.keys() & state.keys()) - len(wrong)
+            fits = len(expected.keys() & state.keys()) - len(wrong)
             raise CheckpointError(
-                f"{source} does not fit the model: {names[0]} {what} ({fits}/{len(own)} tensors "
-                "fit); use the config that it was trained with."
+                f"{source} does not fit the model: {names[0]} {problem} ({fits}/{len(expected)} "
+                "tensors fit); use the config that it was trained with."
             )
 
 
 def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """Loads every tensor of a model from a checkpoint of the same model.
 
+    Args:
+        model: Model to load the weights into.
+        path: Checkpoint, see `read_state_dict`.
+
     Returns:
         The number of tensors.
 
     Raises:
-        FileNotFoundError, CheckpointError: See `read_state_dict`; also where a tensor is missing,
-            left over or of another shape.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it cannot be read, or a tensor is missing, not in the model, or of
+            another shape.
     """
-    own, state = model.state_dict(), read_state_dict(path)
-    check_fit(own, state, str(path))
+    target, state = model.state_dict(), read_state_dict(path)
+    check_fit(target, state, str(path))
     with torch.no_grad():
-        for key, tensor in own.items():
+        for key, tensor in target.items():
             tensor.copy_(state[key])
-    return len(own)
+    return len(target)
 
 
 def save_safetensors(
@@ -142,9 +157,12 @@ def save_safetensors(
     """Writes tensors to a safetensors file, atomically.
 
     Args:
-        state: Name to tensor.
-        path: The file.
+        state: Tensors by name.
+        path: File to write.
         half: Store floating-point tensors as FP16.
+
+    Raises:
+        ValueError: If a value does not fit into FP16.
     """
     tensors = {}
     for key, value in state.items():
@@ -159,15 +177,18 @@ def save_safetensors(
 
 
 def convert_released(spec: ArchSpec, path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """A checkpoint that was released for GPUNet under our names, every tensor of it.
+    """Reads a checkpoint released for GPUNet and renames all of its tensors as ArchNet names them.
 
     Args:
-        spec: The network that it is for; the number of classes is the checkpoint's.
-        path: See `read_state_dict`.
+        spec: Spec of the network that the checkpoint is for.
+        path: Checkpoint, see `read_state_dict`; it may have any number of classes.
+
+    Returns:
+        A state dict that fits an ArchNet of the spec exactly.
 
     Raises:
-        FileNotFoundError, CheckpointError: See `read_state_dict`; also where a name is unknown, or
-            a tensor is missing, left over or of another shape.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it cannot be read, or is not a checkpoint of this network.
     """
     released = read_state_dict(path)
     if not is_released(released):
@@ -187,63 +208,68 @@ def convert_released(spec: ArchSpec, path: str | os.PathLike[str]) -> dict[str, 
     return state
 
 
-def _classifier_prefixes(model: Any) -> list[str]:
-    """Where timm says that a network of its own has its classifier."""
+def _classifier_prefixes(model: nn.Module) -> list[str]:
+    """Returns the prefixes of the classifier's tensors, as timm declares them."""
     names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     return [f"{name}." for name in ((names,) if isinstance(names, str) else names)]
 
 
 def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
-    """Loads a checkpoint into a network, with or without classifier, or into its features alone.
+    """Loads the backbone's weights and, as far as they fit, the classifier's.
 
-    Every backbone tensor must be there in its shape. Of the classifier and the convolutions before
-    it, those tensors are loaded that fit; what the checkpoint holds beyond the model is ignored.
+    The checkpoint must hold every backbone tensor in its shape. Tensors of the classifier and of
+    the convolutions before it are loaded if they fit; all others are ignored.
 
     Args:
         model: An ArchNet, timm's feature extractor around one, or any timm model.
-        path: See `read_state_dict`.
+        path: Checkpoint of a classifier or a detector, see `read_state_dict`.
 
     Returns:
-        The counts.
+        The number of tensors that were loaded.
 
     Raises:
-        FileNotFoundError, CheckpointError: See `read_state_dict`; also where no tensor or not
-            every backbone tensor fits.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it cannot be read, or a backbone tensor is missing or of another shape.
     """
-    target: Any = model.model if isinstance(getattr(model, "model", None), nn.Module) else model
-    own = target.state_dict()
+    inner = getattr(model, "model", None)
+    target = inner if isinstance(inner, nn.Module) else model
+    tensors = target.state_dict()
     state = read_state_dict(path)
     if is_released(state):
+        if not isinstance(target, ArchNet):
+            raise CheckpointError(
+                f"{path} is a GPUNet checkpoint, which does not fit a {type(target).__name__}."
+            )
         try:
             state = from_released(target.spec, state)
-        except (ReleasedNameError, AttributeError) as e:
+        except ReleasedNameError as e:
             raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
-    state = _strip_prefixes(state, set(own))
+    state = _strip_prefixes(state, set(tensors))
     head = (*_HEAD, *_classifier_prefixes(target))
-    head_names = [k for k in own if k.startswith(head)]
-    backbone = [k for k in own if not k.startswith(head)]
+    head_names = [k for k in tensors if k.startswith(head)]
+    backbone = [k for k in tensors if not k.startswith(head)]
     missing = [k for k in backbone if k not in state]
     if len(missing) == len(backbone):
         raise CheckpointError(
             f"0/{len(backbone)} backbone tensors from {path}: no name fits; it belongs to another "
             "network."
         )
-    wrong = [k for k in backbone if k in state and state[k].shape != own[k].shape]
+    wrong = [k for k in backbone if k in state and state[k].shape != tensors[k].shape]
     if missing or wrong:
         name = (missing or wrong)[0]
         what = (
             f"{name} is missing"
             if missing
-            else f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+            else f"{name} has shape {tuple(state[name].shape)}, not {tuple(tensors[name].shape)}"
         )
         fits = len(backbone) - len(missing) - len(wrong)
         raise CheckpointError(
             f"only {fits}/{len(backbone)} backbone tensors from {path} fit ({what}); it belongs to "
             "another network."
         )
-    head_fits = [k for k in head_names if k in state and state[k].shape == own[k].shape]
+    head_fits = [k for k in head_names if k in state and state[k].shape == tensors[k].shape]
     with torch.no_grad():
         for key in (*backbone, *head_fits):
-            own[key].copy_(state[key])
+            tensors[key].copy_(state[key])
     head_loaded = bool(head_names) and len(head_fits) == len(head_names)
     return LoadReport(len(backbone), len(backbone), head_loaded, str(path))
