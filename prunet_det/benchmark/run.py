@@ -133,13 +133,22 @@ def finished(out: str | os.PathLike[str], key: str, wanted: dict[str, Any]) -> R
     if record.status == "failed":
         return None
     for field, value in wanted.items():
-        if getattr(record, field) != value:
+        recorded = getattr(record, field)
+        same = _same_network(recorded, value) if field == "arch" else recorded == value
+        if not same:
             raise UserError(
                 f"{record_path(out, key)} is of another {field.replace('_hash', '')} "
-                f"({getattr(record, field)!s:.40}, here {value!s:.40}); give another folder with "
-                "--out, or move the old records away."
+                f"({recorded!s:.40}, here {value!s:.40}); give another folder with --out, or move "
+                "the old records away."
             )
     return record
+
+
+def _same_network(spec: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
+    """Whether two specs as JSON values are equal, wherever either says that it comes from."""
+    if spec is None or other is None:
+        return spec is other
+    return {**spec, "provenance": None} == {**other, "provenance": None}
 
 
 def _train(cfg: Config, work: Path, wanted: dict[str, Any]) -> tuple[str, ...]:

@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 
 from prunet_det.benchmark import records as r
+from prunet_det.benchmark.run import finished
+from prunet_det.benchmark.suite import load_suite
 from prunet_det.latency.record import Latency
 from prunet_det.utils.errors import UserError
+from tests.conftest import ROOT
 
 METRICS = dict.fromkeys(r.METRICS, 0.25)
 RECORD = r.Record("prunet_p0", "prunet", 128, 0, "tiny", METRICS, "onnxruntime fp32")
@@ -78,3 +81,17 @@ def test_records_of_before_the_training_revision_count_as_its_first(tmp_path):
     old = {k: v for k, v in RECORD.to_dict().items() if k != "training_revision"}
     path.write_text(json.dumps({**old, "code_hash": "790ce12cf512"}))
     assert r.read_record(path) == RECORD
+
+
+def test_published_records_are_of_the_suite_s_networks(monkeypatch):
+    """Whatever a spec says of where it comes from: its maker's file may have moved."""
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("digits")
+    for point in suite.points:
+        for seed in (0, 1):
+            key = point.key(seed)
+            record = finished("docs/results/benchmark/digits", key, {"arch": point.arch})
+            assert record is not None and record.key == key
+    smaller = {**point.arch, "stages": point.arch["stages"][:-1]}
+    with pytest.raises(UserError, match="is of another arch"):
+        finished("docs/results/benchmark/digits", key, {"arch": smaller})
