@@ -5,9 +5,9 @@
 Detector and recipe are those of prunet_effdet.py at about half its input size, without P6, with
 one cell in the neck, one convolution in the head, and fewer iterations; only the backbone
 differs. Networks of the zoo are too large to learn anything here in four minutes, so one of each
-family comes at a part of its width (prunet_det/benchmark/narrow.py): this suite shows that the
-benchmark works, and says nothing about the networks in full. All weights are random at the start:
-no pretrained ones exist here for any of the families.
+family comes at a part of its width (tools/experiments/narrow_networks.py): this suite shows that
+the benchmark works, and says nothing about the networks in full. All weights are random at the
+start: no pretrained ones exist here for any of the families.
 """
 
 config = "configs/prunet_effdet.py"

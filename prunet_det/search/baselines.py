@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
+from prunet_det.arch.scaling import scale_compound
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
 from prunet_det.search.repair import Repaired, repair
-from prunet_det.search.space import Network, SearchSpace, scaled_width
+from prunet_det.search.space import Network, SearchSpace
 from prunet_det.zoo.models import load_spec
 
 # EfficientNet's compound scaling, without its resolution: depth and width for one more step.
@@ -55,43 +56,34 @@ def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Ne
     Args:
         units: Of compound scaling: depth times 1.2, width times 1.1 for each; may be negative.
         name: Of the network.
+
+    Raises:
+        SpaceError: The network is no point of a search space, such as one with two stem
+            convolutions.
     """
-    spec, width, depth = load_spec(name), _WIDTH**units, _DEPTH**units
-    stages, wanted = [], []
-    chs = scaled_width(spec.stem.widths[-1], width)
-    for stage in spec.stages:
-        out = scaled_width(stage.blocks[-1].out_chs, width)
-        count = max(1, round(len(stage.blocks) * depth))
-        blocks = []
-        for j in range(count):  # repeats the last layer, or leaves the last layers out
-            block = stage.blocks[min(j, len(stage.blocks) - 1)]
-            own = chs if j == 0 else out
-            most = _MOST_EXPANSION * own // _HIDDEN_STEP * _HIDDEN_STEP
-            share = block.hidden / block.in_chs * own / _HIDDEN_STEP
-            hidden = min(max(1, round(share)) * _HIDDEN_STEP, max(most, _HIDDEN_STEP))
-            blocks.append((block.kind, block.kernel, hidden if block.hidden else 0))
-        kinds = tuple(dict.fromkeys(kind for kind, _, _ in blocks))
-        kernels = tuple(dict.fromkeys(kernel for _, kernel, _ in blocks))
-        stages.append(
-            dict(width=out, depth=count, stride=stage.stride, kinds=kinds, kernels=kernels)
+    spec = scale_compound(
+        load_spec(name), _WIDTH**units, _DEPTH**units, _HIDDEN_STEP, _MOST_EXPANSION
+    )
+    stages = [
+        dict(
+            width=stage.blocks[-1].out_chs,
+            depth=len(stage.blocks),
+            stride=stage.stride,
+            kinds=tuple(dict.fromkeys(block.kind for block in stage.blocks)),
+            kernels=tuple(dict.fromkeys(block.kernel for block in stage.blocks)),
         )
-        wanted.append(blocks)
-        chs = out
+        for stage in spec.stages
+    ]
     space = SearchSpace.from_config(
         dict(
-            stem=scaled_width(spec.stem.widths[-1], width),
-            tail=scaled_width(spec.tail.width, width),
+            stem=spec.stem.widths[-1],
+            tail=spec.tail.width,
             stages=stages,
             hidden_step=_HIDDEN_STEP,
             most_expansion=_MOST_EXPANSION,
         )
     )
-    network: list[BlockSpec | None] = []
-    for layer in space.layers:
-        kind, kernel, hidden = wanted[layer.stage][layer.index]
-        operator = next(o for o in layer.operators if (o.kind, o.kernel) == (kind, kernel))
-        network.append(layer.block(operator, hidden))
-    return space, tuple(network)
+    return space, space.network_of(spec)
 
 
 def scaled_repaired(

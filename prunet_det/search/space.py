@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prunet_det.arch.scaling import round_channels
 from prunet_det.arch.spec import (
     ACTIVATIONS,
     BLOCK_KINDS,
@@ -29,7 +30,6 @@ from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
 
 Network = tuple[BlockSpec | None, ...]
-_ROUND = 8  # outer widths are multiples of this: tensor cores and vector units like it
 
 _SPACE_DEFAULTS: dict[str, Any] = {
     "kinds": kinds_with_hidden(),
@@ -142,11 +142,6 @@ def _squeezed(in_chs: int) -> int:
     return max(1, in_chs // 4)
 
 
-def scaled_width(width: int, factor: float) -> int:
-    """An outer width times a factor, as a multiple of 8."""
-    return width if factor == 1 else max(_ROUND, round(width * factor / _ROUND) * _ROUND)
-
-
 def inner_widths(in_chs: int, step: int, most: int, least: int = 0) -> tuple[int, ...]:
     """Multiples of `step` from `least` up to `most` times the input's width."""
     first = max(step, math.ceil(max(least, 1) / step) * step)
@@ -197,13 +192,13 @@ class SearchSpace:
             raise SpaceError("the space's least_expansion must not be above its most_expansion.")
         if not 0 < factor <= 16 or not stages:
             raise SpaceError("a space needs stages and a width_factor in (0, 16].")
-        chs = stem = scaled_width(stem, factor)
+        chs = stem = round_channels(stem, factor)
         layers: list[LayerSpace] = []
         for i, stage in enumerate(stages):
             layers += _stage_layers(i, stage, chs, options)
             chs = layers[-1].out_chs
         depths = tuple(stage["depth"] for stage in stages)
-        return cls(stem, scaled_width(tail, factor), depths, tuple(layers), options["acts"][0])
+        return cls(stem, round_channels(tail, factor), depths, tuple(layers), options["acts"][0])
 
     def with_fixed_widths(self, expansions: Sequence[int]) -> SearchSpace:
         """The space with one operator for each expansion in the place of free widths, as FBNet's.
@@ -328,7 +323,7 @@ def _stage_layers(
     if stage["depth"] < 1 or stage["width"] < 1 or stage.get("stride", 1) not in (1, 2):
         raise SpaceError(f"stage {index} of the space needs depth >= 1, width >= 1, stride 1 or 2.")
     kinds = tuple(stage.get("kinds", options["kinds"]))
-    out_chs = scaled_width(stage["width"], options["width_factor"])
+    out_chs = round_channels(stage["width"], options["width_factor"])
     for j in range(stage["depth"]):
         own = tuple(stage.get("first_kinds", kinds)) if j == 0 else kinds
         operators = tuple(_operators(index, own, stage, options))
