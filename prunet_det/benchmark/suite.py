@@ -16,6 +16,7 @@ from prunet_det.benchmark.records import FAMILIES, run_key
 from prunet_det.latency.measure import default_runtime, local_device
 from prunet_det.training.launch import move_schedule, set_data_root, set_max_iters
 from prunet_det.training.repeatable import make_repeatable
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
 
@@ -252,11 +253,11 @@ def check_points(points: Iterable[Point]) -> None:
     """
     import timm
 
-    from prunet_det.runtime.subject import check_size, is_ours
+    from prunet_det.runtime.subject import is_ours
     from prunet_det.zoo.models import model_names
 
     for point in points:
-        check_size(point.input_size)
+        positive_int(point.input_size, "the input size")
         if point.source.endswith(".json"):
             load_spec_file(point.source)
         elif not is_ours(point.source) and not timm.is_model(point.source):

@@ -241,9 +241,3 @@ def breakdown(kernels: Sequence[Kernel], device: Device, batch: int) -> dict[str
         "memory": longest[~bound & ~elementwise].sum(),
     }
     return {name: float(value) for name, value in parts.items()}
-
-
-def check_batch(batch: int) -> None:
-    """Raises ValueError where `batch` is no positive integer."""
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"the batch must be a positive integer, got {batch!r}.")

@@ -15,7 +15,6 @@ from torch import nn
 
 from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
-from prunet_det.latency.device import check_batch
 from prunet_det.latency.kernels import output_size
 from prunet_det.latency.record import Latency
 from prunet_det.latency.stopwatch import Task, Timing, time_interleaved
@@ -24,6 +23,7 @@ from prunet_det.runtime import make_program
 from prunet_det.runtime.program import TOLERANCE, Program, check_outputs
 from prunet_det.runtime.pytorch import as_tuple
 from prunet_det.runtime.subject import Subject
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title, driver, versions
 
 
@@ -69,10 +69,10 @@ def count_threads(device: str, threads: int | None) -> int:
     """Threads for the record: of a CPU, all cores by default; 0 on CUDA.
 
     Raises:
-        ValueError: Less than one.
+        InputError: Less than one.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"the number of threads must be at least 1, got {threads}.")
+    if threads is not None:
+        positive_int(threads, "the number of threads")
     if torch.device(device).type != "cpu":
         return 0
     return threads or os.cpu_count() or 1
@@ -106,7 +106,7 @@ def measure(
             finite or not equal to eager's, a network that cannot be exported, an unknown runtime.
         RuntimeMissingError: The runtime is not here.
     """
-    check_batch(batch)
+    positive_int(batch, "the batch")
     threads = count_threads(device, threads)
     kept, tasks, differences = [], [], []
     programs: dict[int, Program] = {}  # a detector and itself end to end have one network
@@ -242,7 +242,7 @@ class BlockTimer:
         threads: int | None = None,
         seconds: float = 0.4,
     ) -> None:
-        check_batch(batch)
+        positive_int(batch, "the batch")
         if runtime not in RUNTIMES:
             raise ValueError(
                 f"a table needs one of the runtimes {', '.join(RUNTIMES)}, got {runtime!r}."

@@ -14,14 +14,14 @@ from prunet_det.latency.device import (
     Device,
     KernelArrays,
     breakdown,
-    check_batch,
     load_device,
     total_ms,
 )
 from prunet_det.latency.kernels import Kernel, spec_kernels
 from prunet_det.latency.record import Latency
 from prunet_det.latency.trace import trace
-from prunet_det.runtime.subject import DETECTION_SIZE, check_size
+from prunet_det.runtime.subject import DETECTION_SIZE
+from prunet_det.utils.config import positive_int
 from prunet_det.zoo.models import resolve_spec
 
 # How far beyond the calibrated networks a feature may lie before the prediction is called an
@@ -68,7 +68,7 @@ def predict(
     spec = resolve_spec(model)
     if input_size is None:
         input_size = spec.input_size if scope == "classifier" else DETECTION_SIZE
-    check_size(input_size)
+    positive_int(input_size, "the input size")
     return price(spec.name, spec_kernels(spec, input_size, scope), device, batch, input_size, scope)
 
 
@@ -86,8 +86,8 @@ def predict_module(
     Raises:
         ValueError: As `predict`, or the network cannot be traced.
     """
-    check_size(input_size)
-    check_batch(batch)
+    positive_int(input_size, "the input size")
+    positive_int(batch, "the batch")
     traced = trace(module, (in_chans, input_size, input_size))
     prediction = price(name, traced.kernels, device, batch, input_size, scope)
     if not traced.unknown:
@@ -111,7 +111,7 @@ def price(
     scope: str,
 ) -> Prediction:
     """A list of kernels as a prediction; arguments as in `predict`."""
-    check_batch(batch)
+    positive_int(batch, "the batch")
     known = load_device(device) if isinstance(device, str) else device
     ms = float(total_ms(KernelArrays([kernels]), known, batch)[0])
     parts = breakdown(kernels, known, batch)

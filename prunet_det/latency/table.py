@@ -15,12 +15,12 @@ from prunet_det.arch.spec import ArchSpec, BlockSpec, kinds_with_hidden
 from prunet_det.latency.device import (
     Device,
     KernelArrays,
-    check_batch,
     kernels_ms,
     load_device,
     total_ms,
 )
 from prunet_det.latency.kernels import block_kernels, layout_change, output_size
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import atomic_path
@@ -264,7 +264,7 @@ def predict_table(keys: Iterable[Key], device: str | Device = "v100", batch: int
     Raises:
         ValueError: Unknown device or impossible batch.
     """
-    check_batch(batch)
+    positive_int(batch, "the batch")
     known = load_device(device) if isinstance(device, str) else device
     table = Table(
         Conditions(known.name, "predicted", known.runtime, known.precision, batch, known.threads)

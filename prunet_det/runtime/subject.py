@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.utils.config import positive_int
 
 # `classifier`: the whole classification network. `backbone`: everything up to the deepest stride,
 # without the tail. `detector`: backbone, neck and head up to raw outputs. `e2e`: `detector` with
@@ -73,6 +74,8 @@ def load_subject(
     """
     if scope not in SCOPES:
         raise ValueError(f"there is no scope {scope!r}; the known ones are {', '.join(SCOPES)}.")
+    if input_size is not None:
+        positive_int(input_size, "the input size")
     name = model.name if isinstance(model, ArchSpec) else os.fspath(model)
     with _seeded():
         if isinstance(model, ArchSpec):
@@ -144,7 +147,7 @@ def _from_network(
     module, size = timm_network(name, scope)
     if checkpoint is not None:
         print(load_backbone_weights(module, checkpoint))
-    return Subject(name, scope, module.eval(), check_size(input_size or size), _names(module))
+    return Subject(name, scope, module.eval(), input_size or size, _names(module))
 
 
 def _from_spec(
@@ -163,7 +166,7 @@ def _from_spec(
         indices = indices or [len(strides) - 1]
         options = dict(features_only=True, out_indices=indices, padding="same")
     module = create(spec, checkpoint, **options)
-    return Subject(spec.name, scope, module.eval(), check_size(size), _names(module))
+    return Subject(spec.name, scope, module.eval(), size, _names(module))
 
 
 def _names(network: Any) -> tuple[str, ...]:
@@ -171,13 +174,6 @@ def _names(network: Any) -> tuple[str, ...]:
     if hasattr(info, "reduction"):  # a feature extractor of timm's
         return tuple(f"stride{s}" for s in info.reduction())
     return ("logits",)
-
-
-def check_size(input_size: int) -> int:
-    """Returns a positive integer; raises ValueError for anything else."""
-    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < 1:
-        raise ValueError(f"the input size must be a positive integer, got {input_size!r}.")
-    return input_size
 
 
 def _from_config(
@@ -191,7 +187,7 @@ def _from_config(
     except ImportError as e:
         raise ImportError(f"configs need the extra: pip install prunet_det[det] ({e}).") from e
     detector, size = build.build_detector(path, checkpoint)
-    size = check_size(input_size or size or DETECTION_SIZE)
+    size = input_size or size or DETECTION_SIZE
     name = os.path.splitext(os.path.basename(path))[0]
     if scope == "classifier":
         raise ValueError(f"{path} is a detector's config; scope classifier needs a network.")

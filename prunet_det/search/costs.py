@@ -21,8 +21,8 @@ from prunet_det.latency.table import (
     TableError,
     predict_table,
 )
-from prunet_det.runtime.subject import check_size
 from prunet_det.search.space import LayerSpace, Network, Operator, SearchSpace
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.io import digest
 
 MEASURED_WIDTHS = 4  # of an operator, evenly over its range; those between follow by interpolation
@@ -40,7 +40,7 @@ def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -
         input_size: Of the images that the budget is for.
         widths: How many inner widths of an operator, evenly; all of them by default.
     """
-    check_size(input_size)
+    positive_int(input_size, "the input size")
     keys: dict[Key, None] = {(space.stem_block(), (input_size, input_size)): None}
     for layer, size in zip(space.layers, space.layer_sizes(input_size), strict=True):
         for operator in _free(layer):

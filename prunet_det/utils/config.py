@@ -1,4 +1,4 @@
-"""Dataclasses from mappings that people write: unknown and missing keys are named."""
+"""Values that people write: checked, with a sentence that names what is wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 
 T = TypeVar("T")
+
+
+def positive_int(value: Any, what: str) -> int:
+    """Returns a positive integer as it is.
+
+    Args:
+        value: The number; a bool or a float is none.
+        what: What it counts, to begin the sentence with: `the batch`.
+
+    Raises:
+        InputError: If it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{what} must be a positive integer, got {value!r}.")
+    return value
 
 
 def check_keys(

@@ -51,7 +51,7 @@ def test_outputs_that_are_not_finite_are_no_latency(subject, runtime):
     ("wrong", "sentence"),
     [
         ({"batch": 0}, "batch must be a positive integer, got 0"),
-        ({"threads": 0}, "number of threads must be at least 1, got 0"),
+        ({"threads": 0}, "number of threads must be a positive integer, got 0"),
         ({"seconds": 0}, "seconds > 0"),
         ({"runtime": "tflite"}, "no runtime 'tflite'; the known ones are eager"),
     ],

@@ -209,7 +209,7 @@ def test_what_can_be_chained():
     ("wrong", "message"),
     [
         ({"batch": 0}, "batch must be a positive integer"),
-        ({"threads": 0}, "number of threads must be at least 1"),
+        ({"threads": 0}, "number of threads must be a positive integer"),
         ({"runtime": "compile"}, "a table needs one of the runtimes"),
     ],
 )

@@ -187,7 +187,7 @@ def test_refusals(refused, args, sentence):
     [
         (("--device", "v100"), "no device 'v100' to measure on"),
         (("--batch", 0), "batch must be a positive integer"),
-        (("--threads", 0), "number of threads must be at least 1"),
+        (("--threads", 0), "number of threads must be a positive integer"),
         (("--seconds", 0), "seconds > 0"),
         (("--runtime", "cuda_graph"), "cuda_graph runs on cuda, not on cpu"),
         (("--checkpoint", "gone.safetensors"), "there is no checkpoint gone.safetensors"),
