@@ -25,7 +25,7 @@ from prunet_det.benchmark.run import WORK, finished
 from prunet_det.benchmark.suite import Point, Suite, check_points
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.jobs import Job, Outcome, launch
+from prunet_det.utils.jobs import Job, JobResult, launch
 from prunet_det.zoo.models import ALIASES, model_names
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
@@ -42,7 +42,7 @@ class Plan:
         out: Folder of the records.
         flags: Of the command line that each job repeats: suite, options, data.
         launcher: See `launchers`.
-        together: Jobs at once.
+        max_workers: Number of jobs at once.
         max_minutes: After which no job starts.
     """
 
@@ -51,7 +51,7 @@ class Plan:
     out: Path
     flags: tuple[str, ...]
     launcher: str = "none"
-    together: int = 1
+    max_workers: int = 1
     max_minutes: float | None = None
 
     def command(self, verb: str, *more: object) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
     check_points(plan.suite.points)
     if plan.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {plan.seeds}.")
-    check_launch(plan.together, plan.max_minutes)
+    check_launch(plan.max_workers, plan.max_minutes)
     make_folder(plan.out / RECORDS)
     runs = {p.key(s): (p, s) for s in range(plan.seeds) for p in plan.suite.points}
     wanted = identity(plan.suite)
@@ -96,27 +96,27 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
     deadline = None if plan.max_minutes is None else start + 60 * plan.max_minutes
     jobs = [plan.job(*runs[key]) for key in left]
     failed: list[str] = []
-    for outcome in launch(jobs, plan.launcher, plan.out / WORK / LOGS, plan.together, deadline):
-        left.remove(outcome.job.name)
-        run = runs[outcome.job.name]
-        if outcome.code and not _is_done(plan, *run, wanted):  # one may die after its record
-            failed.append(outcome.job.name)
-            save_record(plan.out, failure(*run, wanted, outcome))
-        _say(plan, outcome, failed, len(left), time.monotonic() - start)
+    for result in launch(jobs, plan.launcher, plan.out / WORK / LOGS, plan.max_workers, deadline):
+        left.remove(result.job.name)
+        run = runs[result.job.name]
+        if result.code and not _is_done(plan, *run, wanted):  # one may die after its record
+            failed.append(result.job.name)
+            save_record(plan.out, failure(*run, wanted, result))
+        _say(plan, result, failed, len(left), time.monotonic() - start)
     if left:
         print(f"stopped after {plan.max_minutes:g} minutes; left: {', '.join(left)}.")
         print("the same command goes on from here.", flush=True)
     return left, failed
 
 
-def check_launch(together: int, max_minutes: float | None) -> None:
+def check_launch(max_workers: int, max_minutes: float | None) -> None:
     """Refuses what no launcher can do.
 
     Raises:
         UserError: No job at once, or no time.
     """
-    if together < 1:
-        raise UserError(f"--jobs must be at least 1, got {together}.")
+    if max_workers < 1:
+        raise UserError(f"--jobs must be at least 1, got {max_workers}.")
     if max_minutes is not None and not max_minutes > 0:
         raise UserError(f"--max-minutes must be above 0, got {max_minutes:g}.")
 
@@ -153,13 +153,13 @@ def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, str]) -> 
     return finished(plan.out, key, {**wanted, "arch": point.arch}) is not None
 
 
-def failure(point: Point, seed: int, wanted: Mapping[str, Any], outcome: Outcome) -> Record:
+def failure(point: Point, seed: int, wanted: Mapping[str, Any], result: JobResult) -> Record:
     """The record of a run that failed.
 
     Args:
         point, seed: Of the run.
         wanted: See `identity`.
-        outcome: How its job ended.
+        result: How its job ended.
     """
     where = environment()
     return Record(
@@ -172,9 +172,9 @@ def failure(point: Point, seed: int, wanted: Mapping[str, Any], outcome: Outcome
         arch=point.arch,
         commit=where["commit"],
         environment=where,
-        command=readable(outcome.job.command),
+        command=readable(result.job.command),
         status="failed",
-        error=outcome.error,
+        error=result.error,
     )
 
 
@@ -185,11 +185,11 @@ def readable(command: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def _say(plan: Plan, outcome: Outcome, failed: Sequence[str], left: int, seconds: float) -> None:
-    name = outcome.job.name
+def _say(plan: Plan, result: JobResult, failed: Sequence[str], left: int, seconds: float) -> None:
+    name = result.job.name
     if name in failed:
         log = plan.out / WORK / LOGS / f"{name}.log"
-        print(f"{name}: failed: {outcome.error} (log: {log})", flush=True)
+        print(f"{name}: failed: {result.error} (log: {log})", flush=True)
         return
     record = read_record(record_path(plan.out, name))
     print(

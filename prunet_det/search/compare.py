@@ -37,21 +37,21 @@ def _run_searches(
     budget_ms: float,
     wanted: Sequence[tuple[str, list[str]]],
     command: Callable[[list[str]], list[str]],
-    together: int,
+    max_workers: int,
 ) -> None:
-    """Runs the searches whose results are not there yet, `together` at a time.
+    """Runs the searches whose results are not there yet, `max_workers` at a time.
 
     Args:
         out: Their folders' folder.
         config, budget_ms: Of all.
         wanted: Name and flags of each.
         command: From flags to a command line.
-        together: At once; they share the threads.
+        max_workers: Number of searches at once; they share the threads.
 
     Raises:
         UserError: One failed; its log says why.
     """
-    threads = max(1, torch.get_num_threads() // together)
+    threads = max(1, torch.get_num_threads() // max_workers)
     jobs = [
         Job(
             name,
@@ -62,11 +62,11 @@ def _run_searches(
         for name, flags in wanted
         if not is_finished(out / name, config, budget_ms)
     ]
-    for outcome in launch(jobs, "none", out, together):
-        name = outcome.job.name
-        if outcome.code:
+    for result in launch(jobs, "none", out, max_workers):
+        name = result.job.name
+        if result.code:
             raise UserError(
-                f"the search {name} failed: {outcome.error} ({out / name}.log) The rest is kept."
+                f"the search {name} failed: {result.error} ({out / name}.log) The rest is kept."
             )
         print(f"{name} is done", flush=True)
 

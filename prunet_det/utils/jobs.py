@@ -36,12 +36,12 @@ class Job:
     """A command line and what it needs.
 
     Attributes:
-        name: Of the job, and of its log.
+        name: Name of the job and of its log.
         command: Program and arguments.
-        folder: Where it leaves its results.
-        results: Patterns of files under it that are brought back from another machine.
-        cpus: Threads.
-        gpus: Whole GPUs.
+        folder: Folder where it leaves its results.
+        results: Patterns of files under `folder` that are brought back from another machine.
+        cpus: Number of threads.
+        gpus: Number of whole GPUs.
     """
 
     name: str
@@ -53,14 +53,15 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """How a job ended.
 
     Attributes:
-        job: Which.
+        job: The job.
         code: Exit status; negative for a signal.
         tail: The last lines of its output.
-        files: Results that another machine gave, by their path under the job's folder.
+        files: Content of the results that another machine gave, by their path under the job's
+            folder.
     """
 
     job: Job
@@ -86,24 +87,25 @@ def launch(
     jobs: Sequence[Job],
     launcher: str,
     logs: str | os.PathLike[str],
-    together: int = 1,
+    max_workers: int = 1,
     deadline: float | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[JobResult]:
     """Runs jobs and yields how each ended, as it ends.
 
     Args:
-        jobs: In the order in which they start.
+        jobs: Jobs, in the order in which they start.
         launcher: One of LAUNCHERS.
         logs: Folder of the jobs' output.
-        together: How many at once; of a Ray cluster that exists already, what it has room for.
-        deadline: Of `time.monotonic()`; after it no job starts.
+        max_workers: Number of jobs at once; a Ray cluster that runs already takes as many as it has
+            room for.
+        deadline: Time of `time.monotonic()` after which no job starts; by default there is none.
 
     Raises:
-        UserError: Ray is not installed, or has too few CPUs or GPUs for a job.
+        UserError: If Ray is not installed, or has too few CPUs or GPUs for a job.
     """
     Path(logs).mkdir(parents=True, exist_ok=True)
     ways = {"none": _launch_here, "ray": _launch_on_ray}
-    yield from ways[launcher](jobs, Path(logs), together, deadline)
+    yield from ways[launcher](jobs, Path(logs), max_workers, deadline)
 
 
 def _late(deadline: float | None) -> bool:
@@ -134,14 +136,14 @@ def _tail(job: Job, logs: Path) -> str:
 
 
 def _launch_here(
-    jobs: Sequence[Job], logs: Path, together: int, deadline: float | None
-) -> Iterator[Outcome]:
+    jobs: Sequence[Job], logs: Path, max_workers: int, deadline: float | None
+) -> Iterator[JobResult]:
     waiting = deque(jobs)
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by slot
     gpus = _gpus()
     try:
         while running or (waiting and not _late(deadline)):
-            for slot in range(together):
+            for slot in range(max_workers):
                 if slot not in running and waiting and not _late(deadline):
                     job = waiting.popleft()
                     gpu = gpus[slot % len(gpus)] if gpus and job.gpus == 1 else None
@@ -151,7 +153,7 @@ def _launch_here(
                 code = process.poll()
                 if code is not None:
                     del running[slot]
-                    yield Outcome(job, code, _tail(job, logs) if code else "")
+                    yield JobResult(job, code, _tail(job, logs) if code else "")
     finally:
         for _, process in running.values():
             process.terminate()
@@ -184,9 +186,9 @@ def require_ray() -> Any:
 
 
 def _launch_on_ray(
-    jobs: Sequence[Job], logs: Path, together: int, deadline: float | None
-) -> Iterator[Outcome]:
-    """On the cluster of RAY_ADDRESS, or on a local one with room for `together` jobs."""
+    jobs: Sequence[Job], logs: Path, max_workers: int, deadline: float | None
+) -> Iterator[JobResult]:
+    """On the cluster of RAY_ADDRESS, or on a local one with room for `max_workers` jobs."""
     ray = require_ray()
     if not jobs:
         return
@@ -194,7 +196,7 @@ def _launch_on_ray(
     if "RAY_ADDRESS" in os.environ:
         ray.init(address=os.environ["RAY_ADDRESS"], **options)
     else:
-        cpus = together * max(job.cpus for job in jobs)
+        cpus = max_workers * max(job.cpus for job in jobs)
         ray.init(num_cpus=cpus, include_dashboard=False, **options)
     # A worker starts a process and waits: it need not import this package, and PyTorch with it.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -206,7 +208,7 @@ def _launch_on_ray(
 
 def _hand_out(
     ray: Any, jobs: Sequence[Job], logs: Path, deadline: float | None
-) -> Iterator[Outcome]:
+) -> Iterator[JobResult]:
     have = ray.cluster_resources()
     for job in jobs:
         for kind, wanted in (("CPU", job.cpus), ("GPU", job.gpus)):
@@ -229,34 +231,34 @@ def _hand_out(
         done, _ = ray.wait(list(running), num_returns=1)
         job = running.pop(done[0])
         try:
-            outcome = ray.get(done[0])
+            result = ray.get(done[0])
         except ray.exceptions.RayError as e:  # lost more often than it is run again
-            outcome = Outcome(job, 1, f"error: {' '.join(str(e).split())[:300]}")
-        bring_back(outcome)
-        yield outcome
+            result = JobResult(job, 1, f"error: {' '.join(str(e).split())[:300]}")
+        bring_back(result)
+        yield result
 
 
-def bring_back(outcome: Outcome) -> None:
+def bring_back(result: JobResult) -> None:
     """Writes what another machine gave; what is there already, of an earlier try, gives way."""
-    for name, content in outcome.files.items():
-        path = Path(outcome.job.folder) / name
+    for name, content in result.files.items():
+        path = Path(result.job.folder) / name
         if not path.is_file() or path.read_bytes() != content:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
 
 
-def _on_worker(job: Job, folder: str, logs: str) -> Outcome:
+def _on_worker(job: Job, folder: str, logs: str) -> JobResult:
     """Runs a job on a Ray worker, in the checkout, which lies at the same path everywhere."""
     if not Path(folder).is_dir():
-        return Outcome(job, 1, f"error: this machine has no checkout at {folder}.")
+        return JobResult(job, 1, f"error: this machine has no checkout at {folder}.")
     os.chdir(folder)
     Path(logs).mkdir(parents=True, exist_ok=True)
     code = _start(job, Path(logs)).wait()
     if code:
-        return Outcome(job, code, _tail(job, Path(logs)))
+        return JobResult(job, code, _tail(job, Path(logs)))
     root = Path(job.folder)
     found = [path for pattern in job.results for path in root.glob(pattern) if path.is_file()]
-    return Outcome(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in found})
+    return JobResult(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in found})
 
 
 def available_cores() -> int:

@@ -8,14 +8,14 @@ import pytest
 
 from prunet_det.benchmark import searches
 from prunet_det.search.results import RUN_FILE
-from prunet_det.utils.jobs import Outcome
+from prunet_det.utils.jobs import JobResult
 
 
 def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
     handed = []
 
-    def launch(jobs, launcher, logs, together, deadline):
-        handed.append((launcher, together, [job.name for job in jobs]))
+    def launch(jobs, launcher, logs, max_workers, deadline):
+        handed.append((launcher, max_workers, [job.name for job in jobs]))
         for job in jobs:
             assert job.command[1].endswith("tools/search_backbone.py")
             assert job.command[2:] == (
@@ -28,7 +28,7 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
                 found = {"inherited_top1": 0.5, "budget_ms": float(job.name.removesuffix("ms"))}
                 found["command"] = "python tools/search_backbone.py configs/search/quick.py"
                 (tmp_path / job.name / RUN_FILE).write_text(json.dumps(found))
-            yield Outcome(job, int(job.name == "0.5ms"), "error: no luck.")
+            yield JobResult(job, int(job.name == "0.5ms"), "error: no luck.")
 
     monkeypatch.setattr(searches, "launch", launch)
     flags = ["--budgets", 0.35, 0.5, 1.25, "--out", tmp_path, "--threads", 2, "--gpus", 1]

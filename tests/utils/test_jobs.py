@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.utils.jobs import Job, Outcome, bring_back, launch
+from prunet_det.utils.jobs import Job, JobResult, bring_back, launch
 
 # Notes that it runs, by its own process and its parent's, waits where it is told to, and leaves its
 # result; a second run finds nothing to wait for.
@@ -40,19 +40,19 @@ def failing(folder: Path, code: str) -> Job:
 def test_one_failure_does_not_stop_the_others(tmp_path):
     raising = "import sys; print('error: no luck. (set X)', file=sys.stderr); sys.exit(2)"
     jobs = [failing(tmp_path, raising), *(stub(tmp_path, n) for n in "ab")]
-    outcomes = {o.job.name: o for o in launch(jobs, "none", tmp_path / "logs", 2)}
-    assert {n: o.code for n, o in outcomes.items()} == {"bad": 2, "a": 0, "b": 0}
-    assert outcomes["bad"].error == "no luck." and not outcomes["a"].error
+    results = {r.job.name: r for r in launch(jobs, "none", tmp_path / "logs", 2)}
+    assert {n: r.code for n, r in results.items()} == {"bad": 2, "a": 0, "b": 0}
+    assert results["bad"].error == "no luck." and not results["a"].error
     crash = failing(tmp_path, "import os; os.kill(os.getpid(), 9)")
-    (outcome,) = launch([crash], "none", tmp_path / "logs")
-    assert outcome.error == "killed by SIGKILL."
+    (result,) = launch([crash], "none", tmp_path / "logs")
+    assert result.error == "killed by SIGKILL."
 
 
 def test_no_job_starts_after_the_deadline(tmp_path):
     jobs = [stub(tmp_path, n, 1.0) for n in "ab"]
     deadline = time.monotonic() + 0.5
-    outcomes = list(launch(jobs, "none", tmp_path / "logs", 1, deadline))
-    assert [(o.job.name, o.code) for o in outcomes] == [("a", 0)], "it ends what it started"
+    results = list(launch(jobs, "none", tmp_path / "logs", 1, deadline))
+    assert [(r.job.name, r.code) for r in results] == [("a", 0)], "it ends what it started"
     assert not (tmp_path / "b.started").exists()
 
 
@@ -69,7 +69,7 @@ def test_who_stops_listening_stops_the_jobs(tmp_path):
 def test_what_another_machine_gives_replaces_an_earlier_try(tmp_path):
     (tmp_path / "a.json").write_text("failed")
     job = Job("a", ("true",), str(tmp_path))
-    bring_back(Outcome(job, 0, files={"a.json": b"done", "work/w": b"weights"}))
+    bring_back(JobResult(job, 0, files={"a.json": b"done", "work/w": b"weights"}))
     assert (tmp_path / "a.json").read_text() == "done"
     assert (tmp_path / "work" / "w").read_bytes() == b"weights"
 
@@ -78,8 +78,8 @@ def test_jobs_share_the_gpus_that_are_given(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     code = "import os, sys; print('error:', os.environ['CUDA_VISIBLE_DEVICES']); sys.exit(1)"
     jobs = [Job(n, (sys.executable, "-c", code), str(tmp_path), gpus=1) for n in "ab"]
-    outcomes = launch(jobs, "none", tmp_path / "logs", 2)
-    assert sorted(o.error for o in outcomes) == ["2", "5"]
+    results = launch(jobs, "none", tmp_path / "logs", 2)
+    assert sorted(r.error for r in results) == ["2", "5"]
 
 
 def test_without_ray_one_sentence(tmp_path, monkeypatch):
@@ -107,9 +107,9 @@ def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     killer = threading.Thread(target=kill_worker)
     killer.start()
     jobs = [stub(tmp_path, "a", 0.5), stub(tmp_path, "b", 120), *(stub(tmp_path, n) for n in "cd")]
-    outcomes = list(launch(jobs, "ray", tmp_path / "logs", 2))
+    results = list(launch(jobs, "ray", tmp_path / "logs", 2))
     killer.join()
-    assert sorted((o.job.name, o.code) for o in outcomes) == [(n, 0) for n in "abcd"]
+    assert sorted((r.job.name, r.code) for r in results) == [(n, 0) for n in "abcd"]
     assert {n: (tmp_path / f"{n}.done").read_text() for n in "abcd"} == dict.fromkeys(
         "abcd", "done\n"
     )
