@@ -17,7 +17,7 @@ from typing import Any
 
 from prunet_det.utils.config import field_values, from_mapping
 from prunet_det.utils.errors import InputError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import digest, write_text
 
 SCHEMA_VERSION = 1
 ACTIVATIONS = ("relu", "silu")
@@ -327,6 +327,12 @@ class ArchSpec:
         """All blocks, in order."""
         return tuple(block for stage in self.stages for block in stage.blocks)
 
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of stem, stages and tail, whatever the network is called."""
+        data = self.to_dict()
+        return digest({key: data[key] for key in ("stem", "stages", "tail")})
+
     def strides(self) -> tuple[int, ...]:
         """Cumulative stride after each stage, relative to the image."""
         total, out = 2, []
@@ -403,8 +409,7 @@ class ArchSpec:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes :meth:`to_json` to `path`, atomically."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(self.to_json(), encoding="utf-8")
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ArchSpec:

@@ -12,7 +12,7 @@ from typing import Any
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.search.baselines import random_repaired, scaled_repaired
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
-from prunet_det.search.finals import digest_of_blocks, uniform
+from prunet_det.search.finals import uniform
 from prunet_det.search.repair import repair
 from prunet_det.search.results import ARCH_FILE, FOUND_FILE, RUN_FILE
 from prunet_det.search.space import Network
@@ -57,11 +57,6 @@ class Entry:
     search_seed: int | None = None
     search_seconds: float = 0.0
 
-    @property
-    def digest(self) -> str:
-        """Of the blocks: the same network is the same whatever it is called."""
-        return digest_of_blocks(self.spec)
-
     def to_dict(self) -> dict[str, Any]:
         """For entries.json; blocks as stage, kind, kernel, input and inner width."""
         values = {k: v for k, v in self.__dict__.items() if k != "spec"}
@@ -70,7 +65,7 @@ class Entry:
             for i, stage in enumerate(self.spec.stages)
             for b in stage.blocks
         ]
-        return {**values, "network": self.digest, "blocks": blocks}
+        return {**values, "network": self.spec.digest, "blocks": blocks}
 
 
 def searched_entries(
@@ -170,4 +165,4 @@ def write_entries(out: Path, entries: Sequence[Entry], about: dict[str, Any]) ->
     """Writes which networks are compared, and under what; records refer to them."""
     write_json(out / ENTRIES, {"about": about, "entries": [e.to_dict() for e in entries]})
     for entry in entries:
-        entry.spec.save(out / "networks" / f"{entry.digest}.json")
+        entry.spec.save(out / "networks" / f"{entry.spec.digest}.json")

@@ -28,7 +28,7 @@ from prunet_det.search.repair import repair
 from prunet_det.search.space import LayerSpace, Network
 from prunet_det.search.trial import Trial, run_trial
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path, digest
+from prunet_det.utils.io import atomic_path
 
 Change = Callable[[Network], Network]
 Trainer = Callable[[Network, int], float]
@@ -310,7 +310,7 @@ def run_last_tier(
         )
 
     def top1(network: Network, training: int) -> float:
-        key = f"{digest_of_blocks(spec_of(network))} {training}"
+        key = f"{spec_of(network).digest} {training}"
         if key not in known:
             trial = trial_of(network, training)
             known[key] = [trial.top1, round(trial.seconds, 2)]
@@ -324,12 +324,6 @@ def run_last_tier(
     bar.close()
     seconds = sum(seconds for _, seconds in known.values())
     return LastTier(best, finals.finalists, seconds, trial_of)
-
-
-def digest_of_blocks(spec: ArchSpec) -> str:
-    """Of a network's parts: the same network is the same whatever it is called."""
-    data = spec.to_dict()
-    return digest({k: data[k] for k in ("stem", "stages", "tail")})
 
 
 def _read_scores(path: Path) -> dict[str, list[float]]:

@@ -92,7 +92,7 @@ def train_all(
     todo: dict[tuple[str, str, int], Job] = {}
     for seed in range(seeds):  # so that an early end leaves all networks with as many trainings
         for entry in entries:
-            job = Job(entry.name, entry.spec.to_dict(), entry.digest, recipe, seed, digest)
+            job = Job(entry.name, entry.spec.to_dict(), entry.spec.digest, recipe, seed, digest)
             if job.key not in done:
                 todo.setdefault(job.key, job)
     if not todo:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from prunet_det.arch.spec import Provenance
@@ -9,9 +11,11 @@ from prunet_det.latency import predict
 from prunet_det.latency.table import TableError, predict_table
 from prunet_det.search.baselines import random_network, random_repaired, scaled_repaired
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts, space_keys
+from prunet_det.search.entries import baseline_entries
 from prunet_det.search.objective import BudgetController, fits
 from prunet_det.search.repair import repair
 from prunet_det.search.space import SearchSpace
+from tests.conftest import ROOT
 from tests.search.conftest import SMALL
 from tests.search.test_space import config_space
 
@@ -123,3 +127,15 @@ def test_the_weight_rises_above_the_budget_and_rests_far_from_it():
     far = BudgetController(1.0)
     far.weight(2.0)
     assert far.integral == 0
+
+
+def test_baselines_of_the_published_comparison_are_made_again():
+    """Random and scaled networks, by the digests that the committed records refer to."""
+    folder = ROOT / "docs" / "results" / "search" / "compare"
+    published = json.loads((folder / "entries.json").read_text(encoding="utf-8"))
+    recorded = {e["name"]: e["network"] for e in published["entries"]}
+    pricing = Pricing("v100")
+    costs = pricing.costs(config_space("quick"), published["about"]["input_size"])
+    assert costs.space.hash == published["about"]["space"]
+    for entry in baseline_entries(pricing, costs, published["about"]["budget_ms"], 2):
+        assert entry.spec.digest == recorded[entry.name], entry.name
