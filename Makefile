@@ -33,7 +33,8 @@ demo: .venv/.ready
 
 # One thread a process: several thread pools that busy-wait on few cores would stall one another.
 test: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal \
+	  -m "slow or not slow" tests
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -29,6 +29,18 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def full_precision():
+    """Without TF32, by which a GPU's convolutions differ from a CPU's in the third digit."""
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [f.allow_tf32 for f in flags]
+    for f in flags:
+        f.allow_tf32 = False
+    yield
+    for f, allowed in zip(flags, before, strict=True):
+        f.allow_tf32 = allowed
+
+
 @pytest.fixture(scope="session")
 def digits() -> Path:
     """The embedded digits, made once in the checkout's data folder."""

@@ -17,6 +17,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -88,7 +90,7 @@ except ImportError as e:
     message = str(e)
 print(json.dumps([prunet_det.__file__, sum(p.numel() for p in model.parameters()), names, message]))
 """
-    done = subprocess.run([core, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([core, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     place, parameters, names, message = json.loads(done.stdout.splitlines()[-1])
     assert str(ROOT) not in place

@@ -106,6 +106,7 @@ def test_checkpoints_of_iterations_and_of_epochs_are_found(tmp_path, name):
     assert not run._resumable(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_undisturbed(undisturbed, tiny_suite, tmp_path, here):
     command = [*TOOL, "--suite", str(tiny_suite), "--out", str(tmp_path), "--no-timing"]
     log, draw = tmp_path / "work" / "logs" / f"{KEY}.log", random.Random(KILLS)

@@ -52,7 +52,7 @@ def test_losses(kwargs, theirs):
 def test_mixup_mixes(loss):
     model = classifier(loss=loss, mixup=dict(mixup_alpha=0.5, cutmix_alpha=1.0)).eval()
     before = X.clone()
-    losses = {float(model(X, Y, mode="loss")["loss"]) for _ in range(4)}
+    losses = {model(X, Y, mode="loss")["loss"].item() for _ in range(4)}
     assert len(losses) > 1, "another mixture every time"
     assert torch.equal(X, before), "the batch itself is left alone"
 
@@ -87,7 +87,7 @@ def test_teacher(tmp_path, capsys):
 def test_a_student_like_its_teacher_has_nothing_to_learn(tmp_path):
     _, path = teacher_file(tmp_path)
     model = classifier(teacher=dict(name="prunet_demo", checkpoint=path), checkpoint=path).eval()
-    assert float(model(X, Y, mode="loss")["loss_teacher"]) == pytest.approx(0, abs=1e-6)
+    assert model(X, Y, mode="loss")["loss_teacher"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_teacher_is_in_no_checkpoint_and_no_copy(tmp_path):

@@ -40,7 +40,7 @@ def random_boxes(count):
     return torch.cat([corner, (corner + sides).clamp(max=SIZE)], dim=1)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_targets_and_losses(config, seed):
     torch.manual_seed(seed)
     anchors = AnchorGrid(STRIDES).per_location
@@ -81,7 +81,7 @@ def test_targets_and_losses(config, seed):
         box_loss_weight=50.0,
     )
     total.backward()
-    assert float(ours["loss_cls"]) == pytest.approx(float(cls), rel=1e-5)
-    assert float(ours["loss_bbox"]) == pytest.approx(50 * float(box), rel=1e-5)
+    assert ours["loss_cls"].item() == pytest.approx(cls.item(), rel=1e-5)
+    assert ours["loss_bbox"].item() == pytest.approx(50 * box.item(), rel=1e-5)
     for a, x in zip(our_grads, (*logits, *deltas), strict=True):
         assert torch.allclose(a, x.grad, rtol=1e-4, atol=1e-4 * float(x.grad.abs().max()))

@@ -61,7 +61,7 @@ def test_compiled(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("runtime", ["eager", "channels_last", "cuda_graph", "compile"])
-def test_equal_on_a_gpu(subject, runtime, precision):
+def test_equal_on_a_gpu(subject, runtime, precision, full_precision):
     program = make_program(subject.module, IMAGES, runtime, precision, "cuda")
     with torch.no_grad():
         expected = subject.module(IMAGES)

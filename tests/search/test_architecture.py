@@ -63,11 +63,11 @@ def test_mixtures_are_the_softmax_of_what_is_left(costs):
     assert [p.key for p in mixtures[0].parts] == ["0"] and mixtures[0].parts[0].weight is None
     for i, mixture in enumerate(mixtures[1:], 1):
         own = np.flatnonzero(architecture.layer_of == i)
-        found = [float(part.weight) for part in mixture.parts]
+        found = [part.weight.item() for part in mixture.parts]
         assert found == pytest.approx(list(w[own]), rel=1e-5)
         assert (mixture.keep is None) == (not costs.space.layers[i].skippable)
         if mixture.keep is not None:
-            assert float(mixture.keep) == pytest.approx(1 - q[i], rel=1e-5)
+            assert mixture.keep.item() == pytest.approx(1 - q[i], rel=1e-5)
         assert all(part.pair[0] < part.pair[1] for part in mixture.parts)
 
 

@@ -33,6 +33,7 @@ def coco(tmp_path_factory, digits):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
 def test_trains_and_evaluates(config, coco, tmp_path, here):
     options = [

@@ -40,6 +40,7 @@ def test_a_network_with_weights(here, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_detector_in_half_precision(here, tmp_path):
     config = ROOT / "configs" / "prunet_effdet.py"
     weights = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"

@@ -118,6 +118,7 @@ def test_compare(latency):
     assert "published" in out and "0.63" in out and "efficientnet_b3" in out
 
 
+@pytest.mark.slow
 def test_a_table_is_made_resumed_and_checked(latency, refused, tmp_path):
     """What one does to have one's own device, on a network small enough for a test."""
     out, device = tmp_path / "table.json", tmp_path / "device.json"

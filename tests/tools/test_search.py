@@ -124,6 +124,7 @@ def test_its_spec_names_what_it_comes_from(found):
     assert "--out" not in details["command"] and "--budget-ms 0.26" in details["command"]
 
 
+@pytest.mark.slow
 def test_the_quick_search_is_regenerated_from_its_provenance(tmp_path, here):
     """The space and schedules of configs/search/quick.py, with fewer steps and no last tier."""
     few = ["search.warmup=1", "search.steps=8", "search_dataloader.batch_size=4"]
@@ -141,6 +142,7 @@ def test_the_quick_search_is_regenerated_from_its_provenance(tmp_path, here):
     assert (tmp_path / "second" / "arch.json").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_also_after_kills(config, found, tmp_path, here):
     """Killed before anything is pruned, then again after something was."""
     out, log = tmp_path / "out", tmp_path / "log"
@@ -202,6 +204,7 @@ def test_ctrl_c_leaves_a_result_and_a_checkpoint(config, tmp_path, here):
 LAST_TIER = ("--classes", 2, "--cfg-options", "finals.iterations=1", "finals.again=1")
 
 
+@pytest.mark.slow
 def test_the_last_tier_keeps_one_of_its_finalists_and_goes_on_after_a_fault(
     config, tmp_path, here, monkeypatch
 ):
@@ -240,6 +243,7 @@ def compare_flags(config, out, *more):
     return ["compare", "--config", config, *given, "--seeds", 0, "--out", out, "--quiet", *more]
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_and_trains_each_network_once(config, refused, tmp_path, here):
     """Baselines in processes of their own; then a search that is there already joins them."""
     from prunet_det.search.trainings import RECORDS
@@ -291,6 +295,7 @@ def test_a_searched_network_is_compared_with_its_own_operators(config, found, tm
     assert all(0.97 * BUDGET <= e.latency_ms <= BUDGET for e in entries)
 
 
+@pytest.mark.slow
 def test_what_was_found_trains_without_the_search(config, found, few, tmp_path):
     """As a detector and a classifier, and exports, with prunet_det/search gone."""
     out, _ = found
@@ -327,6 +332,7 @@ run("tools/train.py", "configs/prunet_effdet.py", "--max-iters", "2", "--work-di
     assert done.stdout.count(f"{count}/{count} backbone tensors") == 3
 
 
+@pytest.mark.slow
 def test_two_processes_agree(config, tmp_path):
     out = tmp_path / "out"
     command = [str(ROOT / "tools" / "search_backbone.py"), *flags(config, out)]
@@ -349,6 +355,7 @@ def test_baselines_by_the_same_command(config, tmp_path, here, strategy):
     assert specs[0] == specs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "switch",
     [("--fixed-expansions", 1, 3, 6), ("--skip-from-start",), ("--no-pruning",)],
@@ -464,6 +471,7 @@ def test_a_table_of_another_device_or_space(config, refused, here, tmp_path):
     assert "was measured on another machine" in refused("search_backbone", *args)
 
 
+@pytest.mark.slow
 def test_this_machine(config, tmp_path, here, monkeypatch):
     """Its blocks are priced by the analytic model here: measuring them has tests of its own."""
     from prunet_det.latency.measure import BlockTimer

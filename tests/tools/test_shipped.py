@@ -24,6 +24,7 @@ def test_card(card):
     assert card["data_hash"]
 
 
+@pytest.mark.slow
 def test_it_reaches_what_its_card_says(card, digits, tmp_path, here):
     flags = ["--work-dir", tmp_path, "--out", tmp_path / "m", "--cfg-options", *NO_WORKERS]
     done = here("test", card["config"], SHIPPED, *flags)

@@ -48,6 +48,7 @@ def run(command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=ENV)
 
 
+@pytest.mark.slow
 def test_resume_after_kill_in_mid_epoch(few, tmp_path, here):
     log, work = tmp_path / "first.log", tmp_path / "work"
     with open(log, "w") as out:
@@ -100,6 +101,7 @@ def torchrun(folder, *commands):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_on_the_cpu(few, tmp_path):
     """Backbones of ours and of timm's, frozen and checkpointed; no parameter is left waiting."""
     timm, ours = tmp_path / "timm", tmp_path / "ours"

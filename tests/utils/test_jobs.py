@@ -91,6 +91,7 @@ def test_without_ray_one_sentence(tmp_path, monkeypatch):
         list(launch([stub(tmp_path, "a")], "ray", tmp_path / "logs"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     """Two local workers, one of them killed in mid-job: all results come, none twice."""

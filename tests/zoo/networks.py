@@ -20,8 +20,7 @@ def on_meta(name: str, **kwargs: Any) -> Any:
 def representatives() -> list[str]:
     """Networks that together have every kind of block, stem and tail of the zoo.
 
-    For checks that take seconds a network and depend on the kinds alone. PRUNET_WHOLE_ZOO=1 runs
-    them on all.
+    For checks that compute, and depend on the kinds alone. PRUNET_WHOLE_ZOO=1 runs them on all.
     """
     names = prunet_det.model_names()
     if os.environ.get("PRUNET_WHOLE_ZOO"):
@@ -37,8 +36,12 @@ def representatives() -> list[str]:
 
 
 def _kinds(spec: prunet_det.ArchSpec) -> set[tuple[Any, ...]]:
-    blocks = {
-        (b.kind, b.kernel, b.stride, b.se > 0, b.act, b.padding, b.in_chs == b.out_chs)
-        for b in spec.blocks
-    }
-    return blocks | {("stem", len(spec.stem.widths)), ("tail", spec.tail.hidden > 0)}
+    kinds: set[tuple[Any, ...]] = {("stem", len(spec.stem.widths)), ("tail", spec.tail.hidden > 0)}
+    for b in spec.blocks:
+        kinds |= {
+            (b.kind, b.stride, b.se > 0),
+            (b.kind, b.act),
+            (b.kind, "residual", b.has_residual),
+        }
+        kinds |= {("kernel", b.kernel), ("padding", b.padding)}
+    return kinds

@@ -1,4 +1,4 @@
-"""timm's contract, every property for every network of the zoo."""
+"""timm's contract: shapes and names for every network of the zoo, arithmetic for every kind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from timm.models import group_parameters
 from timm.optim.optim_factory import create_optimizer_v2
 
 from prunet_det import load_spec, model_names
-from tests.zoo.networks import on_meta
+from tests.zoo.networks import on_meta, representatives
 
 NAMES = model_names()
 each_network = pytest.mark.parametrize("name", NAMES)
+each_kind = pytest.mark.parametrize("name", representatives())
 
 
 @each_network
@@ -35,7 +36,7 @@ def test_published_sizes_follow_from_the_blocks(name, size):
     assert [tuple(f.shape[2:]) for f in features] == expected
 
 
-@each_network
+@each_kind
 def test_every_parameter_gets_a_finite_gradient(name):
     model = timm.create_model(name, num_classes=5).train()
     model(torch.randn(2, 3, 64, 64)).square().sum().backward()
@@ -44,7 +45,7 @@ def test_every_parameter_gets_a_finite_gradient(name):
         assert p.grad.abs().sum() > 0 or "expand" in key or "project" in key or "se." in key, key
 
 
-@each_network
+@each_kind
 def test_checkpointing_changes_nothing(name):
     model = timm.create_model(name, num_classes=5).train()
     x = torch.randn(2, 3, 64, 64)
@@ -72,7 +73,7 @@ def test_checkpointing_changes_nothing(name):
             assert value == again_statistics[key] == 1, key
 
 
-@each_network
+@each_kind
 def test_drop_rates(name):
     model = timm.create_model(name, num_classes=5, drop_rate=0.4, drop_path_rate=0.2)
     blocks = load_spec(name).blocks
@@ -99,7 +100,7 @@ def test_in_chans(name, chans):
     assert model.get_submodule(model.pretrained_cfg["first_conv"]).in_channels == chans
 
 
-@each_network
+@each_kind
 def test_pooling_and_heads(name):
     x = torch.empty(2, 3, 96, 96, device="meta")
     two_convs = load_spec(name).tail.hidden > 0

@@ -7,11 +7,10 @@ import timm
 import torch
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from prunet_det import BlockSpec, model_names
+from prunet_det import BlockSpec
 from prunet_det.arch.spec import ArchSpec, Provenance, StageSpec, StemSpec, TailSpec
 from tests.zoo.networks import representatives
 
-each_network = pytest.mark.parametrize("name", model_names())
 each_kind = pytest.mark.parametrize("name", representatives())
 
 
@@ -52,7 +51,7 @@ def test_exported_with_any_batch(name):
     assert close(exported(more), model(more))
 
 
-@each_network
+@each_kind
 @torch.no_grad()
 def test_rewritten_by_fx(name):
     model, x = network(name)
@@ -62,7 +61,7 @@ def test_rewritten_by_fx(name):
     assert close(found, model.forward_intermediates(x)[1][-1])
 
 
-@each_network
+@each_kind
 @torch.no_grad()
 def test_channels_last(name):
     model, x = network(name)
@@ -74,37 +73,29 @@ def test_channels_last(name):
     assert map_.is_contiguous(memory_format=torch.channels_last)
 
 
-@each_kind
+@pytest.mark.parametrize("name", ["prunet_demo", "gpunet_d2"])
 @torch.no_grad()
 def test_compiled_graph(name):
-    """The whole network is one graph for torch.compile (what it makes of one: the test below)."""
+    """The whole network is one graph for torch.compile."""
     model, x = network(name)
     torch.compiler.reset()
     assert close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
 
 
-@torch.no_grad()
-def test_compiled_code():
-    """On the CPU a network's code takes a minute to compile: one of a block of each kind."""
-    blocks = (
-        BlockSpec("conv", 8, 16, stride=2),
-        BlockSpec("fused_irb", 16, 16, hidden=32),
-        BlockSpec("irb", 16, 16, hidden=32, se=4, act="silu"),
-    )
-    stem, stages = StemSpec((8,)), tuple(StageSpec((block,)) for block in blocks)
+def small():
+    """One block with all that blocks have: a whole network's code takes a minute to make."""
+    block = BlockSpec("irb", 8, 8, hidden=32, se=4, act="silu")
+    stem, stages = StemSpec((8,)), (StageSpec((block,)),)
     provenance = Provenance("hand-written", {"reason": "a test"})
-    model = ArchSpec("small", stem, stages, TailSpec(32), provenance).build().eval()
-    x = torch.randn(2, 3, 72, 96)
-    torch.compiler.reset()
-    assert close(torch.compile(model)(x), model(x))
+    model = ArchSpec("small", stem, stages, TailSpec(16), provenance).build().eval()
+    return model, torch.randn(2, 3, 72, 96)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@each_network
 @torch.no_grad()
-def test_compiled_code_on_a_gpu(name):
-    model, x = network(name)
+def test_compiled_code_on_a_gpu(full_precision):
+    model, x = small()
     model, x = model.cuda(), x.cuda()
     torch.compiler.reset()
     assert close(torch.compile(model)(x), model(x))

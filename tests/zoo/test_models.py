@@ -13,7 +13,7 @@ import prunet_det
 from prunet_det import load_spec, model_names
 from prunet_det.zoo.models import ALIASES
 from tests.conftest import published_counts
-from tests.zoo.networks import on_meta
+from tests.zoo.networks import on_meta, representatives
 
 SIZES = [(512, 512), (640, 640), (333, 517)]
 NAMES = model_names()
@@ -48,7 +48,7 @@ def test_prunet_p0_reaches_stride_64():
     assert model.feature_info.channels() == [32, 64, 96, 256, 704, 704]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", representatives())
 def test_features_only_equals_forward_intermediates(name):
     x = torch.randn(1, 3, 96, 128)
     full = timm.create_model(name).eval()
@@ -61,7 +61,7 @@ def test_features_only_equals_forward_intermediates(name):
     assert torch.equal(final, full.forward_features(x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", representatives())
 def test_classifier_can_be_replaced(name):
     model = timm.create_model(name, num_classes=7).eval()
     x = torch.randn(2, 3, 96, 96)
