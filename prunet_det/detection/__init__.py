@@ -1,4 +1,4 @@
-"""What MMDetection needs: importing this module registers PruNet, TimmBackbone, BiFPN and the rest.
+"""Detectors for MMDetection; importing this registers PruNet, TimmBackbone, BiFPN and the others.
 
 Use it from a config with `custom_imports = dict(imports=["prunet_det.detection"])`.
 """

@@ -1,4 +1,4 @@
-"""EfficientDet's anchors and the matching of boxes to them."""
+"""EfficientDet's anchors, and matching them to boxes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torchvision.ops import box_iou
 
 @dataclass(frozen=True)
 class AnchorGrid:
-    """Anchors of every level, centred on the cells of its feature map.
+    """Anchors of all pyramid levels, centred on the cells of the feature maps.
 
     Attributes:
-        strides: Of the levels.
-        scale: Side of the smallest anchor of a level, in strides.
-        octaves: Sizes per octave; anchor k of a level is 2 ** (k / octaves) times the smallest.
+        strides: Strides of the levels, finest first.
+        scale: Side of a level's smallest anchor, in strides.
+        octaves: Number of sizes per octave; size k of a level is 2 ** (k / octaves) times the
+            smallest.
         aspects: (width, height) factors. Other generators take the root of a ratio instead of the
-            published 1.4 and 0.7, and lie up to 22 px off on P7.
+            published 1.4 and 0.7, and are up to 22 px off on P7.
     """
 
     strides: tuple[int, ...]
@@ -28,11 +29,11 @@ class AnchorGrid:
 
     @property
     def per_location(self) -> int:
-        """Anchors of one cell."""
+        """Number of anchors of a cell."""
         return self.octaves * len(self.aspects)
 
     def sizes(self, stride: int) -> torch.Tensor:
-        """(per_location, 2) widths and heights in pixels; the size varies slowest."""
+        """Computes widths and heights in pixels, (per_location, 2); the size varies slowest."""
         base = [self.scale * stride * 2 ** (k / self.octaves) for k in range(self.octaves)]
         sides = [[b * ax, b * ay] for b in base for ax, ay in self.aspects]
         return torch.tensor(sides, dtype=torch.float64)
@@ -40,11 +41,14 @@ class AnchorGrid:
     def boxes(
         self, feature_sizes: Sequence[tuple[int, int]], device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """(A, 4) anchors as x1, y1, x2, y2, ordered level, row, column, anchor.
+        """Computes all anchors of an image.
 
         Args:
             feature_sizes: (height, width) of each level's feature map.
-            device: Where to put them.
+            device: Device of the result.
+
+        Returns:
+            (A, 4) as x1, y1, x2, y2 in pixels, ordered by level, row, column and anchor.
         """
         levels = []
         for (height, width), stride in zip(feature_sizes, self.strides, strict=True):
@@ -62,18 +66,19 @@ class AnchorGrid:
 def match_anchors(
     anchors: torch.Tensor, boxes: torch.Tensor, threshold: float = 0.5
 ) -> torch.Tensor:
-    """Index of the box that each anchor stands for, or -1.
+    """Matches anchors to boxes.
 
-    An anchor stands for the box that it overlaps most where their IoU reaches the threshold; and
-    each box's best anchor stands for it in any case (for the first such box, where several claim
-    one anchor).
+    An anchor is matched to the box that it overlaps most, if their IoU reaches the threshold. The
+    best anchor of a box is matched to it in any case; if it is the best of several boxes, to the
+    first of them.
 
     Args:
-        anchors: (A, 4), boxes: (G, 4), both x1, y1, x2, y2.
-        threshold: IoU.
+        anchors: (A, 4) as x1, y1, x2, y2.
+        boxes: (G, 4) as x1, y1, x2, y2.
+        threshold: Minimum IoU, 0..1.
 
     Returns:
-        (A,) int64.
+        Index of each anchor's box, (A,) int64, or -1.
     """
     if not len(boxes):
         return torch.full((len(anchors),), -1, dtype=torch.long, device=anchors.device)

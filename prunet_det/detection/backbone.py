@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
@@ -17,28 +17,38 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.training.norms import check_activations, convert_norms
 from prunet_det.zoo import create, load_backbone_weights, resolve_spec
 
+if TYPE_CHECKING:
+    from timm.models._features import FeatureGetterNet
+
 
 class FeatureBackbone(BaseModule):
-    """Turns one of timm's features-only networks into a backbone that MMDetection can train.
+    """Base class: a features-only network of timm as a backbone of MMDetection.
 
     Args:
-        net: The network; `net.feature_info` tells the channels and strides that it returns.
-        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. Frozen
-            parameters have requires_grad False from construction, and frozen norms stay in eval.
+        net: Network that returns feature maps.
+        frozen_stages: Stages to freeze: -1 freezes nothing, 0 the stem, k the stem and the first k
+            stages. Frozen parameters have requires_grad False from construction, and frozen norms
+            stay in eval mode.
         norm_eval: Keep every batch norm (SyncBN too) in eval mode during training.
-        with_cp: Gradient checkpointing. With networks of timm's own the running statistics of
-            batch norms then count every batch twice; with ours they do not.
-        norm_cfg: Norms in the place of the network's batch norms, see `convert_norms`.
+        with_cp: Use gradient checkpointing. In networks of timm's own, the running statistics of
+            batch norms then count every batch twice; in an ArchNet they do not.
+        norm_cfg: Norms to replace the network's batch norms by, see `convert_norms`.
         checkpoint: Weights to start from, see `load_backbone_weights`.
-        init_cfg: mmengine's, except for its type `Pretrained`.
+        init_cfg: Config of mmengine's weight initialisation, except for its type `Pretrained`.
 
     Attributes:
-        out_channels, out_strides: Of the feature maps, in the order in which forward returns them.
+        out_channels: Channels of the feature maps, finest first.
+        out_strides: Strides of the feature maps, finest first.
+
+    Raises:
+        ValueError: If an option does not fit the network.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the keys of a config)
         self,
-        net: Any,
+        net: FeatureGetterNet,
+        *,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -54,8 +64,8 @@ class FeatureBackbone(BaseModule):
                 )
         super().__init__(init_cfg)
         if norm_cfg is not None:
-            net = convert_norms(net, norm_cfg)
-        self.net: Any = net
+            net = cast("FeatureGetterNet", convert_norms(net, norm_cfg))
+        self.net = net
         self.out_channels: tuple[int, ...] = tuple(net.feature_info.channels())
         self.out_strides: tuple[int, ...] = tuple(net.feature_info.reduction())
         self.norm_eval = norm_eval
@@ -63,14 +73,19 @@ class FeatureBackbone(BaseModule):
             print(f"backbone: {load_backbone_weights(net, checkpoint)}")
         if with_cp:
             try:
-                net.model.set_grad_checkpointing(True)
+                self._model.set_grad_checkpointing(True)
             except AssertionError as e:
                 raise ValueError(f"with_cp does not fit {type(net.model).__name__}: {e}.") from e
         self._frozen_norms = self._freeze(frozen_stages)
 
+    @property
+    def _model(self) -> Any:
+        """The network without its feature extractor; torch's types do not know its methods."""
+        return self.net.model
+
     def _freeze(self, frozen_stages: int) -> set[str]:
         """Freezes parameters; returns the names of the batch norms among their modules."""
-        groups = group_parameters(self.net.model, self.net.model.group_matcher(coarse=True))
+        groups = group_parameters(self._model, self._model.group_matcher(coarse=True))
         if not -1 <= frozen_stages < len(groups):
             raise ValueError(
                 f"frozen_stages must lie in -1..{len(groups) - 1} for this network, "
@@ -88,10 +103,10 @@ class FeatureBackbone(BaseModule):
         }
 
     def train(self, mode: bool = True) -> FeatureBackbone:
-        """As torch's, except that frozen norms, or all with norm_eval, stay in eval mode.
+        """Sets the training mode, except that frozen norms, or all with norm_eval, stay in eval.
 
         Raises:
-            RuntimeError: See `check_activations`.
+            RuntimeError: If a conversion to SyncBN has dropped activations.
         """
         check_activations(self.net)
         super().train(mode)
@@ -104,7 +119,14 @@ class FeatureBackbone(BaseModule):
         return self
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(N, in_chans, H, W) to one (N, out_channels[i], H / out_strides[i], ...) map a level."""
+        """Computes the feature maps.
+
+        Args:
+            x: Images, (N, in_chans, H, W).
+
+        Returns:
+            One map for each level, finest first, (N, out_channels[i], H / out_strides[i], ...).
+        """
         return tuple(self.net(x))
 
 
@@ -112,49 +134,59 @@ def choose_indices(
     strides: Sequence[int],
     out_strides: Sequence[int] | None,
     out_indices: Sequence[int] | None,
-    what: str,
+    name: str,
 ) -> tuple[int, ...]:
-    """Feature indices for the strides asked for; without a wish, every stride from 8 upwards.
+    """Chooses a network's features by stride or by index; by default all strides from 8 upwards.
+
+    Args:
+        strides: Strides of the network's features, finest first.
+        out_strides: Strides to choose, or None.
+        out_indices: Indices to choose, or None; negative ones count from the end.
+        name: Name of the network, for messages.
+
+    Returns:
+        Indices of the chosen features.
 
     Raises:
-        ValueError: Both were given, or the network has no such feature.
+        ValueError: If both are given, or the network has no such feature.
     """
     if out_strides is not None and out_indices is not None:
         raise ValueError("give out_strides or out_indices, not both.")
     if out_indices is not None:
         if not out_indices or not all(-len(strides) <= i < len(strides) for i in out_indices):
             raise ValueError(
-                f"out_indices {list(out_indices)} do not fit: {what} has {len(strides)} features."
+                f"out_indices {list(out_indices)} do not fit: {name} has {len(strides)} features."
             )
         return tuple(i % len(strides) for i in out_indices)
-    wanted = [s for s in strides if s >= 8] if out_strides is None else list(out_strides)
-    missing = [s for s in wanted if s not in strides]
-    if missing or not wanted:
+    chosen = [s for s in strides if s >= 8] if out_strides is None else list(out_strides)
+    missing = [s for s in chosen if s not in strides]
+    if missing or not chosen:
         raise ValueError(
-            f"{what} has no feature of stride {missing[0] if missing else '8 or more'}; it has "
+            f"{name} has no feature of stride {missing[0] if missing else '8 or more'}; it has "
             f"{', '.join(map(str, strides))}."
         )
-    return tuple(list(strides).index(s) for s in wanted)
+    return tuple(list(strides).index(s) for s in chosen)
 
 
 @MODELS.register_module()
 class PruNet(FeatureBackbone):
-    """A network of the zoo, of a spec file or of a dict, as a backbone.
+    """A network given by its spec, as a backbone.
 
     Args:
-        arch: A name such as `prunet_p0`, the path of an arch.json, or a spec as a dict.
-        out_strides: Strides of the maps to return; by default every one from 8 upwards.
-        out_indices: The same by index into the network's features; give one of the two.
-        padding: `same` (sizes are exactly ceil(H / stride)) or `published`.
-        drop_path_rate: Stochastic depth.
-        in_chans: Channels of the image.
-        **kwargs: frozen_stages, norm_eval, with_cp, norm_cfg, checkpoint, init_cfg; see
+        arch: Name such as `prunet_p0`, path of a spec file (*.json), a spec as a dict, or a spec.
+        out_strides: Strides of the maps to return; None for all from 8 upwards.
+        out_indices: Indices of the features to return, in the place of out_strides.
+        padding: `same`, which gives sizes of exactly ceil(H / stride), or `published`.
+        drop_path_rate: Rate of stochastic depth, 0..1.
+        in_chans: Channels of the images.
+        **kwargs: frozen_stages, norm_eval, with_cp, norm_cfg, checkpoint and init_cfg, see
             FeatureBackbone.
     """
 
     def __init__(
         self,
         arch: str | os.PathLike[str] | Mapping[str, Any] | ArchSpec,
+        *,
         out_strides: Sequence[int] | None = None,
         out_indices: Sequence[int] | None = None,
         padding: str = "same",
@@ -172,14 +204,14 @@ class PruNet(FeatureBackbone):
             drop_path_rate=drop_path_rate,
             in_chans=in_chans,
         )
-        super().__init__(net, **kwargs)
+        super().__init__(cast("FeatureGetterNet", net), **kwargs)
 
 
-def _probe(name: str, args: Mapping[str, Any]) -> Any:
-    """The network without memory, after a check that its maps are as it declares them."""
+def _probe(name: str, args: Mapping[str, Any]) -> FeatureGetterNet:
+    """Builds the network without memory, and checks that its maps are as it declares them."""
     try:
         with torch.device("meta"):
-            probe: Any = timm.create_model(name, **args).eval()
+            probe = cast("FeatureGetterNet", timm.create_model(name, **args).eval())
         maps = probe(torch.empty(1, args.get("in_chans", 3), 256, 256, device="meta"))
     except (TypeError, RuntimeError, AssertionError) as e:
         raise ValueError(f"timm's {name} cannot give feature maps as a backbone: {e}") from e
@@ -194,20 +226,22 @@ def _probe(name: str, args: Mapping[str, Any]) -> Any:
 
 @MODELS.register_module()
 class TimmBackbone(FeatureBackbone):
-    """Any timm network that gives feature maps, as a backbone (the baselines).
+    """Any timm network that gives feature maps, as a backbone; used for the baselines.
 
     Args:
-        name: timm's model name.
-        out_strides, out_indices: As for PruNet.
-        drop_path_rate: Stochastic depth, for networks that have it.
-        timm_args: Further keyword arguments for `timm.create_model`.
-        **kwargs: frozen_stages, norm_eval, with_cp, norm_cfg, checkpoint, init_cfg; see
+        name: Name of the network in timm.
+        out_strides: Strides of the maps to return; None for all from 8 upwards.
+        out_indices: Indices of the features to return, in the place of out_strides.
+        drop_path_rate: Rate of stochastic depth, 0..1, for networks that have it.
+        timm_args: Further keyword arguments of `timm.create_model`.
+        **kwargs: frozen_stages, norm_eval, with_cp, norm_cfg, checkpoint and init_cfg, see
             FeatureBackbone.
     """
 
     def __init__(
         self,
         name: str,
+        *,
         out_strides: Sequence[int] | None = None,
         out_indices: Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
@@ -222,5 +256,7 @@ class TimmBackbone(FeatureBackbone):
         probe = _probe(name, args)
         indices = choose_indices(probe.feature_info.reduction(), out_strides, out_indices, name)
         # What the probe returns by default need not begin with the network's first feature.
-        absolute = tuple(probe.out_indices[i] for i in indices)
-        super().__init__(timm.create_model(name, out_indices=absolute, **args), **kwargs)
+        available = cast("tuple[int, ...]", probe.out_indices)
+        absolute = tuple(available[i] for i in indices)
+        net = timm.create_model(name, out_indices=absolute, **args)
+        super().__init__(cast("FeatureGetterNet", net), **kwargs)

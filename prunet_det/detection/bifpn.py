@@ -1,4 +1,4 @@
-"""BiFPN: a feature pyramid as a list of node records (EfficientDet, arXiv 1911.09070)."""
+"""BiFPN: EfficientDet's feature pyramid (arXiv 1911.09070), described by a list of nodes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,46 @@ NORM_CFG = dict(type="BN", eps=1e-3, momentum=0.01)
 
 @dataclass(frozen=True)
 class Node:
-    """One node of a cell.
+    """A node of a cell.
 
     Attributes:
         level: Index of the pyramid level whose size the node has; 0 is the finest.
-        inputs: What it fuses: 0 to levels - 1 are the cell's inputs, finest first; the nodes
-            follow in their order.
+        inputs: Indices of the maps that it fuses: 0 to num_levels - 1 are the cell's inputs, finest
+            first; the nodes follow in their order.
     """
 
     level: int
     inputs: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class ConvOptions:
+    """Options shared by all convolutions of a pyramid or a head.
+
+    Attributes:
+        norm_cfg: mmcv's config of the norms.
+        pad_type: timm's padding type: empty for symmetric padding, `same` for TensorFlow's.
+        conv_bias: Biases in front of norms, as the weights converted from TensorFlow have.
+    """
+
+    norm_cfg: Mapping[str, Any]
+    pad_type: str = ""
+    conv_bias: bool = False
+
+    def norm(self, channels: int) -> nn.Module:
+        """Builds a norm."""
+        return build_norm_layer(dict(self.norm_cfg), channels)[1]
+
+
 def bifpn_nodes(levels: int) -> tuple[Node, ...]:
-    """The nodes of EfficientDet's cell: a top-down pass, then a bottom-up pass with the inputs."""
+    """Lists the nodes of EfficientDet's cell: a top-down pass, then a bottom-up pass.
+
+    Raises:
+        ValueError: If there are less than 2 levels.
+    """
     if levels < 2:
         raise ValueError(f"a BiFPN needs at least 2 levels, got {levels}.")
-    last = list(range(levels))  # the newest node of each level
+    last = list(range(levels))  # the newest map of each level
     at_level = [[i] for i in range(levels)]
     nodes: list[Node] = []
 
@@ -56,7 +79,15 @@ def bifpn_nodes(levels: int) -> tuple[Node, ...]:
 def separable_conv(
     in_chs: int, out_chs: int, pad_type: str = "", bias: bool = False, norm: nn.Module | None = None
 ) -> nn.Sequential:
-    """3x3 depthwise convolution, 1x1 convolution and, where given, a norm."""
+    """Builds a 3x3 depthwise convolution, a 1x1 convolution and, if given, a norm.
+
+    Args:
+        in_chs: Input channels.
+        out_chs: Output channels.
+        pad_type: timm's padding type.
+        bias: Add a bias to the 1x1 convolution.
+        norm: Norm of `out_chs` channels that comes last.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv_dw=create_conv2d(in_chs, in_chs, 3, padding=pad_type, depthwise=True),
         conv_pw=create_conv2d(in_chs, out_chs, 1, padding=pad_type, bias=bias),
@@ -67,30 +98,27 @@ def separable_conv(
 
 
 class Resample(nn.Module):
-    """Brings a map to the pyramid's channels and to a node's size.
+    """Brings a feature map to the pyramid's channels and to a node's size.
 
     Args:
-        in_chs, out_chs: Where they differ, a 1x1 convolution with norm comes first.
-        steps: Levels to go down (each halves, by 3x3 max pooling); 0 or less keeps the size or
-            enlarges to the size given at run time, by nearest neighbour.
+        in_chs: Input channels.
+        out_chs: Output channels; if they differ, a 1x1 convolution with norm comes first.
+        steps: Number of times to halve the size, by 3x3 max pooling; with 0 or less, the map keeps
+            its size or is enlarged to the size given at run time, by nearest neighbour.
+        options: Options of the convolutions.
     """
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        steps: int,
-        norm_cfg: Mapping[str, Any],
-        pad_type: str,
-        conv_bias: bool,
-    ) -> None:
+    def __init__(self, in_chs: int, out_chs: int, steps: int, options: ConvOptions) -> None:
         super().__init__()
+        pad_type = options.pad_type
         self.conv: nn.Module = nn.Identity()
         if in_chs != out_chs:
             self.conv = nn.Sequential(
                 OrderedDict(
-                    conv=create_conv2d(in_chs, out_chs, 1, padding=pad_type, bias=conv_bias),
-                    bn=build_norm_layer(dict(norm_cfg), out_chs)[1],
+                    conv=create_conv2d(
+                        in_chs, out_chs, 1, padding=pad_type, bias=options.conv_bias
+                    ),
+                    bn=options.norm(out_chs),
                 )
             )
         self.downsample: nn.Module = nn.Identity()
@@ -100,6 +128,15 @@ class Resample(nn.Module):
             )
 
     def forward(self, x: torch.Tensor, size: torch.Size | None = None) -> torch.Tensor:
+        """Resamples a map.
+
+        Args:
+            x: (N, in_chs, H, W).
+            size: (height, width) of the result; None for the halved or the given size.
+
+        Returns:
+            (N, out_chs, *size).
+        """
         x = self.downsample(self.conv(x))
         if size is not None and x.shape[-2:] != size:
             x = F.interpolate(x, size=size, mode="nearest")
@@ -107,7 +144,15 @@ class Resample(nn.Module):
 
 
 class FusionNode(nn.Module):
-    """Fast normalised fusion of a node's inputs, then SiLU, separable convolution and norm."""
+    """Fast normalised fusion of a node's inputs, then SiLU, separable convolution and norm.
+
+    Args:
+        node: Level and inputs.
+        in_chs: Channels of each input.
+        in_levels: Level of each input.
+        channels: Channels of the pyramid.
+        options: Options of the convolutions.
+    """
 
     def __init__(
         self,
@@ -115,23 +160,31 @@ class FusionNode(nn.Module):
         in_chs: Sequence[int],
         in_levels: Sequence[int],
         channels: int,
-        norm_cfg: Mapping[str, Any],
-        pad_type: str,
-        conv_bias: bool,
+        options: ConvOptions,
     ) -> None:
         super().__init__()
         self.inputs = node.inputs
         self.level = node.level
         self.resample = nn.ModuleList(
-            Resample(c, channels, node.level - level, norm_cfg, pad_type, conv_bias)
-            for c, level in zip(in_chs, in_levels, strict=True)
+            Resample(chs, channels, node.level - level, options)
+            for chs, level in zip(in_chs, in_levels, strict=True)
         )
         self.edge_weights = nn.Parameter(torch.ones(len(node.inputs)))
         self.act = nn.SiLU(inplace=True)
-        norm = build_norm_layer(dict(norm_cfg), channels)[1]
-        self.conv = separable_conv(channels, channels, pad_type, conv_bias, norm)
+        self.conv = separable_conv(
+            channels, channels, options.pad_type, options.conv_bias, options.norm(channels)
+        )
 
     def forward(self, maps: Sequence[torch.Tensor], size: torch.Size) -> torch.Tensor:
+        """Fuses the node's inputs.
+
+        Args:
+            maps: All maps of the cell so far, each (N, C, H, W): its inputs and earlier nodes.
+            size: (height, width) of the node's level.
+
+        Returns:
+            (N, channels, *size).
+        """
         weights = F.relu(self.edge_weights).to(maps[0].dtype)
         weights = weights / (weights.sum() + 1e-4)
         resampled = (r(maps[i], size) for i, r in zip(self.inputs, self.resample, strict=True))
@@ -141,34 +194,40 @@ class FusionNode(nn.Module):
 
 @MODELS.register_module()
 class BiFPN(BaseModule):
-    """Stacked cells of fusion nodes over the levels that the backbone has and further, made ones.
+    """Weighted bidirectional feature pyramid: cells of fusion nodes, one after the other.
 
-    The backbone's maps are taken as the finest levels; a network that reaches stride 64 gives P6
-    itself. Only the levels that are missing up to `num_levels` are made, the first by 1x1
-    convolution and max pooling of the last map, the others by max pooling.
+    The backbone's maps are the finest levels; a network that reaches stride 64 gives P6 itself.
+    Only the levels that are missing up to `num_levels` are added, the first by 1x1 convolution and
+    max pooling of the backbone's last map, the others by max pooling.
 
     Args:
         in_channels: Channels of the backbone's maps, finest first; OneStageDetector fills them in.
-        in_strides: Their strides, likewise; each must be twice the one before.
-        channels: Of every output.
-        num_cells: Cells.
-        num_levels: Outputs.
-        nodes: The cell as data, each node a Node or {"level": .., "inputs": (..)}; by default
-            `bifpn_nodes(num_levels)`.
-        norm_cfg: mmcv's; BN with eps 1e-3 and momentum 0.01 by default.
-        pad_type: timm's padding: empty is symmetric, `same` TensorFlow's.
+        in_strides: Strides of the backbone's maps, each twice the one before; OneStageDetector
+            fills them in.
+        channels: Channels of each output.
+        num_cells: Number of cells.
+        num_levels: Number of outputs.
+        nodes: Nodes of a cell, each a Node or a dict such as {"level": 0, "inputs": (0, 1)}; None
+            for EfficientDet's, see `bifpn_nodes`.
+        norm_cfg: mmcv's config of the norms; None for BN with eps 1e-3 and momentum 0.01, as
+            EfficientDet has.
+        pad_type: timm's padding type: empty for symmetric padding, `same` for TensorFlow's.
         conv_bias: Biases in front of norms, as the weights converted from TensorFlow have.
-        init_cfg: mmengine's.
+        init_cfg: Config of mmengine's weight initialisation.
 
     Attributes:
-        out_channels: `channels`.
-        out_strides: Of the outputs, finest first.
+        out_channels: Channels of each output.
+        out_strides: Strides of the outputs, finest first.
+
+    Raises:
+        ValueError: If the backbone's maps or the nodes do not fit the levels.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the keys of a config)
         self,
         in_channels: Sequence[int],
         in_strides: Sequence[int],
+        *,
         channels: int = 64,
         num_cells: int = 3,
         num_levels: int = 5,
@@ -188,12 +247,11 @@ class BiFPN(BaseModule):
             )
         if any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(f"BiFPN needs strides that double from level to level, got {strides}.")
-        norm_cfg = dict(norm_cfg or NORM_CFG)
-        extra: dict[str, Any] = dict(norm_cfg=norm_cfg, pad_type=pad_type, conv_bias=conv_bias)
+        options = ConvOptions(norm_cfg or NORM_CFG, pad_type, conv_bias)
         chs = list(in_channels)
         self.extra_levels = nn.ModuleList()
         while len(chs) < num_levels:
-            self.extra_levels.append(Resample(chs[-1], channels, 1, **extra))
+            self.extra_levels.append(Resample(chs[-1], channels, 1, options))
             chs.append(channels)
             strides.append(2 * strides[-1])
         self.nodes = _read_nodes(nodes, num_levels)
@@ -208,7 +266,7 @@ class BiFPN(BaseModule):
                         [all_chs[i] for i in node.inputs],
                         [all_levels[i] for i in node.inputs],
                         channels,
-                        **extra,
+                        options,
                     )
                     for node in self.nodes
                 )
@@ -224,7 +282,14 @@ class BiFPN(BaseModule):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Backbone maps, finest first, to `num_levels` maps of `channels` channels."""
+        """Computes the pyramid.
+
+        Args:
+            x: Maps of the backbone, finest first, each (N, in_channels[i], H_i, W_i).
+
+        Returns:
+            `num_levels` maps, finest first, each (N, channels, H_i, W_i).
+        """
         maps = list(x)
         for resample in self.extra_levels:
             maps.append(resample(maps[-1]))
@@ -255,7 +320,7 @@ def _read_nodes(
 
 
 def _output_ids(nodes: tuple[Node, ...], num_levels: int) -> list[int]:
-    """For each level, the last node on it."""
+    """Returns the index of the last node on each level."""
     last = {node.level: num_levels + i for i, node in enumerate(nodes)}
     if len(last) != num_levels:
         missing = sorted(set(range(num_levels)) - set(last))

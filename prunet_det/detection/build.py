@@ -1,13 +1,13 @@
-"""A detector taken apart: the network that a runtime executes, and what stands around it."""
+"""Building detectors from configs, and splitting off the network that a runtime executes."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -21,20 +21,28 @@ _GROUPS = ("scores", "boxes", "centerness")
 
 def build_detector(
     config: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
-) -> tuple[Any, int | None]:
-    """A config's detector in eval mode, and the side of its test images where the config says it.
+) -> tuple[BaseDetector, int | None]:
+    """Builds a config's detector.
+
+    Args:
+        config: Path of the config of a one-stage detector.
+        checkpoint: Weights to load, see `load_all_weights`.
+
+    Returns:
+        The detector in eval mode, and the side of its test images in pixels, or None if the
+        config does not give it.
 
     Raises:
-        FileNotFoundError: There is no such config.
-        ValueError: It is no one-stage detector's.
-        CheckpointError: The checkpoint does not fit.
+        FileNotFoundError: If there is no such config or checkpoint.
+        ValueError: If the config is not of a one-stage detector.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
     """
     if not os.path.isfile(config):
         raise FileNotFoundError(f"there is no config file {os.fspath(config)}.")
     cfg = Config.fromfile(config)
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    model: Any = MODELS.build(cfg.model) if "model" in cfg else None
-    if not hasattr(model, "bbox_head") or not hasattr(model, "backbone"):
+    model = MODELS.build(cfg.model) if "model" in cfg else None
+    if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):
         raise ValueError(f"{os.fspath(config)} is no one-stage detector's config.")
     if checkpoint is not None:
         count = load_all_weights(model, checkpoint)
@@ -43,7 +51,7 @@ def build_detector(
 
 
 def _test_size(cfg: Config) -> int | None:
-    """The larger side that the test pipeline resizes to."""
+    """Finds the larger side that the test pipeline resizes images to, in pixels."""
     pipeline = cfg.get("test_pipeline") or cfg.get("val_pipeline") or []
     for step in pipeline:
         if step.get("type") == "Resize" and "scale" in step:
@@ -52,20 +60,17 @@ def _test_size(cfg: Config) -> int | None:
 
 
 class NetworkPart(nn.Module):
-    """Backbone, neck and head of a one-stage detector, up to raw outputs.
+    """Backbone, neck and head of a one-stage detector, up to the head's raw outputs.
 
     Args:
-        detector: MMDetection's model.
-        input_size: Side of the images, from which the strides of the outputs are found.
+        detector: MMDetection's detector.
+        input_size: Side of the images in pixels, from which the strides of the outputs are found.
 
     Attributes:
-        strides: One list for each group of outputs (scores, boxes, ...), one stride a level.
-
-    Shapes:
-        (N, 3, H, W), normalised, to a flat tuple: the head's first list of maps, then the second.
+        strides: Strides of the levels, for each group of outputs (scores, boxes, ...).
     """
 
-    def __init__(self, detector: Any, input_size: int) -> None:
+    def __init__(self, detector: BaseDetector, input_size: int) -> None:
         super().__init__()
         self.backbone = detector.backbone
         self.neck = detector.neck if detector.with_neck else nn.Identity()
@@ -80,34 +85,36 @@ class NetworkPart(nn.Module):
         return self.bbox_head(self.neck(self.backbone(images)))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Computes the head's maps, one group after the other, of normalised (N, 3, H, W)."""
         return tuple(level for group in self._groups(images) for level in group)
 
     def grouped(self, outputs: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-        """What the head's forward returns, from the flat tuple."""
+        """Divides the flat tuple of `forward` into the head's groups of levels."""
         flat = iter(outputs)
         return [[next(flat) for _ in group] for group in self.strides]
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """One name a tensor, such as scores_stride8."""
+        """Names of the outputs, such as `scores_stride8`."""
         groups = zip(_GROUPS, self.strides, strict=False)
         return tuple(f"{name}_stride{s}" for name, strides in groups for s in strides)
 
     def end_to_end(
         self,
-        detector: Any,
+        detector: BaseDetector,
         run_network: Callable[[torch.Tensor], Callable[[], Sequence[torch.Tensor]]],
         images: torch.Tensor,
     ) -> Callable[[], Sequence[torch.Tensor]]:
-        """From images in memory to boxes, with the network in any runtime.
+        """Makes a function from images in memory to boxes, with the network in any runtime.
 
         Args:
-            detector: MMDetection's model, for normalisation before and selection and NMS after.
-            run_network: A Program's `bind`.
-            images: (N, 3, H, W) uint8, decoded and resized already.
+            detector: MMDetection's detector, for normalisation, selection and NMS.
+            run_network: The method `bind` of a Program that executes this network.
+            images: (N, 3, H, W) uint8, decoded and resized.
 
         Returns:
-            A function that runs once and returns boxes, scores and labels of each image.
+            A function that runs once and returns boxes, scores and labels of each image, one
+            image after the other.
         """
         height, width = images.shape[2:]
         meta = dict(
@@ -125,9 +132,9 @@ class NetworkPart(nn.Module):
                 normalised = detector.data_preprocessor(data, False)["inputs"]
                 outputs = list(run_network(normalised)())
                 groups = self.grouped([o.float() for o in outputs])
-                found = detector.bbox_head.predict_by_feat(
+                results = detector.bbox_head.predict_by_feat(
                     *groups, batch_img_metas=[meta] * len(images), rescale=True
                 )
-            return [t for f in found for t in (f.bboxes, f.scores, f.labels)]
+            return [t for r in results for t in (r.bboxes, r.scores, r.labels)]
 
         return run

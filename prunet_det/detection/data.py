@@ -1,4 +1,4 @@
-"""COCO-format data sets for MMDetection: one's own folder, and the embedded sets."""
+"""Data sets in COCO format for MMDetection: folders of a user's own, and the embedded sets."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from prunet_det.utils.io import file_digest
 
 @DATASETS.register_module()
 class CocoFolder(CocoDataset):
-    """A COCO-format folder whose classes are read from its annotation file.
+    """A folder in COCO format, whose classes are read from its annotation file.
 
     Args:
-        data_root: The folder.
-        ann_file: The annotations, relative to it.
-        data_prefix: `dict(img=...)`, the folder of the images, relative to it.
-        **kwargs: CocoDataset's.
+        data_root: Folder of the data.
+        ann_file: Annotation file, relative to data_root.
+        data_prefix: `dict(img=FOLDER)`, the folder of the images, relative to data_root.
+        **kwargs: Further arguments of CocoDataset.
 
     Raises:
-        FileNotFoundError: A folder or file is missing; the sentence says what is expected where.
-        ValueError: The annotations are damaged, or list no images or no categories.
+        FileNotFoundError: If a folder or the annotation file is missing.
+        ValueError: If the annotations are damaged, or list no images or no categories.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class CocoFolder(CocoDataset):
     ) -> None:
         root = Path(data_root)
         images = root / data_prefix["img"]
-        for path, what in ((root, "data folder"), (images, "image folder")):
+        for path, title in ((root, "data folder"), (images, "image folder")):
             if not path.is_dir():
                 raise FileNotFoundError(
-                    f"there is no {what} {path}; expected are the images in {images} and COCO "
+                    f"there is no {title} {path}; expected are the images in {images} and COCO "
                     f"annotations in {root / ann_file}."
                 )
         classes = read_classes(root / ann_file)
@@ -51,15 +51,16 @@ class CocoFolder(CocoDataset):
 
     @property
     def data_hash(self) -> str:
-        """A digest of the annotation file, for records."""
+        """Digest of the annotation file, for records."""
         return file_digest(self._annotations)
 
 
 def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The category names of a COCO annotation file, in its order, which is that of the labels.
+    """Reads the category names of a COCO annotation file, in the order of the labels.
 
     Raises:
-        FileNotFoundError, ValueError: As CocoFolder.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or lists no images or no categories.
     """
     path = Path(ann_file)
     if not path.is_file():
@@ -78,12 +79,12 @@ def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
 
 @DATASETS.register_module()
 class EmbeddedDataset(CocoFolder):
-    """An embedded set, made in `data_root` when it is not there yet.
+    """An embedded set, made on first use.
 
     Args:
-        name: `digits` or `glyphs`.
-        data_root: The folder of the set.
-        **kwargs: CocoFolder's.
+        name: Name of the set, `digits` or `glyphs`.
+        data_root: Folder of the set; what is missing is made there.
+        **kwargs: Further arguments of CocoFolder.
     """
 
     def __init__(self, name: str, data_root: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -92,5 +93,5 @@ class EmbeddedDataset(CocoFolder):
 
     @property
     def data_hash(self) -> str:
-        """A digest of the set's annotations and images, for records."""
+        """Digest of the set's annotations and images, for records."""
         return data_hash(self._root)

@@ -1,4 +1,4 @@
-"""A one-stage detector that wires backbone, neck and head together by itself."""
+"""A one-stage detector that takes channels and strides of its parts from one another."""
 
 from __future__ import annotations
 
@@ -14,23 +14,33 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class OneStageDetector(SingleStageDetector):
-    """MMDetection's SingleStageDetector, with channels and strides taken from what comes before.
+    """MMDetection's SingleStageDetector, whose config need not repeat channels and strides.
 
     The neck's `in_channels` and `in_strides` come from the backbone's `out_channels` and
-    `out_strides`, the head's `in_channels` and `strides` from the neck's, wherever a part takes
-    them and the config does not give them. A value that the config does give must agree.
+    `out_strides`, the head's `in_channels` and `strides` from the neck's, if a part takes them and
+    the config does not give them. A value that the config gives must agree.
 
     Args:
-        backbone, neck, bbox_head: Configs of the three parts.
+        backbone: Config of the backbone.
+        neck: Config of the neck.
+        bbox_head: Config of the head.
         channels_last: Run the network in channels-last memory format.
-        train_cfg, test_cfg, data_preprocessor, init_cfg: MMDetection's.
+        train_cfg: MMDetection's training config; passed on to the head.
+        test_cfg: MMDetection's test config; passed on to the head.
+        data_preprocessor: Config of MMDetection's data preprocessor.
+        init_cfg: Config of mmengine's weight initialisation.
+
+    Raises:
+        ValueError: If the config gives a value that does not agree.
+        KeyError: If a part has a type that is not registered.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the keys of a config)
         self,
         backbone: Mapping[str, Any],
         neck: Mapping[str, Any],
         bbox_head: Mapping[str, Any],
+        *,
         channels_last: bool = False,
         train_cfg: Mapping[str, Any] | None = None,
         test_cfg: Mapping[str, Any] | None = None,
@@ -57,13 +67,14 @@ class OneStageDetector(SingleStageDetector):
             self.to(memory_format=torch.channels_last)
 
     def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Computes the neck's maps, finest first, of images, (N, 3, H, W)."""
         if self.channels_last:
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         return super().extract_feat(batch_inputs)
 
 
 def _fill(part: str, cfg: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`cfg` with those of `values` that its class takes; what it already says must agree."""
+    """Adds to `cfg` those of `values` that its class takes; those it has already must agree."""
     cls = MODELS.get(cfg["type"])
     if cls is None:
         raise KeyError(f"{part} has the type {cfg['type']!r}, which is not registered.")

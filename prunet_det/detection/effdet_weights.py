@@ -1,16 +1,21 @@
-"""Weights of the package effdet in our detector: same weights in, same answers out."""
+"""Converting models of the package effdet to OneStageDetector, with the same outputs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmdet.registry import MODELS
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from prunet_det.detection.bifpn import BiFPN
+from prunet_det.detection.detector import OneStageDetector
 from prunet_det.zoo.weights import CheckpointError, check_fit
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # Of the 90 outputs that effdet's COCO models have, these ids stand for no class of COCO's 80.
 _UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -18,17 +23,17 @@ _UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _BOX_ORDER = (1, 0, 3, 2)
 
 
-def detector_config(effdet_config: Any) -> dict[str, Any]:
-    """The config of our detector that is the same network as effdet's.
+def detector_config(effdet_config: DictConfig) -> dict[str, Any]:
+    """Writes the config of a OneStageDetector that is the same network as effdet's.
 
     Args:
-        effdet_config: What `effdet.get_efficientdet_config(name)` gives.
+        effdet_config: Result of `effdet.get_efficientdet_config(name)`.
 
     Raises:
-        ValueError: The config asks for something that our parts do not have.
+        ValueError: If the config has an option that does not convert.
     """
     c = effdet_config
-    for key, wanted in (
+    for key, supported in (
         ("separable_conv", True),
         ("apply_resample_bn", True),
         ("conv_bn_relu_pattern", False),
@@ -36,8 +41,10 @@ def detector_config(effdet_config: Any) -> dict[str, Any]:
         ("upsample_type", "nearest"),
         ("act_type", "swish"),
     ):
-        if c[key] != wanted:
-            raise ValueError(f"effdet's {c.name} has {key} {c[key]!r}; only {wanted!r} converts.")
+        if c[key] != supported:
+            raise ValueError(
+                f"effdet's {c.name} has {key} {c[key]!r}; only {supported!r} converts."
+            )
     if c.fpn_name not in (None, "bifpn_fa"):
         raise ValueError(f"effdet's {c.name} has the pyramid {c.fpn_name!r}; only BiFPN converts.")
     shared = dict(
@@ -77,18 +84,20 @@ def detector_config(effdet_config: Any) -> dict[str, Any]:
     )
 
 
-def convert_state(state: Mapping[str, torch.Tensor], detector: Any) -> dict[str, torch.Tensor]:
-    """effdet's tensors under our names.
+def convert_state(
+    state: Mapping[str, torch.Tensor], detector: OneStageDetector
+) -> dict[str, torch.Tensor]:
+    """Renames effdet's tensors and reorders the outputs of the box regression.
 
     Args:
-        state: The state dict of an effdet EfficientDet.
-        detector: Ours, built from `detector_config`.
+        state: State dict of an effdet EfficientDet.
+        detector: Detector built from `detector_config`.
 
     Returns:
         A state dict that fits `detector` exactly.
 
     Raises:
-        CheckpointError: A name is unknown, or the result does not fit.
+        CheckpointError: If a name is unknown, or the result does not fit.
     """
     converted = {_rename(name, detector.neck): value for name, value in state.items()}
     for name in ("weight", "bias"):
@@ -103,21 +112,21 @@ def convert_state(state: Mapping[str, torch.Tensor], detector: Any) -> dict[str,
 def convert_checkpoint(
     name: str, state: Mapping[str, torch.Tensor], coco80: bool = True
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], tuple[int, int]]:
-    """A checkpoint of an effdet model as a config and weights of ours.
+    """Converts a checkpoint of an effdet model to a config and weights of a OneStageDetector.
 
     Args:
-        name: The model's name in effdet, such as `tf_efficientdet_d0`.
-        state: Its tensors.
-        coco80: Of 90 classes, keep the 80 that COCO uses, in its order.
+        name: Name of the model in effdet, such as `tf_efficientdet_d0`.
+        state: Tensors of the checkpoint by name.
+        coco80: Keep only the 80 classes that COCO uses, in its order, if the model has 90.
 
     Returns:
         The model's config with its normalisation, its state dict, and the (height, width) of its
         images.
 
     Raises:
-        ImportError: effdet is missing.
-        ValueError, CheckpointError: effdet has no such model, it does not convert, or the
-            checkpoint is another's.
+        ImportError: If effdet is missing.
+        ValueError: If effdet has no such model, or it does not convert.
+        CheckpointError: If the checkpoint is not of this model.
     """
     try:
         from effdet import get_efficientdet_config
@@ -160,7 +169,7 @@ def convert_checkpoint(
     return config, convert_state(state, detector), (height, width)
 
 
-def _rename(name: str, neck: Any) -> str:
+def _rename(name: str, neck: BiFPN) -> str:
     part, _, rest = name.partition(".")
     if part == "backbone":
         return f"backbone.net.model.{rest}"
@@ -174,7 +183,7 @@ def _rename(name: str, neck: Any) -> str:
     if node := re.fullmatch(r"fpn\.cell\.(\d+)\.fnode\.(\d+)\.(.+)", name):
         cell, index, rest = int(node[1]), int(node[2]), node[3]
         if edge := re.fullmatch(r"combine\.resample\.(\d+)\.(.+)", rest):
-            place = neck.cells[cell][index].inputs.index(int(edge[1]))
+            place = neck.nodes[int(index)].inputs.index(int(edge[1]))
             rest = f"resample.{place}.{edge[2]}"
         rest = rest.replace("combine.edge_weights", "edge_weights")
         rest = rest.replace("after_combine.conv.", "conv.")

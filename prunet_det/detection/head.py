@@ -1,13 +1,12 @@
-"""The EfficientDet head: separable convolutions shared over levels, batch norm of each level."""
+"""EfficientDet's head: separable convolutions shared over levels, with norms of each level."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from mmcv.cnn import build_norm_layer
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.utils import reduce_mean
@@ -18,19 +17,23 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, sigmoid_focal_loss
 
 from prunet_det.detection.anchors import AnchorGrid, match_anchors
-from prunet_det.detection.bifpn import NORM_CFG, separable_conv
+from prunet_det.detection.bifpn import NORM_CFG, ConvOptions, separable_conv
+
+# (height, width) of each level's map, and the device of the anchors
+_AnchorKey: TypeAlias = tuple[tuple[tuple[int, int], ...], torch.device]
 
 
 class HeadTower(BaseModule):
-    """Repeated separable convolutions and one that predicts, applied to every level.
+    """Repeated separable convolutions and one that predicts, shared over all levels.
 
     Args:
-        channels: In and inside.
-        outputs: Channels out.
-        levels: Pyramid levels; each has its own norms.
-        repeats: Convolutions before the prediction.
-        norm_cfg, pad_type, conv_bias: As for BiFPN.
-        prior: Probability that the prediction's bias starts from; None for a bias of zero.
+        channels: Channels of the input and of the repeated convolutions.
+        outputs: Channels of the output.
+        levels: Number of pyramid levels; each has its own norms.
+        repeats: Number of convolutions before the one that predicts.
+        options: Options of the convolutions.
+        prior: Probability that a sigmoid of the initial prediction gives, 0..1; None for an initial
+            bias of zero.
     """
 
     def __init__(
@@ -39,21 +42,19 @@ class HeadTower(BaseModule):
         outputs: int,
         levels: int,
         repeats: int,
-        norm_cfg: Mapping[str, Any],
-        pad_type: str,
-        conv_bias: bool,
-        prior: float | None,
+        options: ConvOptions,
+        prior: float | None = None,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            separable_conv(channels, channels, pad_type, conv_bias) for _ in range(repeats)
-        )
-        self.norms: Any = nn.ModuleList(
-            nn.ModuleList(build_norm_layer(dict(norm_cfg), channels)[1] for _ in range(levels))
+            separable_conv(channels, channels, options.pad_type, options.conv_bias)
             for _ in range(repeats)
         )
+        self.norms: Any = nn.ModuleList(
+            nn.ModuleList(options.norm(channels) for _ in range(levels)) for _ in range(repeats)
+        )
         self.act = nn.SiLU(inplace=True)
-        self.predict = separable_conv(channels, outputs, pad_type, bias=True)
+        self.predict = separable_conv(channels, outputs, options.pad_type, bias=True)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_in = module.weight[0].numel()
@@ -65,6 +66,7 @@ class HeadTower(BaseModule):
             nn.init.constant_(bias, -math.log((1 - prior) / prior))
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Predicts (N, outputs, H_i, W_i) for each map, (N, channels, H_i, W_i)."""
         outputs = []
         for level, x in enumerate(maps):
             for conv, norms in zip(self.convs, self.norms, strict=True):
@@ -75,30 +77,42 @@ class HeadTower(BaseModule):
 
 @MODELS.register_module()
 class EfficientDetHead(BaseDenseHead):
-    """Classes and boxes for every anchor, with EfficientDet's targets, losses and selection.
+    """Predicts class scores and a box for each anchor, as EfficientDet does.
 
     Args:
-        num_classes: Without background.
-        in_channels, strides: Of the pyramid; OneStageDetector fills them in from the neck.
-        repeats: Separable convolutions in each tower.
-        anchor_scale, anchor_octaves, anchor_aspects: See AnchorGrid.
-        match_iou: From which IoU an anchor stands for a box.
-        alpha, gamma: Of the focal loss.
-        delta, box_weight: Of the Huber loss.
-        norm_cfg, pad_type, conv_bias: As for BiFPN.
-        train_cfg: Unused; there for MMDetection.
-        test_cfg: `max_points` (box-class pairs kept before NMS, over all levels), `score_thr`,
-            `nms_iou`, `max_per_img`.
-        init_cfg: mmengine's.
+        num_classes: Number of classes, without background.
+        in_channels: Channels of the pyramid; OneStageDetector fills them in from the neck.
+        strides: Strides of the pyramid's levels; OneStageDetector fills them in from the neck.
+        repeats: Number of separable convolutions before the prediction.
+        anchor_scale: Side of a level's smallest anchor, in strides.
+        anchor_octaves: Number of anchor sizes per octave.
+        anchor_aspects: (width, height) factors of the anchors, see `AnchorGrid`.
+        match_iou: Minimum IoU at which an anchor is matched to a box, 0..1.
+        alpha: Weight of positives in the focal loss, 0..1.
+        gamma: Exponent of the focal loss.
+        delta: Difference at which the Huber loss turns from quadratic to linear.
+        box_weight: Weight of the Huber loss.
+        norm_cfg: mmcv's config of the norms; None for BN with eps 1e-3 and momentum 0.01, as
+            EfficientDet has.
+        pad_type: timm's padding type: empty for symmetric padding, `same` for TensorFlow's.
+        conv_bias: Biases in front of norms, as the weights converted from TensorFlow have.
+        train_cfg: Not used; MMDetection passes it.
+        test_cfg: Selection of detections: `max_points` (box-class pairs kept before NMS, over all
+            levels), `score_thr`, `nms_iou`, `max_per_img`. Defaults are EfficientDet's.
+        init_cfg: Config of mmengine's weight initialisation.
+
+    Raises:
+        ValueError: If `test_cfg` has an unknown key.
     """
 
     TEST_CFG = dict(max_points=5000, score_thr=0.0, nms_iou=0.5, max_per_img=100)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the keys of a config)
         self,
         num_classes: int,
         in_channels: int,
         strides: Sequence[int],
+        *,
         repeats: int = 3,
         anchor_scale: float = 4.0,
         anchor_octaves: int = 3,
@@ -133,23 +147,25 @@ class EfficientDetHead(BaseDenseHead):
             dict(type="DeltaXYWHBBoxCoder", target_means=(0.0,) * 4, target_stds=(1.0,) * 4)
         )
         anchors = self.grid.per_location
-        tower: dict[str, Any] = dict(
-            levels=len(self.grid.strides),
-            repeats=repeats,
-            norm_cfg=norm_cfg or NORM_CFG,
-            pad_type=pad_type,
-            conv_bias=conv_bias,
+        levels, options = len(strides), ConvOptions(norm_cfg or NORM_CFG, pad_type, conv_bias)
+        self.class_tower = HeadTower(
+            in_channels, anchors * num_classes, levels, repeats, options, prior=0.01
         )
-        self.class_tower = HeadTower(in_channels, anchors * num_classes, prior=0.01, **tower)
-        self.box_tower = HeadTower(in_channels, anchors * 4, prior=None, **tower)
-        self._anchor_cache: tuple[Any, torch.Tensor] | None = None
+        self.box_tower = HeadTower(in_channels, anchors * 4, levels, repeats, options)
+        self._anchor_cache: tuple[_AnchorKey, torch.Tensor] | None = None
 
     def forward(
         self, maps: Sequence[torch.Tensor]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Per level, (N, anchors * classes, H, W) logits and (N, anchors * 4, H, W) deltas.
+        """Predicts logits and box deltas of all anchors.
 
-        Deltas are dx, dy, dw, dh, relative to the anchor.
+        Args:
+            maps: Maps of the pyramid, finest first, each (N, in_channels, H_i, W_i).
+
+        Returns:
+            Logits, (N, anchors * num_classes, H_i, W_i) for each level, and deltas dx, dy, dw, dh
+            relative to the anchor, (N, anchors * 4, H_i, W_i) for each level; anchors are those of
+            one cell.
         """
         return self.class_tower(maps), self.box_tower(maps)
 
@@ -161,22 +177,22 @@ class EfficientDetHead(BaseDenseHead):
 
     @staticmethod
     def _flatten(maps: Sequence[torch.Tensor], last: int) -> torch.Tensor:
-        """Levels of (N, anchors * last, H, W) to (N, A, last), in the anchors' order, float32."""
+        """Joins levels of (N, anchors * last, H, W) to (N, A, last) float32, in anchor order."""
         flat = [m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, last) for m in maps]
         return torch.cat(flat, dim=1).float()
 
     def assign(
         self, anchors: torch.Tensor, batch_gt_instances: list[InstanceData]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What each anchor of a batch of B images should say.
+        """Computes the targets of all anchors of a batch of B images.
 
         Args:
-            anchors: (A, 4) of one image.
-            batch_gt_instances: Boxes and labels of each image.
+            anchors: Anchors of an image, (A, 4).
+            batch_gt_instances: `bboxes` and `labels` of each image.
 
         Returns:
-            (B * A,) labels, -1 for background; (B * A,) whether an anchor stands for a box; and the
-            (P, 4) deltas of those P that do.
+            Labels, (B * A,), -1 for background; the mask of the P anchors that are matched to a
+            box, (B * A,); and the deltas of those anchors, (P, 4).
         """
         labels, positives, targets = [], [], []
         for gt in batch_gt_instances:
@@ -198,7 +214,18 @@ class EfficientDetHead(BaseDenseHead):
         batch_img_metas: list[dict[str, Any]],
         batch_gt_instances_ignore: list[InstanceData] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Focal and Huber loss over all anchors of the batch, divided by its positives plus one."""
+        """Computes the focal and the Huber loss, each divided by the number of positives plus one.
+
+        Args:
+            cls_scores: Logits of each level, (N, anchors * num_classes, H_i, W_i).
+            bbox_preds: Deltas of each level, (N, anchors * 4, H_i, W_i).
+            batch_gt_instances: `bboxes` and `labels` of each image.
+            batch_img_metas: Not used.
+            batch_gt_instances_ignore: Not used.
+
+        Returns:
+            `loss_cls` and `loss_bbox`.
+        """
         logits = self._flatten(cls_scores, self.num_classes)
         deltas = self._flatten(bbox_preds, 4)
         labels, positive, targets = self.assign(self._anchors(cls_scores), batch_gt_instances)
@@ -210,7 +237,7 @@ class EfficientDetHead(BaseDenseHead):
             "loss_bbox": self.box_weight * loss_box / normalizer,
         }
 
-    def predict_by_feat(
+    def predict_by_feat(  # noqa: PLR0913, PLR0917 (MMDetection's signature)
         self,
         cls_scores: list[torch.Tensor],
         bbox_preds: list[torch.Tensor],
@@ -220,7 +247,20 @@ class EfficientDetHead(BaseDenseHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> list[InstanceData]:
-        """Detections of each image: the best box-class pairs of all levels, then NMS by class."""
+        """Selects detections: the best box-class pairs of all levels, then NMS of each class.
+
+        Args:
+            cls_scores: Logits of each level, (N, anchors * num_classes, H_i, W_i).
+            bbox_preds: Deltas of each level, (N, anchors * 4, H_i, W_i).
+            score_factors: Not used.
+            batch_img_metas: `img_shape` and, to rescale, `scale_factor` of each image.
+            cfg: Values that replace those of test_cfg.
+            rescale: Give boxes in pixels of the original image, not of the resized one.
+            with_nms: Apply NMS.
+
+        Returns:
+            `bboxes` (x1, y1, x2, y2), `scores` and `labels` of each image, best first.
+        """
         cfg = {**self.test_cfg, **(cfg or {})}
         logits = self._flatten(cls_scores, self.num_classes)
         deltas = self._flatten(bbox_preds, 4)
@@ -246,12 +286,13 @@ class EfficientDetHead(BaseDenseHead):
 def focal_loss_sum(
     logits: torch.Tensor, labels: torch.Tensor, alpha: float = 0.25, gamma: float = 1.5
 ) -> torch.Tensor:
-    """Sigmoid focal loss (arXiv 1708.02002) with EfficientDet's alpha and gamma.
+    """Computes the sum of the sigmoid focal loss (arXiv 1708.02002).
 
     Args:
-        logits: (M, classes).
-        labels: (M,) class indices, -1 for background.
-        alpha, gamma: Weight of positives, and focus.
+        logits: (M, num_classes).
+        labels: Class indices, (M,), -1 for background.
+        alpha: Weight of positives, 0..1; EfficientDet's by default.
+        gamma: Exponent; EfficientDet's by default.
 
     Returns:
         A scalar.
@@ -265,11 +306,12 @@ def focal_loss_sum(
 def huber_loss_mean4(
     predicted: torch.Tensor, target: torch.Tensor, delta: float = 0.1
 ) -> torch.Tensor:
-    """Huber loss summed over boxes and averaged over their four coordinates.
+    """Computes the Huber loss, summed over boxes and averaged over their four coordinates.
 
     Args:
-        predicted, target: (P, 4) deltas.
-        delta: Where the loss turns from quadratic to linear.
+        predicted: Deltas, (P, 4).
+        target: Deltas, (P, 4).
+        delta: Difference at which the loss turns from quadratic to linear.
 
     Returns:
         A scalar.

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from mmdet.apis import inference_detector
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -21,10 +22,10 @@ from prunet_det.zoo.weights import CheckpointError, load_all_weights
 
 
 def read_card(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON card beside a released checkpoint.
+    """Reads the JSON card beside a released checkpoint.
 
     Raises:
-        CheckpointError: There is none, or it is damaged.
+        CheckpointError: If there is none, or it is damaged.
     """
     path = Path(checkpoint).with_suffix(".json")
     try:
@@ -41,18 +42,20 @@ def load_detector(
     checkpoint: str | os.PathLike[str],
     classes: Sequence[str],
     device: str = "cpu",
-) -> Any:
-    """A detector in eval mode, ready for `detect`.
+) -> BaseDetector:
+    """Builds a trained detector in eval mode, ready for `detect`.
 
     Args:
-        config: Its config.
-        checkpoint: Its weights; every tensor must fit.
-        classes: Names, in the order of the labels.
-        device: A torch device.
+        config: Config of the detector, or its path.
+        checkpoint: Weights of the detector; every tensor must fit.
+        classes: Class names, in the order of the labels.
+        device: Torch device.
 
     Raises:
-        ValueError: The config is no detector's, the number of classes is not the head's, or there
-            is no such device.
+        FileNotFoundError: If there is no such config or checkpoint.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+        ValueError: If the config is not of a detector, the number of classes is not the head's, or
+            there is no such device.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"there is no device {device}; use cpu.")
@@ -71,15 +74,21 @@ def load_detector(
 
 
 def detect(
-    model: Any, paths: Sequence[str | os.PathLike[str]], score_thr: float = 0.3
+    model: BaseDetector, paths: Sequence[str | os.PathLike[str]], score_thr: float = 0.3
 ) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
-    """Yields, for each image file, the BGR image and its detections.
+    """Detects objects in image files.
 
-    A detection has `label` (index), `category` (name), `score` and `bbox` (x, y, width, height in
-    pixels of the image), best first.
+    Args:
+        model: Detector from `load_detector`.
+        paths: Image files.
+        score_thr: Minimum score of a detection, 0..1.
+
+    Yields:
+        For each file, the image, (H, W, 3) uint8 in BGR, and its detections, best first: dicts of
+        `label` (index), `category` (name), `score` and `bbox` (x, y, width, height in pixels).
 
     Raises:
-        ValueError: A file is no image that can be read.
+        ValueError: If a file cannot be read as an image.
     """
     classes = model.dataset_meta["classes"]
     for path in paths:
@@ -87,18 +96,18 @@ def detect(
         if image is None:
             raise ValueError(f"{path} is missing or no image that can be read.")
         with torch.no_grad():
-            found = inference_detector(model, image).pred_instances.cpu().numpy()
+            predicted = inference_detector(model, image).pred_instances.cpu().numpy()
         detections = []
-        for i in np.argsort(-found.scores, kind="stable"):
-            if found.scores[i] < score_thr:
+        for i in np.argsort(-predicted.scores, kind="stable"):
+            if predicted.scores[i] < score_thr:
                 break
-            x1, y1, x2, y2 = (float(v) for v in found.bboxes[i])
-            label = int(found.labels[i])
+            x1, y1, x2, y2 = (float(v) for v in predicted.bboxes[i])
+            label = int(predicted.labels[i])
             detections.append(
                 {
                     "label": label,
                     "category": classes[label],
-                    "score": round(float(found.scores[i]), 5),
+                    "score": round(float(predicted.scores[i]), 5),
                     "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
                 }
             )
@@ -106,7 +115,13 @@ def detect(
 
 
 def draw(image: np.ndarray, detections: Sequence[dict[str, Any]], classes: int) -> np.ndarray:
-    """A copy of the BGR image with boxes, class names and scores."""
+    """Draws boxes, class names and scores on a copy of an image.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        detections: Detections from `detect`, best first.
+        classes: Number of classes, over which the colours are spread.
+    """
     out = image.copy()
     for d in reversed(detections):  # the best on top
         x, y, w, h = d["bbox"]
