@@ -16,7 +16,7 @@ help:
 
 env: .venv/.ready
 
-.venv/.ready: constraints.txt setup.py tools/setup_env.sh
+.venv/.ready: constraints.txt pyproject.toml tools/setup_env.sh
 	PYTHON=$(PYTHON) bash tools/setup_env.sh
 
 demo: .venv/.ready

@@ -4,10 +4,15 @@ Importing the package registers its networks with timm and needs torch and timm 
 MMDetection parts are in `prunet_det.detection`.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from prunet_det.arch import ArchNet, ArchSpec, BlockSpec, SpecError, StageSpec
 from prunet_det.zoo import create, load_spec, model_names
 
-__version__ = "0.1.0"
+try:
+    __version__ = version("prunet_det")
+except PackageNotFoundError:  # a source tree on the path that is not installed
+    __version__ = "0+unknown"
 __all__ = [
     "ArchNet",
     "ArchSpec",
