@@ -25,7 +25,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(ROOT / "prunet_det", source / "prunet_det")
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
@@ -70,10 +70,18 @@ def core(wheel, tmp_path_factory):
     return root / "bin" / "python"
 
 
-def test_every_spec_is_inside(wheel):
+def test_all_files_are_inside(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        inside = {Path(n).name for n in archive.namelist() if "/zoo/specs/" in n}
-    assert inside == {p.name for p in (ROOT / "prunet_det" / "zoo" / "specs").glob("*.json")}
+        inside = set(archive.namelist())
+    package = ROOT / "prunet_det"
+    for folder in ("zoo/specs", "latency/devices"):
+        files = [p.name for p in (package / folder).glob("*.json")]
+        assert files and {f"prunet_det/{folder}/{name}" for name in files} <= inside
+    for folder in ("configs", "tools", "checkpoints"):
+        files = [p for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"]
+        shipped = {f"prunet_det/.mim/{p.relative_to(ROOT).as_posix()}" for p in files}
+        assert files and shipped <= inside, shipped - inside
+    assert {"prunet_det/py.typed", "prunet_det/.mim/model-index.yml"} <= inside
 
 
 def test_networks_without_anything_but_the_core(core, tmp_path):
@@ -97,3 +105,18 @@ print(json.dumps([prunet_det.__file__, sum(p.numel() for p in model.parameters()
     assert parameters == 22_815_080
     assert len(names) == len(list((ROOT / "prunet_det" / "zoo" / "specs").glob("*.json")))
     assert "pip install prunet_det[det]" in message
+
+
+def test_tools_in_an_empty_folder(core, tmp_path):
+    def prunet(*args):
+        command = [core, "-I", "-m", "prunet_det", *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    done = prunet("latency", "predict", "--model", "prunet_p0", "--device", "v100", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["device"] == "v100"
+    done = prunet("train", "prunet_effdet.py")
+    assert done.returncode == 2 and "mmengine" in done.stderr
+    done = prunet("unknown")
+    assert done.returncode == 2 and "the tools are" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.utils.errors import UserError, run_tool
+from prunet_det.utils.package import recorded_command
 
 DEFAULT_SUITE = "configs/benchmark/digits.py"
 
@@ -100,9 +101,7 @@ def read_plan(args: argparse.Namespace, seeds: int | None = None) -> Any:
 
 
 def this_command() -> str:
-    from prunet_det.benchmark.campaign import readable
-
-    return readable([sys.executable, *sys.argv])
+    return recorded_command([sys.executable, *sys.argv])
 
 
 def run_run(argv: list[str]) -> int:
@@ -187,7 +186,7 @@ def say_repeat(comparisons: list[Any]) -> int:
 
 def run_job(argv: list[str]) -> None:
     """One training, as the other verbs hand it out."""
-    from prunet_det.benchmark.campaign import check_points, readable
+    from prunet_det.benchmark.campaign import check_points
     from prunet_det.benchmark.rate import with_rate
     from prunet_det.benchmark.run import run
 
@@ -204,7 +203,7 @@ def run_job(argv: list[str]) -> None:
     suite = suite.choose([f"{args.model}@{args.size}"])
     check_points(suite.points)
     out = args.out or f"work_dirs/benchmark/{suite.name}"
-    record = run(suite, suite.points[0], args.seed, out, readable(["python", *sys.argv]))
+    record = run(suite, suite.points[0], args.seed, out, this_command())
     print(f"{record.key}: {record.metrics}")
 
 

@@ -9,8 +9,7 @@ import argparse
 from pathlib import Path
 
 from prunet_det.utils.errors import UserError, run_tool
-
-COCO_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "prunet_effdet_coco.py"
+from prunet_det.utils.package import find_config
 
 
 def release(args: argparse.Namespace) -> None:
@@ -18,7 +17,7 @@ def release(args: argparse.Namespace) -> None:
     from prunet_det.training import launch
     from prunet_det.training.evaluate import release
 
-    launch.require_file(args.config, "config file")
+    launch.require_file(find_config(args.config), "config file")
     card = release(args.config, args.checkpoint, args.out)
     print(f"{args.out}: {card['metrics']}")
 
@@ -44,7 +43,7 @@ def effdet(args: argparse.Namespace) -> None:
 
     state = read_state_dict(args.checkpoint)
     model, converted, size = convert_checkpoint(args.name, state, coco80=not args.all_classes)
-    cfg = Config.fromfile(COCO_CONFIG)
+    cfg = Config.fromfile(find_config("prunet_effdet_coco.py"))
     cfg.model = {**model, "channels_last": True}
     for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
         for step in pipeline:

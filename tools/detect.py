@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from prunet_det.utils.errors import UserError, run_tool
+from prunet_det.utils.package import package_file
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
+DEFAULT = package_file("checkpoints/prunet_demo_digits.safetensors")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -71,7 +71,7 @@ def main() -> None:
         classes = classes or read_training(args.checkpoint).get("classes")
     if config is None or not classes:
         card = inference.read_card(args.checkpoint)
-        config = config or ROOT / card["config"]
+        config = config or card["config"]
         classes = classes or card["classes"]
     out = Path(args.out)
     pictures = name_pictures(images, out)

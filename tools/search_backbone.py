@@ -195,7 +195,7 @@ def run_compare(argv: list[str]) -> int | None:
     add("--publish", metavar="DIR", help="copy records and plot, without the searches, here")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    return compare(args, lambda flags: [sys.executable, __file__, *flags])
+    return compare(args)
 
 
 def main() -> int | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +24,9 @@ from prunet_det.benchmark.suite import Point, Suite, check_points
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.jobs import Job, JobResult, launch
+from prunet_det.utils.package import recorded_command, tool_command
 from prunet_det.zoo.models import ALIASES, model_names
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
 LOGS, DAMAGED = "logs", "damaged"
 
 
@@ -56,8 +54,7 @@ class Plan:
 
     def command(self, verb: str, *more: object) -> tuple[str, ...]:
         """A command line of this tool."""
-        words = [sys.executable, os.fspath(TOOL), verb, *self.flags, "--out", self.out, *more]
-        return tuple(map(str, words))
+        return tool_command("benchmark", verb, *self.flags, "--out", self.out, *more)
 
     def job(self, point: Point, seed: int) -> Job:
         """The job of one run."""
@@ -172,17 +169,10 @@ def failure(point: Point, seed: int, wanted: Mapping[str, Any], result: JobResul
         arch=point.arch,
         commit=where["commit"],
         environment=where,
-        command=readable(result.job.command),
+        command=recorded_command(result.job.command),
         status="failed",
         error=result.error,
     )
-
-
-def readable(command: Sequence[str]) -> str:
-    """A command line as a person would give it, in the checkout."""
-    root = os.fspath(TOOL.parents[1])
-    words = ["python" if w == sys.executable else w.removeprefix(f"{root}/") for w in command]
-    return shlex.join(words)
 
 
 def _say(plan: Plan, result: JobResult, failed: Sequence[str], left: int, seconds: float) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunet_det.benchmark.campaign import LOGS, TOOL, check_launch, make_folder
+from prunet_det.benchmark.campaign import LOGS, check_launch, make_folder
 from prunet_det.search.results import is_finished
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.jobs import Job, launch
+from prunet_det.utils.package import tool_command
 
 
 def search_job(
@@ -28,10 +28,9 @@ def search_job(
     """
     name = f"{budget:g}ms"
     config, *rest = arguments
-    tool = TOOL.with_name("search_backbone.py")
-    command = [sys.executable, tool, config, "--budget-ms", f"{budget:g}", "--out", out / name]
-    words = tuple(map(str, [*command, "--resume", "--quiet", *rest]))
-    return Job(name, words, os.fspath(out), (f"{name}/*",), threads, gpus)
+    flags = ("--budget-ms", f"{budget:g}", "--out", out / name, "--resume", "--quiet", *rest)
+    command = tool_command("search_backbone", config, *flags)
+    return Job(name, command, os.fspath(out), (f"{name}/*",), threads, gpus)
 
 
 def run_searches(args: argparse.Namespace, arguments: Sequence[str]) -> int:

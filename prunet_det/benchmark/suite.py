@@ -19,6 +19,7 @@ from prunet_det.training.repeatable import make_repeatable
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
+from prunet_det.utils.package import find_config, package_file, relative_path
 
 # What a suite's file may say; the last is what its points are made of.
 KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
@@ -146,12 +147,10 @@ class Suite:
         Raises:
             UserError: There is no such config, or it cannot be changed as the suite says.
         """
-        if not Path(self.config).is_file():
-            raise UserError(
-                f"{self.path} wants the config {self.config}, which is not here; run in the "
-                "checkout."
-            )
-        cfg = Config.fromfile(self.config)
+        path = find_config(self.config)
+        if not path.is_file():
+            raise UserError(f"{self.path} wants the config {self.config}, which is not here.")
+        cfg = Config.fromfile(path)
         for option in self.options:
             if option.startswith("model.backbone"):
                 raise UserError(f"{option} cannot be an option: backbones are a suite's models.")
@@ -212,13 +211,12 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         UserError: There is no such file, or it says something that no suite has.
     """
     file = Path(path)
-    if file.suffix != ".py" and (Path("configs/benchmark") / f"{file.name}.py").is_file():
+    if file.suffix != ".py":
         file = Path("configs/benchmark") / f"{file.name}.py"
+    file = find_config(file)
     if not file.is_file():
-        here = ", ".join(sorted(str(p) for p in Path("configs/benchmark").glob("*.py")))
-        raise UserError(
-            f"there is no suite {path}; here are {here or 'none: run in the checkout'}."
-        )
+        own = sorted(p.stem for p in package_file("configs/benchmark").glob("*.py"))
+        raise UserError(f"there is no suite {path}; the package's are {', '.join(own)}.")
     try:
         said = Config.fromfile(file).to_dict()
         found = {k: v for k, v in said.items() if not k.startswith("_")}
@@ -236,13 +234,17 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
             f"{file} has the unknown family {min(unknown)!r}; the families are "
             f"{', '.join(FAMILIES)}."
         )
-    points = [Point(name, family, int(size)) for family in models for name, size in models[family]]
+    points = [
+        Point(str(find_config(name)) if name.endswith(".json") else name, family, int(size))
+        for family in models
+        for name, size in models[family]
+    ]
     keys = [p.key(0) for p in points]
     twins = sorted({str(p) for p in points if keys.count(p.key(0)) > 1})
     if twins or not points:
         raise UserError(f"{file} names {twins[0] + ' twice' if twins else 'no models'}.")
     found["learning_rates"] = tuple(found.get("learning_rates", ()))
-    return Suite(file.stem, str(file), points=tuple(points), **found)
+    return Suite(file.stem, relative_path(file), points=tuple(points), **found)
 
 
 def check_points(points: Iterable[Point]) -> None:

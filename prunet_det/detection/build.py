@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import load_all_weights
 
 _GROUPS = ("scores", "boxes", "centerness")
@@ -37,9 +38,10 @@ def build_detector(
         ValueError: If the config is not of a one-stage detector.
         CheckpointError: If the checkpoint cannot be read or does not fit.
     """
-    if not os.path.isfile(config):
+    path = find_config(config)
+    if not path.is_file():
         raise FileNotFoundError(f"there is no config file {os.fspath(config)}.")
-    cfg = Config.fromfile(config)
+    cfg = Config.fromfile(path)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model) if "model" in cfg else None
     if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):

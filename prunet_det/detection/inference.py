@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from prunet_det.datasets.drawing import class_colour, draw_box
+from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import CheckpointError, load_all_weights
 
 
@@ -59,7 +60,7 @@ def load_detector(
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"there is no device {device}; use cpu.")
-    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    cfg = config if isinstance(config, Config) else Config.fromfile(find_config(config))
     init_default_scope(cfg.get("default_scope", "mmdet"))
     if cfg.model.type == "Classifier":
         raise ValueError("the config is a classifier's; detection needs a detector's.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path
 from prunet_det.utils.jobs import Job, launch
+from prunet_det.utils.package import relative_path, tool_command
 
 PLOT = "comparison.png"
 
@@ -36,7 +37,6 @@ def _run_searches(
     config: str,
     budget_ms: float,
     wanted: Sequence[tuple[str, list[str]]],
-    command: Callable[[list[str]], list[str]],
     max_workers: int,
 ) -> None:
     """Runs the searches whose results are not there yet, `max_workers` at a time.
@@ -45,7 +45,6 @@ def _run_searches(
         out: Their folders' folder.
         config, budget_ms: Of all.
         wanted: Name and flags of each.
-        command: From flags to a command line.
         max_workers: Number of searches at once; they share the threads.
 
     Raises:
@@ -55,7 +54,7 @@ def _run_searches(
     jobs = [
         Job(
             name,
-            tuple(command([*flags, "--out", os.fspath(out / name), "--quiet", "--resume"])),
+            tool_command("search_backbone", *flags, "--out", out / name, "--quiet", "--resume"),
             os.fspath(out / name),
             cpus=threads,
         )
@@ -71,12 +70,11 @@ def _run_searches(
         print(f"{name} is done", flush=True)
 
 
-def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]]) -> int:
+def compare(args: argparse.Namespace) -> int:
     """Everything that the command line asks for; what is there already is not done again.
 
     Args:
         args: See `tools/search_backbone.py compare`.
-        command: From a search's flags to its command line.
 
     Returns:
         0, or 1 where a searched network does not beat what it has to.
@@ -111,7 +109,7 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
         "table": costs.table_hash,
         "config": args.config,
         "recipe": recipe_hash(recipe),
-        "recipe_file": os.path.normpath(recipe),
+        "recipe_file": os.path.normpath(relative_path(recipe)),
         "data": str(Config.fromfile(recipe).train_dataloader.dataset.get("name", "own data")),
     }
     check_about(out, about)
@@ -123,7 +121,7 @@ def compare(args: argparse.Namespace, command: Callable[[list[str]], list[str]])
     for i, (group, flags) in enumerate(ABLATIONS.items()):
         wanted += [(group, s, f"ablation{i}_{s}", flags) for s in range(args.ablations)]
     searches = [(name, [*shared, "--seed", str(seed), *f]) for _, seed, name, f in wanted]
-    _run_searches(out / "searches", args.config, args.budget_ms, searches, command, args.jobs)
+    _run_searches(out / "searches", args.config, args.budget_ms, searches, args.jobs)
 
     entries = list(baseline_entries(pricing, costs, args.budget_ms, args.random))
     for group, seed, name, _ in wanted:

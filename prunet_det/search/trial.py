@@ -7,7 +7,6 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -21,6 +20,7 @@ from prunet_det.training import launch
 from prunet_det.training.evaluate import bare_model
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
+from prunet_det.utils.package import find_config
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def recipe_of(cfg: Config, config: str | os.PathLike[str], key: str = "recipe") 
         UserError: It names none, or there is no such file.
     """
     recipe = cfg.get(key, "")
-    path = Path(config).parent / recipe
+    path = find_config(config).parent / recipe
     if not recipe or not path.is_file():
         raise UserError(
             f"{os.fspath(config)} needs a `{key}`, a classification config by which networks are "

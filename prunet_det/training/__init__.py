@@ -1,7 +1,7 @@
 """Training and evaluating anything on mmengine's Runner: importing this registers the hooks."""
 
 try:
-    import mmengine  # noqa: F401
+    from mmengine.config.utils import MODULE2PACKAGE
 except ImportError as e:
     raise ImportError(
         f"training needs mmengine, which does not import ({e}). Install it with `make .venv` or "
@@ -10,5 +10,8 @@ except ImportError as e:
 
 from prunet_det.training import optimizer, repeatable  # noqa: F401
 from prunet_det.training.hooks import ClassCheckHook, RecordHook
+
+# Configs and `mmengine.hub` find ours as `prunet_det::FOLDER/CONFIG.py`.
+MODULE2PACKAGE.setdefault("prunet_det", "prunet_det")
 
 __all__ = ["ClassCheckHook", "RecordHook"]

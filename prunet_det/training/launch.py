@@ -14,6 +14,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.package import find_config
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: The file is missing or no config.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    path = Path(args.config)
+    path = find_config(args.config)
     if not path.is_file():
         raise UserError(f"there is no config file {path}.")
     try:

@@ -17,8 +17,8 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
     def launch(jobs, launcher, logs, max_workers, deadline):
         handed.append((launcher, max_workers, [job.name for job in jobs]))
         for job in jobs:
-            assert job.command[1].endswith("tools/search_backbone.py")
-            assert job.command[2:] == (
+            assert job.command[1:4] == ("-m", "prunet_det", "search_backbone")
+            assert job.command[4:] == (
                 *("configs/search/quick.py", "--budget-ms", job.name.removesuffix("ms"), "--out"),
                 *(str(tmp_path / job.name), "--resume", "--quiet", "--device", "v100"),
             )

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--suite", "nowhere.py"], "there is no suite nowhere.py; here are configs/benchmark"),
+        (["--suite", "nowhere.py"], "there is no suite nowhere.py; the package's are coco"),
         (["--models", "vgg16"], "has no model 'vgg16'; it has"),
         (["--models", "prunet_p9@128"], "there is no network 'prunet_p9'"),
         (["--seeds", "0"], "--seeds must be at least 1"),
