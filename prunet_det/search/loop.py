@@ -31,7 +31,7 @@ from prunet_det.search.layer import LayerMixture
 from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
 from prunet_det.search.supernet import SuperNet, rebind_optimizer
-from prunet_det.training.evaluate import bare_model
+from prunet_det.training.evaluate import unwrap_model
 from prunet_det.utils.errors import UserError
 
 _SHRINK = 0.85  # a candidate is cut to what can be chosen when that is less than this share of it
@@ -83,7 +83,7 @@ class SearchLoop(BaseLoop):
         self.checkpoint_interval = checkpoint_interval
         self.on_save, self.show_progress = on_save, progress
         self.generator = torch.Generator().manual_seed(seed)
-        self.model: SearchModel = bare_model(runner)
+        self.model: SearchModel = unwrap_model(runner)
         self.supernet: SuperNet = self.model.supernet
         self.ema_momentum = ema_momentum
         self.ema = self._average(self.supernet)

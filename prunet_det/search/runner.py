@@ -23,7 +23,7 @@ from prunet_det.search.motion import MotionRule
 from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
 from prunet_det.search.tiers import Tiers
-from prunet_det.training.evaluate import bare_model
+from prunet_det.training.evaluate import unwrap_model
 from prunet_det.utils.config import check_keys, from_mapping
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import check_fit
@@ -78,7 +78,7 @@ class SearchStateHook(Hook):
                 )
         loop: Any = runner.train_loop
         loop.load_structure(state)
-        check_fit(bare_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
+        check_fit(unwrap_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
         self._resumed = state
 
     def before_train(self, runner: Runner) -> None:

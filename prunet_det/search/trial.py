@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.training import launch
-from prunet_det.training.evaluate import bare_model
+from prunet_det.training.evaluate import unwrap_model
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config
@@ -94,7 +94,7 @@ def run_trial(
         runner.register_hook(metrics)
         runner.train()
         logging.getLogger("mmengine").handlers.clear()  # of the folder that goes
-    net: Any = bare_model(runner)
+    net: Any = unwrap_model(runner)
     seconds = time.perf_counter() - start
     return Trial(float(metrics.found["accuracy/top1"]), seconds, net.net.cpu().eval())
 

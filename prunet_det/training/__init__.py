@@ -1,4 +1,4 @@
-"""Training and evaluating anything on mmengine's Runner: importing this registers the hooks."""
+"""Training and evaluation on mmengine's Runner; importing this registers hooks and optimizers."""
 
 try:
     from mmengine.config.utils import MODULE2PACKAGE

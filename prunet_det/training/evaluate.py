@@ -1,4 +1,4 @@
-"""What was run, on what, and what came of it: the JSON beside every figure."""
+"""Evaluating checkpoints, and the records (JSON) of trainings and evaluations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from prunet_det.training.launch import build_evaluation_runner
@@ -22,7 +22,7 @@ TRAINING_FILE = "train.json"
 
 
 def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """The train.json beside a checkpoint, or an empty dict."""
+    """Reads the train.json beside a checkpoint; returns an empty dict if there is none."""
     try:
         text = (Path(checkpoint).parent / TRAINING_FILE).read_text(encoding="utf-8")
         return dict(json.loads(text))
@@ -30,26 +30,30 @@ def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
 
 
-def bare_model(runner: Runner) -> Any:
-    """The runner's model without the wrapper of a distributed training."""
+def unwrap_model(runner: Runner) -> BaseModel:
+    """Returns the runner's model without the wrapper of a distributed training."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def evaluate(
     runner: Runner, cfg: Config, config: str, checkpoint: str | os.PathLike[str]
 ) -> dict[str, Any]:
-    """Loads a checkpoint strictly, evaluates it on the test set, and returns the record.
+    """Loads a checkpoint, whose tensors must all fit, and evaluates it on the test set.
 
     Args:
-        runner: Built from `cfg`.
-        cfg: The config.
-        config: Its path, for the record.
-        checkpoint: The weights.
+        runner: Runner built from `cfg`.
+        cfg: Config of the model.
+        config: Path of the config, for the record.
+        checkpoint: Weights to evaluate.
+
+    Returns:
+        The record: config, classes, data, metrics, and how the weights were trained.
 
     Raises:
-        FileNotFoundError, CheckpointError: See `load_all_weights`.
+        FileNotFoundError: If there is no such checkpoint.
+        CheckpointError: If it cannot be read or does not fit.
     """
-    model = bare_model(runner)
+    model = unwrap_model(runner)
     count = load_all_weights(model, checkpoint)
     print(f"{count}/{count} tensors from {checkpoint}")
     options = cfg.test_dataloader.dataset
@@ -71,18 +75,18 @@ def evaluate(
 def release(
     config: str, checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]
 ) -> dict[str, Any]:
-    """Writes `out` (FP16 safetensors) and its card, with metrics of the rounded weights.
+    """Writes trained weights in FP16, and a card with the metrics of the rounded weights.
 
     Args:
-        config: The config that the weights were trained with.
-        checkpoint: The trained weights, beside the train.json of their training.
-        out: The safetensors file; the card gets the suffix .json.
+        config: Path of the config that the weights were trained with.
+        checkpoint: Trained weights, beside the train.json of their training.
+        out: Safetensors file to write; the card gets its name with the suffix .json.
 
     Returns:
         The card.
 
     Raises:
-        UserError: There is no train.json: a released checkpoint must say what made it.
+        UserError: If there is no train.json, which says how the weights came about.
     """
     out = Path(out)
     training = read_training(checkpoint)

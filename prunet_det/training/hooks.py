@@ -1,4 +1,4 @@
-"""What a run is held to, and what a training leaves beside its checkpoints."""
+"""Hooks that check classes before a run, and write a record beside every checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
-from prunet_det.training.evaluate import TRAINING_FILE, bare_model, environment, read_training
+from prunet_det.training.evaluate import TRAINING_FILE, read_training, unwrap_model
+from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import write_json
 from prunet_det.zoo.weights import CheckpointError, check_fit, save_safetensors
@@ -22,31 +23,31 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Refuses data sets whose classes differ from one another's, or in number from the model's."""
+    """Checks that all data sets have the same classes, as many as the model."""
 
     def before_run(self, runner: Runner) -> None:
-        """Called when the loops, and so the data sets, are built.
+        """Checks the data sets; mmengine calls this when they are built.
 
         Raises:
-            UserError: The sentence says which.
+            UserError: If the classes of two data sets differ, or their number is not the model's.
         """
         loops = {"train": runner._train_loop, "val": runner._val_loop, "test": runner._test_loop}
-        found: dict[str, tuple[str, ...]] = {}
+        by_split: dict[str, tuple[str, ...]] = {}
         for split, loop in loops.items():
             if isinstance(loop, BaseLoop):
                 metainfo = getattr(loop.dataloader.dataset, "metainfo", None) or {}
                 if metainfo.get("classes"):
-                    found[split] = tuple(metainfo["classes"])
-        model = bare_model(runner)
+                    by_split[split] = tuple(metainfo["classes"])
+        model = unwrap_model(runner)
         head = getattr(model, "bbox_head", None)
         outputs = getattr(head or model, "num_classes", None)
         option = "model.bbox_head.num_classes" if head is not None else "model.num_classes"
-        for split, classes in found.items():
-            first = next(iter(found))
-            if classes != found[first]:
+        for split, classes in by_split.items():
+            first = next(iter(by_split))
+            if classes != by_split[first]:
                 raise UserError(
                     f"the {first} and {split} data have different classes, or in another order: "
-                    f"{_few(found[first])} and {_few(classes)}."
+                    f"{_abbreviate(by_split[first])} and {_abbreviate(classes)}."
                 )
             if outputs is not None and outputs != len(classes):
                 raise UserError(
@@ -55,28 +56,28 @@ class ClassCheckHook(Hook):
                 )
 
 
-def _few(names: tuple[str, ...]) -> str:
+def _abbreviate(names: tuple[str, ...]) -> str:
     return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
 
 
 def _teacher(runner: Runner) -> str | None:
-    """The name of the network that a classifier learns from, if any."""
+    """Returns the name of a classifier's teacher, or None."""
     return (runner.cfg.get("model", {}).get("teacher") or {}).get("name")
 
 
 @HOOKS.register_module()
 class RecordHook(Hook):
-    """Writes weights.safetensors and train.json with every checkpoint; checks what is resumed.
+    """Writes weights.safetensors and train.json with every checkpoint, and checks a resumed one.
 
-    A checkpoint holds pickled state and serves --resume alone. The weights beside it (averaged
-    ones, where there is an EMA) are what everything else reads; train.json says how they came
-    about, the minutes of earlier, interrupted processes included.
+    A checkpoint holds pickled state and serves --resume alone. Everything else reads the weights
+    beside it, which are the averaged ones if there is an EMA. train.json says how they came about;
+    its minutes include those of earlier, interrupted processes.
     """
 
     priority = "LOWEST"  # after the EMA hook has swapped its weights in
 
     def before_train(self, runner: Runner) -> None:
-        """Notes the start: where it resumes, the time, commit and machine."""
+        """Stores the start of the training: iteration, time, commit and machine."""
         self._first_iter = runner.iter
         self._started = time.time()
         self._environment = environment()
@@ -98,23 +99,32 @@ class RecordHook(Hook):
         write_json(Path(runner.work_dir) / TRAINING_FILE, record)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Called on the main process only."""
+        """Writes the weights and the record; mmengine calls this on the main process only.
+
+        Args:
+            runner: Runner of the training.
+            checkpoint: Content of the checkpoint; the teacher's name is added to it.
+        """
         checkpoint["meta"]["teacher"] = _teacher(runner)
         save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)
         self._write_record(runner, checkpoint["meta"]["iter"])
 
     def after_train(self, runner: Runner) -> None:
-        """Adds the last evaluation's minutes; a run that had nothing left to do writes nothing."""
+        """Adds the minutes of the last evaluation, unless there was nothing left to train."""
         if runner.rank == 0 and runner.iter > self._first_iter:
             self._write_record(runner, runner.iter)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuses to resume another model, schedule or teacher (mmengine logs the first only).
 
+        Args:
+            runner: Runner of the training.
+            checkpoint: Content of the checkpoint.
+
         Raises:
-            CheckpointError: The sentence says what differs.
+            CheckpointError: If model, schedule or teacher differ.
         """
-        check_fit(bare_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
+        check_fit(unwrap_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
         if not runner._resume:
             return
         before, now = checkpoint["meta"].get("teacher"), _teacher(runner)

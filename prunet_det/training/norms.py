@@ -1,4 +1,4 @@
-"""Other norms in the place of a timm network's batch norms."""
+"""Replacing the batch norms of timm networks by other norms."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ NORMS = ("BN", "SyncBN", "GN")
 
 
 def convert_norms(net: nn.Module, norm_cfg: Mapping[str, Any]) -> nn.Module:
-    """Replaces the batch norms of `net` as MMDetection's norm_cfg says; names and weights stay.
+    """Replaces batch norms by the norms of an MMDetection norm_cfg; names and weights stay.
 
     torch's own converter to SyncBN must not be used on timm's networks: many of their batch norms
     hold the activation, which it drops.
 
     Args:
-        net: Changed in place.
-        norm_cfg: `type` is BN (nothing to convert), SyncBN or GN; `num_groups` [32] is for GN and
-            lowered to what divides the channels; `requires_grad` [True] is for all.
+        net: Network; changed in place.
+        norm_cfg: `type` is BN (nothing to convert), SyncBN or GN; `num_groups` (32 by default) is
+            for GN and is lowered to a divisor of the channels; `requires_grad` (True by default)
+            is for all.
+
+    Returns:
+        The network.
 
     Raises:
-        ValueError: An unknown type or key, or a network without batch norms.
+        ValueError: If a type or key is unknown, or the network has no batch norms.
     """
     cfg = {"num_groups": 32, "requires_grad": True, **norm_cfg}
     kind, groups, trained = cfg.pop("type", None), cfg.pop("num_groups"), cfg.pop("requires_grad")
@@ -49,11 +53,13 @@ def convert_norms(net: nn.Module, norm_cfg: Mapping[str, Any]) -> nn.Module:
 
 
 def _group_norm(norm: _BatchNorm, num_groups: int) -> nn.GroupNorm:
-    """With the batch norm's weight and bias, so that an initial zero stays one."""
+    """Makes a group norm with the batch norm's weight and bias, so that an initial zero stays."""
     groups = math.gcd(norm.num_features, num_groups)
+    converted: nn.GroupNorm
     if isinstance(norm, BatchNormAct2d):
-        converted: Any = GroupNormAct(norm.num_features, groups, eps=norm.eps, affine=norm.affine)
-        converted.drop, converted.act = norm.drop, norm.act
+        activated = GroupNormAct(norm.num_features, groups, eps=norm.eps, affine=norm.affine)
+        activated.drop, activated.act = norm.drop, norm.act
+        converted = activated
     else:
         converted = nn.GroupNorm(groups, norm.num_features, eps=norm.eps, affine=norm.affine)
     if norm.affine:
@@ -65,7 +71,7 @@ def check_activations(net: nn.Module) -> None:
     """Refuses a network whose activations torch's converter to SyncBN has dropped.
 
     Raises:
-        RuntimeError: The sentence says what to do instead.
+        RuntimeError: If a SyncBN holds an activation that it does not call.
     """
     for name, module in net.named_modules():
         # The converter keeps the activation as a child of a norm that does not call it.

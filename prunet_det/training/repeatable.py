@@ -1,8 +1,8 @@
 """Trainings that give the same bytes however often they were interrupted.
 
-mmengine brings a resumed sampler to its place, but the augmentation of the data loader's processes
-starts from its seed again. Here the randomness of a sample follows from its place in the stream
-alone, so neither an interruption nor the number of processes changes what a network sees.
+mmengine brings a resumed sampler to its place, but the augmentation in the data loader's processes
+starts from its seed again. Here the randomness of a sample depends on its place in the stream of
+samples alone, so that neither an interruption nor the number of processes changes the data.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from mmengine.runner import Runner
 class PlacedSamples(torch.utils.data.Dataset):
     """A data set whose augmentation is seeded anew for each place in the stream of samples.
 
-    Args:
-        dataset: Config of the data set.
-        seed: Of the training.
+    An item's index is `place * len(dataset) + index`, as the samplers of this module give it.
 
-    An item's index is `place * len + index`, as the samplers below give it.
+    Args:
+        dataset: Data set, or its config.
+        seed: Seed of the training.
     """
 
     def __init__(self, dataset: Any, seed: int = 0) -> None:
@@ -46,22 +46,22 @@ class PlacedSamples(torch.utils.data.Dataset):
         return self.dataset[index]
 
     def get_data_info(self, code: int) -> Any:
-        """For samplers that group by the shape of the images."""
+        """Returns the data set's information about an item, for samplers that group by shape."""
         return self.dataset.get_data_info(int(code) % len(self))
 
     def full_init(self) -> None:
-        """mmengine's second step of building."""
+        """Loads the annotations; mmengine's second step of building a data set."""
         self.dataset.full_init()
 
     @property
-    def metainfo(self) -> Any:
-        """The data set's."""
+    def metainfo(self) -> dict[str, Any]:
+        """Meta information of the data set, such as its classes."""
         return self.dataset.metainfo
 
 
 @DATA_SAMPLERS.register_module()
 class PlacedInfiniteSampler(InfiniteSampler):
-    """mmengine's InfiniteSampler, whose indices say where in the stream they stand."""
+    """mmengine's InfiniteSampler, with the place in the stream in each index."""
 
     def _infinite_indices(self) -> Iterator[int]:
         for place, index in enumerate(super()._infinite_indices()):
@@ -70,7 +70,7 @@ class PlacedInfiniteSampler(InfiniteSampler):
 
 @DATA_SAMPLERS.register_module()
 class PlacedSampler(DefaultSampler):
-    """mmengine's DefaultSampler, whose indices say where in the stream of epochs they stand."""
+    """mmengine's DefaultSampler, with the place in the stream of all epochs in each index."""
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.total_size + self.rank
@@ -80,23 +80,39 @@ class PlacedSampler(DefaultSampler):
 
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Goes on with PyTorch's random numbers where the interrupted training stopped."""
+    """Saves the state of PyTorch's random generators, and restores it in a resumed training."""
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state."""
+        """Adds the state to a checkpoint.
+
+        Args:
+            runner: Runner of the training.
+            checkpoint: Content of the checkpoint; changed in place.
+        """
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Finds the state, which is set when the data loader has drawn its own seed."""
+        """Reads the state of a resumed training.
+
+        Args:
+            runner: Runner of the training.
+            checkpoint: Content of the checkpoint.
+        """
         if runner._resume:
             self._state = checkpoint.get("random_state")
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Sets the state, once."""
+        """Restores the state once, after the data loader has drawn its own seed.
+
+        Args:
+            runner: Runner of the training.
+            batch_idx: Not used.
+            data_batch: Not used.
+        """
         if self._state is None:
             return
         torch.set_rng_state(self._state["cpu"].cpu())
@@ -106,14 +122,14 @@ class RandomStateHook(Hook):
 
 
 def make_repeatable(cfg: Config, seed: int) -> None:
-    """Changes a training's config so that it does not matter whether it is interrupted.
+    """Changes a config so that an interrupted and resumed training gives the same weights.
 
     Args:
-        cfg: With one of mmengine's own two samplers.
-        seed: Of everything random.
+        cfg: Config with mmengine's InfiniteSampler or DefaultSampler; changed in place.
+        seed: Seed of everything random.
 
     Raises:
-        ValueError: Another sampler.
+        ValueError: If the config has another sampler.
     """
     cfg.randomness = dict(seed=seed)
     placed = {"InfiniteSampler": "PlacedInfiniteSampler", "DefaultSampler": "PlacedSampler"}
