@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prunet_det.arch.blocks import ACTIVATION_MODULES, Block, conv_bn_act
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.utils.errors import InputError
 
 PADDING_MODES = ("published", "same")
 
@@ -48,10 +49,10 @@ class ArchNet(nn.Module):
     ) -> None:
         super().__init__()
         if padding not in PADDING_MODES:
-            raise ValueError(f"padding must be one of {', '.join(PADDING_MODES)}, got {padding!r}.")
+            raise InputError(f"padding must be one of {', '.join(PADDING_MODES)}, got {padding!r}.")
         for key, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}.")
+                raise InputError(f"{key} must be an integer of at least {least}, got {value!r}.")
         self.spec = spec
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -99,9 +100,9 @@ class ArchNet(nn.Module):
 
     def _set_classifier(self, num_classes: int, global_pool: str) -> None:
         if self.spec.tail.hidden and "cat" in global_pool:
-            raise ValueError(f"global_pool {global_pool!r} does not fit a tail with two convs.")
+            raise InputError(f"global_pool {global_pool!r} does not fit a tail with two convs.")
         if not global_pool and num_classes:
-            raise ValueError("a classifier needs pooling: give a global_pool, or num_classes=0.")
+            raise InputError("a classifier needs pooling: give a global_pool, or num_classes=0.")
         self.num_classes = num_classes
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
         self.flatten = nn.Flatten(1) if global_pool else nn.Identity()
@@ -139,7 +140,7 @@ class ArchNet(nn.Module):
         if indices is None or isinstance(indices, int):
             indices = range(-(count if indices is None else indices), 0)
         if not indices or not all(-count <= i < count for i in indices):
-            raise ValueError(
+            raise InputError(
                 f"feature indices {list(indices)} do not fit: {self.spec.name} has {count} of them."
             )
         return [i % count for i in indices]
@@ -189,7 +190,7 @@ class ArchNet(nn.Module):
             The list of maps, or (final features, list).
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be NCHW, got {output_fmt!r}.")
+            raise InputError(f"output_fmt must be NCHW, got {output_fmt!r}.")
         take_stages = [self.feature_info[i]["stage"] for i in self._take_indices(indices)]
         last = max(take_stages)
         stages = self.stages[: last + 1] if stop_early else self.stages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec
+from prunet_det.utils.errors import InputError
 
 _DIVISOR = 8  # outer widths are multiples of this: tensor cores and vector units like it
 _MIN_SQUEEZE = 4
@@ -95,7 +96,7 @@ def scale_compound(
 
 def _check_factor(name: str, factor: float) -> None:
     if not factor > 0:
-        raise ValueError(f"a network's {name} can be scaled by a factor above 0, got {factor}.")
+        raise InputError(f"a network's {name} can be scaled by a factor above 0, got {factor}.")
 
 
 def _scaled_squeeze(block: BlockSpec, factor: float) -> int:

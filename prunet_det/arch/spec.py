@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.utils.config import field_values, from_mapping
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import digest, write_text
 
 SCHEMA_VERSION = 1
@@ -421,7 +421,7 @@ class ArchSpec:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no spec file {path}.")
+            raise MissingFileError(f"there is no spec file {path}.")
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (json.JSONDecodeError, UnicodeDecodeError) as e:

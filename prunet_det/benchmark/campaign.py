@@ -22,7 +22,7 @@ from prunet_det.benchmark.records import (
 from prunet_det.benchmark.run import WORK, finished
 from prunet_det.benchmark.suite import Point, Suite, check_points
 from prunet_det.utils.env import environment
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.jobs import Job, JobResult, launch
 from prunet_det.utils.package import recorded_command, tool_command
 from prunet_det.zoo.models import ALIASES, model_names
@@ -141,7 +141,7 @@ def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, str]) -> 
         return False
     try:
         read_record(path)
-    except ValueError as e:
+    except InputError as e:
         aside = plan.out / WORK / DAMAGED / f"{key}.{time.time_ns()}.json"
         aside.parent.mkdir(parents=True, exist_ok=True)
         path.replace(aside)

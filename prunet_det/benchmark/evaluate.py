@@ -15,6 +15,7 @@ from prunet_det.benchmark.records import METRICS
 from prunet_det.detection.build import NetworkPart
 from prunet_det.runtime import make_program
 from prunet_det.runtime.program import Program
+from prunet_det.utils.errors import InputError
 
 # pycocotools' names, in mmdet's spelling, of METRICS.
 _COCO = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l")
@@ -89,7 +90,7 @@ def evaluate(
     """
     loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
     if tuple(loader.dataset.metainfo["classes"]) != tuple(classes):
-        raise ValueError("the training and test data have different classes, or in another order.")
+        raise InputError("the training and test data have different classes, or in another order.")
     evaluator = Evaluator(cfg.test_evaluator)
     evaluator.dataset_meta = loader.dataset.metainfo
     for batch in loader:

@@ -18,6 +18,7 @@ import numpy as np
 from prunet_det.benchmark.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
 from prunet_det.benchmark.fronts import STYLES, Axis, Point, axes, counted, pareto, points
 from prunet_det.benchmark.records import Record, check_shared
+from prunet_det.utils.errors import InputError
 
 OURS = "prunet"
 ENOUGH_SEEDS = 3
@@ -92,7 +93,7 @@ class Comparison:
         return f"; the aim of {aim:g} {state}"
 
 
-class NoCommonRangeError(ValueError):
+class NoCommonRangeError(InputError):
     """Two fronts that cannot be compared; the sentence says why."""
 
 

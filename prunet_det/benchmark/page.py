@@ -16,6 +16,7 @@ from prunet_det.benchmark.fronts import STYLES, axes, counted, pareto, points
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.records import METRICS, Record
 from prunet_det.benchmark.tables import runs_by_point
+from prunet_det.utils.extras import require
 from prunet_det.utils.io import atomic_path
 
 
@@ -28,16 +29,13 @@ def write_page(records: Sequence[Record], title: str, path: str | os.PathLike[st
         path: The file.
 
     Raises:
-        ImportError: plotly is missing.
+        MissingPackageError: plotly is missing.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as e:
-        raise ImportError("the page needs plotly: pip install prunet_det[benchmark].") from e
+    plotly = require("plotly.offline", "benchmark")
     text = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     # In a script, "<" of the data could end it.
     data = json.dumps(page_data(records)).replace("<", "\\u003c")
-    parts = {"@TITLE@": html.escape(title), "@DATA@": data, "@PLOTLY@": get_plotlyjs()}
+    parts = {"@TITLE@": html.escape(title), "@DATA@": data, "@PLOTLY@": plotly.get_plotlyjs()}
     for key, value in parts.items():
         text = text.replace(key, value)
     with atomic_path(path) as temporary:

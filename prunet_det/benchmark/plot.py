@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from prunet_det.benchmark.fronts import STYLES, Axis, Point, counted, pareto
+from prunet_det.utils.errors import MissingPackageError
 from prunet_det.utils.io import atomic_path
 
 _SIZE = (7.6, 5.0)  # inches
@@ -148,7 +149,7 @@ def _figure() -> tuple[Any, Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as e:
-        raise ImportError("plots need matplotlib: pip install prunet_det[det].") from e
+        raise MissingPackageError("plots need matplotlib: pip install prunet_det[det].") from e
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -110,15 +110,15 @@ class Record:
     def __post_init__(self) -> None:
         for key, known in (("family", FAMILIES), ("status", STATUSES)):
             if getattr(self, key) not in known:
-                raise ValueError(
+                raise InputError(
                     f"a record's {key} must be one of {', '.join(known)}, got "
                     f"{getattr(self, key)!r}."
                 )
         if self.status == "done" and set(self.metrics) != set(METRICS):
-            raise ValueError(f"a record needs the metrics {', '.join(METRICS)}.")
+            raise InputError(f"a record needs the metrics {', '.join(METRICS)}.")
         for name, value in self.metrics.items():
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"a record's {name} must lie between 0 and 1, got {value}.")
+                raise InputError(f"a record's {name} must lie between 0 and 1, got {value}.")
 
     @property
     def key(self) -> str:
@@ -172,9 +172,9 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     try:
         record = Record.from_dict(json.loads(text))
     except (ValueError, TypeError) as e:
-        raise ValueError(f"{os.fspath(path)} is no readable record: {e}") from e
+        raise InputError(f"{os.fspath(path)} is no readable record: {e}") from e
     if record.key != Path(path).stem:
-        raise ValueError(f"{os.fspath(path)} is no readable record: it is {record.key}'s.")
+        raise InputError(f"{os.fspath(path)} is no readable record: it is {record.key}'s.")
     return record
 
 
@@ -196,7 +196,7 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
     try:
         records = [read_record(path) for path in paths]
         rows = load_latencies(folder)
-    except ValueError as e:
+    except InputError as e:
         raise UserError(f"{e} Move it away, and run the benchmark again.") from e
     check_shared(r for r in records if r.status == "done")
     trained: dict[tuple[str, int], list[str]] = defaultdict(list)
@@ -282,5 +282,5 @@ def load_latencies(folder: str | os.PathLike[str]) -> list[tuple[dict[str, Any],
                 timed = weights.get(f"{row['model']}@{row['input_size']}")
                 rows.append((Latency.from_dict(own).to_dict(), timed))
         except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{path} is no readable file of latencies: {e}") from e
+            raise InputError(f"{path} is no readable file of latencies: {e}") from e
     return rows

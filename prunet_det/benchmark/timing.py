@@ -22,7 +22,7 @@ from prunet_det.latency.predict import predict, predict_module
 from prunet_det.runtime.subject import Subject, is_ours
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.utils.env import device_title, environment
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import file_digest
 
 SCOPES = ("backbone", "detector", "e2e")
@@ -133,7 +133,7 @@ def predict_suite(
                 backbone = predict_module(detector.backbone, point.model, **options)
             part = NetworkPart(detector, point.input_size)
             whole = predict_module(part, point.model, **options, scope="detector")
-        except ValueError as e:
+        except InputError as e:
             failed[str(point)] = str(e)
             continue
         rows += [{**p.latency.to_dict(), "note": " ".join(p.warnings)} for p in (backbone, whole)]

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from prunet_det.datasets import ensure_crops, get_set
 from prunet_det.datasets.build import MANIFEST
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import file_digest
 
 
@@ -34,7 +35,7 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
 
     def __init__(self, classes: tuple[str, ...], transform: Mapping[str, Any]) -> None:
         if len(classes) < 2:
-            raise ValueError(f"at least two classes are needed, the data has {len(classes)}.")
+            raise InputError(f"at least two classes are needed, the data has {len(classes)}.")
         self.metainfo = {"classes": classes}
         self._transform: Callable[[Image.Image], torch.Tensor] = create_transform(**transform)
 
@@ -66,14 +67,14 @@ class ImageFolder(_Images):
     ) -> None:
         folder = Path(data_root) / split
         if not folder.is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"there is no data folder {folder}; expected is one folder a class in it, as in "
                 f"{folder / 'cat' / 'image.jpg'} (give another place with --data-root)."
             )
         try:
             self._folder = torchvision.datasets.ImageFolder(folder)
         except FileNotFoundError as e:  # no folder a class, or one without images
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder} does not hold one folder of images a class: {e}"
             ) from e
         super().__init__(tuple(self._folder.classes), transform)
@@ -90,7 +91,7 @@ class ImageFolder(_Images):
         try:
             return self._folder[index]
         except (OSError, SyntaxError) as e:  # what Pillow raises at a damaged file
-            raise ValueError(f"{self._folder.samples[index][0]} cannot be read: {e}.") from e
+            raise InputError(f"{self._folder.samples[index][0]} cannot be read: {e}.") from e
 
     @property
     def data_hash(self) -> str:
@@ -123,7 +124,7 @@ class EmbeddedCrops(_Images):
         embedded = get_set(name)
         splits = [s for s, _ in embedded.counts]
         if split not in splits:
-            raise ValueError(f"the set {name} has no split {split!r}, only {', '.join(splits)}.")
+            raise InputError(f"the set {name} has no split {split!r}, only {', '.join(splits)}.")
         super().__init__(embedded.classes, transform)
         self._crops = folder = ensure_crops(name, data_root)
         self._images = np.load(folder / f"{split}_images.npy", mmap_mode="r")

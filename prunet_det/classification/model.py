@@ -17,7 +17,7 @@ from torch import nn
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.classification.teacher import Teacher
 from prunet_det.training.norms import check_activations
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.zoo import create, load_backbone_weights
 
 LOSSES = ("cross_entropy", "binary_cross_entropy")
@@ -63,7 +63,7 @@ class Classifier(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
         if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
+            raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
         self.num_classes = num_classes
         args = dict(arch_args or {}, num_classes=num_classes)
         self.net: nn.Module

@@ -19,6 +19,7 @@ import numpy as np
 from prunet_det.datasets.digits import DigitsSet
 from prunet_det.datasets.drawing import write_contact_sheet
 from prunet_det.datasets.glyphs import GlyphsSet
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path, digest, file_lock
 from prunet_det.utils.jobs import ordered_map
 
@@ -43,7 +44,7 @@ def get_set(name: str) -> EmbeddedSet:
         ValueError: If no set has this name.
     """
     if name not in SETS:
-        raise ValueError(f"there is no embedded set {name!r}; the known ones: {', '.join(SETS)}.")
+        raise InputError(f"there is no embedded set {name!r}; the known ones: {', '.join(SETS)}.")
     return SETS[name]
 
 
@@ -91,7 +92,7 @@ def data_hash(root: str | os.PathLike[str]) -> str:
     """
     manifest = _read_manifest(Path(root))
     if manifest is None:
-        raise FileNotFoundError(f"{root} is no embedded set: it has no readable {MANIFEST}.")
+        raise MissingFileError(f"{root} is no embedded set: it has no readable {MANIFEST}.")
     return digest(manifest["files"])
 
 
@@ -201,7 +202,7 @@ def _refuse_foreign(embedded: EmbeddedSet, root: Path) -> None:
             with contextlib.suppress(ValueError):  # damaged JSON is taken for our own, damaged
                 ours = _SIGNATURE in str(json.loads(path.read_bytes()).get("info"))
         if not ours:
-            raise ValueError(
+            raise InputError(
                 f"{root} exists and holds {name}, which is no part of the set {embedded.name}; "
                 "choose another folder or empty this one."
             )

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunet_det.utils.errors import MissingFileError
+
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
@@ -26,7 +28,7 @@ def load_font(face: str, pixels: int) -> FreeTypeFont:
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the installed matplotlib has no face {face}; reinstall the version that "
             "constraints.txt pins."
         )

@@ -11,6 +11,8 @@ from functools import cache
 import cv2
 import numpy as np
 
+from prunet_det.utils.errors import MissingFileError, MissingPackageError
+
 PHOTOS: dict[str, tuple[str, ...]] = {
     "train": (
         "astronaut.png",
@@ -40,14 +42,14 @@ def load_photos(split: str) -> tuple[np.ndarray, ...]:
     try:
         from skimage.data import data_dir
     except ImportError as e:
-        raise ImportError(
+        raise MissingPackageError(
             "the embedded data needs scikit-image and scikit-learn: pip install prunet_det[det]."
         ) from e
     photos = []
     for name in PHOTOS[split]:
         image = cv2.imread(f"{data_dir}/{name}", cv2.IMREAD_COLOR)
         if image is None:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"the installed scikit-image has no readable {name}; reinstall the version that "
                 "constraints.txt pins."
             )

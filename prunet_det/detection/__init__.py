@@ -3,10 +3,12 @@
 Use it from a config with `custom_imports = dict(imports=["prunet_det.detection"])`.
 """
 
+from prunet_det.utils.errors import MissingPackageError
+
 try:
     import mmdet  # noqa: F401
 except ImportError as e:
-    raise ImportError(
+    raise MissingPackageError(
         "prunet_det.detection needs mmdet, mmcv and mmengine, and one of them does not import "
         f"({e}). Install them with `make .venv` or `pip install prunet_det[det]`; "
         "`python tools/doctor.py` names what is wrong."

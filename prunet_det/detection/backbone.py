@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.training.norms import check_activations, convert_norms
+from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create, load_backbone_weights, resolve_spec
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class FeatureBackbone(BaseModule):
     ) -> None:
         for cfg in init_cfg if isinstance(init_cfg, Sequence) else (init_cfg or {},):
             if cfg.get("type") == "Pretrained":
-                raise ValueError(
+                raise InputError(
                     "init_cfg's type Pretrained would unpickle the file; give the backbone "
                     "checkpoint=FILE instead."
                 )
@@ -75,7 +76,7 @@ class FeatureBackbone(BaseModule):
             try:
                 self._model.set_grad_checkpointing(True)
             except AssertionError as e:
-                raise ValueError(f"with_cp does not fit {type(net.model).__name__}: {e}.") from e
+                raise InputError(f"with_cp does not fit {type(net.model).__name__}: {e}.") from e
         self._frozen_norms = self._freeze(frozen_stages)
 
     @property
@@ -87,7 +88,7 @@ class FeatureBackbone(BaseModule):
         """Freezes parameters; returns the names of the batch norms among their modules."""
         groups = group_parameters(self._model, self._model.group_matcher(coarse=True))
         if not -1 <= frozen_stages < len(groups):
-            raise ValueError(
+            raise InputError(
                 f"frozen_stages must lie in -1..{len(groups) - 1} for this network, "
                 f"got {frozen_stages}."
             )
@@ -151,17 +152,17 @@ def choose_indices(
         ValueError: If both are given, or the network has no such feature.
     """
     if out_strides is not None and out_indices is not None:
-        raise ValueError("give out_strides or out_indices, not both.")
+        raise InputError("give out_strides or out_indices, not both.")
     if out_indices is not None:
         if not out_indices or not all(-len(strides) <= i < len(strides) for i in out_indices):
-            raise ValueError(
+            raise InputError(
                 f"out_indices {list(out_indices)} do not fit: {name} has {len(strides)} features."
             )
         return tuple(i % len(strides) for i in out_indices)
     chosen = [s for s in strides if s >= 8] if out_strides is None else list(out_strides)
     missing = [s for s in chosen if s not in strides]
     if missing or not chosen:
-        raise ValueError(
+        raise InputError(
             f"{name} has no feature of stride {missing[0] if missing else '8 or more'}; it has "
             f"{', '.join(map(str, strides))}."
         )
@@ -214,13 +215,13 @@ def _probe(name: str, args: Mapping[str, Any]) -> FeatureGetterNet:
             probe = cast("FeatureGetterNet", timm.create_model(name, **args).eval())
         maps = probe(torch.empty(1, args.get("in_chans", 3), 256, 256, device="meta"))
     except (TypeError, RuntimeError, AssertionError) as e:
-        raise ValueError(f"timm's {name} cannot give feature maps as a backbone: {e}") from e
+        raise InputError(f"timm's {name} cannot give feature maps as a backbone: {e}") from e
     info = probe.feature_info
     shapes = [
         (chs, 256 // s, 256 // s) for chs, s in zip(info.channels(), info.reduction(), strict=True)
     ]
     if [tuple(m.shape[1:]) for m in maps] != shapes:
-        raise ValueError(f"timm's {name} does not give the channels and strides that it declares.")
+        raise InputError(f"timm's {name} does not give the channels and strides that it declares.")
     return probe
 
 
@@ -249,7 +250,7 @@ class TimmBackbone(FeatureBackbone):
         **kwargs: Any,
     ) -> None:
         if not timm.is_model(name):
-            raise ValueError(f"timm has no model {name!r}; see timm.list_models().")
+            raise InputError(f"timm has no model {name!r}; see timm.list_models().")
         args: dict[str, Any] = dict(features_only=True, feature_cls="getter", **(timm_args or {}))
         if drop_path_rate:
             args["drop_path_rate"] = drop_path_rate

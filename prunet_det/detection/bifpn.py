@@ -16,6 +16,8 @@ from timm.layers import create_conv2d, create_pool2d
 from torch import nn
 from torch.nn import functional as F
 
+from prunet_det.utils.errors import InputError
+
 NORM_CFG = dict(type="BN", eps=1e-3, momentum=0.01)
 
 
@@ -59,7 +61,7 @@ def bifpn_nodes(levels: int) -> tuple[Node, ...]:
         ValueError: If there are less than 2 levels.
     """
     if levels < 2:
-        raise ValueError(f"a BiFPN needs at least 2 levels, got {levels}.")
+        raise InputError(f"a BiFPN needs at least 2 levels, got {levels}.")
     last = list(range(levels))  # the newest map of each level
     at_level = [[i] for i in range(levels)]
     nodes: list[Node] = []
@@ -240,13 +242,13 @@ class BiFPN(BaseModule):
         super().__init__(init_cfg)
         strides = list(in_strides)
         if len(in_channels) != len(strides) or not 1 <= len(strides) <= num_levels:
-            raise ValueError(
+            raise InputError(
                 f"BiFPN with {num_levels} levels got {len(in_channels)} channel counts and "
                 f"{len(strides)} strides from the backbone; lower the backbone's out_strides or "
                 "raise num_levels."
             )
         if any(b != 2 * a for a, b in pairwise(strides)):
-            raise ValueError(f"BiFPN needs strides that double from level to level, got {strides}.")
+            raise InputError(f"BiFPN needs strides that double from level to level, got {strides}.")
         options = ConvOptions(norm_cfg or NORM_CFG, pad_type, conv_bias)
         chs = list(in_channels)
         self.extra_levels = nn.ModuleList()
@@ -310,9 +312,9 @@ def _read_nodes(
     for i, record in enumerate(nodes):
         node = record if isinstance(record, Node) else Node(record["level"], (*record["inputs"],))
         if not 0 <= node.level < num_levels:
-            raise ValueError(f"BiFPN node {i} has level {node.level} of {num_levels} levels.")
+            raise InputError(f"BiFPN node {i} has level {node.level} of {num_levels} levels.")
         if not node.inputs or not all(0 <= j < num_levels + i for j in node.inputs):
-            raise ValueError(
+            raise InputError(
                 f"BiFPN node {i} takes {node.inputs}, which do not all come before it."
             )
         read.append(node)
@@ -324,5 +326,5 @@ def _output_ids(nodes: tuple[Node, ...], num_levels: int) -> list[int]:
     last = {node.level: num_levels + i for i, node in enumerate(nodes)}
     if len(last) != num_levels:
         missing = sorted(set(range(num_levels)) - set(last))
-        raise ValueError(f"BiFPN has no node on level {missing[0]}; every level needs one.")
+        raise InputError(f"BiFPN has no node on level {missing[0]}; every level needs one.")
     return [last[level] for level in range(num_levels)]

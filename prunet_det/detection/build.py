@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import load_all_weights
 
@@ -40,12 +41,12 @@ def build_detector(
     """
     path = find_config(config)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no config file {os.fspath(config)}.")
+        raise MissingFileError(f"there is no config file {os.fspath(config)}.")
     cfg = Config.fromfile(path)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(cfg.model) if "model" in cfg else None
     if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):
-        raise ValueError(f"{os.fspath(config)} is no one-stage detector's config.")
+        raise InputError(f"{os.fspath(config)} is no one-stage detector's config.")
     if checkpoint is not None:
         count = load_all_weights(model, checkpoint)
         print(f"{count}/{count} tensors from {os.fspath(checkpoint)}")

@@ -11,6 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
 from prunet_det.datasets import data_hash, ensure
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import file_digest
 
 
@@ -40,7 +41,7 @@ class CocoFolder(CocoDataset):
         images = root / data_prefix["img"]
         for path, title in ((root, "data folder"), (images, "image folder")):
             if not path.is_dir():
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"there is no {title} {path}; expected are the images in {images} and COCO "
                     f"annotations in {root / ann_file}."
                 )
@@ -64,16 +65,16 @@ def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     path = Path(ann_file)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no annotation file {path}.")
+        raise MissingFileError(f"there is no annotation file {path}.")
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
         counts = {key: len(coco[key]) for key in ("images", "annotations", "categories")}
         names = [c["name"] for c in coco["categories"]]
     except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{path} is no COCO annotation file: {type(e).__name__}: {e}.") from e
+        raise InputError(f"{path} is no COCO annotation file: {type(e).__name__}: {e}.") from e
     for key in ("images", "categories"):
         if not counts[key]:
-            raise ValueError(f"{path} lists no {key}; there is nothing to train or evaluate on.")
+            raise InputError(f"{path} lists no {key}; there is nothing to train or evaluate on.")
     return tuple(names)
 
 

@@ -11,6 +11,8 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
 
+from prunet_det.utils.errors import InputError
+
 
 @MODELS.register_module()
 class OneStageDetector(SingleStageDetector):
@@ -77,7 +79,7 @@ def _fill(part: str, cfg: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     """Adds to `cfg` those of `values` that its class takes; those it has already must agree."""
     cls = MODELS.get(cfg["type"])
     if cls is None:
-        raise KeyError(f"{part} has the type {cfg['type']!r}, which is not registered.")
+        raise InputError(f"{part} has the type {cfg['type']!r}, which is not registered.")
     filled = dict(cfg)
     takes = inspect.signature(cls.__init__).parameters
     for key, value in values.items():
@@ -86,7 +88,7 @@ def _fill(part: str, cfg: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
         given = filled.setdefault(key, value)
         same = list(given) == value if isinstance(value, list) else given == value
         if not same:
-            raise ValueError(
+            raise InputError(
                 f"{part}.{key} is {given} in the config, but what comes before it gives {value}; "
                 "leave it out of the config."
             )

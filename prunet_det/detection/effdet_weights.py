@@ -12,6 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.detector import OneStageDetector
+from prunet_det.utils.errors import InputError, MissingPackageError
 from prunet_det.zoo.weights import CheckpointError, check_fit
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def detector_config(effdet_config: DictConfig) -> dict[str, Any]:
         ("act_type", "swish"),
     ):
         if c[key] != supported:
-            raise ValueError(
+            raise InputError(
                 f"effdet's {c.name} has {key} {c[key]!r}; only {supported!r} converts."
             )
     if c.fpn_name not in (None, "bifpn_fa"):
-        raise ValueError(f"effdet's {c.name} has the pyramid {c.fpn_name!r}; only BiFPN converts.")
+        raise InputError(f"effdet's {c.name} has the pyramid {c.fpn_name!r}; only BiFPN converts.")
     shared = dict(
         norm_cfg=dict(type="BN", **c.norm_kwargs),
         pad_type=c.pad_type,
@@ -132,12 +133,12 @@ def convert_checkpoint(
         from effdet import get_efficientdet_config
         from effdet.config.model_config import efficientdet_model_param_dict
     except ImportError as e:
-        raise ImportError(
+        raise MissingPackageError(
             "effdet describes its models and is missing: pip install -c constraints.txt effdet."
         ) from e
     if name not in efficientdet_model_param_dict:
         known = ", ".join(n for n in efficientdet_model_param_dict if "efficientdet_d" in n)
-        raise ValueError(f"effdet has no model {name!r}; those that convert are among {known}.")
+        raise InputError(f"effdet has no model {name!r}; those that convert are among {known}.")
     theirs = get_efficientdet_config(name)
     detector_config(theirs)  # says what does not convert, before anything else
     anchors = theirs.num_scales * len(theirs.aspect_ratios)

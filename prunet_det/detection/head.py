@@ -18,6 +18,7 @@ from torchvision.ops import batched_nms, sigmoid_focal_loss
 
 from prunet_det.detection.anchors import AnchorGrid, match_anchors
 from prunet_det.detection.bifpn import NORM_CFG, ConvOptions, separable_conv
+from prunet_det.utils.errors import InputError
 
 # (height, width) of each level's map, and the device of the anchors
 _AnchorKey: TypeAlias = tuple[tuple[tuple[int, int], ...], torch.device]
@@ -132,7 +133,7 @@ class EfficientDetHead(BaseDenseHead):
         super().__init__(init_cfg)
         unknown = set(test_cfg or {}) - set(self.TEST_CFG)
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"EfficientDetHead's test_cfg has no {sorted(unknown)[0]!r}; it has "
                 f"{', '.join(self.TEST_CFG)}."
             )

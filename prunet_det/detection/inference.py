@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from prunet_det.datasets.drawing import class_colour, draw_box
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import CheckpointError, load_all_weights
 
@@ -59,15 +60,15 @@ def load_detector(
             there is no such device.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"there is no device {device}; use cpu.")
+        raise InputError(f"there is no device {device}; use cpu.")
     cfg = config if isinstance(config, Config) else Config.fromfile(find_config(config))
     init_default_scope(cfg.get("default_scope", "mmdet"))
     if cfg.model.type == "Classifier":
-        raise ValueError("the config is a classifier's; detection needs a detector's.")
+        raise InputError("the config is a classifier's; detection needs a detector's.")
     model = MODELS.build(cfg.model)
     outputs = getattr(model.bbox_head, "num_classes", len(classes))
     if outputs != len(classes):
-        raise ValueError(f"the model has {outputs} classes, but {len(classes)} names were given.")
+        raise InputError(f"the model has {outputs} classes, but {len(classes)} names were given.")
     load_all_weights(model, checkpoint)
     model.cfg = cfg
     model.dataset_meta = {"classes": tuple(classes)}
@@ -95,7 +96,7 @@ def detect(
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
-            raise ValueError(f"{path} is missing or no image that can be read.")
+            raise InputError(f"{path} is missing or no image that can be read.")
         with torch.no_grad():
             predicted = inference_detector(model, image).pred_instances.cpu().numpy()
         detections = []

@@ -28,6 +28,7 @@ from prunet_det.latency.stopwatch import Task, time_interleaved
 from prunet_det.latency.table import Table, TableError, without_width
 from prunet_det.runtime.program import PRECISIONS
 from prunet_det.utils.env import device_title, readings
+from prunet_det.utils.errors import InputError, MissingPackageError
 from prunet_det.utils.io import read_csv
 from prunet_det.zoo.models import load_spec
 
@@ -99,7 +100,7 @@ def published_points(device: str) -> list[Point]:
     ]
     if not points:
         known = ", ".join(sorted({r["device"] for r in rows}))
-        raise ValueError(f"there are no published times of {device!r}, only of {known}.")
+        raise InputError(f"there are no published times of {device!r}, only of {known}.")
     return points
 
 
@@ -143,7 +144,7 @@ def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np
     try:
         from scipy.optimize import least_squares
     except ImportError as e:
-        raise ImportError("calibration needs SciPy: pip install prunet_det[det].") from e
+        raise MissingPackageError("calibration needs SciPy: pip install prunet_det[det].") from e
     start = np.log(PRIOR)
     efficiencies = np.array([name in FITTED[2:4] for name in FITTED])  # of a peak: at most 1
 

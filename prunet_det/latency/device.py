@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from prunet_det.latency.kernels import KINDS, Kernel
+from prunet_det.utils.errors import InputError
 
 DEVICE_DIR = Path(__file__).parent / "devices"
 # Tile shapes, a x b; those of NVIDIA's libraries for half precision.
@@ -113,14 +114,14 @@ def load_device(name: str) -> Device:
     """
     path = Path(name) if name.endswith(".json") else DEVICE_DIR / f"{name}.json"
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"there is no device {name!r}; the known ones are {', '.join(device_names())}, or the "
             "path of a device file."
         )
     try:
         return Device(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as e:
-        raise ValueError(f"{path} is no device file: {e}.") from e
+        raise InputError(f"{path} is no device file: {e}.") from e
 
 
 class KernelArrays:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.utils.errors import InputError
 
 KINDS = (
     "layout",
@@ -153,7 +154,7 @@ def spec_kernels(
         ValueError: Another scope, or an image too small for the network.
     """
     if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(SCOPES)} here, got {scope!r}.")
+        raise InputError(f"scope must be one of {', '.join(SCOPES)} here, got {scope!r}.")
     padding = padding or ("published" if scope == "classifier" else "same")
     at = (size, size) if isinstance(size, int) else size
     kernels = [layout_change(in_chans, at[0] * at[1])]
@@ -167,7 +168,7 @@ def spec_kernels(
         block = block if padding == "published" else block.padded()
         out = output_size(block, at)
         if min(out) < 1:
-            raise ValueError(
+            raise InputError(
                 f"an image of {size} px is too small for {spec.name}: nothing is left of it at "
                 f"{name}."
             )

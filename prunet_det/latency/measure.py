@@ -25,6 +25,7 @@ from prunet_det.runtime.pytorch import as_tuple
 from prunet_det.runtime.subject import Subject
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title, driver, versions
+from prunet_det.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def measure(
             programs[id(subject.module)] = program
             difference = _difference(subject, program, images)
             task = _task(subject, program, images)
-        except ValueError as e:
+        except InputError as e:
             if failed is None:
                 raise
             failed[f"{subject.name}@{subject.input_size} {subject.scope}"] = str(e)
@@ -244,7 +245,7 @@ class BlockTimer:
     ) -> None:
         positive_int(batch, "the batch")
         if runtime not in RUNTIMES:
-            raise ValueError(
+            raise InputError(
                 f"a table needs one of the runtimes {', '.join(RUNTIMES)}, got {runtime!r}."
             )
         self.device, self.seconds = device, seconds

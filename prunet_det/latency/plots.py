@@ -11,6 +11,7 @@ import numpy as np
 from prunet_det.latency.calibrate import Errors
 from prunet_det.latency.device import COMPONENTS, Device, KernelArrays, kernel_times
 from prunet_det.latency.kernels import Kernel
+from prunet_det.utils.errors import MissingPackageError
 from prunet_det.utils.io import atomic_path
 
 # Okabe and Ito's colours, told apart by the colour-blind too.
@@ -23,7 +24,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as e:
-        raise ImportError("plots need matplotlib: pip install prunet_det[det].") from e
+        raise MissingPackageError("plots need matplotlib: pip install prunet_det[det].") from e
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

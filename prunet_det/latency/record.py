@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from prunet_det.runtime.subject import SCOPES
+from prunet_det.utils.errors import InputError
 
 KINDS = ("predicted", "measured", "published")
 
@@ -51,12 +52,12 @@ class Latency:
     def __post_init__(self) -> None:
         for key, known in (("kind", KINDS), ("scope", SCOPES)):
             if getattr(self, key) not in known:
-                raise ValueError(
+                raise InputError(
                     f"a latency's {key} must be one of {', '.join(known)}, got "
                     f"{getattr(self, key)!r}."
                 )
         if not 0 < self.low_ms <= self.latency_ms <= self.high_ms < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"a latency needs 0 < low <= value <= high, got {self.low_ms}, {self.latency_ms}, "
                 f"{self.high_ms} ms."
             )
@@ -77,5 +78,5 @@ class Latency:
         missing = [k for k in known - {"note", "threads"} if k not in data]
         if wrong or missing:
             what = f"lacks {sorted(missing)[0]!r}" if missing else f"has the unknown {wrong[0]!r}"
-            raise ValueError(f"a record of a latency {what}.")
+            raise InputError(f"a record of a latency {what}.")
         return cls(**data)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from prunet_det.utils.env import readings
+from prunet_det.utils.errors import InputError
 
 WARMUP_RUNS = 5
 WARMUP_SECONDS = 0.3
@@ -160,7 +161,7 @@ def time_interleaved(
     """
     every = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
     if not every or seconds <= 0 or least_rounds < 2 or warmup_seconds < 0:
-        raise ValueError(
+        raise InputError(
             "timing needs at least one task, seconds > 0, two rounds, and a warm-up of no less "
             "than 0 s."
         )

@@ -22,7 +22,7 @@ from prunet_det.latency.device import (
 from prunet_det.latency.kernels import block_kernels, layout_change, output_size
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path
 
 SCHEMA = 1
@@ -182,7 +182,7 @@ class Table:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no latency table {path}.")
+            raise MissingFileError(f"there is no latency table {path}.")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["schema"] != SCHEMA:

@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from prunet_det.latency.kernels import Kernel, convolution, layout_change
+from prunet_det.utils.errors import InputError
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
 _RELUS = {"relu", "relu_"}
@@ -86,7 +87,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
             program = torch.export.export(network, (example,), strict=False)
     except Exception as e:  # whatever a network's own code raises under tracing
         reason = " ".join(str(e).split())[:300]
-        raise ValueError(
+        raise InputError(
             f"{type(module).__name__} cannot be traced by torch.export: {reason}"
         ) from e
     return _Tracer(program).run()

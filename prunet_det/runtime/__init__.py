@@ -9,6 +9,7 @@ from prunet_det.runtime.onnx import OnnxRuntime
 from prunet_det.runtime.program import PRECISIONS, Program, RuntimeMissingError
 from prunet_det.runtime.pytorch import ChannelsLast, Compiled, CudaGraph, Eager
 from prunet_det.runtime.tensorrt import TensorRT
+from prunet_det.utils.errors import InputError
 
 RUNTIMES: dict[str, type[Program]] = {
     cls.runtime: cls for cls in (Eager, ChannelsLast, Compiled, CudaGraph, OnnxRuntime, TensorRT)
@@ -36,7 +37,7 @@ def make_program(
         ("precision", precision, PRECISIONS),
     ):
         if value not in known:
-            raise ValueError(
+            raise InputError(
                 f"there is no {what} {value!r}; the known ones are {', '.join(known)}."
             )
     missing = RUNTIMES[runtime].missing(device)

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from prunet_det.utils.errors import InputError, MissingPackageError
+
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 # Largest difference to eager FP32 that a program's outputs may show, of their largest magnitude.
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 
 
-class RuntimeMissingError(ImportError):
+class RuntimeMissingError(MissingPackageError):
     """A runtime that this machine or environment lacks; the sentence says what it needs."""
 
 
@@ -91,7 +93,7 @@ class Program(ABC):
             ValueError: Images of another shape.
         """
         if tuple(images.shape) != self.shape:
-            raise ValueError(
+            raise InputError(
                 f"this program takes images of shape {self.shape}, got {tuple(images.shape)}."
             )
         return tuple(output.detach().float().cpu() for output in self.bind(images)())
@@ -114,24 +116,24 @@ def check_outputs(
         ValueError: NaN or infinite outputs, another number of them, or too large a difference.
     """
     if len(outputs) != len(expected):
-        raise ValueError(f"{name} gives {len(outputs)} outputs, the network {len(expected)}.")
+        raise InputError(f"{name} gives {len(outputs)} outputs, the network {len(expected)}.")
     worst = 0.0
     for i, (output, wanted) in enumerate(zip(outputs, expected, strict=True)):
         for what, tensor in ((name, output), ("the network itself", wanted)):
             if not torch.isfinite(tensor).all():
-                raise ValueError(
+                raise InputError(
                     f"output {i} of {what} is not finite: its latency would mean nothing. Load "
                     "trained weights, or use fp32."
                 )
         if output.shape != wanted.shape:
-            raise ValueError(
+            raise InputError(
                 f"output {i} of {name} has the shape {tuple(output.shape)}, the network's "
                 f"{tuple(wanted.shape)}."
             )
         scale = max(float(wanted.abs().max()), 1e-6)
         worst = max(worst, float((output - wanted).abs().max()) / scale)
     if worst > tolerance:
-        raise ValueError(
+        raise InputError(
             f"{name} differs from eager by {worst:.2g} of the largest output, more than "
             f"{tolerance:g}."
         )
@@ -183,14 +185,14 @@ def inference_graph(
         return copy.deepcopy(plain).requires_grad_(False).eval()
 
 
-def export_error(module: nn.Module, cause: BaseException) -> ValueError:
+def export_error(module: nn.Module, cause: BaseException) -> InputError:
     """What to tell a user whose network cannot be exported: the first cause, and the operator."""
     while cause.__cause__ is not None:
         cause = cause.__cause__
     reason = " ".join(str(cause).split())
     operator_name = re.search(r"op='([\w.]+)'", reason)
     what = f"because of the operator {operator_name[1]}" if operator_name else ""
-    return ValueError(
+    return InputError(
         f"{type(module).__name__} cannot be exported {what}".rstrip() + f": {reason[:300]}"
     )
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.config import positive_int
+from prunet_det.utils.errors import InputError, MissingPackageError
 
 # `classifier`: the whole classification network. `backbone`: everything up to the deepest stride,
 # without the tail. `detector`: backbone, neck and head up to raw outputs. `e2e`: `detector` with
@@ -73,7 +74,7 @@ def load_subject(
         FileNotFoundError, CheckpointError: Of the spec, config or checkpoint.
     """
     if scope not in SCOPES:
-        raise ValueError(f"there is no scope {scope!r}; the known ones are {', '.join(SCOPES)}.")
+        raise InputError(f"there is no scope {scope!r}; the known ones are {', '.join(SCOPES)}.")
     if input_size is not None:
         positive_int(input_size, "the input size")
     name = model.name if isinstance(model, ArchSpec) else os.fspath(model)
@@ -83,7 +84,7 @@ def load_subject(
         elif name.endswith(".py"):
             subject = _from_config(name, scope, input_size, checkpoint)
         elif scope in ("detector", "e2e"):
-            raise ValueError(f"scope {scope} needs a detector's config (*.py), got {name}.")
+            raise InputError(f"scope {scope} needs a detector's config (*.py), got {name}.")
         else:
             subject = _from_network(name, scope, input_size, checkpoint)
         if settle and checkpoint is None:
@@ -116,7 +117,7 @@ def timm_network(name: str, scope: str) -> tuple[nn.Module, int]:
     from prunet_det.zoo.models import model_names
 
     if not timm.is_model(name):
-        raise ValueError(
+        raise InputError(
             f"there is no network {name!r}, neither here ({', '.join(model_names())}) nor in timm."
         )
     if scope == "classifier":
@@ -130,7 +131,7 @@ def timm_network(name: str, scope: str) -> tuple[nn.Module, int]:
         indices = [i for i, s in zip(probe.out_indices, strides, strict=True) if s >= _LEAST_STRIDE]
         return timm.create_model(name, out_indices=indices, **options), DETECTION_SIZE
     except (RuntimeError, TypeError, AssertionError) as e:
-        raise ValueError(f"timm's {name} gives no feature maps: {e}.") from e
+        raise InputError(f"timm's {name} gives no feature maps: {e}.") from e
 
 
 def _from_network(
@@ -185,12 +186,14 @@ def _from_config(
     try:
         from prunet_det.detection import build
     except ImportError as e:
-        raise ImportError(f"configs need the extra: pip install prunet_det[det] ({e}).") from e
+        raise MissingPackageError(
+            f"configs need the extra: pip install prunet_det[det] ({e})."
+        ) from e
     detector, size = build.build_detector(path, checkpoint)
     size = input_size or size or DETECTION_SIZE
     name = os.path.splitext(os.path.basename(path))[0]
     if scope == "classifier":
-        raise ValueError(f"{path} is a detector's config; scope classifier needs a network.")
+        raise InputError(f"{path} is a detector's config; scope classifier needs a network.")
     if scope == "backbone":
         strides = getattr(detector.backbone, "out_strides", None)
         names = tuple(f"stride{s}" for s in strides) if strides else ()

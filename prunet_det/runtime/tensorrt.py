@@ -11,6 +11,7 @@ from torch import nn
 
 from prunet_det.runtime.onnx import INPUT, onnx_bytes
 from prunet_det.runtime.program import Program
+from prunet_det.utils.errors import InputError
 
 
 class TensorRT(Program):
@@ -78,13 +79,13 @@ def build_engine(content: bytes, half: bool) -> Any:
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
-        raise ValueError(f"TensorRT cannot read the network: {parser.get_error(0)}.")
+        raise InputError(f"TensorRT cannot read the network: {parser.get_error(0)}.")
     config = builder.create_builder_config()
     if half:
         config.set_flag(trt.BuilderFlag.FP16)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise ValueError("TensorRT could not build an engine; its log above says why.")
+        raise InputError("TensorRT could not build an engine; its log above says why.")
     return trt.Runtime(logger).deserialize_cuda_engine(serialized)
 
 

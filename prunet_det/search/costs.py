@@ -23,12 +23,13 @@ from prunet_det.latency.table import (
 )
 from prunet_det.search.space import LayerSpace, Network, Operator, SearchSpace
 from prunet_det.utils.config import positive_int
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import digest
 
 MEASURED_WIDTHS = 4  # of an operator, evenly over its range; those between follow by interpolation
 
 
-class BudgetError(ValueError):
+class BudgetError(InputError):
     """A budget that no network of the space can meet; the sentence has the reachable range."""
 
 
@@ -203,7 +204,7 @@ class Pricing:
                 )
             return lambda space, size: table
         if self.device not in device_names() and not self.device.endswith(".json"):
-            raise ValueError(
+            raise InputError(
                 f"there is no device {self.device!r}; the known ones are "
                 f"{', '.join(device_names())}, `here` (measures this machine), or the path of a "
                 "table or of a device file."
@@ -235,7 +236,7 @@ def _is_table(path: str) -> bool:
     if not path.endswith(".json"):
         return False
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no table or device file {path}.")
+        raise MissingFileError(f"there is no table or device file {path}.")
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as e:

@@ -22,7 +22,7 @@ from prunet_det.search.objective import fits
 from prunet_det.search.repair import Repaired
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.utils.env import environment
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, MissingFileError, UserError
 from prunet_det.utils.io import write_json
 from prunet_det.zoo.weights import save_safetensors
 
@@ -236,7 +236,7 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{os.fspath(folder)} holds no result: there is no {RUN_FILE}.")
+        raise MissingFileError(f"{os.fspath(folder)} holds no result: there is no {RUN_FILE}.")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         spec = ArchSpec.load(Path(folder) / ARCH_FILE)
@@ -267,7 +267,7 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "commit": run["commit"],
         }
     except (KeyError, TypeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{path} is no run of a search: {e}.") from e
+        raise InputError(f"{path} is no run of a search: {e}.") from e
 
 
 def is_finished(folder: Path, config: str, budget_ms: float) -> bool:

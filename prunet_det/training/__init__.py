@@ -1,9 +1,11 @@
 """Training and evaluation on mmengine's Runner; importing this registers hooks and optimizers."""
 
+from prunet_det.utils.errors import MissingPackageError
+
 try:
     from mmengine.config.utils import MODULE2PACKAGE
 except ImportError as e:
-    raise ImportError(
+    raise MissingPackageError(
         f"training needs mmengine, which does not import ({e}). Install it with `make .venv` or "
         "`pip install prunet_det[det]`; `python tools/doctor.py` names what is wrong."
     ) from e

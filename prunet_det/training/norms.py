@@ -10,6 +10,8 @@ from timm.layers import BatchNormAct2d, GroupNormAct, convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunet_det.utils.errors import InputError
+
 NORMS = ("BN", "SyncBN", "GN")
 
 
@@ -34,12 +36,12 @@ def convert_norms(net: nn.Module, norm_cfg: Mapping[str, Any]) -> nn.Module:
     cfg = {"num_groups": 32, "requires_grad": True, **norm_cfg}
     kind, groups, trained = cfg.pop("type", None), cfg.pop("num_groups"), cfg.pop("requires_grad")
     if kind not in NORMS:
-        raise ValueError(f"norm_cfg's type must be one of {', '.join(NORMS)}, got {kind!r}.")
+        raise InputError(f"norm_cfg's type must be one of {', '.join(NORMS)}, got {kind!r}.")
     if cfg:
-        raise ValueError(f"norm_cfg of a backbone takes no {next(iter(cfg))!r}.")
+        raise InputError(f"norm_cfg of a backbone takes no {next(iter(cfg))!r}.")
     batch_norms = {n: m for n, m in net.named_modules() if isinstance(m, _BatchNorm)}
     if not batch_norms:
-        raise ValueError(f"{type(net).__name__} has no batch norms to turn into {kind}.")
+        raise InputError(f"{type(net).__name__} has no batch norms to turn into {kind}.")
     if kind == "SyncBN":
         net = convert_sync_batchnorm(net)
     elif kind == "GN":
@@ -76,7 +78,7 @@ def check_activations(net: nn.Module) -> None:
     for name, module in net.named_modules():
         # The converter keeps the activation as a child of a norm that does not call it.
         if type(module) is nn.SyncBatchNorm and hasattr(module, "act"):
-            raise RuntimeError(
+            raise InputError(
                 f"the conversion to SyncBN dropped the activation in {name}; leave sync_bn out of "
                 "the config (a detector's backbone takes norm_cfg=dict(type='SyncBN') instead)."
             )

@@ -19,6 +19,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from mmengine.runner import Runner
 
+from prunet_det.utils.errors import InputError
+
 
 @DATASETS.register_module()
 class PlacedSamples(torch.utils.data.Dataset):
@@ -135,7 +137,7 @@ def make_repeatable(cfg: Config, seed: int) -> None:
     placed = {"InfiniteSampler": "PlacedInfiniteSampler", "DefaultSampler": "PlacedSampler"}
     sampler = cfg.train_dataloader.sampler
     if sampler.type not in placed:
-        raise ValueError(
+        raise InputError(
             f"the training's sampler must be one of {', '.join(placed)}, got {sampler.type}."
         )
     sampler.type = placed[sampler.type]

@@ -17,6 +17,10 @@ class InputError(UserError, ValueError):
     """An argument, a setting or a file's content that cannot be used."""
 
 
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that is not there."""
+
+
 class MissingPackageError(UserError, ImportError):
     """A package of one of the extras that is not installed."""
 

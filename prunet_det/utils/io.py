@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.utils.env import environment
+from prunet_det.utils.errors import InputError
 
 PathLike = str | os.PathLike[str]
 
@@ -116,7 +117,7 @@ def read_csv(path: PathLike) -> tuple[dict[str, str], list[dict[str, str]]]:
                 body.append(line)
     rows = list(csv.DictReader(body))
     if not rows:
-        raise ValueError(f"{os.fspath(path)} holds no records.")
+        raise InputError(f"{os.fspath(path)} holds no records.")
     return comments, rows
 
 

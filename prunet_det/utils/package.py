@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prunet_det.utils.errors import MissingFileError
+
 FILES = Path(__file__).parent.parent / ".mim"
 
 
@@ -23,7 +25,7 @@ def package_file(path: str | os.PathLike[str]) -> Path:
     """
     found = FILES / path
     if not found.exists():
-        raise FileNotFoundError(f"prunet_det has no file {os.fspath(path)}.")
+        raise MissingFileError(f"prunet_det has no file {os.fspath(path)}.")
     return found
 
 

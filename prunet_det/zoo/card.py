@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from prunet_det.arch.spec import BLOCK_KINDS, ArchSpec, BlockSpec
+from prunet_det.utils.errors import MissingPackageError
 from prunet_det.utils.io import atomic_path, markdown_table
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
     except ImportError as e:
-        raise ImportError("drawing needs matplotlib: pip install prunet_det[det].") from e
+        raise MissingPackageError("drawing needs matplotlib: pip install prunet_det[det].") from e
     blocks = len(spec.blocks) + len(spec.stem.widths) + 1
     with matplotlib.rc_context({"svg.hashsalt": spec.name, "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(max(6.5, 0.32 * blocks + 1.2), 3.2), layout="constrained")

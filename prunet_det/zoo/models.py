@@ -15,13 +15,14 @@ from torch import nn
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.utils.errors import InputError
 from prunet_det.zoo.weights import load_backbone_weights
 
 SPEC_DIR = Path(__file__).parent / "specs"
 ALIASES = {"gpunet_p0": "prunet_p0", "gpunet_p1": "prunet_p1"}
 
 
-class UnknownModelError(KeyError, ValueError):
+class UnknownModelError(InputError, KeyError):
     """A name that no spec file has; the message lists the known names."""
 
     def __str__(self) -> str:
@@ -86,7 +87,7 @@ def _data_cfg(spec: ArchSpec) -> dict[str, Any]:
 
 def _build(spec: ArchSpec, variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     if pretrained:
-        raise ValueError(
+        raise InputError(
             f"no pretrained weights are published for {variant}; create it with pretrained=False, "
             "and load your own with prunet_det.create(..., checkpoint=FILE)."
         )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.utils.errors import InputError
 
 _PARTS = {
     "stem": re.compile(r"network\.head:(?: \d+)?\.net\.(?P<module>\d+)\.(?P<tensor>\w+)"),
@@ -45,7 +46,7 @@ _BLOCK_MODULES = {
 }
 
 
-class ReleasedNameError(ValueError):
+class ReleasedNameError(InputError):
     """A name that no released checkpoint of this network has."""
 
 

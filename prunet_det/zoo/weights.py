@@ -16,6 +16,7 @@ from torch import nn
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
@@ -27,7 +28,7 @@ _PREFIXES = ("module.", "model.", "backbone.", "net.")
 _HEAD = ("conv_head.", "pre_logits.", "classifier.")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be read or does not fit; the message says why."""
 
 
@@ -61,7 +62,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}.")
+        raise MissingFileError(f"there is no checkpoint {path}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -170,7 +171,7 @@ def save_safetensors(
         if half and value.is_floating_point():
             value = value.half()
             if not torch.isfinite(value).all():
-                raise ValueError(f"{key} does not fit into FP16; store the weights in full.")
+                raise InputError(f"{key} does not fit into FP16; store the weights in full.")
         tensors[key] = value.contiguous().clone()
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)

@@ -138,7 +138,7 @@ def test_frozen_statistics_stay():
 
 def test_a_converter_that_drops_activations_is_caught():
     backbone = nn.SyncBatchNorm.convert_sync_batchnorm(TimmBackbone("efficientnet_b0"))
-    with pytest.raises(RuntimeError, match=r"dropped the activation in model\.bn1.*SyncBN"):
+    with pytest.raises(ValueError, match=r"dropped the activation in model\.bn1.*SyncBN"):
         backbone.train()
     nn.SyncBatchNorm.convert_sync_batchnorm(PruNet("prunet_demo")).train()
 
