@@ -6,7 +6,7 @@ The backbone is prunet_demo, small enough for two CPU cores. Objects measure 16 
 images, half of COCO's proportion, so the anchors start at 2 strides and P6 is the last level.
 """
 
-_base_ = ["_base_/default_runtime.py", "_base_/digits.py", "_base_/effdet.py"]
+_base_ = ["_base_/detection.py", "_base_/datasets/digits.py", "_base_/models/effdet.py"]
 
 norm_cfg = dict(type="BN", eps=1e-3, momentum=0.03)
 model = dict(

@@ -8,7 +8,7 @@ linear warm-up, cosine decay over 300 epochs, weight decay 4e-5, gradients clipp
 0.9998. It has been run for a few iterations only, on a small folder: a recipe, not a result.
 """
 
-_base_ = ["_base_/default_runtime.py", "_base_/coco.py", "_base_/effdet.py"]
+_base_ = ["_base_/detection.py", "_base_/datasets/coco.py", "_base_/models/effdet.py"]
 
 max_epochs = 300
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=10)

@@ -5,7 +5,7 @@
 12 epochs from random weights: batch 16, Muon, cosine decay, EMA. On a CPU it runs, but takes days.
 """
 
-_base_ = ["_base_/default_runtime.py", "_base_/glyphs.py", "_base_/effdet.py"]
+_base_ = ["_base_/detection.py", "_base_/datasets/glyphs.py", "_base_/models/effdet.py"]
 
 norm_cfg = dict(type="BN", eps=1e-3, momentum=0.03)
 model = dict(

@@ -1,6 +1,6 @@
 """What every classification config shares."""
 
-_base_ = ["runtime.py"]
+_base_ = ["default_runtime.py"]
 
 custom_imports = dict(imports=["prunet_det.classification"])
 default_scope = "mmengine"

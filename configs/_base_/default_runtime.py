@@ -1,12 +1,21 @@
-"""What every detector config shares."""
+"""What every config shares: hooks, logging, the environment."""
 
-_base_ = ["runtime.py"]
-
-custom_imports = dict(imports=["prunet_det.detection"])
-default_scope = "mmdet"
-default_hooks = dict(visualization=dict(type="DetVisualizationHook"))
-visualizer = dict(
-    type="DetLocalVisualizer",
-    vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")],
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=500, by_epoch=False, max_keep_ckpts=2),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
 )
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+log_processor = dict(type="LogProcessor", window_size=50, by_epoch=False)
+log_level = "INFO"
+load_from = None
+resume = False
+randomness = dict(seed=0)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")

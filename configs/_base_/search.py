@@ -1,6 +1,6 @@
 """What every search config shares: data, optimizer of the network weights, hooks."""
 
-_base_ = ["runtime.py"]
+_base_ = ["default_runtime.py"]
 
 custom_imports = dict(imports=["prunet_det.classification", "prunet_det.search.optim"])
 default_scope = "mmengine"

@@ -1,6 +1,6 @@
 """The short recipe, from scratch on 24 px digits, by which a last tier trains its finalists."""
 
-_base_ = ["../_base_/classification.py", "../_base_/crops.py"]
+_base_ = ["../_base_/classification.py", "../_base_/datasets/crops.py"]
 
 model = dict(
     type="Classifier", arch="prunet_demo", num_classes=10, label_smoothing=0.0, channels_last=True

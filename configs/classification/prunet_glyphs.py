@@ -3,7 +3,7 @@
 python tools/train.py configs/classification/prunet_glyphs.py
 """
 
-_base_ = ["../_base_/classification.py", "../_base_/crops.py"]
+_base_ = ["../_base_/classification.py", "../_base_/datasets/crops.py"]
 
 model = dict(
     type="Classifier",
