@@ -14,7 +14,12 @@ from mmengine.config import Config
 
 from prunet_det.benchmark.records import FAMILIES, run_key
 from prunet_det.latency.measure import default_runtime, local_device
-from prunet_det.training.launch import move_schedule, set_data_root, set_max_iters
+from prunet_det.training.launch import (
+    explicit_schedule,
+    set_data_root,
+    set_length,
+    training_length,
+)
 from prunet_det.training.repeatable import make_repeatable
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import UserError
@@ -155,13 +160,10 @@ class Suite:
             if option.startswith("model.backbone"):
                 raise UserError(f"{option} cannot be an option: backbones are a suite's models.")
         cfg.merge_from_dict(dict(self.options))
-        if self.max_iters is not None and self.max_iters < 1:
-            raise UserError(f"max_iters must be at least 1, got {self.max_iters}.")
-        if self.max_iters is not None and cfg.train_cfg.get("max_iters") is None:
-            move_schedule(cfg, cfg.train_cfg.max_epochs, self.max_iters)
-            cfg.train_cfg.max_epochs = self.max_iters
-        elif self.max_iters is not None:
-            set_max_iters(cfg, self.max_iters)
+        if self.max_iters is not None:
+            if self.max_iters < 1:
+                raise UserError(f"max_iters must be at least 1, got {self.max_iters}.")
+            set_length(cfg, self.max_iters)
         if self.data_root:
             set_data_root(cfg, self.data_root)
         if self.amp and torch.device(self.device).type == "cuda":
@@ -198,6 +200,7 @@ class Suite:
         """A digest of the recipe, whatever the backbone, the input size and the data's place."""
         cfg = self.recipe()
         cfg.model.pop("backbone")
+        cfg.param_scheduler = explicit_schedule(cfg, training_length(cfg))
         set_input_size(cfg, 0)
         recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))
         recipe |= {"held_out": self.held_out, "crop": self.crop}

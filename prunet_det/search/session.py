@@ -228,10 +228,11 @@ def _request(
         "model",
         "search_dataloader",
         "optim_wrapper",
-        "param_scheduler",
         "finals",
     )
     settings = {key: cfg.get(key) for key in keys}
+    length = cfg.search.get("warmup", 0) + cfg.search.steps
+    settings["param_scheduler"] = launch.explicit_schedule(cfg, length)
     if args.no_finals or not settings["finals"]:
         settings["finals"] = None
     else:

@@ -122,5 +122,6 @@ def recipe_of(cfg: Config, config: str | os.PathLike[str], key: str = "recipe") 
 def recipe_hash(path: str) -> str:
     """A digest of all of a recipe that trains or scores."""
     cfg = Config.fromfile(path)
+    cfg.param_scheduler = launch.explicit_schedule(cfg, launch.training_length(cfg))
     silent = ("default_hooks", "visualizer", "log_level", "log_processor")
     return digest({k: v for k, v in cfg.items() if k not in silent})

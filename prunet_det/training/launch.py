@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.utils.errors import UserError
@@ -76,44 +76,61 @@ def set_data_root(cfg: Config, root: str) -> None:
 
 
 def set_max_iters(cfg: Config, max_iters: int) -> None:
-    """Trains for another number of iterations, with the schedule's end moved along.
-
-    A warm-up keeps its length, but takes at most a quarter of the training.
+    """Trains for another number of iterations; the schedule follows, as in `set_length`.
 
     Raises:
         UserError: The config trains by epochs, or the number is not positive.
     """
     if max_iters < 1:
         raise UserError(f"--max-iters must be at least 1, got {max_iters}.")
-    old = cfg.train_cfg.get("max_iters")
-    if old is None:
+    if "max_iters" not in cfg.train_cfg:
         raise UserError(
             "--max-iters is for configs that train by iterations; this one trains by epochs: "
             "--cfg-options train_cfg.max_epochs=N."
         )
-    move_schedule(cfg, old, max_iters)
-    cfg.train_cfg.max_iters = max_iters
+    set_length(cfg, max_iters)
 
 
-def move_schedule(cfg: Config, old: int, new: int) -> None:
-    """Moves the end of a config's schedule, in iterations or epochs.
+def set_length(cfg: Config, length: int) -> None:
+    """Trains for another number of iterations, or of epochs where the config counts these.
+
+    What ended with the training still does. A warm-up keeps its length, but takes at most a
+    quarter of the training.
+    """
+    unit = "max_iters" if "max_iters" in cfg.train_cfg else "max_epochs"
+    old = training_length(cfg)
+    schedulers = explicit_schedule(cfg, old)
+    for scheduler in schedulers:
+        for key in ("begin", "end"):
+            at = scheduler[key]
+            scheduler[key] = length if at == old else min(at, length // 4)
+        if "T_max" in scheduler:
+            scheduler["T_max"] = scheduler["end"] - scheduler["begin"]
+    cfg.param_scheduler = [s for s in schedulers if s["end"] > s["begin"]]
+    cfg.train_cfg[unit] = length
+
+
+def training_length(cfg: Config) -> int:
+    """Iterations of a config's training, or epochs where it counts these."""
+    return int(cfg.train_cfg.get("max_iters") or cfg.train_cfg.max_epochs)
+
+
+def explicit_schedule(cfg: Config, length: int) -> list[ConfigDict]:
+    """The config's schedulers with what mmengine gives them by default: begin, end and T_max.
+
+    Digests of recipes are made of this form, since writing a default out changes no recipe.
 
     Args:
-        cfg: Whose warm-up keeps its length, but takes at most a quarter of the training.
-        old, new: Lengths of the training.
+        cfg: Its `param_scheduler` may be missing or None.
+        length: Iterations or epochs of the training, at which a scheduler ends by default.
     """
     schedulers = []
     for scheduler in cfg.get("param_scheduler") or []:
-        begin, end = (
-            new if at == old else min(at, new // 4)
-            for at in (scheduler.get("begin", 0), scheduler.get("end", old))
-        )
-        if end > begin:
-            scheduler.update(begin=begin, end=end)
-            if "T_max" in scheduler:
-                scheduler["T_max"] = end - begin
-            schedulers.append(scheduler)
-    cfg.param_scheduler = schedulers
+        explicit = ConfigDict({"begin": 0, "end": length, **scheduler})
+        if explicit.type == "CosineAnnealingLR":
+            explicit.setdefault("T_max", explicit.end - explicit.begin)
+        schedulers.append(explicit)
+    return schedulers
 
 
 def set_teacher(cfg: Config, name: str | None, checkpoint: str | None) -> None:

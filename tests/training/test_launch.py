@@ -31,6 +31,19 @@ def test_the_schedule_follows_the_length(cfg, iters, ends):
     assert cfg.param_scheduler[-1].T_max == ends[-1][1] - ends[-1][0]
 
 
+def test_a_default_written_out_is_the_same_schedule(cfg):
+    cfg.param_scheduler = [
+        dict(type="LinearLR", start_factor=0.1, end=9, by_epoch=False),
+        dict(type="CosineAnnealingLR", begin=9, by_epoch=False),
+    ]
+    short = launch.explicit_schedule(cfg, 30)
+    cfg.param_scheduler = [
+        dict(type="LinearLR", start_factor=0.1, begin=0, end=9, by_epoch=False),
+        dict(type="CosineAnnealingLR", begin=9, end=30, T_max=21, by_epoch=False),
+    ]
+    assert launch.explicit_schedule(cfg, 30) == short == cfg.param_scheduler
+
+
 def test_effective_batch(cfg):
     cfg.optim_wrapper.accumulative_counts = 2
     assert launch.effective_batch(cfg, 4) == (
