@@ -6,36 +6,19 @@ The backbone is prunet_demo, small enough for two CPU cores. Objects measure 16 
 images, half of COCO's proportion, so the anchors start at 2 strides and P6 is the last level.
 """
 
-_base_ = ["_base_/detection.py", "_base_/datasets/digits.py", "_base_/models/effdet.py"]
+_base_ = [
+    "_base_/detection.py",
+    "_base_/datasets/digits.py",
+    "_base_/models/effdet.py",
+    "_base_/schedules/muon.py",
+]
 
 norm_cfg = dict(type="BN", eps=1e-3, momentum=0.03)
 model = dict(
     data_preprocessor=dict(pad_size_divisor=64),
-    backbone=dict(type="PruNet", arch="prunet_demo"),
-    neck=dict(channels=64, num_cells=2, num_levels=4, norm_cfg=norm_cfg),
+    backbone=dict(arch="prunet_demo"),
+    neck=dict(num_cells=2, num_levels=4, norm_cfg=norm_cfg),
     bbox_head=dict(num_classes=10, repeats=2, anchor_scale=2.0, norm_cfg=norm_cfg),
     test_cfg=dict(score_thr=0.01),
 )
 auto_scale_lr = dict(base_batch_size=8)
-
-max_iters = 2000
-warmup = 100
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=1000)
-
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="TimmMuon", lr=1e-2, weight_decay=0.01, nesterov=True),
-    clip_grad=dict(max_norm=10.0),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=warmup,
-        end=max_iters,
-        T_max=max_iters - warmup,
-        eta_min_ratio=0.005,
-        by_epoch=False,
-    ),
-]
-custom_hooks = [dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.002, priority=49)]

@@ -8,38 +8,13 @@ linear warm-up, cosine decay over 300 epochs, weight decay 4e-5, gradients clipp
 0.9998. It has been run for a few iterations only, on a small folder: a recipe, not a result.
 """
 
-_base_ = ["_base_/detection.py", "_base_/datasets/coco.py", "_base_/models/effdet.py"]
-
-max_epochs = 300
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=10)
-
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="SGD", lr=0.16, momentum=0.9, weight_decay=4e-5),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    clip_grad=dict(max_norm=10.0),
-)
-auto_scale_lr = dict(base_batch_size=128)
-param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.01,
-        begin=0,
-        end=1,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        begin=1,
-        end=max_epochs,
-        T_max=max_epochs - 1,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
+_base_ = [
+    "_base_/detection.py",
+    "_base_/datasets/coco.py",
+    "_base_/models/effdet.py",
+    "_base_/schedules/sgd_300e.py",
 ]
+
+auto_scale_lr = dict(base_batch_size=128)
 default_hooks = dict(checkpoint=dict(interval=1, by_epoch=True))
 log_processor = dict(by_epoch=True)
-custom_hooks = [
-    dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.0002, priority=49),
-]

@@ -5,7 +5,12 @@
 12 epochs from random weights: batch 16, Muon, cosine decay, EMA. On a CPU it runs, but takes days.
 """
 
-_base_ = ["_base_/detection.py", "_base_/datasets/glyphs.py", "_base_/models/effdet.py"]
+_base_ = [
+    "_base_/detection.py",
+    "_base_/datasets/glyphs.py",
+    "_base_/models/effdet.py",
+    "_base_/schedules/muon.py",
+]
 
 norm_cfg = dict(type="BN", eps=1e-3, momentum=0.03)
 model = dict(
@@ -17,21 +22,6 @@ auto_scale_lr = dict(base_batch_size=16)
 
 max_iters = 6000
 warmup = 300
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=1000)
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="TimmMuon", lr=1e-2, weight_decay=0.01, nesterov=True),
-    clip_grad=dict(max_norm=10.0),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=warmup,
-        end=max_iters,
-        T_max=max_iters - warmup,
-        eta_min_ratio=0.005,
-        by_epoch=False,
-    ),
-]
-custom_hooks = [dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.001, priority=49)]
+train_cfg = dict(max_iters=max_iters)
+_base_.param_scheduler[0].end = _base_.param_scheduler[1].begin = warmup
+_base_.custom_hooks[0].momentum = 0.001

@@ -14,16 +14,4 @@ model = dict(
     backbone=dict(arch=searched + "arch.json", checkpoint=searched + "weights.safetensors")
 )
 max_iters = 1000
-warmup = 100
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=warmup,
-        end=max_iters,
-        T_max=max_iters - warmup,
-        eta_min_ratio=0.005,
-        by_epoch=False,
-    ),
-]

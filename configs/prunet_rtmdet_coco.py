@@ -5,14 +5,18 @@ GPU MMDetection's head needs mmcv's CUDA operators (`python tools/doctor.py` say
 there); prunet_effdet_coco.py does not.
 """
 
-_base_ = ["prunet_effdet_coco.py"]
+_base_ = [
+    "_base_/detection.py",
+    "_base_/datasets/coco.py",
+    "_base_/models/one_stage.py",
+    "_base_/schedules/sgd_300e.py",
+]
 
 norm_cfg = dict(type="BN")
 act_cfg = dict(type="SiLU", inplace=True)
 model = dict(
     backbone=dict(out_strides=[8, 16, 32]),
     neck=dict(
-        _delete_=True,
         type="CSPNeXtPAFPN",
         out_channels=192,
         num_csp_blocks=2,
@@ -21,7 +25,6 @@ model = dict(
         act_cfg=act_cfg,
     ),
     bbox_head=dict(
-        _delete_=True,
         type="RTMDetSepBNHead",
         num_classes=80,
         stacked_convs=2,
@@ -56,3 +59,5 @@ optim_wrapper = dict(
     paramwise_cfg=dict(bypass_duplicate=True),  # the levels share convolutions
 )
 auto_scale_lr = dict(base_batch_size=256)
+default_hooks = dict(checkpoint=dict(interval=1, by_epoch=True))
+log_processor = dict(by_epoch=True)

@@ -1,5 +1,6 @@
 """What every config shares: hooks, logging, the environment."""
 
+default_scope = "mmengine"
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
@@ -11,6 +12,10 @@ env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
     dist_cfg=dict(backend="nccl"),
+)
+visualizer = dict(
+    type="Visualizer",
+    vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")],
 )
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=False)
 log_level = "INFO"

@@ -17,20 +17,12 @@ max_iters = 200
 warmup = 20
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
-    _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01, fused=True),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.05, begin=0, end=warmup, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=warmup,
-        end=max_iters,
-        T_max=max_iters - warmup,
-        eta_min_ratio=0.01,
-        by_epoch=False,
-    ),
+    dict(type="LinearLR", start_factor=0.05, end=warmup, by_epoch=False),
+    dict(type="CosineAnnealingLR", begin=warmup, eta_min_ratio=0.01, by_epoch=False),
 ]
 custom_hooks = []

@@ -11,15 +11,5 @@ test_dataloader = dict(num_workers=4, dataset=dict(data, **crops))
 
 max_iters = 1500
 warmup = 100
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.05, begin=0, end=warmup, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=warmup,
-        end=max_iters,
-        T_max=max_iters - warmup,
-        eta_min_ratio=0.01,
-        by_epoch=False,
-    ),
-]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+_base_.param_scheduler[0].end = _base_.param_scheduler[1].begin = warmup

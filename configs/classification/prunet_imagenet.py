@@ -70,21 +70,9 @@ optim_wrapper = dict(
 auto_scale_lr = dict(base_batch_size=2048)
 param_scheduler = [
     dict(
-        type="LinearLR",
-        start_factor=0.001,
-        begin=0,
-        end=warmup,
-        by_epoch=True,
-        convert_to_iter_based=True,
+        type="LinearLR", start_factor=0.001, end=warmup, by_epoch=True, convert_to_iter_based=True
     ),
-    dict(
-        type="CosineAnnealingLR",
-        begin=warmup,
-        end=max_epochs,
-        T_max=max_epochs - warmup,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
+    dict(type="CosineAnnealingLR", begin=warmup, by_epoch=True, convert_to_iter_based=True),
 ]
 default_hooks = dict(checkpoint=dict(interval=1, by_epoch=True))
 log_processor = dict(by_epoch=True)

@@ -38,19 +38,3 @@ search_dataloader = dict(
     num_workers=12,
     dataset=dict(name="glyphs", data_root="data/glyphs/"),
 )
-optim_wrapper = dict(
-    type="SearchOptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01, fused=True),
-    clip_grad=dict(max_norm=5.0),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=200, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=200,
-        end=warmup + steps,
-        T_max=warmup + steps - 200,
-        eta_min_ratio=0.05,
-        by_epoch=False,
-    ),
-]

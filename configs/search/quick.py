@@ -35,23 +35,10 @@ search = dict(
 recipe = "../classification/digits_short.py"
 finals = dict(iterations=80)
 compare_recipe = "../classification/digits_compare.py"
-search_transform = dict(input_size=(3, 24, 24))
 search_dataloader = dict(
-    batch_size=32, dataset=dict(name="digits", data_root="data/digits/", transform=search_transform)
+    batch_size=32,
+    dataset=dict(name="digits", data_root="data/digits/", transform=dict(input_size=(3, 24, 24))),
 )
-optim_wrapper = dict(
-    type="SearchOptimWrapper",
-    optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.01, fused=True),
-    clip_grad=dict(max_norm=5.0),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.05, begin=0, end=30, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=30,
-        end=warmup + steps,
-        T_max=warmup + steps - 30,
-        eta_min_ratio=0.05,
-        by_epoch=False,
-    ),
-]
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
+_base_.param_scheduler[0].update(start_factor=0.05, end=30)
+_base_.param_scheduler[1].begin = 30

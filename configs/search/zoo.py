@@ -28,16 +28,4 @@ space = dict(
 warmup, steps = 30, 120
 search = dict(warmup=warmup, steps=steps, checkpoint_interval=150)
 finals = dict(iterations=0)
-search_transform = dict(input_size=(3, 32, 32))
-search_dataloader = dict(batch_size=16, dataset=dict(transform=search_transform))
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.05, begin=0, end=warmup, by_epoch=False),
-    dict(
-        type="CosineAnnealingLR",
-        begin=warmup,
-        end=warmup + steps,
-        T_max=steps,
-        eta_min_ratio=0.05,
-        by_epoch=False,
-    ),
-]
+search_dataloader = dict(batch_size=16, dataset=dict(transform=dict(input_size=(3, 32, 32))))

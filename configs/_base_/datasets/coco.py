@@ -4,6 +4,8 @@ Expected are data/coco/train2017, data/coco/val2017 and data/coco/annotations/in
 another folder with `--data-root`.
 """
 
+_base_ = ["coco_format.py"]
+
 data_root = "data/coco/"
 image_size = (512, 512)
 
@@ -15,20 +17,12 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=image_size, keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
-]
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=image_size)
 
 train_dataloader = dict(
     batch_size=16,
     num_workers=4,
-    persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
     dataset=dict(
@@ -43,20 +37,14 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=16,
     num_workers=4,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="CocoFolder",
         data_root=data_root,
         ann_file="annotations/instances_val2017.json",
         data_prefix=dict(img="val2017/"),
-        test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type="CocoMetric", ann_file=data_root + "annotations/instances_val2017.json", metric="bbox"
-)
+val_evaluator = dict(ann_file=data_root + "annotations/instances_val2017.json")
 test_evaluator = val_evaluator

@@ -1,5 +1,7 @@
 """The embedded set `digits`: 10 handwritten digits over photographs, 256 px, made on first use."""
 
+_base_ = ["coco_format.py"]
+
 data_root = "data/digits/"
 
 train_pipeline = [
@@ -9,20 +11,9 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=(256, 256)),
     dict(type="PackDetInputs"),
 ]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(256, 256), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
-]
-
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
-    persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="EmbeddedDataset",
@@ -36,19 +27,14 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=8,
     num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="EmbeddedDataset",
         name="digits",
         data_root=data_root,
         ann_file="annotations/val.json",
         data_prefix=dict(img="val/"),
-        test_mode=True,
-        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="CocoMetric", ann_file=data_root + "annotations/val.json", metric="bbox")
+val_evaluator = dict(ann_file=data_root + "annotations/val.json")
 test_evaluator = val_evaluator

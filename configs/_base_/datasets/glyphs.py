@@ -4,22 +4,12 @@ _base_ = ["digits.py"]
 
 data_root = "data/glyphs/"
 
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="RandomResize", scale=(512, 512), ratio_range=(0.5, 1.5), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=(512, 512)),
-    dict(type="PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(512, 512), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].update(scale=(512, 512), ratio_range=(0.5, 1.5))
+train_pipeline[3].update(crop_size=(512, 512))
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=(512, 512))
+
 train_dataloader = dict(
     batch_size=16,
     num_workers=4,

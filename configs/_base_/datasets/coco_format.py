@@ -1,0 +1,21 @@
+"""What every set in COCO's format shares: a set gives its files, image size and batch."""
+
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(256, 256), keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
+]
+train_dataloader = dict(persistent_workers=True)
+val_dataloader = dict(
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(test_mode=True, pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="CocoMetric", metric="bbox")
+test_evaluator = val_evaluator
