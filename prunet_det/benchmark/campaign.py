@@ -64,7 +64,14 @@ class Plan:
             "job", "--model", point.source, "--size", point.input_size, "--seed", seed
         )
         gpus = int(self.suite.device != "cpu")
-        return Job(key, command, os.fspath(self.out), results, self.suite.threads, gpus)
+        return Job(
+            name=key,
+            command=command,
+            folder=os.fspath(self.out),
+            results=results,
+            cpus=self.suite.threads,
+            gpus=gpus,
+        )
 
 
 def run_suite(plan: Plan) -> tuple[list[str], list[str]]:

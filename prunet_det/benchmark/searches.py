@@ -30,7 +30,14 @@ def search_job(
     config, *rest = arguments
     flags = ("--budget-ms", f"{budget:g}", "--out", out / name, "--resume", "--quiet", *rest)
     command = tool_command("search_backbone", config, *flags)
-    return Job(name, command, os.fspath(out), (f"{name}/*",), threads, gpus)
+    return Job(
+        name=name,
+        command=command,
+        folder=os.fspath(out),
+        results=(f"{name}/*",),
+        cpus=threads,
+        gpus=gpus,
+    )
 
 
 def run_searches(args: argparse.Namespace, arguments: Sequence[str]) -> int:

@@ -53,9 +53,11 @@ def _run_searches(
     threads = max(1, torch.get_num_threads() // max_workers)
     jobs = [
         Job(
-            name,
-            tool_command("search_backbone", *flags, "--out", out / name, "--quiet", "--resume"),
-            os.fspath(out / name),
+            name=name,
+            command=tool_command(
+                "search_backbone", *flags, "--out", out / name, "--quiet", "--resume"
+            ),
+            folder=os.fspath(out / name),
             cpus=threads,
         )
         for name, flags in wanted

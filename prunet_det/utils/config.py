@@ -1,4 +1,4 @@
-"""Values that people write: checked, with a sentence that names what is wrong."""
+"""Checking values that users write, with messages that name what is wrong."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def positive_int(value: Any, what: str) -> int:
     """Returns a positive integer as it is.
 
     Args:
-        value: The number; a bool or a float is none.
-        what: What it counts, to begin the sentence with: `the batch`.
+        value: The value to check; bool and float are refused.
+        what: Subject of the message, such as `the batch`.
 
     Raises:
-        InputError: If it is anything else.
+        InputError: If it is not a positive integer.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{what} must be a positive integer, got {value!r}.")
@@ -37,11 +37,14 @@ def check_keys(
     """Refuses a mapping that has an unknown key or lacks a required one.
 
     Args:
-        data: The mapping.
+        data: The value to check.
         known: Keys that it may have.
         required: Keys that it must have.
-        where: What the mapping is, to begin the sentence with: `stage 2`, `run.json`.
-        error: Exception to raise.
+        where: Name of the mapping, with which the message begins, such as `stage 2`.
+        error: Type of the exception to raise.
+
+    Raises:
+        error: If it is not a mapping, or a key is unknown or missing.
     """
     if not isinstance(data, Mapping):
         raise error(f"{where}: expected an object with keys, got {type(data).__name__}.")
@@ -64,9 +67,9 @@ def field_values(
 
     Args:
         cls: The dataclass; fields without a default are required.
-        data: Field name to value.
-        where: As for `check_keys`.
-        error: As for `check_keys`.
+        data: Values by field name.
+        where: Name of the mapping, with which the message begins.
+        error: Type of the exception to raise if the keys are wrong.
     """
     fields = dataclasses.fields(cls)
     missing = dataclasses.MISSING
@@ -76,5 +79,12 @@ def field_values(
 
 
 def from_mapping(cls: type[T], data: Any, where: str, error: type[Exception] = UserError) -> T:
-    """Builds a dataclass from a mapping; arguments as for `field_values`."""
+    """Builds a dataclass from a mapping, once its keys are checked.
+
+    Args:
+        cls: The dataclass; fields without a default are required.
+        data: Values by field name.
+        where: Name of the mapping, with which the message begins.
+        error: Type of the exception to raise if the keys are wrong.
+    """
     return cls(**field_values(cls, data, where, error))

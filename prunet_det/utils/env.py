@@ -1,4 +1,4 @@
-"""What this is: the commit, the versions, the device, and how it does at the moment."""
+"""The environment of a figure: commit, package versions, device, clocks and temperature."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ _PACKAGES = (
 
 
 def git_commit() -> str:
-    """The checkout's commit, with `+changes` where files differ from it; `unknown` elsewhere."""
+    """Returns the checkout's commit, with `+changes` if files differ, or `unknown` elsewhere."""
 
     def git(*args: str) -> str:
         done = subprocess.run(
@@ -43,18 +44,18 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Package to version, of those that figures may depend on and that are installed."""
-    found = {}
+    """Returns the versions of the installed packages that figures may depend on."""
+    installed = {}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def environment() -> dict[str, Any]:
-    """Commit, date, machine and versions."""
+    """Describes commit, date, machine and versions, for records."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return {
         "commit": git_commit(),
@@ -65,7 +66,7 @@ def environment() -> dict[str, Any]:
 
 
 def device_title(device: str | torch.device) -> str:
-    """What a torch device is called, such as `NVIDIA H200` or `AMD EPYC, 2 cores`."""
+    """Returns a torch device's title, such as `NVIDIA H200` or `AMD EPYC, 2 cores`."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -79,25 +80,30 @@ def device_title(device: str | torch.device) -> str:
 
 
 def driver(device: str | torch.device) -> str:
-    """The CUDA driver's version, or the kernel's for a CPU."""
+    """Returns the version of the CUDA driver, or of the kernel for a CPU."""
     if torch.device(device).type == "cuda":
         return _nvidia_smi("driver_version") or "unknown"
     return platform.release()
 
 
 def readings(device: str | torch.device) -> dict[str, float]:
-    """Clock in MHz, temperature in degrees Celsius and, of a GPU, power in W; what can be read."""
+    """Reads a device's sensors.
+
+    Returns:
+        `clock_mhz`, `temperature_c` (degrees Celsius) and, of a GPU, `power_w`, as far as they can
+        be read.
+    """
     if torch.device(device).type == "cuda":
         names = ("clock_mhz", "temperature_c", "power_w")
         line = _nvidia_smi("clocks.sm,temperature.gpu,power.draw")
         return dict(_numbers(zip(names, line.split(","), strict=False)))
     root = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     zone = Path("/sys/class/thermal/thermal_zone0/temp")
-    found = dict(_numbers([("clock_mhz", _read(root)), ("temperature_c", _read(zone))]))
-    return {name: value / 1e3 for name, value in found.items()}  # both are in thousandths
+    values = dict(_numbers([("clock_mhz", _read(root)), ("temperature_c", _read(zone))]))
+    return {name: value / 1e3 for name, value in values.items()}  # both are in thousandths
 
 
-def _numbers(pairs: Any) -> Any:
+def _numbers(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, float]]:
     for name, text in pairs:
         try:
             yield name, float(text)
@@ -113,7 +119,7 @@ def _read(path: Path) -> str:
 
 
 def _nvidia_smi(query: str) -> str:
-    """The first GPU's answer to a query, or nothing."""
+    """Returns the first GPU's answer to a query, or an empty string."""
     if not shutil.which("nvidia-smi"):
         return ""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]

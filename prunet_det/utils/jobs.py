@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A command line and what it needs.
 
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended.
+    """Result of a job.
 
     Attributes:
         job: The job.
@@ -71,13 +71,13 @@ class JobResult:
 
     @property
     def error(self) -> str:
-        """One sentence; empty where all went well."""
+        """Cause of a failure in one sentence; empty after a success."""
         if not self.code:
             return ""
         lines = [line.strip() for line in self.tail.splitlines() if line.strip()]
-        said = [line for line in lines if line.startswith("error: ")]
-        if said:
-            return said[-1].removeprefix("error: ").partition(" (set ")[0]
+        errors = [line for line in lines if line.startswith("error: ")]
+        if errors:
+            return errors[-1].removeprefix("error: ").partition(" (set ")[0]
         if self.code < 0:
             return f"killed by {signal.Signals(-self.code).name}."
         return lines[-1] if lines else f"exit status {self.code}."
@@ -113,7 +113,7 @@ def _late(deadline: float | None) -> bool:
 
 
 def _die_with_parent() -> None:
-    """In a child before it becomes the job: a killed launcher must not leave it behind."""
+    """Has the kernel kill this process with its parent; a killed launcher leaves no job behind."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -162,7 +162,7 @@ def _launch_here(
 
 
 def _gpus() -> list[str]:
-    """The GPUs that jobs share, as CUDA_VISIBLE_DEVICES names them."""
+    """Lists the GPUs that jobs share, as CUDA_VISIBLE_DEVICES names them."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
     import torch
@@ -171,10 +171,10 @@ def _gpus() -> list[str]:
 
 
 def require_ray() -> Any:
-    """The module.
+    """Imports Ray.
 
     Raises:
-        UserError: It is not installed.
+        UserError: If it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError(
@@ -188,7 +188,7 @@ def require_ray() -> Any:
 def _launch_on_ray(
     jobs: Sequence[Job], logs: Path, max_workers: int, deadline: float | None
 ) -> Iterator[JobResult]:
-    """On the cluster of RAY_ADDRESS, or on a local one with room for `max_workers` jobs."""
+    """Runs jobs on the cluster of RAY_ADDRESS, or on a local one with room for `max_workers`."""
     ray = require_ray()
     if not jobs:
         return
@@ -209,19 +209,19 @@ def _launch_on_ray(
 def _hand_out(
     ray: Any, jobs: Sequence[Job], logs: Path, deadline: float | None
 ) -> Iterator[JobResult]:
-    have = ray.cluster_resources()
+    available = ray.cluster_resources()
     for job in jobs:
-        for kind, wanted in (("CPU", job.cpus), ("GPU", job.gpus)):
-            if wanted > have.get(kind, 0):
+        for kind, required in (("CPU", job.cpus), ("GPU", job.gpus)):
+            if required > available.get(kind, 0):
                 raise UserError(
-                    f"{job.name} asks for {wanted} {kind}s, the Ray cluster has "
-                    f"{have.get(kind, 0):g}."
+                    f"{job.name} asks for {required} {kind}s, the Ray cluster has "
+                    f"{available.get(kind, 0):g}."
                 )
     waiting = deque(jobs)
     running: dict[Any, Job] = {}  # by Ray's reference
-    room = max(1, int(have["CPU"]) // min(job.cpus for job in jobs))
+    room = max(1, int(available["CPU"]) // min(job.cpus for job in jobs))
     if all(job.gpus for job in jobs):
-        room = max(1, min(room, int(have["GPU"]) // min(job.gpus for job in jobs)))
+        room = max(1, min(room, int(available["GPU"]) // min(job.gpus for job in jobs)))
     while running or (waiting and not _late(deadline)):
         while waiting and len(running) < room and not _late(deadline):
             job = waiting.popleft()
@@ -239,7 +239,7 @@ def _hand_out(
 
 
 def bring_back(result: JobResult) -> None:
-    """Writes what another machine gave; what is there already, of an earlier try, gives way."""
+    """Writes the files that another machine sent, over those of an earlier try."""
     for name, content in result.files.items():
         path = Path(result.job.folder) / name
         if not path.is_file() or path.read_bytes() != content:
@@ -248,7 +248,7 @@ def bring_back(result: JobResult) -> None:
 
 
 def _on_worker(job: Job, folder: str, logs: str) -> JobResult:
-    """Runs a job on a Ray worker, in the checkout, which lies at the same path everywhere."""
+    """Runs a job on a Ray worker, in the checkout, which has the same path on every machine."""
     if not Path(folder).is_dir():
         return JobResult(job, 1, f"error: this machine has no checkout at {folder}.")
     os.chdir(folder)
@@ -257,12 +257,12 @@ def _on_worker(job: Job, folder: str, logs: str) -> JobResult:
     if code:
         return JobResult(job, code, _tail(job, Path(logs)))
     root = Path(job.folder)
-    found = [path for pattern in job.results for path in root.glob(pattern) if path.is_file()]
-    return JobResult(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in found})
+    paths = [path for pattern in job.results for path in root.glob(pattern) if path.is_file()]
+    return JobResult(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in paths})
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Counts the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

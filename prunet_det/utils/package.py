@@ -18,43 +18,43 @@ FILES = Path(__file__).parent.parent / ".mim"
 
 
 def package_file(path: str | os.PathLike[str]) -> Path:
-    """Path of a file or folder of the package, such as `configs/search/quick.py`.
+    """Returns the path of a file or folder of the package, such as `configs/search/quick.py`.
 
     Raises:
-        FileNotFoundError: The package has no such file.
+        MissingFileError: If the package has no such file.
     """
-    found = FILES / path
-    if not found.exists():
+    full = FILES / path
+    if not full.exists():
         raise MissingFileError(f"prunet_det has no file {os.fspath(path)}.")
-    return found
+    return full
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
-    """Path of a config, looked up as given, and then among the package's own.
+    """Finds a config: at the path as given, or else among the package's own.
 
     Args:
-        path: A path. Of the package's configs, the path below `configs/` or the mere name will do:
-            `search/quick.py`, or `quick.py` where no two configs have that name.
+        path: Path of a config. For the package's own, the path below `configs/` is enough, such as
+            `search/quick.py`, or the name alone if no two configs have it.
 
     Returns:
-        The file's path, or the path as given where there is no such file anywhere.
+        The config's path, or the path as given if there is no such file.
     """
     given = Path(path)
     if given.exists() or given.is_absolute():
         return given
     configs = FILES / "configs"
-    for found in (FILES / given, configs / given):
-        if found.is_file():
-            return found
+    for candidate in (FILES / given, configs / given):
+        if candidate.is_file():
+            return candidate
     named = [p for p in configs.rglob(given.name) if "_base_" not in p.parts]
     return named[0] if len(named) == 1 else given
 
 
 def relative_path(path: str | os.PathLike[str]) -> str:
-    """A path as a record states it: it holds on another machine too.
+    """Turns a path into one that holds on another machine too, for records.
 
     Args:
-        path: Any word of a command line.
+        path: Path, or any other word of a command line.
 
     Returns:
         `configs/...` or `tools/...` for the package's own files, a path relative to the current
@@ -71,17 +71,17 @@ def relative_path(path: str | os.PathLike[str]) -> str:
 
 
 def tool_command(tool: str, *args: object) -> tuple[str, ...]:
-    """The command line that runs a tool, from whatever folder.
+    """Returns the command line that runs a tool, in any folder.
 
     Args:
         tool: Name of a file of tools/, without its suffix.
-        args: Arguments of the tool, in their order.
+        *args: Arguments of the tool, in their order.
     """
     return (sys.executable, "-m", "prunet_det", tool, *map(str, args))
 
 
 def recorded_command(command: Sequence[str]) -> str:
-    """A tool's command line as a record states it: `python tools/TOOL.py ...`.
+    """Writes a tool's command line as `python tools/TOOL.py ...`, for records.
 
     Args:
         command: Program and arguments, as `tool_command` gives them or `sys.argv` has them.

@@ -30,11 +30,11 @@ with open(out / f"{name}.done", "a") as f:
 
 def stub(folder: Path, name: str, wait: float = 0.0) -> Job:
     command = (sys.executable, "-c", STUB, str(folder), name, str(wait))
-    return Job(name, command, str(folder), (f"{name}.done",))
+    return Job(name=name, command=command, folder=str(folder), results=(f"{name}.done",))
 
 
 def failing(folder: Path, code: str) -> Job:
-    return Job("bad", (sys.executable, "-c", code), str(folder))
+    return Job(name="bad", command=(sys.executable, "-c", code), folder=str(folder))
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path):
@@ -68,7 +68,7 @@ def test_who_stops_listening_stops_the_jobs(tmp_path):
 
 def test_what_another_machine_gives_replaces_an_earlier_try(tmp_path):
     (tmp_path / "a.json").write_text("failed")
-    job = Job("a", ("true",), str(tmp_path))
+    job = Job(name="a", command=("true",), folder=str(tmp_path))
     bring_back(JobResult(job, 0, files={"a.json": b"done", "work/w": b"weights"}))
     assert (tmp_path / "a.json").read_text() == "done"
     assert (tmp_path / "work" / "w").read_bytes() == b"weights"
@@ -77,7 +77,8 @@ def test_what_another_machine_gives_replaces_an_earlier_try(tmp_path):
 def test_jobs_share_the_gpus_that_are_given(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     code = "import os, sys; print('error:', os.environ['CUDA_VISIBLE_DEVICES']); sys.exit(1)"
-    jobs = [Job(n, (sys.executable, "-c", code), str(tmp_path), gpus=1) for n in "ab"]
+    command = (sys.executable, "-c", code)
+    jobs = [Job(name=n, command=command, folder=str(tmp_path), gpus=1) for n in "ab"]
     results = launch(jobs, "none", tmp_path / "logs", 2)
     assert sorted(r.error for r in results) == ["2", "5"]
 
@@ -116,6 +117,6 @@ def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     )
     starts = {n: len((tmp_path / f"{n}.started").read_text().splitlines()) for n in "abcd"}
     assert starts == {"a": 1, "b": 2, "c": 1, "d": 1}
-    greedy = Job("greedy", ("true",), str(tmp_path), gpus=9)
+    greedy = Job(name="greedy", command=("true",), folder=str(tmp_path), gpus=9)
     with pytest.raises(UserError, match="asks for 9 GPUs"):
         list(launch([greedy], "ray", tmp_path / "logs"))
