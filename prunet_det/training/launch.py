@@ -1,4 +1,4 @@
-"""From a config file and the usual flags to a Runner, for detectors and classifiers alike."""
+"""Building a Runner from a config file and command-line flags, for detectors and classifiers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -18,7 +17,7 @@ from prunet_det.utils.package import find_config
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of MMDetection's own tools."""
+    """Adds the flags of MMDetection's own tools."""
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="folder of logs and checkpoints [work_dirs/CONFIG]")
     parser.add_argument("--data-root", help="folder of the data, in the place of the config's")
@@ -39,10 +38,10 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with the command line's overrides.
+    """Loads the config of a command line, with its overrides.
 
     Raises:
-        UserError: The file is missing or no config.
+        UserError: If the file is missing or not a valid config of a model.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     path = find_config(args.config)
@@ -64,7 +63,12 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def set_data_root(cfg: Config, root: str) -> None:
-    """Reads every data set of the config, and its evaluation's truth, from another folder."""
+    """Sets the folder of all data sets of a config, and of the annotations for its evaluation.
+
+    Args:
+        cfg: Config; changed in place.
+        root: Folder of the data.
+    """
     for key in ("train", "val", "test"):
         loader = cfg.get(f"{key}_dataloader")
         if loader is None:
@@ -76,10 +80,14 @@ def set_data_root(cfg: Config, root: str) -> None:
 
 
 def set_max_iters(cfg: Config, max_iters: int) -> None:
-    """Trains for another number of iterations; the schedule follows, as in `set_length`.
+    """Sets the number of iterations of a training, and the schedule with it; see `set_length`.
+
+    Args:
+        cfg: Config that trains by iterations; changed in place.
+        max_iters: Number of iterations, at least 1.
 
     Raises:
-        UserError: The config trains by epochs, or the number is not positive.
+        UserError: If the config trains by epochs, or the number is not positive.
     """
     if max_iters < 1:
         raise UserError(f"--max-iters must be at least 1, got {max_iters}.")
@@ -92,10 +100,14 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
 
 
 def set_length(cfg: Config, length: int) -> None:
-    """Trains for another number of iterations, or of epochs where the config counts these.
+    """Sets the length of a training, and the schedule with it.
 
-    What ended with the training still does. A warm-up keeps its length, but takes at most a
-    quarter of the training.
+    A scheduler that ends with the training still does. A warm-up keeps its length, but takes at
+    most a quarter of the training.
+
+    Args:
+        cfg: Config; changed in place.
+        length: Number of iterations, or of epochs if the config trains by epochs.
     """
     unit = "max_iters" if "max_iters" in cfg.train_cfg else "max_epochs"
     old = training_length(cfg)
@@ -111,18 +123,19 @@ def set_length(cfg: Config, length: int) -> None:
 
 
 def training_length(cfg: Config) -> int:
-    """Iterations of a config's training, or epochs where it counts these."""
+    """Returns the number of iterations of a training, or of epochs if it trains by epochs."""
     return int(cfg.train_cfg.get("max_iters") or cfg.train_cfg.max_epochs)
 
 
 def explicit_schedule(cfg: Config, length: int) -> list[ConfigDict]:
-    """The config's schedulers with what mmengine gives them by default: begin, end and T_max.
+    """Lists a config's schedulers with mmengine's defaults of begin, end and T_max written out.
 
-    Digests of recipes are made of this form, since writing a default out changes no recipe.
+    Digests of recipes are made of this form, since writing out a default changes no recipe.
 
     Args:
-        cfg: Its `param_scheduler` may be missing or None.
-        length: Iterations or epochs of the training, at which a scheduler ends by default.
+        cfg: Config, with or without a `param_scheduler`.
+        length: Length of the training in iterations or epochs, at which a scheduler ends by
+            default.
     """
     schedulers = []
     for scheduler in cfg.get("param_scheduler") or []:
@@ -134,10 +147,16 @@ def explicit_schedule(cfg: Config, length: int) -> list[ConfigDict]:
 
 
 def set_teacher(cfg: Config, name: str | None, checkpoint: str | None) -> None:
-    """Distils a classifier from a teacher: a name of timm's, and its weights where given.
+    """Sets the teacher of a classifier.
+
+    Args:
+        cfg: Config of a classifier; changed in place.
+        name: Name of the teacher in timm.
+        checkpoint: Weights of the teacher; None to let timm download its own.
 
     Raises:
-        UserError: The config is no classifier's, or one of the two does not fit.
+        UserError: If the config is not of a classifier, the name is missing, or there is no such
+            checkpoint.
     """
     if cfg.model.type != "Classifier":
         raise UserError("--teacher is for classification configs; a detector has no teacher.")
@@ -148,14 +167,30 @@ def set_teacher(cfg: Config, name: str | None, checkpoint: str | None) -> None:
     cfg.model.teacher = {**(cfg.model.get("teacher") or {}), "name": name, "checkpoint": checkpoint}
 
 
-def require_file(path: str | os.PathLike[str], what: str) -> None:
-    """Raises UserError where `path` is no file, before anything slow starts."""
+def require_file(path: str | os.PathLike[str], title: str) -> None:
+    """Checks that a file exists, before anything slow starts.
+
+    Args:
+        path: The file.
+        title: Name of the file in the message, such as `checkpoint`.
+
+    Raises:
+        UserError: If there is no such file.
+    """
     if not Path(path).is_file():
-        raise UserError(f"there is no {what} {path}.")
+        raise UserError(f"there is no {title} {path}.")
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """Applies --resume: None, `auto` (the newest checkpoint in the work dir) or a file."""
+    """Sets the checkpoint that a training resumes from.
+
+    Args:
+        cfg: Config; changed in place.
+        resume: Path of a checkpoint, `auto` for the newest one in the work dir, or None.
+
+    Raises:
+        UserError: If there is no such checkpoint, it is damaged, or the config has a `load_from`.
+    """
     if resume == "auto":
         cfg.resume, cfg.load_from = True, None
     elif resume is not None:
@@ -172,7 +207,11 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """A Runner that also works on several CPU processes, and writes weights beside checkpoints."""
+    """Builds a Runner that also works on several CPU processes, with this package's hooks.
+
+    Raises:
+        UserError: If the config would load pretrained weights by unpickling.
+    """
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         # mmengine's launcher picks a CUDA device and passes it to DDP, both of which fail here.
         if not torch.distributed.is_initialized():
@@ -186,11 +225,11 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-def refuse_pretrained(cfg: Any) -> None:
-    """Refuses mmengine's loader of pretrained weights wherever it is in a model's config.
+def refuse_pretrained(cfg: object) -> None:
+    """Refuses mmengine's loader of pretrained weights anywhere in a model's config.
 
     Raises:
-        UserError: It would unpickle the file.
+        UserError: If it is there, for it would unpickle the file.
     """
     if isinstance(cfg, Mapping):
         if cfg.get("type") in ("Pretrained", "PretrainedInit"):
@@ -205,10 +244,10 @@ def refuse_pretrained(cfg: Any) -> None:
 
 
 def check_one_batch(runner: Runner) -> None:
-    """Refuses training data that do not fill a single batch, which would train nothing.
+    """Checks that the training data fill at least one batch, for else nothing would be trained.
 
     Raises:
-        UserError: The sentence gives both numbers.
+        UserError: If they do not.
     """
     loader = runner.train_loop.dataloader
     if isinstance(runner.train_loop, EpochBasedTrainLoop) and not len(loader):
@@ -219,7 +258,11 @@ def check_one_batch(runner: Runner) -> None:
 
 
 def build_evaluation_runner(cfg: Config) -> Runner:
-    """As `build_runner`, for weights that the caller loads: the config's own are left out."""
+    """Builds a Runner for evaluation, without the config's own weights; the caller loads some.
+
+    Raises:
+        UserError: If the config would load pretrained weights by unpickling.
+    """
     cfg.load_from, cfg.resume = None, False
     # The Runner writes its config and logs there, and must leave the training's alone.
     cfg.work_dir = str(Path(cfg.work_dir) / "evaluation")
@@ -227,20 +270,25 @@ def build_evaluation_runner(cfg: Config) -> Runner:
 
 
 def effective_batch(cfg: Config, world_size: int) -> str:
-    """One line: images per optimizer step and the learning rate."""
+    """Describes the images per optimizer step and the learning rate in one line.
+
+    Args:
+        cfg: Config of the training.
+        world_size: Number of processes.
+    """
     per_process = cfg.train_dataloader.batch_size
     accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
-    together = per_process * world_size  # what mmengine scales by
-    total = together * accumulated
+    per_iteration = per_process * world_size  # mmengine scales the learning rate by it
+    total = per_iteration * accumulated
     lr = cfg.optim_wrapper.optimizer.lr
     line = (
         f"effective batch {total} = {per_process} images x {world_size} processes x {accumulated} "
         f"accumulated, learning rate {lr:g}"
     )
     base = cfg.get("auto_scale_lr", {}).get("base_batch_size")
-    if base and base != together:
+    if base and base != per_iteration:
         if cfg.auto_scale_lr.get("enable"):
-            line += f", scaled from batch {base} to {lr * together / base:g}"
+            line += f", scaled from batch {base} to {lr * per_iteration / base:g}"
         else:
             line += f" (chosen for batch {base}; --auto-scale-lr scales it)"
     return line
