@@ -6,19 +6,13 @@ ask for is trained once.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
 from prunet_det.arch.spec import ArchSpec
@@ -26,12 +20,13 @@ from prunet_det.search.entries import Entry
 from prunet_det.search.trial import recipe_hash
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.jobs import run_in_processes
 
 RECORDS = "records.jsonl"
 
 
 @dataclass(frozen=True)
-class Job:
+class Training:
     """One training."""
 
     entry: str
@@ -73,7 +68,7 @@ def read_records(out: Path) -> list[dict[str, Any]]:
 
 
 def key_of(record: dict[str, Any]) -> tuple[str, str, int]:
-    """As of Job."""
+    """The `Training.key` that a record answers."""
     return record["network"], record["recipe"], record["train_seed"]
 
 
@@ -83,48 +78,30 @@ def train_all(
     """Trains what has no record yet, `jobs` at a time, and writes each record when it is there.
 
     Raises:
-        UserError: A process died; what is done is kept.
+        UserError: If a training fails or its process dies; what is done is kept.
     """
-    from tqdm import tqdm
-
     _mend(out / RECORDS)
     digest, done = recipe_hash(recipe), {key_of(r) for r in read_records(out)}
-    todo: dict[tuple[str, str, int], Job] = {}
+    todo: dict[tuple[str, str, int], Training] = {}
     for seed in range(seeds):  # so that an early end leaves all networks with as many trainings
         for entry in entries:
-            job = Job(entry.name, entry.spec.to_dict(), entry.spec.digest, recipe, seed, digest)
-            if job.key not in done:
-                todo.setdefault(job.key, job)
+            spec = entry.spec.to_dict()
+            training = Training(entry.name, spec, entry.spec.digest, recipe, seed, digest)
+            if training.key not in done:
+                todo.setdefault(training.key, training)
     if not todo:
         return
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // jobs)
     failed: list[BaseException] = []
-    bar = tqdm(total=len(todo), desc="training", unit="network", disable=not progress)
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (threads,))
-    try:
-        futures = [pool.submit(_train, job) for job in todo.values()]
-        with (out / RECORDS).open("a", encoding="utf-8") as stream:
-            for future in as_completed(futures):
-                bar.update()
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    raise error
-                failed += [error] if error else []
-                if not error:
-                    stream.write(json.dumps(future.result()) + "\n")
-                    stream.flush()
-    except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    except BrokenProcessPool as e:
-        raise UserError(
-            "a training's process died; run the command again, and it goes on from there."
-        ) from e
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        bar.close()
+    title = "training" if progress else ""
+    calls = run_in_processes(_train, [*todo.values()], title, jobs, in_order=False, spawn=True)
+    with contextlib.closing(calls), (out / RECORDS).open("a", encoding="utf-8") as stream:
+        for call in calls:
+            error = call.exception()
+            if error:
+                failed.append(error)
+                continue
+            stream.write(json.dumps(call.result()) + "\n")
+            stream.flush()
     if failed:
         raise UserError(
             f"{len(failed)} of {len(todo)} trainings failed, the first with: {failed[0]}; the "
@@ -141,28 +118,17 @@ def _mend(path: Path) -> None:
                 stream.truncate(data.rfind(b"\n") + 1)
 
 
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends everything
-    parent = multiprocessing.parent_process()
-
-    def leave_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _train(job: Job) -> dict[str, Any]:
+def _train(training: Training) -> dict[str, Any]:
     from prunet_det.search.trial import run_trial
 
-    trial = run_trial(ArchSpec.from_dict(job.spec), Config.fromfile(job.recipe), job.train_seed)
+    trial = run_trial(
+        ArchSpec.from_dict(training.spec), Config.fromfile(training.recipe), training.train_seed
+    )
     return {
-        "entry": job.entry,
-        "network": job.network,
-        "recipe": job.recipe_hash,
-        "train_seed": job.train_seed,
+        "entry": training.entry,
+        "network": training.network,
+        "recipe": training.recipe_hash,
+        "train_seed": training.train_seed,
         "top1": trial.top1,
         "seconds": round(trial.seconds, 2),
         **{k: v for k, v in environment().items() if k in ("commit", "machine", "date")},

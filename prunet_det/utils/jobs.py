@@ -11,11 +11,15 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +33,7 @@ LAUNCHERS = ("none", "ray")
 RETRIES = 3  # of a job whose Ray worker was lost
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
+_GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,34 +271,105 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered_map(
+def run_in_processes(
     function: Callable[[Argument], Result],
-    jobs: Sequence[Argument],
-    workers: int | None,
+    arguments: Sequence[Argument],
     title: str,
-) -> Iterator[Result]:
-    """Results in the order of the jobs; an interruption stops the processes.
+    max_workers: int | None = None,
+    in_order: bool = True,
+    spawn: bool = sys.platform != "linux",
+) -> Generator[Future[Result], None, None]:
+    """Calls a function with each argument, in other processes, and yields the finished calls.
+
+    The processes share PyTorch's threads, and end with this one. Close the generator where an
+    error may end its use early, for that stops them: `with contextlib.closing(...)`.
 
     Args:
         function: A function that other processes can import.
-        jobs: Its arguments.
-        workers: Processes; by default one a core.
-        title: Of the progress bar.
+        arguments: Its argument for each call.
+        title: Label of the progress bar; "" for none.
+        max_workers: Number of processes, by default one for each core.
+        in_order: Whether to yield in the order of the arguments, or as the calls end.
+        spawn: Whether a process starts afresh, as it must where the function trains or uses a GPU;
+            by default it is a copy of this one where the system can, which is quicker.
+
+    Raises:
+        UserError: If a process dies; what a call itself raises is in its future.
     """
-    import cv2
+    import torch
     from tqdm import tqdm
 
-    if not jobs:
+    if not arguments:
         return
-    workers = min(workers or available_cores(), len(jobs))
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(
-        workers, context, initializer=cv2.setNumThreads, initargs=(0,)
-    ) as pool:
+    max_workers = max_workers or available_cores()
+    threads = max(1, torch.get_num_threads() // max_workers)
+    context = multiprocessing.get_context("spawn" if spawn else "fork")
+    size = min(max_workers, len(arguments))
+    others = set(multiprocessing.active_children())
+    with (
+        tqdm(total=len(arguments), desc=title, disable=not title) as bar,
+        ProcessPoolExecutor(size, context, _start_worker, (threads,)) as pool,
+    ):
         try:
-            yield from tqdm(
-                pool.map(function, jobs, chunksize=8), total=len(jobs), desc=title, unit="image"
-            )
+            calls = deque(pool.submit(function, argument) for argument in arguments)
+            for call in _pop_all(calls) if in_order else as_completed(calls):
+                if isinstance(call.exception(), BrokenProcessPool):
+                    raise UserError(
+                        f"a process of {title or 'this program'} died; run the command again, and "
+                        "it goes on from what is done."
+                    ) from call.exception()
+                bar.update()
+                yield call
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            _stop(set(multiprocessing.active_children()) - others)
             raise
+
+
+def _stop(processes: Collection[BaseProcess]) -> None:
+    """Ends processes: short calls by themselves, since a pipe may hang on half a result."""
+    for _ in range(2):
+        end = time.monotonic() + _GRACE_SECONDS
+        running: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
+        while running and time.monotonic() < end:
+            for sentinel in connection.wait(list(running), end - time.monotonic()):
+                running.pop(sentinel)
+        for process in running.values():
+            process.terminate()
+
+
+def _pop_all(calls: deque[Future[Result]]) -> Iterator[Future[Result]]:
+    while calls:  # a result that has been used is not kept
+        yield calls.popleft()
+
+
+def ordered_map(
+    function: Callable[[Argument], Result],
+    arguments: Sequence[Argument],
+    max_workers: int | None,
+    title: str,
+) -> Iterator[Result]:
+    """Yields a function's results in the order of its arguments; see `run_in_processes`."""
+    with contextlib.closing(run_in_processes(function, arguments, title, max_workers)) as calls:
+        for call in calls:
+            yield call.result()
+
+
+def _start_worker(threads: int) -> None:
+    """Prepares a process of the pool."""
+    import torch
+
+    torch.set_num_threads(threads)
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(0)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends everything
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.utils.jobs import Job, JobResult, bring_back, launch
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.jobs import Job, JobResult, bring_back, launch, ordered_map, run_in_processes
 
 # Notes that it runs, by its own process and its parent's, waits where it is told to, and leaves its
 # result; a second run finds nothing to wait for.
@@ -84,8 +86,6 @@ def test_jobs_share_the_gpus_that_are_given(tmp_path, monkeypatch):
 
 
 def test_without_ray_one_sentence(tmp_path, monkeypatch):
-    from prunet_det.utils.errors import UserError
-
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "ray" else find(n))
     with pytest.raises(UserError, match=r"prunet_det\[ray\]"):
@@ -96,7 +96,6 @@ def test_without_ray_one_sentence(tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     """Two local workers, one of them killed in mid-job: all results come, none twice."""
-    from prunet_det.utils.errors import UserError
 
     def kill_worker() -> None:
         started = tmp_path / "b.started"
@@ -120,3 +119,48 @@ def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     greedy = Job(name="greedy", command=("true",), folder=str(tmp_path), gpus=9)
     with pytest.raises(UserError, match="asks for 9 GPUs"):
         list(launch([greedy], "ray", tmp_path / "logs"))
+
+
+def call(argument: tuple[float, str]) -> tuple[str, int, bool]:
+    """Waits; raises or dies where it is told to."""
+    import torch
+
+    wait, what = argument
+    time.sleep(wait)
+    if what == "raise":
+        raise ValueError("no luck.")
+    if what == "die":
+        os._exit(1)
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return what, torch.get_num_threads(), ignored
+
+
+@pytest.mark.parametrize("spawn", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_calls_in_processes(spawn):
+    arguments = [(0.2, "a"), (0.0, "raise"), (0.0, "c")]
+    calls = run_in_processes(call, arguments, "", 2, spawn=spawn)
+    a, error, c = (done.exception() or done.result() for done in calls)
+    assert a == ("a", 1, True) and c == ("c", 1, True) and str(error) == "no luck."
+    assert list(ordered_map(call, [(0.3, "a"), (0.0, "b")], 2, "")) == [
+        ("a", 1, True),
+        ("b", 1, True),
+    ]
+    unordered = run_in_processes(call, [(0.5, "a"), (0.0, "b")], "", 2, in_order=False)
+    assert [done.result()[0] for done in unordered] == ["b", "a"]
+
+
+def test_who_stops_listening_stops_the_processes():
+    start = time.monotonic()
+    for result, _, _ in ordered_map(call, [(0.0, "a"), (600.0, "b")], 2, ""):
+        assert result == "a"
+        break
+    with pytest.raises(ValueError, match="no luck"):
+        list(ordered_map(call, [(0.0, "raise"), (600.0, "b")], 2, ""))
+    assert time.monotonic() - start < 300, "nothing waits for b"
+    while multiprocessing.active_children():  # until they are reaped
+        time.sleep(0.05)
+
+
+def test_a_process_that_dies_is_one_sentence():
+    with pytest.raises(UserError, match="a process of drawing died"):
+        list(ordered_map(call, [(0.0, "die"), (0.0, "a")], 2, "drawing"))
