@@ -17,6 +17,7 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.training.norms import check_activations, convert_norms
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create, load_backbone_weights, resolve_spec
+from prunet_det.zoo.weights import refuse_pretrained
 
 if TYPE_CHECKING:
     from timm.models._features import FeatureGetterNet
@@ -57,12 +58,7 @@ class FeatureBackbone(BaseModule):
         checkpoint: str | os.PathLike[str] | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        for cfg in init_cfg if isinstance(init_cfg, Sequence) else (init_cfg or {},):
-            if cfg.get("type") == "Pretrained":
-                raise InputError(
-                    "init_cfg's type Pretrained would unpickle the file; give the backbone "
-                    "checkpoint=FILE instead."
-                )
+        refuse_pretrained(init_cfg)
         super().__init__(init_cfg)
         if norm_cfg is not None:
             net = cast("FeatureGetterNet", convert_norms(net, norm_cfg))

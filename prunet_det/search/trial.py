@@ -21,6 +21,7 @@ from prunet_det.training.evaluate import unwrap_model
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config
+from prunet_det.zoo.weights import refuse_pretrained
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def run_trial(
     """
     cfg = recipe.copy()
     cfg.model.arch = spec.to_dict()
-    launch.refuse_pretrained(cfg.model)
+    refuse_pretrained(cfg.model)
     if iterations is not None:
         launch.set_max_iters(cfg, iterations)
     cfg.train_cfg.val_interval = cfg.train_cfg.max_iters

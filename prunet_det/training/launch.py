@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.package import find_config
+from prunet_det.zoo.weights import refuse_pretrained
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -223,24 +223,6 @@ def build_runner(cfg: Config) -> Runner:
         if not any(hook["type"] == name for hook in cfg.custom_hooks):
             cfg.custom_hooks.append(dict(type=name))
     return Runner.from_cfg(cfg)
-
-
-def refuse_pretrained(cfg: object) -> None:
-    """Refuses mmengine's loader of pretrained weights anywhere in a model's config.
-
-    Raises:
-        UserError: If it is there, for it would unpickle the file.
-    """
-    if isinstance(cfg, Mapping):
-        if cfg.get("type") in ("Pretrained", "PretrainedInit"):
-            raise UserError(
-                "init_cfg's type Pretrained would unpickle the file; start a detector's backbone "
-                "with model.backbone.checkpoint=FILE, a classifier with model.checkpoint=FILE."
-            )
-        cfg = list(cfg.values())
-    if isinstance(cfg, (list, tuple)):
-        for part in cfg:
-            refuse_pretrained(part)
 
 
 def check_one_batch(runner: Runner) -> None:

@@ -32,6 +32,24 @@ class CheckpointError(InputError):
     """A checkpoint that cannot be read or does not fit; the message says why."""
 
 
+def refuse_pretrained(cfg: object) -> None:
+    """Refuses mmengine's loader of pretrained weights anywhere in a model's config.
+
+    Raises:
+        InputError: If it is there, for it would unpickle the file.
+    """
+    if isinstance(cfg, Mapping):
+        if cfg.get("type") in ("Pretrained", "PretrainedInit"):
+            raise InputError(
+                "init_cfg's type Pretrained would unpickle the file; start a detector's backbone "
+                "with model.backbone.checkpoint=FILE, a classifier with model.checkpoint=FILE."
+            )
+        cfg = list(cfg.values())
+    if isinstance(cfg, (list, tuple)):
+        for part in cfg:
+            refuse_pretrained(part)
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """Result of loading a checkpoint.

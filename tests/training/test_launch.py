@@ -12,7 +12,7 @@ from mmengine.runner import BaseLoop
 
 from prunet_det.training import ClassCheckHook, RecordHook, launch
 from prunet_det.utils.errors import UserError
-from prunet_det.zoo.weights import CheckpointError
+from prunet_det.zoo.weights import CheckpointError, refuse_pretrained
 from tests.conftest import ROOT
 
 
@@ -114,10 +114,10 @@ def test_a_training_is_resumed_with_its_schedule():
 
 
 def test_pretrained_is_refused_anywhere(cfg):
-    launch.refuse_pretrained(cfg.model)
+    refuse_pretrained(cfg.model)
     cfg.model.neck.init_cfg = [dict(type="Constant"), dict(type="Pretrained", checkpoint="x.pth")]
     with pytest.raises(UserError, match="would unpickle"):
-        launch.refuse_pretrained(cfg.model)
+        refuse_pretrained(cfg.model)
 
 
 def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):
