@@ -23,6 +23,7 @@ from prunet_det.benchmark.run import WORK, finished
 from prunet_det.benchmark.suite import Point, Suite, check_points
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.io import make_folder
 from prunet_det.utils.jobs import Job, JobResult, launch
 from prunet_det.utils.package import recorded_command, tool_command
 from prunet_det.zoo.models import ALIASES, model_names
@@ -123,21 +124,6 @@ def check_launch(max_workers: int, max_minutes: float | None) -> None:
         raise UserError(f"--jobs must be at least 1, got {max_workers}.")
     if max_minutes is not None and not max_minutes > 0:
         raise UserError(f"--max-minutes must be above 0, got {max_minutes:g}.")
-
-
-def make_folder(out: Path) -> None:
-    """Makes a folder of results, or says why it cannot.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise UserError(f"--out {out} cannot be written: {e.strerror}; give another folder.") from e
 
 
 def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, str]) -> bool:

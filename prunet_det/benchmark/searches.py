@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunet_det.benchmark.campaign import LOGS, check_launch, make_folder
+from prunet_det.benchmark.campaign import LOGS, check_launch
 from prunet_det.search.results import is_finished
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import make_folder
 from prunet_det.utils.jobs import Job, launch
 from prunet_det.utils.package import tool_command
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.training import launch
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import digest
+from prunet_det.utils.io import digest, make_folder
 
 
 def run_search(args: argparse.Namespace, command: str) -> int:
@@ -193,14 +192,7 @@ def prepare_folder(path: str, resume: bool) -> Path:
     Raises:
         UserError: It cannot be written, or holds another search, or none to resume.
     """
-    out = Path(path)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise UserError(f"--out {path} cannot be written: {e.strerror or e}.") from e
+    out = make_folder(path)
     if (out / ARCH_FILE).exists() and not has_checkpoint(path):
         raise UserError(f"{path} holds a result without a checkpoint; give another --out.")
     if resume and not has_checkpoint(path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.utils.env import environment
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, UserError
 
 PathLike = str | os.PathLike[str]
 
@@ -31,6 +31,23 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: PathLike) -> Path:
+    """Makes a folder that can be written, with the folders above it.
+
+    Raises:
+        UserError: If that is not possible.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UserError(f"{path} cannot be written: {e.strerror or e}; give another folder.") from e
+    return folder
 
 
 def write_text(path: PathLike, text: str) -> None:

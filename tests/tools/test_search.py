@@ -421,7 +421,7 @@ def test_own_images(config, tmp_path, here):
         (("--cfg-options", "search.rule.when=1"), "search.rule has no 'when'"),
         (("--cfg-options", "search.when=1"), "unknown setting 'when'"),
         (("--cfg-options", "search.steps=0"), "steps >= 1"),
-        (("--out", "/proc/x"), "--out /proc/x cannot be written"),
+        (("--out", "/proc/x"), "/proc/x cannot be written"),
         (("--cfg-options", "finals.when=1"), "finals has no 'when'"),
         (("--cfg-options", "finals.iterations=1", "recipe=gone.py"), "there is no file"),
     ],
