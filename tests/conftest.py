@@ -68,9 +68,14 @@ def tiny_suite(few, tmp_path_factory) -> Path:
     from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
 
     folder = tmp_path_factory.mktemp("suite")
-    stages = [StageSpec((BlockSpec("fused_irb", 8, 8, stride=2, hidden=16),)) for _ in range(4)]
-    origin = Provenance("hand-written", {"reason": "a test"})
-    network = ArchSpec("prunet_tiny", StemSpec((8,)), tuple(stages), TailSpec(16), origin)
+    stage = StageSpec((BlockSpec("fused_irb", 8, 8, stride=2, hidden=16),))
+    network = ArchSpec(
+        name="prunet_tiny",
+        stem=StemSpec((8,)),
+        stages=(stage,) * 4,
+        tail=TailSpec(16),
+        provenance=Provenance("hand-written", {"reason": "a test"}),
+    )
     network.save(folder / "prunet_tiny.json")
     options = dict(option.split("=", 1) for option in few)
     options |= {

@@ -1,12 +1,13 @@
-"""The block, of whichever kind, in the steps expand, spatial, project.
+"""Block of a network, in the steps expand, spatial and project.
 
-A step is a module of its own, so that a search can run the steps with other widths than the block
-was built with and still share this one implementation.
+Each step is a module of its own: a search runs them with fewer channels than the block was built
+with, and still shares this implementation.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from timm.layers import DropPath, SEModule
@@ -21,36 +22,27 @@ def conv_bn_act(
     in_chs: int,
     out_chs: int,
     kernel: int = 1,
-    stride: int = 1,
     *,
-    depthwise: bool = False,
-    padding: str = "same",
     act: str | None = None,
     bn_eps: float = 1e-3,
+    **conv: Any,
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm and, where `act` is given, an activation.
+    """Builds a convolution without bias, its batch norm and, optionally, an activation.
 
     Args:
-        in_chs, out_chs: Channels.
-        kernel, stride: Of the convolution.
-        depthwise: One group a channel.
-        padding: `same` is kernel // 2 on every side, `valid` is none.
-        act: A key of ACTIVATION_MODULES, or None.
+        in_chs: Number of input channels.
+        out_chs: Number of output channels.
+        kernel: Side of the square kernel.
+        act: Key of ACTIVATION_MODULES; None for no activation.
         bn_eps: Epsilon of the batch norm.
+        **conv: Further arguments of nn.Conv2d; its padding is kernel // 2 by default.
 
     Returns:
-        A Sequential with the children conv, bn and, where asked for, act.
+        A Sequential with the children conv, bn and, with an activation, act.
     """
+    conv.setdefault("padding", kernel // 2)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=nn.Conv2d(
-            in_chs,
-            out_chs,
-            kernel,
-            stride,
-            padding=0 if padding == "valid" else kernel // 2,
-            groups=in_chs if depthwise else 1,
-            bias=False,
-        ),
+        conv=nn.Conv2d(in_chs, out_chs, kernel, bias=False, **conv),
         bn=nn.BatchNorm2d(out_chs, eps=bn_eps),
     )
     if act is not None:
@@ -59,28 +51,17 @@ def conv_bn_act(
 
 
 class Block(nn.Module):
-    """`project(spatial(expand(x)))`, plus `x` where the spec has a residual.
+    """Block `project(spatial(expand(x)))`, plus `x` where the spec has a residual.
 
     A step that the block's kind does not have is an Identity.
 
     Args:
-        spec: What to build.
-        padding: `published` follows the spec, `same` pads every convolution with kernel // 2.
+        spec: The block to build.
         bn_eps: Epsilon of the batch norms.
-        drop_path: Rate of stochastic depth on the branch; without a residual it has no effect.
-
-    Shapes:
-        (N, in_chs, H, W) to (N, out_chs, ceil(H / stride), ceil(W / stride)), or
-        floor((H - kernel) / 2) + 1 for a strided block of padding `valid`.
+        drop_path: Rate of stochastic depth on the branch, 0..1; no effect without a residual.
     """
 
-    def __init__(
-        self,
-        spec: BlockSpec,
-        padding: str = "published",
-        bn_eps: float = 1e-3,
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, spec: BlockSpec, bn_eps: float = 1e-3, drop_path: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
         self.has_residual = spec.has_residual
@@ -96,23 +77,31 @@ class Block(nn.Module):
             chs,
             mid_chs,
             spec.kernel,
-            spec.stride,
-            depthwise=kind.is_depthwise,
-            padding=spec.padding if padding == "published" else padding,
             act=spec.act,
             bn_eps=bn_eps,
+            stride=spec.stride,
+            padding=0 if spec.padding == "valid" else spec.kernel // 2,
+            groups=chs if kind.is_depthwise else 1,
         )
         if spec.se:
             act_layer = ACTIVATION_MODULES[spec.act]
-            self.spatial.add_module(
-                "se", SEModule(mid_chs, rd_channels=spec.se, act_layer=act_layer)
-            )
+            squeeze_excite = SEModule(mid_chs, rd_channels=spec.se, act_layer=act_layer)
+            self.spatial.add_module("se", squeeze_excite)
         if kind.has_project:
             self.project = conv_bn_act(mid_chs, spec.out_chs, bn_eps=bn_eps)
         use_drop = spec.has_residual and drop_path > 0
         self.drop_path: nn.Module = DropPath(drop_path) if use_drop else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block.
+
+        Args:
+            x: Feature maps, (N, in_chs, H, W).
+
+        Returns:
+            Feature maps, (N, out_chs, ceil(H / stride), ceil(W / stride)); with the padding
+            `valid`, floor((H - kernel) / stride) + 1 high and as wide accordingly.
+        """
         out = self.project(self.spatial(self.expand(x)))
         if self.has_residual:
             out = x + self.drop_path(out)

@@ -43,6 +43,7 @@ class ArchNet(nn.Module):
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
+        *,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         padding: str = "published",
@@ -63,16 +64,19 @@ class ArchNet(nn.Module):
         widths = (in_chans, *spec.stem.widths)
         self.stem = nn.Sequential(
             *(
-                conv_bn_act(a, b, 3, 2 if i == 0 else 1, act=spec.stem.act, bn_eps=eps)
+                conv_bn_act(a, b, 3, stride=2 if i == 0 else 1, act=spec.stem.act, bn_eps=eps)
                 for i, (a, b) in enumerate(pairwise(widths))
             )
         )
         # The published builder's rule: block i of n drops with rate * (i + 2) / (n + 2), because
         # its list also counts the data, stem and tail entries.
         rates = (drop_path_rate * (i + 2) / (len(spec.blocks) + 2) for i in range(len(spec.blocks)))
+        padded = padding == "same"
         self.stages: Any = nn.Sequential(
             *(
-                nn.Sequential(*(Block(block, padding, eps, next(rates)) for block in stage.blocks))
+                nn.Sequential(
+                    *(Block(b.padded() if padded else b, eps, next(rates)) for b in stage.blocks)
+                )
                 for stage in spec.stages
             )
         )

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ class BlockSpec:
     kind: str
     in_chs: int
     out_chs: int
+    _: KW_ONLY
     kernel: int = 3
     stride: int = 1
     hidden: int = 0
@@ -204,7 +205,7 @@ class StemSpec:
         """The stem's convolutions as blocks."""
         pairs = enumerate(pairwise((in_chans, *self.widths)))
         return tuple(
-            BlockSpec("conv", a, b, 3, 2 if i == 0 else 1, act=self.act) for i, (a, b) in pairs
+            BlockSpec("conv", a, b, stride=2 if i == 0 else 1, act=self.act) for i, (a, b) in pairs
         )
 
 
@@ -278,7 +279,7 @@ class Provenance:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArchSpec:
     """A whole network as data.
 

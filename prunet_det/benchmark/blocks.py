@@ -48,9 +48,9 @@ def blocks_of(model: str, arch: Mapping[str, Any] | None) -> list[BlockSpec] | N
                     "irb",
                     (block.conv_pw if inverted else depthwise).in_channels,
                     last.out_channels,
-                    depthwise.kernel_size[0],
-                    depthwise.stride[0],
-                    depthwise.out_channels,
+                    kernel=depthwise.kernel_size[0],
+                    stride=depthwise.stride[0],
+                    hidden=depthwise.out_channels,
                     act="silu",
                 )
             )
@@ -61,7 +61,11 @@ def blocks_of(model: str, arch: Mapping[str, Any] | None) -> list[BlockSpec] | N
 
 def _conv(conv: torch.nn.Conv2d) -> BlockSpec:
     return BlockSpec(
-        "conv", conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]
+        "conv",
+        conv.in_channels,
+        conv.out_channels,
+        kernel=conv.kernel_size[0],
+        stride=conv.stride[0],
     )
 
 

@@ -78,11 +78,11 @@ def _walk(
             stages.append([])
         stages[-1].append(block)
     return ArchSpec(
-        name,
-        stem,
-        tuple(StageSpec(tuple(stage)) for stage in stages),
-        TailSpec(64),
-        Provenance("hand-written", {"reason": "a random walk through a latency table"}),
+        name=name,
+        stem=stem,
+        stages=tuple(StageSpec(tuple(stage)) for stage in stages),
+        tail=TailSpec(64),
+        provenance=Provenance("hand-written", {"reason": "a random walk through a latency table"}),
     )
 
 

@@ -192,7 +192,7 @@ class Repeated(nn.Module):
 
     def __init__(self, block: BlockSpec, count: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(block, "same") for _ in range(count))
+        self.blocks = nn.ModuleList(Block(block.padded()) for _ in range(count))
         self.chained = is_chainable(block)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

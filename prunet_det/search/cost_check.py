@@ -173,9 +173,7 @@ def prunode_ratio(seconds: float = 3.0) -> float:
     """Step time of a Prunode between its two widths, of a plain block of the larger one."""
     images = _images()
     space = layer_space(64)
-    plain = nn.Sequential(
-        *(Block(space.block(space.operators[0], MOST), "same") for _ in range(_LAYERS))
-    )
+    plain = nn.Sequential(*(Block(space.block(space.operators[0], MOST)) for _ in range(_LAYERS)))
     tasks = [Task(step_of(net, images)) for net in (_Net(space), plain)]
     timings = time_interleaved(tasks, seconds)
     return timings[0].median_ms / timings[1].median_ms

@@ -38,7 +38,7 @@ class Prunode(nn.Module):
     def __init__(self, spec: BlockSpec, bn_eps: float = 1e-3) -> None:
         super().__init__()
         self.spec, self.bn_eps = spec, bn_eps
-        self.block: Any = Block(spec, "same", bn_eps)
+        self.block: Any = Block(spec.padded(), bn_eps)
 
     @property
     def has_residual(self) -> bool:
@@ -56,7 +56,7 @@ class Prunode(nn.Module):
         old = self.block.state_dict()
         self.spec = dataclasses.replace(self.spec, hidden=hidden)
         training = self.training
-        self.block = Block(self.spec, "same", self.bn_eps)
+        self.block = Block(self.spec.padded(), self.bn_eps)
         like = next(iter(old.values()))
         self.block.to(like.device)
         copy_leading(old, self.block.state_dict())

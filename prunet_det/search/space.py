@@ -111,8 +111,8 @@ class LayerSpace:
             operator.kind,
             self.in_chs,
             self.out_chs,
-            operator.kernel,
-            self.stride,
+            kernel=operator.kernel,
+            stride=self.stride,
             hidden=hidden,
             act=operator.act,
             se=_squeezed(self.in_chs) if operator.se else 0,
@@ -276,11 +276,11 @@ class SearchSpace:
             elif not layer.skippable:
                 raise SpaceError(f"layer {layer.name} cannot be skipped.")
         return ArchSpec(
-            name,
-            StemSpec((self.stem,), self.act),
-            tuple(StageSpec(tuple(blocks)) for blocks in stages),
-            TailSpec(self.tail),
-            provenance,
+            name=name,
+            stem=StemSpec((self.stem,), self.act),
+            stages=tuple(StageSpec(tuple(blocks)) for blocks in stages),
+            tail=TailSpec(self.tail),
+            provenance=provenance,
             input_size=size,
         )
 

@@ -37,7 +37,9 @@ class SuperNet(nn.Module):
     def __init__(self, space: SearchSpace, num_classes: int) -> None:
         super().__init__()
         self.space, self.num_classes = space, num_classes
-        self.stem = nn.Sequential(conv_bn_act(3, space.stem, 3, 2, act=space.act, bn_eps=BN_EPS))
+        self.stem = nn.Sequential(
+            conv_bn_act(3, space.stem, 3, stride=2, act=space.act, bn_eps=BN_EPS)
+        )
         self.layers: Any = nn.ModuleDict(
             {str(i): SearchLayer(layer, BN_EPS) for i, layer in enumerate(space.layers)}
         )

@@ -44,8 +44,8 @@ def test_projection_has_no_activation():
 def test_valid_padding_only_where_published():
     spec = BlockSpec("fused_irb", 8, 12, stride=2, hidden=24, padding="valid")
     x = torch.zeros(1, 8, 16, 16)
-    assert Block(spec, padding="published").eval()(x).shape[-1] == 7
-    assert Block(spec, padding="same").eval()(x).shape[-1] == 8
+    assert Block(spec).eval()(x).shape[-1] == 7
+    assert Block(spec.padded()).eval()(x).shape[-1] == 8
 
 
 def test_drop_path_needs_a_residual():

@@ -42,11 +42,11 @@ def network(monkeypatch) -> ArchSpec:
         BlockSpec("irb", 24, 24, hidden=48),
     )
     return ArchSpec(
-        "planted",
-        StemSpec((16,)),
-        (StageSpec(blocks),),
-        TailSpec(32),
-        Provenance("hand-written", {"reason": "a test"}),
+        name="planted",
+        stem=StemSpec((16,)),
+        stages=(StageSpec(blocks),),
+        tail=TailSpec(32),
+        provenance=Provenance("hand-written", {"reason": "a test"}),
     )
 
 

@@ -30,8 +30,8 @@ from prunet_det.latency.table import (
 from prunet_det.utils.env import device_title
 
 DEMO = prunet_det.load_spec("prunet_demo")
-BLOCK = BlockSpec("irb", 16, 16, 3, 1, 64)
-WIDE = BlockSpec("fused_irb", 32, 32, 3, 1, 128)
+BLOCK = BlockSpec("irb", 16, 16, hidden=64)
+WIDE = BlockSpec("fused_irb", 32, 32, hidden=128)
 SIZE = (32, 32)
 
 
@@ -181,7 +181,9 @@ class Counted(BlockTimer):
 
 
 @pytest.mark.parametrize(
-    "block", [WIDE, BlockSpec("fused_irb", 32, 48, 3, 2, 128)], ids=["chained", "side by side"]
+    "block",
+    [WIDE, BlockSpec("fused_irb", 32, 48, stride=2, hidden=128)],
+    ids=["chained", "side by side"],
 )
 def test_a_block_is_measured_apart_from_its_network(block):
     """What the network around it costs, and the sum of blocks side by side, is not the block's."""

@@ -16,10 +16,10 @@ from prunet_det.search.prunode import Prunode, copy_leading
 from prunet_det.search.supernet import SuperNet, rebind_optimizer
 
 BLOCKS = [
-    BlockSpec("irb", 8, 12, 3, 2, hidden=32),
-    BlockSpec("irb", 8, 8, 5, hidden=32, act="silu", se=2),
-    BlockSpec("fused_irb", 8, 8, 3, hidden=32),
-    BlockSpec("fused_irb", 8, 12, 5, 2, hidden=32, se=2),
+    BlockSpec("irb", 8, 12, stride=2, hidden=32),
+    BlockSpec("irb", 8, 8, kernel=5, hidden=32, act="silu", se=2),
+    BlockSpec("fused_irb", 8, 8, hidden=32),
+    BlockSpec("fused_irb", 8, 12, kernel=5, stride=2, hidden=32, se=2),
 ]
 
 
@@ -29,7 +29,7 @@ def images(*shape):
 
 def plain(node: Prunode, hidden: int) -> torch.nn.Module:
     """The block that a Prunode's first channels are, with the implementation of networks."""
-    block = Block(dataclasses.replace(node.spec, hidden=hidden), "same")
+    block = Block(dataclasses.replace(node.spec, hidden=hidden))
     copy_leading(node.block.state_dict(), block.state_dict())
     block.has_residual = False
     return block.train(node.training)

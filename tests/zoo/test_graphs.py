@@ -85,10 +85,14 @@ def test_compiled_graph(name):
 def small():
     """One block with all that blocks have: a whole network's code takes a minute to make."""
     block = BlockSpec("irb", 8, 8, hidden=32, se=4, act="silu")
-    stem, stages = StemSpec((8,)), (StageSpec((block,)),)
-    provenance = Provenance("hand-written", {"reason": "a test"})
-    model = ArchSpec("small", stem, stages, TailSpec(16), provenance).build().eval()
-    return model, torch.randn(2, 3, 72, 96)
+    spec = ArchSpec(
+        name="small",
+        stem=StemSpec((8,)),
+        stages=(StageSpec((block,)),),
+        tail=TailSpec(16),
+        provenance=Provenance("hand-written", {"reason": "a test"}),
+    )
+    return spec.build().eval(), torch.randn(2, 3, 72, 96)
 
 
 @pytest.mark.gpu

@@ -58,9 +58,12 @@ def efficientnet_b0() -> ArchSpec:
             )
             chs = out_chs
         stages.append(StageSpec(tuple(blocks)))
-    source = Provenance("published", {"source": "arXiv 1905.11946, table 1"})
     return ArchSpec(
-        "efficientnet_b0", StemSpec((32,), "silu"), tuple(stages), TailSpec(1280), source
+        name="efficientnet_b0",
+        stem=StemSpec((32,), "silu"),
+        stages=tuple(stages),
+        tail=TailSpec(1280),
+        provenance=Provenance("published", {"source": "arXiv 1905.11946, table 1"}),
     )
 
 
