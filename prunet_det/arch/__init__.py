@@ -1,4 +1,4 @@
-"""What a network is: its spec as data, its blocks, and the module that the spec builds."""
+"""Architectures: specs as data, and the blocks and the network that they describe."""
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import (

@@ -1,4 +1,4 @@
-"""ArchNet: an ArchSpec as an nn.Module with timm's backbone contract."""
+"""Network of a spec, with timm's interface of a backbone."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ PADDING_MODES = ("published", "same")
 
 
 class ArchNet(nn.Module):
-    """The network that an ArchSpec describes.
+    """Network that an ArchSpec describes.
 
     Args:
         spec: The architecture.
-        num_classes: Outputs of the classifier; 0 leaves it out.
-        in_chans: Channels of the image.
-        global_pool: As timm's: `avg`, `max`, `avgmax`, `catavgmax` or `` (empty: no pooling).
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth; grows linearly to (nearly) this rate at the last block.
-        padding: `published` leaves strided blocks unpadded where the spec says so; `same` pads
-            every convolution, so that a feature of stride s measures exactly ceil(size / s).
+        num_classes: Number of classes; 0 for no classifier.
+        in_chans: Number of channels of the images.
+        global_pool: timm's name of a pooling, `avg`, `max`, `avgmax` or `catavgmax`; empty for
+            none.
+        drop_rate: Rate of dropout before the classifier, 0..1.
+        drop_path_rate: Rate of stochastic depth, 0..1; it grows with depth, to nearly this rate at
+            the last block.
+        padding: `published` pads every block as its spec says; `same` pads all blocks, so that a
+            feature map of stride s is exactly ceil(size / s) wide.
 
-    Shapes:
-        (N, in_chans, H, W) to (N, num_classes).
+    Raises:
+        InputError: If an argument is impossible, or does not fit the spec.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (timm's contract)
         self,
         spec: ArchSpec,
         num_classes: int = 1000,
@@ -51,9 +53,9 @@ class ArchNet(nn.Module):
         super().__init__()
         if padding not in PADDING_MODES:
             raise InputError(f"padding must be one of {', '.join(PADDING_MODES)}, got {padding!r}.")
-        for key, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{key} must be an integer of at least {least}, got {value!r}.")
+        for key, value, minimum in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise InputError(f"{key} must be an integer of at least {minimum}, got {value!r}.")
         self.spec = spec
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -72,7 +74,7 @@ class ArchNet(nn.Module):
         # its list also counts the data, stem and tail entries.
         rates = (drop_path_rate * (i + 2) / (len(spec.blocks) + 2) for i in range(len(spec.blocks)))
         padded = padding == "same"
-        self.stages: Any = nn.Sequential(
+        self.stages: nn.Sequential = nn.Sequential(
             *(
                 nn.Sequential(
                     *(Block(b.padded() if padded else b, eps, next(rates)) for b in stage.blocks)
@@ -90,7 +92,7 @@ class ArchNet(nn.Module):
         )
         self.num_features = spec.tail.width
         self.head_hidden_size = spec.tail.hidden or spec.tail.width
-        self.global_pool: Any = nn.Identity()
+        self.global_pool: SelectAdaptivePool2d = SelectAdaptivePool2d()
         self.pre_logits: nn.Module = nn.Identity()
         if spec.tail.hidden:
             self.pre_logits = nn.Sequential(
@@ -114,11 +116,19 @@ class ArchNet(nn.Module):
         self.classifier = nn.Linear(chs, num_classes) if num_classes else nn.Identity()
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer, or an Identity where num_classes is 0."""
+        """Returns the linear layer at the end; an Identity if there are no classes."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a fresh one, and the pooling where `global_pool` is given."""
+        """Replaces the classifier by a new one with random weights.
+
+        Args:
+            num_classes: Number of classes; 0 for no classifier.
+            global_pool: timm's name of a pooling; None keeps the present one.
+
+        Raises:
+            InputError: If the pooling does not fit.
+        """
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self._set_classifier(num_classes, pool)
         init_weights(self.classifier)
@@ -126,11 +136,11 @@ class ArchNet(nn.Module):
         self.classifier.to(device=like.device, dtype=like.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trades a second forward of the stages for their activations' memory."""
+        """Sets whether training recomputes activations of the stages instead of keeping them."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that group parameters into the stem and, by stage or by block, the rest."""
+        """Returns patterns that group parameters by stage if `coarse`, otherwise by block."""
         return dict(
             stem=r"^stem",
             blocks=[
@@ -150,7 +160,7 @@ class ArchNet(nn.Module):
         return [i % count for i in indices]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_chans, H, W) to the (N, num_features, h, w) map before the pooling."""
+        """Turns images, (N, in_chans, H, W), into the last map, (N, num_features, h, w)."""
         x = self.stem(x)
         for stage in self.stages:
             if self.grad_checkpointing and not torch.jit.is_scripting():
@@ -160,7 +170,15 @@ class ArchNet(nn.Module):
         return self.conv_head(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Pools and classifies; `pre_logits` stops before the dropout and the classifier."""
+        """Pools and classifies.
+
+        Args:
+            x: Map that `forward_features` gives.
+            pre_logits: Stop before the dropout and the classifier.
+
+        Returns:
+            Logits, (N, num_classes), or features, (N, head_hidden_size).
+        """
         x = self.pre_logits(self.global_pool(x))
         x = self.flatten(x)
         if pre_logits:
@@ -169,6 +187,7 @@ class ArchNet(nn.Module):
         return self.classifier(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Turns images, (N, in_chans, H, W), into logits, (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
@@ -179,25 +198,28 @@ class ArchNet(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> Any:
-        """Feature maps, one a stride, as `feature_info` lists them.
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Computes feature maps, of which there is one per stride.
 
         Args:
-            x: (N, in_chans, H, W).
-            indices: Into `feature_info`; negative ones count from the end, an int takes the last n.
-            norm: There is no norm to apply; accepted for timm's contract.
-            stop_early: Leave out the stages after the last one asked for.
-            output_fmt: `NCHW` only.
-            intermediates_only: Return the list alone.
+            x: Images, (N, in_chans, H, W).
+            indices: Indices into `feature_info`, or a number of last maps; None for all maps.
+            norm: Has no effect: no norm follows the features. Part of timm's interface.
+            stop_early: Leave out the stages after the last map that is asked for.
+            output_fmt: `NCHW`, the only format.
+            intermediates_only: Return the maps alone.
 
         Returns:
-            The list of maps, or (final features, list).
+            The list of maps, or a pair of the last features and that list.
+
+        Raises:
+            InputError: If an index or the format does not exist.
         """
         if output_fmt != "NCHW":
             raise InputError(f"output_fmt must be NCHW, got {output_fmt!r}.")
         take_stages = [self.feature_info[i]["stage"] for i in self._take_indices(indices)]
         last = max(take_stages)
-        stages = self.stages[: last + 1] if stop_early else self.stages
+        stages = list(self.stages)[: last + 1 if stop_early else None]
         intermediates = []
         x = self.stem(x)
         for i, stage in enumerate(stages):
@@ -219,9 +241,21 @@ class ArchNet(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Removes what is not needed for the features `indices`; returns their absolute indices."""
+        """Removes the layers that some feature maps do not need.
+
+        Args:
+            indices: Indices into `feature_info`, or a number of last maps.
+            prune_norm: Has no effect: no norm follows the features. Part of timm's interface.
+            prune_head: Remove the layers after the stages too.
+
+        Returns:
+            The indices, counted from 0.
+
+        Raises:
+            InputError: If an index does not exist.
+        """
         take = self._take_indices(indices)
-        self.stages = self.stages[: self.feature_info[max(take)]["stage"] + 1]
+        self.stages = nn.Sequential(*list(self.stages)[: self.feature_info[max(take)]["stage"] + 1])
         if prune_head:
             self.conv_head = nn.Identity()
             self.pre_logits = nn.Identity()
@@ -230,7 +264,7 @@ class ArchNet(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Fan-out normal convolutions and uniform linears, as timm initialises EfficientNets."""
+    """Draws the weights of a convolution or linear layer, as timm initialises EfficientNets."""
     if any(p.is_meta for p in module.parameters(recurse=False)):
         return  # without values, drawing them would only take time
     if isinstance(module, nn.Conv2d):
@@ -244,15 +278,15 @@ def init_weights(module: nn.Module) -> None:
 
 
 @torch.jit.ignore
-def checkpoint_stage(stage: Any, x: torch.Tensor) -> torch.Tensor:
-    """Runs the blocks of a stage, each of which is run again in the backward pass.
+def checkpoint_stage(stage: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """Runs the blocks of a stage without keeping activations, which the backward pass recomputes.
 
     Args:
-        stage: A Sequential.
-        x: Its input.
+        stage: Blocks in order.
+        x: Feature maps, (N, C, H, W).
     """
     for block in stage:
-        if torch.compiler.is_compiling():  # which has no place for our contexts
+        if torch.compiler.is_compiling():  # a compiled checkpoint takes no contexts
             x = checkpoint(block, x, use_reentrant=False)
         else:
             x = checkpoint(block, x, use_reentrant=False, context_fn=_Contexts(block))
@@ -260,7 +294,7 @@ def checkpoint_stage(stage: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Contexts:
-    """The contexts of the first and of the second run."""
+    """Contexts in which a block runs forward and, in the backward pass, again."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
@@ -271,7 +305,7 @@ class _Contexts:
 
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """The second run must not count the batch into the running statistics again."""
+    """Keeps the running statistics, which the first run has updated."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""A network made of another one: narrower, wider, shallower or deeper."""
+"""Specs scaled in width and depth."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ _MIN_SQUEEZE = 4
 
 
 def round_channels(channels: int, factor: float) -> int:
-    """A number of channels times a factor, as a multiple of 8.
+    """Scales a number of channels and rounds it to a multiple of 8, at least 8.
 
     Args:
-        channels: Channels before scaling.
+        channels: Number of channels.
         factor: Scale, above 0; at 1 the channels stay as they are, multiple or not.
-
-    Returns:
-        At least 8.
     """
     if factor == 1:
         return channels
@@ -27,14 +24,14 @@ def round_channels(channels: int, factor: float) -> int:
 
 
 def scale_width(spec: ArchSpec, factor: float) -> ArchSpec:
-    """A network with the same blocks and a share of the channels, inner widths included.
+    """Scales all channels of a network, inner widths included, and keeps its blocks.
 
     Args:
-        spec: Network to scale; a hidden layer of its tail keeps its width.
-        factor: Scale of every number of channels, above 0.
+        spec: Network to scale; the hidden layer of its tail keeps its width.
+        factor: Scale, above 0.
 
     Raises:
-        ValueError: A factor of 0 or less.
+        InputError: If the factor is not above 0.
     """
     _check_factor("width", factor)
 
@@ -55,18 +52,18 @@ def scale_width(spec: ArchSpec, factor: float) -> ArchSpec:
 def scale_compound(
     spec: ArchSpec, width: float, depth: float, hidden_step: int = 32, max_expansion: int = 8
 ) -> ArchSpec:
-    """A network scaled in width and depth, as EfficientNets are; inner widths keep their expansion.
+    """Scales a network in width and depth, as EfficientNets are.
 
     Args:
         spec: Network to scale.
-        width: Scale of the channels between blocks, above 0.
-        depth: Scale of the number of blocks of each stage, above 0: the last block is repeated, or
-            the last ones are left out.
-        hidden_step: Inner widths are multiples of this, as those of a search space are.
-        max_expansion: Greatest inner width, in times the block's input.
+        width: Scale of the channels between blocks, above 0; inner widths keep their expansion.
+        depth: Scale of the number of blocks of each stage, above 0; a stage's last block is
+            repeated, or its last blocks are left out.
+        hidden_step: Step of inner widths in channels; 32 as in search spaces.
+        max_expansion: Greatest ratio of a block's inner width to its input; 8 as in search spaces.
 
     Raises:
-        ValueError: A factor of 0 or less.
+        InputError: If a factor is not above 0.
     """
     _check_factor("width", width)
     _check_factor("depth", depth)
@@ -106,7 +103,7 @@ def _scaled_squeeze(block: BlockSpec, factor: float) -> int:
 def _scaled(
     spec: ArchSpec, suffix: str, stages: tuple[StageSpec, ...], width: float, reason: str
 ) -> ArchSpec:
-    """The spec with other stages, and with stem and tail as wide as these."""
+    """Returns the spec with these stages, and with a stem and a tail that fit them."""
     widths = tuple(round_channels(w, width) for w in spec.stem.widths)
     return dataclasses.replace(
         spec,

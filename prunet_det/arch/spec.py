@@ -1,7 +1,7 @@
-"""What a network is: frozen dataclasses of integers, with JSON in and out and validation.
+"""Specs of networks: frozen dataclasses of integers, read from and written to JSON, and checked.
 
-An :class:`ArchSpec` is a stem, stages of blocks and a tail. Whoever makes one (the zoo, the search,
-a user with an editor) and whoever uses one (the network, the latency model) meet here only.
+An ArchSpec is a stem, stages of blocks and a tail. The zoo, the search or a user with an editor
+make one; the network and the latency model use it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunet_det.utils.config import field_values, from_mapping
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import digest, write_text
+
+if TYPE_CHECKING:
+    from prunet_det.arch.network import ArchNet
 
 SCHEMA_VERSION = 1
 ACTIVATIONS = ("relu", "silu")
@@ -31,19 +34,20 @@ PROVENANCE_KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BlockKind:
-    """What tells one kind of block from another; everything else asks the block for it.
+    """Kind of block: which steps it has, and how figures show it.
 
-    A block is up to three steps: a 1x1 convolution that expands, a kxk convolution, and a 1x1
-    convolution that projects. Batch norm follows each, an activation all but the last.
+    The steps are a 1x1 convolution that expands, a kxk convolution, and a 1x1 convolution that
+    projects. Each has a batch norm, and all but the last an activation.
 
     Attributes:
-        name: Value of `kind` in specs, tables and configs of a search.
+        name: Value of `kind` in specs, latency tables and search configs.
         title: Name in figures.
-        colour: Colour in figures, as #RRGGBB; Okabe and Ito's, told apart by the colour-blind too.
-        has_expand: Whether a 1x1 convolution to the inner width comes before the kxk convolution.
-        is_depthwise: Whether the kxk convolution works on each channel alone.
-        has_project: Whether a 1x1 convolution without activation comes last. Such a block adds its
-            input to its output where the two have the same shape.
+        colour: Colour in figures, #RRGGBB; from Okabe and Ito's, which the colour-blind can tell
+            apart.
+        has_expand: Whether the block begins with a 1x1 convolution to its inner width.
+        is_depthwise: Whether the kxk convolution has one group per channel.
+        has_project: Whether the block ends with a 1x1 convolution. Such a block has a residual
+            where its input and its output have the same shape.
     """
 
     name: str
@@ -55,7 +59,7 @@ class BlockKind:
 
     @property
     def has_hidden(self) -> bool:
-        """Whether there is an inner width to choose, between those of input and output."""
+        """Whether the block has an inner width besides those of its input and output."""
         return self.has_expand or (self.has_project and not self.is_depthwise)
 
 
@@ -79,17 +83,17 @@ BLOCK_KINDS: dict[str, BlockKind] = {
 
 
 def kinds_with_hidden() -> tuple[str, ...]:
-    """Names of the kinds whose inner width a search may choose."""
+    """Lists the names of the kinds that have an inner width."""
     return tuple(name for name, kind in BLOCK_KINDS.items() if kind.has_hidden)
 
 
 class SpecError(InputError):
-    """A spec that does not describe a network; the sentence says what is wrong and where."""
+    """A spec that describes no network; the message says what is wrong and where."""
 
 
-def _check_int(where: str, key: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SpecError(f"{where}: {key} must be an integer of at least {least}, got {value!r}.")
+def _check_int(where: str, key: str, value: Any, minimum: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise SpecError(f"{where}: {key} must be an integer of at least {minimum}, got {value!r}.")
 
 
 def _check_choice(where: str, key: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -99,20 +103,24 @@ def _check_choice(where: str, key: str, value: Any, choices: tuple[str, ...]) ->
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One block.
+    """Block of a network.
 
     Attributes:
-        kind: `conv` (conv, BN, activation; never a residual), `irb` (inverted residual: 1x1 expand,
-            depthwise, 1x1 project) or `fused_irb` (dense kxk expand, 1x1 project).
-        in_chs, out_chs: Channels in and out.
-        kernel: Odd side of the spatial convolution.
-        stride: 1 or 2, applied by the spatial convolution.
-        hidden: Inner width of an irb or fused_irb, in channels; 0 for a conv.
-        act: `relu` or `silu`.
-        se: Squeeze width of squeeze-and-excitation on the hidden channels; 0 for none.
-        padding: Of a strided convolution as published: `same` (kernel // 2 on each side) or `valid`
-            (none; the published GPUNets' strided fused_irb). Networks built with `padding="same"`
-            ignore it.
+        kind: Key of BLOCK_KINDS: `conv` (one convolution), `irb` (inverted residual: 1x1 expand,
+            kxk depthwise, 1x1 project) or `fused_irb` (dense kxk expand, 1x1 project).
+        in_chs: Number of input channels.
+        out_chs: Number of output channels.
+        kernel: Side of the kxk convolution, odd.
+        stride: Stride of the kxk convolution, 1 or 2.
+        hidden: Inner width in channels; 0 for a kind that has none.
+        act: Activation, `relu` or `silu`.
+        se: Width of the squeeze in squeeze-and-excitation, in channels, at most `hidden`; 0 for no
+            squeeze-and-excitation.
+        padding: Padding of the kxk convolution, `same` (kernel // 2 on each side) or `valid` (none;
+            in the published GPUNets where a fused_irb has stride 2).
+
+    Raises:
+        SpecError: If a value is impossible, or does not fit the others.
     """
 
     kind: str
@@ -137,8 +145,8 @@ class BlockSpec:
             raise SpecError(f"{where}: kernel must be odd, got {self.kernel}.")
         if self.stride not in (1, 2) or isinstance(self.stride, bool):
             raise SpecError(f"{where}: stride must be 1 or 2, got {self.stride!r}.")
-        _check_int(where, "se", self.se, least=0)
-        _check_int(where, "hidden", self.hidden, least=int(self.has_hidden))
+        _check_int(where, "se", self.se, minimum=0)
+        _check_int(where, "hidden", self.hidden, minimum=int(self.has_hidden))
         if not self.has_hidden and (self.hidden or self.se):
             raise SpecError(
                 f"{where}: a {self.kind} block has no hidden width and no se; leave them out."
@@ -150,17 +158,17 @@ class BlockSpec:
 
     @property
     def kind_info(self) -> BlockKind:
-        """What is true of all blocks of this kind."""
+        """What all blocks of this kind have in common."""
         return BLOCK_KINDS[self.kind]
 
     @property
     def has_hidden(self) -> bool:
-        """Whether the block has an inner width."""
+        """Whether the block has an inner width besides those of its input and output."""
         return self.kind_info.has_hidden
 
     @property
     def spatial_chs(self) -> tuple[int, int]:
-        """Channels in and out of the kxk convolution."""
+        """Numbers of input and output channels of the kxk convolution."""
         kind = self.kind_info
         chs = self.hidden if kind.has_expand else self.in_chs
         if kind.is_depthwise:
@@ -173,22 +181,25 @@ class BlockSpec:
         return self.kind_info.has_project and self.stride == 1 and self.in_chs == self.out_chs
 
     def padded(self) -> BlockSpec:
-        """The block as networks built with `padding="same"` have it."""
+        """Returns the block as networks that are built with `padding="same"` have it."""
         return self if self.padding == "same" else dataclasses.replace(self, padding="same")
 
     def to_dict(self) -> dict[str, Any]:
-        """The block as JSON values; fields at their defaults are left out."""
+        """Returns the block as JSON values, without the fields that are at their defaults."""
         values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
         return {f.name: value for f, value in values if value != f.default}
 
 
 @dataclass(frozen=True)
 class StemSpec:
-    """The first convolutions, 3x3: the first of stride 2, any further ones of stride 1.
+    """First convolutions of a network, all 3x3: one of stride 2, any further ones of stride 1.
 
     Attributes:
-        widths: Output channels of each convolution.
-        act: `relu` or `silu`.
+        widths: Number of output channels of each convolution; at least one.
+        act: Activation, `relu` or `silu`.
+
+    Raises:
+        SpecError: If there is no width, or an impossible value.
     """
 
     widths: tuple[int, ...]
@@ -202,7 +213,7 @@ class StemSpec:
         _check_choice("stem", "act", self.act, ACTIVATIONS)
 
     def blocks(self, in_chans: int = 3) -> tuple[BlockSpec, ...]:
-        """The stem's convolutions as blocks."""
+        """Returns the stem's convolutions as blocks, for images of `in_chans` channels."""
         pairs = enumerate(pairwise((in_chans, *self.widths)))
         return tuple(
             BlockSpec("conv", a, b, stride=2 if i == 0 else 1, act=self.act) for i, (a, b) in pairs
@@ -211,10 +222,14 @@ class StemSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """Consecutive blocks under one name.
+    """Stage: consecutive blocks.
 
     Attributes:
-        blocks: At least one block; each takes what the one before it gives.
+        blocks: Blocks in order, at least one; each has the input channels that the one before it
+            gives.
+
+    Raises:
+        SpecError: If there is no block, or channels do not fit.
     """
 
     blocks: tuple[BlockSpec, ...]
@@ -231,7 +246,7 @@ class StageSpec:
 
     @property
     def stride(self) -> int:
-        """Product of the blocks' strides."""
+        """Stride of the stage: the product of its blocks' strides."""
         product = 1
         for block in self.blocks:
             product *= block.stride
@@ -240,11 +255,17 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class TailSpec:
-    """What a classifier has after the stages: 1x1 conv, BN, ReLU, mean, optional 1x1 conv, linear.
+    """Layers of a classifier after its stages.
+
+    They are a 1x1 convolution with batch norm and ReLU, pooling, optionally another 1x1 convolution
+    with ReLU (no bias, no batch norm), and a linear layer.
 
     Attributes:
-        width: Channels of the 1x1 convolution before the pooling.
-        hidden: Channels of a second 1x1 convolution (no bias, no BN, ReLU) after it; 0 for none.
+        width: Number of output channels of the convolution before the pooling.
+        hidden: Number of output channels of the convolution after the pooling; 0 for none.
+
+    Raises:
+        SpecError: If a width is impossible.
     """
 
     width: int
@@ -252,17 +273,20 @@ class TailSpec:
 
     def __post_init__(self) -> None:
         _check_int("tail", "width", self.width)
-        _check_int("tail", "hidden", self.hidden, least=0)
+        _check_int("tail", "hidden", self.hidden, minimum=0)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a network comes from.
+    """Origin of a network.
 
     Attributes:
         kind: `published`, `searched` or `hand-written`.
-        details: JSON values; `published` needs `source`, `searched` needs `command`, `budget`,
-            `seed` and `data`, `hand-written` needs `reason`.
+        details: JSON values; a published network has at least `source`, a searched one `command`,
+            `budget`, `seed` and `data`, a hand-written one `reason`.
+
+    Raises:
+        SpecError: If the kind is unknown or a detail is missing.
     """
 
     kind: str
@@ -281,15 +305,20 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchSpec:
-    """A whole network as data.
+    """Architecture of a network as data.
 
     Attributes:
-        name: What the network is called.
-        stem, stages, tail: Its parts, in the order of execution.
-        provenance: Where it comes from.
-        input_size: Side in pixels of the square images that it was designed for.
-        crop_pct: Share of the resized image that evaluation crops to.
+        name: Name of the network.
+        stem: First convolutions.
+        stages: Stages in order, at least one.
+        tail: Layers of the classifier.
+        provenance: Origin of the network.
+        input_size: Side of the square images that the network was designed for, in pixels.
+        crop_pct: Fraction of the resized image that evaluation crops to, 0..1.
         bn_eps: Epsilon of every batch norm.
+
+    Raises:
+        SpecError: If a value is impossible, or channels do not fit.
     """
 
     name: str
@@ -325,17 +354,17 @@ class ArchSpec:
 
     @property
     def blocks(self) -> tuple[BlockSpec, ...]:
-        """All blocks, in order."""
+        """Blocks of all stages, in order."""
         return tuple(block for stage in self.stages for block in stage.blocks)
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of stem, stages and tail, whatever the network is called."""
+        """Digest of stem, stages and tail, whatever the name: 16 hexadecimal digits."""
         data = self.to_dict()
         return digest({key: data[key] for key in ("stem", "stages", "tail")})
 
     def strides(self) -> tuple[int, ...]:
-        """Cumulative stride after each stage, relative to the image."""
+        """Returns the stride of each stage's output, relative to the image."""
         total, out = 2, []
         for stage in self.stages:
             total *= stage.stride
@@ -343,14 +372,14 @@ class ArchSpec:
         return tuple(out)
 
     def feature_stages(self) -> Iterator[tuple[int, int, int]]:
-        """Yields (stage index, channels, stride) of the last stage at each stride."""
+        """Yields (index, number of channels, stride) of the last stage at each stride."""
         strides = self.strides()
         for i, (stage, stride) in enumerate(zip(self.stages, strides, strict=True)):
             if i + 1 == len(strides) or strides[i + 1] != stride:
                 yield i, stage.blocks[-1].out_chs, stride
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as JSON values; block fields at their defaults are left out."""
+        """Returns the spec as JSON values, without fields of blocks that are at their defaults."""
         return {
             "schema": SCHEMA_VERSION,
             "name": self.name,
@@ -368,10 +397,11 @@ class ArchSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
-        """Builds a spec from :meth:`to_dict`'s form.
+        """Builds a spec from the JSON values that `to_dict` gives.
 
         Raises:
-            SpecError: Unknown or missing keys, another schema version, impossible shapes.
+            SpecError: If a key is unknown or missing, the schema is another, or no network is
+                described.
         """
         if not isinstance(data, Mapping):
             raise SpecError(f"a spec is an object with keys, got {type(data).__name__}.")
@@ -396,7 +426,7 @@ class ArchSpec:
         return cls(**kwargs)
 
     def to_json(self) -> str:
-        """JSON text with one line a block: short enough to read, stable enough to diff."""
+        """Returns the spec as JSON text with one line per block, easy to read and to diff."""
         data = self.to_dict()
         stages = data.pop("stages")
         head = json.dumps(data, indent=1)[:-2]  # without the closing brace
@@ -409,16 +439,16 @@ class ArchSpec:
         return head + ',\n "stages": [\n' + ",\n".join(lines) + "\n ]\n}\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes :meth:`to_json` to `path`, atomically."""
+        """Writes the spec to a JSON file, atomically."""
         write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ArchSpec:
-        """Reads a spec file.
+        """Reads a spec from a JSON file.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            SpecError: The file is not JSON or not a spec; the sentence names the file.
+            FileNotFoundError: If there is no such file.
+            SpecError: If the file is not JSON or not a spec; the message names the file.
         """
         path = Path(path)
         if not path.is_file():
@@ -430,8 +460,8 @@ class ArchSpec:
         except SpecError as e:
             raise SpecError(f"{path}: {e}") from e
 
-    def build(self, **kwargs: Any) -> Any:
-        """The network, an :class:`prunet_det.arch.network.ArchNet`, with its keyword arguments."""
+    def build(self, **kwargs: Any) -> ArchNet:
+        """Builds the network, an ArchNet with these keyword arguments."""
         from prunet_det.arch.network import ArchNet
 
         return ArchNet(self, **kwargs)

@@ -42,7 +42,7 @@ def inherit(
     for i, (layer, block) in enumerate(zip(supernet.space.layers, network, strict=True)):
         if block is None:
             continue
-        target: Any = net.stages[layer.stage][places[layer.stage]]
+        target: Any = net.get_submodule(f"stages.{layer.stage}.{places[layer.stage]}")
         places[layer.stage] += 1
         key = keys[i]
         if key is not None and str(i) in supernet.layers:
