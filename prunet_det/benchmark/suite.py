@@ -14,13 +14,9 @@ from mmengine.config import Config
 
 from prunet_det.benchmark.records import FAMILIES, run_key
 from prunet_det.latency.measure import default_runtime, local_device
-from prunet_det.training.launch import (
-    explicit_schedule,
-    set_data_root,
-    set_length,
-    training_length,
-)
+from prunet_det.training.launch import set_data_root
 from prunet_det.training.repeatable import make_repeatable
+from prunet_det.training.schedule import explicit_schedule, set_length
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
@@ -200,7 +196,7 @@ class Suite:
         """A digest of the recipe, whatever the backbone, the input size and the data's place."""
         cfg = self.recipe()
         cfg.model.pop("backbone")
-        cfg.param_scheduler = explicit_schedule(cfg, training_length(cfg))
+        cfg.param_scheduler = explicit_schedule(cfg.get("param_scheduler"), cfg.train_cfg)
         set_input_size(cfg, 0)
         recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))
         recipe |= {"held_out": self.held_out, "crop": self.crop}

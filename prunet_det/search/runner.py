@@ -24,6 +24,7 @@ from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
 from prunet_det.search.tiers import Tiers
 from prunet_det.training.evaluate import unwrap_model
+from prunet_det.training.schedule import fitted_schedule
 from prunet_det.utils.config import check_keys, from_mapping
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import check_fit
@@ -150,6 +151,7 @@ def build_search(
         if not torch.cuda.is_available():
             kind["device_ids"] = None
         wrapper = kind
+    length = dict(max_iters=options["warmup"] + options["steps"])
     runner = Runner(
         model=model,
         work_dir=out,
@@ -165,7 +167,7 @@ def build_search(
             **options,
         ),
         optim_wrapper=cfg.optim_wrapper,
-        param_scheduler=cfg.get("param_scheduler"),
+        param_scheduler=fitted_schedule(cfg.get("param_scheduler"), length),
         default_hooks=cfg.get("default_hooks"),
         custom_hooks=[dict(type="SearchStateHook", identity=request.digest())],
         resume=resume,

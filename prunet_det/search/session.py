@@ -35,6 +35,7 @@ from prunet_det.search.space import SearchSpace
 from prunet_det.search.tiers import Tiers
 from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.training import launch
+from prunet_det.training.schedule import explicit_schedule
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest, make_folder
@@ -223,8 +224,8 @@ def _request(
         "finals",
     )
     settings = {key: cfg.get(key) for key in keys}
-    length = cfg.search.get("warmup", 0) + cfg.search.steps
-    settings["param_scheduler"] = launch.explicit_schedule(cfg, length)
+    length = dict(max_iters=cfg.search.get("warmup", 0) + cfg.search.steps)
+    settings["param_scheduler"] = explicit_schedule(cfg.get("param_scheduler"), length)
     if args.no_finals or not settings["finals"]:
         settings["finals"] = None
     else:

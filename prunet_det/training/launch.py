@@ -8,9 +8,10 @@ import zipfile
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from prunet_det.training.schedule import fitted_schedule, set_length
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import refuse_pretrained
@@ -99,53 +100,6 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
     set_length(cfg, max_iters)
 
 
-def set_length(cfg: Config, length: int) -> None:
-    """Sets the length of a training, and the schedule with it.
-
-    A scheduler that ends with the training still does. A warm-up keeps its length, but takes at
-    most a quarter of the training.
-
-    Args:
-        cfg: Config; changed in place.
-        length: Number of iterations, or of epochs if the config trains by epochs.
-    """
-    unit = "max_iters" if "max_iters" in cfg.train_cfg else "max_epochs"
-    old = training_length(cfg)
-    schedulers = explicit_schedule(cfg, old)
-    for scheduler in schedulers:
-        for key in ("begin", "end"):
-            at = scheduler[key]
-            scheduler[key] = length if at == old else min(at, length // 4)
-        if "T_max" in scheduler:
-            scheduler["T_max"] = scheduler["end"] - scheduler["begin"]
-    cfg.param_scheduler = [s for s in schedulers if s["end"] > s["begin"]]
-    cfg.train_cfg[unit] = length
-
-
-def training_length(cfg: Config) -> int:
-    """Returns the number of iterations of a training, or of epochs if it trains by epochs."""
-    return int(cfg.train_cfg.get("max_iters") or cfg.train_cfg.max_epochs)
-
-
-def explicit_schedule(cfg: Config, length: int) -> list[ConfigDict]:
-    """Lists a config's schedulers with mmengine's defaults of begin, end and T_max written out.
-
-    Digests of recipes are made of this form, since writing out a default changes no recipe.
-
-    Args:
-        cfg: Config, with or without a `param_scheduler`.
-        length: Length of the training in iterations or epochs, at which a scheduler ends by
-            default.
-    """
-    schedulers = []
-    for scheduler in cfg.get("param_scheduler") or []:
-        explicit = ConfigDict({"begin": 0, "end": length, **scheduler})
-        if explicit.type == "CosineAnnealingLR":
-            explicit.setdefault("T_max", explicit.end - explicit.begin)
-        schedulers.append(explicit)
-    return schedulers
-
-
 def set_teacher(cfg: Config, name: str | None, checkpoint: str | None) -> None:
     """Sets the teacher of a classifier.
 
@@ -218,6 +172,7 @@ def build_runner(cfg: Config) -> Runner:
             torch.distributed.init_process_group("gloo")
         cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
     refuse_pretrained(cfg.model)
+    cfg.param_scheduler = fitted_schedule(cfg.get("param_scheduler"), cfg.get("train_cfg") or {})
     cfg.setdefault("custom_hooks", [])
     for name in ("ClassCheckHook", "RecordHook"):
         if not any(hook["type"] == name for hook in cfg.custom_hooks):

@@ -132,6 +132,7 @@ def test_stock_mmdet_trains_the_same_config(few, tmp_path, here):
 
     stock = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
     options = ["--cfg-options", *SHORT, *few, *NO_WORKERS, "train_cfg.max_iters=2"]
+    options += ["param_scheduler.0.end=1", "param_scheduler.1.begin=1"]
     done = here(str(stock), "configs/prunet_effdet.py", "--work-dir", tmp_path, *options)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import BaseLoop
 
 from prunet_det.training import ClassCheckHook, RecordHook, launch
+from prunet_det.training.schedule import explicit_schedule, fitted_schedule
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import CheckpointError, refuse_pretrained
 from tests.conftest import ROOT
@@ -36,12 +37,23 @@ def test_a_default_written_out_is_the_same_schedule(cfg):
         dict(type="LinearLR", start_factor=0.1, end=9, by_epoch=False),
         dict(type="CosineAnnealingLR", begin=9, by_epoch=False),
     ]
-    short = launch.explicit_schedule(cfg, 30)
+    short = explicit_schedule(cfg.param_scheduler, dict(max_iters=30))
     cfg.param_scheduler = [
         dict(type="LinearLR", start_factor=0.1, begin=0, end=9, by_epoch=False),
         dict(type="CosineAnnealingLR", begin=9, end=30, T_max=21, by_epoch=False),
     ]
-    assert launch.explicit_schedule(cfg, 30) == short == cfg.param_scheduler
+    assert (
+        explicit_schedule(cfg.param_scheduler, dict(max_iters=30)) == short == cfg.param_scheduler
+    )
+
+
+def test_a_training_may_be_shorter_than_its_warm_up(cfg):
+    schedule = cfg.param_scheduler
+    assert fitted_schedule(schedule, dict(max_iters=101)) == schedule
+    short = fitted_schedule(schedule, dict(max_iters=40))
+    assert [(s.begin, s.end) for s in short] == [(0, 10), (10, 40)]
+    by_iterations = [dict(type="LinearLR", start_factor=0.1, end=500, by_epoch=False)]
+    assert fitted_schedule(by_iterations, dict(max_epochs=12)) == by_iterations
 
 
 def test_effective_batch(cfg):

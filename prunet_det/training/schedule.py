@@ -1,0 +1,100 @@
+"""Schedules that end with the training, whatever its length.
+
+mmengine ends a scheduler with the training where a config does not say when. What is left to do is
+to keep a warm-up within a short training, and to write the defaults out where recipes are compared.
+A scheduler that counts epochs where the training counts iterations, or the reverse, is left as it
+is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+Schedulers = Sequence[Mapping[str, Any]]
+
+
+def set_length(cfg: Config, length: int) -> None:
+    """Sets the length of a training, and the schedule with it.
+
+    A scheduler that ends with the training still does. A warm-up keeps its length, but takes at
+    most a quarter of the training.
+
+    Args:
+        cfg: Config; changed in place.
+        length: Number of iterations, or of epochs if the config trains by epochs.
+    """
+    cfg.param_scheduler = _moved(cfg.get("param_scheduler"), cfg.train_cfg, length)
+    cfg.train_cfg[_unit(cfg.train_cfg)] = length
+
+
+def explicit_schedule(
+    schedulers: Schedulers | None, train_cfg: Mapping[str, Any]
+) -> list[ConfigDict]:
+    """Lists schedulers with mmengine's defaults of begin, end and T_max written out.
+
+    Digests of recipes are made of this form, since writing out a default changes no recipe.
+
+    Args:
+        schedulers: A config's `param_scheduler`.
+        train_cfg: Its loop, with `max_iters` or else `max_epochs`: by default a scheduler ends
+            there.
+    """
+    length = train_cfg[_unit(train_cfg)]
+    found = []
+    for scheduler in schedulers or []:
+        explicit = ConfigDict(scheduler)
+        if _counts_alike(scheduler, train_cfg):
+            explicit = ConfigDict({"begin": 0, "end": length, **scheduler})
+            if explicit.type == "CosineAnnealingLR":
+                explicit.setdefault("T_max", explicit.end - explicit.begin)
+        found.append(explicit)
+    return found
+
+
+def fitted_schedule(
+    schedulers: Schedulers | None, train_cfg: Mapping[str, Any]
+) -> Schedulers | None:
+    """Shortens the warm-up of a training that ends before it; any other schedule is returned as is.
+
+    mmengine refuses a cosine that would begin after the end of the training.
+
+    Args:
+        schedulers: A config's `param_scheduler`.
+        train_cfg: Its loop; one with neither `max_iters` nor `max_epochs` is a user's own.
+    """
+    if _unit(train_cfg) not in train_cfg:
+        return schedulers
+    explicit = explicit_schedule(schedulers, train_cfg)
+    if all(s.begin < s.end for s in explicit if _counts_alike(s, train_cfg)):
+        return schedulers
+    return _moved(schedulers, train_cfg, train_cfg[_unit(train_cfg)])
+
+
+def _moved(
+    schedulers: Schedulers | None, train_cfg: Mapping[str, Any], length: int
+) -> list[ConfigDict]:
+    """Lists the schedulers of the same training at another length; see `set_length`."""
+    old = train_cfg[_unit(train_cfg)]
+    found = []
+    for scheduler in explicit_schedule(schedulers, train_cfg):
+        if _counts_alike(scheduler, train_cfg):
+            for key in ("begin", "end"):
+                at = scheduler[key]
+                scheduler[key] = length if at == old else min(at, length // 4)
+            if "T_max" in scheduler:
+                scheduler.T_max = scheduler.end - scheduler.begin
+            if scheduler.end <= scheduler.begin:
+                continue
+        found.append(scheduler)
+    return found
+
+
+def _unit(train_cfg: Mapping[str, Any]) -> str:
+    return "max_iters" if "max_iters" in train_cfg else "max_epochs"
+
+
+def _counts_alike(scheduler: Mapping[str, Any], train_cfg: Mapping[str, Any]) -> bool:
+    return bool(scheduler.get("by_epoch", True)) == (_unit(train_cfg) == "max_epochs")
