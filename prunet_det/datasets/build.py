@@ -199,7 +199,7 @@ def _refuse_foreign(embedded: EmbeddedSet, root: Path) -> None:
         name = path.relative_to(root).as_posix()
         ours = path.is_dir() or bool(_OWN_FILES.fullmatch(name))
         if ours and name.startswith("annotations/"):
-            with contextlib.suppress(ValueError):  # damaged JSON is taken for our own, damaged
+            with contextlib.suppress(ValueError):  # damaged JSON is taken for this set's, damaged
                 ours = _SIGNATURE in str(json.loads(path.read_bytes()).get("info"))
         if not ours:
             raise InputError(
@@ -243,7 +243,7 @@ def _repair(
     jobs = [(Path(file).parent.name, int(Path(file).stem)) for file in damaged]
     for file, (data, _) in zip(damaged, _draw_many(embedded, jobs, workers), strict=True):
         if hashlib.sha256(data).hexdigest() != manifest["files"][file]:
-            # Other library versions draw other bytes: one set must come from one of them.
+            # Other versions of the libraries draw other bytes, and must not be mixed in a set.
             _make(embedded, root, workers)
             return
         with atomic_path(root / file) as temporary:

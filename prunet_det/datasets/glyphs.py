@@ -15,8 +15,8 @@ from prunet_det.datasets.digits import load_digits_split
 from prunet_det.datasets.fonts import load_font
 from prunet_det.datasets.photos import load_photos, random_crop
 
-# No letter that is a turned, scaled or differently cased twin of another or of a digit (so no O, l,
-# Z, S, k or alpha); a test compares every two in every two faces at the angles that the set draws.
+# Without letters that are a rotated, scaled or differently cased copy of another or of a digit (O,
+# l, Z, S, k, alpha); a test compares all pairs in all faces at the angles that the set draws.
 CHARACTERS = tuple(
     "ACEHKLMPQRTUVWXabdemry&@#$%+=<>[)*~^?£€¥§¶©®¢±½¾¿¤№™†«»ÆæÞŋΞΣΦΨΩβζλμωЖДЛЧЪЫЮяЂЉЊ"
 )

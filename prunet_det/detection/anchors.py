@@ -58,8 +58,8 @@ class AnchorGrid:
             y, x = torch.meshgrid(ys, xs, indexing="ij")
             centres = torch.stack([x, y], dim=-1)[:, :, None]
             levels.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
-        # Rounded once, from float64: a box inside several anchors of one size overlaps them all
-        # equally, and only the peer's rounding breaks such a tie as the peer does.
+        # Rounded once, from float64, as effdet does: a box inside several anchors of one size
+        # overlaps them all equally, and rounding decides which of them is matched to it.
         return torch.cat(levels).float().to(device)
 
 

@@ -18,7 +18,7 @@ from prunet_det.zoo.weights import CheckpointError, check_fit
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# Of the 90 outputs that effdet's COCO models have, these ids stand for no class of COCO's 80.
+# effdet's COCO models have 90 outputs; these ids stand for none of COCO's 80 classes.
 _UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 # effdet regresses y, x, height, width; MMDetection's coder x, y, width, height.
 _BOX_ORDER = (1, 0, 3, 2)

@@ -20,8 +20,8 @@ from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
-# Where training frameworks keep the tensors, averaged ones first. (mmengine's `ema_state_dict`
-# holds the raw weights: its EMA hook swaps the averaged ones into `state_dict` before saving.)
+# Keys under which training frameworks save the tensors, averaged ones first. (mmengine's
+# `ema_state_dict` holds the raw weights: its EMA hook swaps the averaged ones into `state_dict`.)
 _CONTAINERS = ("state_dict_ema", "state_dict", "model")
 # Prefixes that wrappers put before a network's tensor names, in the order of trying.
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
