@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
+from prunet_det.datasets.compose import EmbeddedSet
 from prunet_det.datasets.digits import DigitsSet
 from prunet_det.datasets.drawing import write_contact_sheet
 from prunet_det.datasets.glyphs import GlyphsSet
@@ -33,7 +34,6 @@ _OWN_FILES = re.compile(
 # An object of an image: label, box (x, y, width, height), area, visible share, run-length mask.
 _Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, float, dict[str, Any]]
 
-EmbeddedSet: TypeAlias = DigitsSet | GlyphsSet
 SETS: dict[str, EmbeddedSet] = {s.name: s for s in (DigitsSet(), GlyphsSet())}
 
 

@@ -1,14 +1,14 @@
-"""Drawing objects over a photograph, with masks of the pixels that remain visible."""
+"""Drawing objects over photographs, with masks of the pixels that remain visible."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from prunet_det.datasets.photos import random_crop
+from prunet_det.datasets.photos import load_photos, random_crop
 
 
 @dataclass(frozen=True)
@@ -197,31 +197,74 @@ class Canvas:
         return np.clip(image, 0, 255).astype(np.uint8), drawn
 
 
-def fill(
-    canvas: Canvas,
-    photos: tuple[np.ndarray, ...],
-    sides: np.ndarray,
-    sprite: Callable[[float, np.random.Generator], tuple[np.ndarray, int]],
-    occlusion: float,
-    rng: np.random.Generator,
-) -> None:
-    """Draws objects on a canvas, the largest first, so that none hides a small one.
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedSet(ABC):
+    """Parameters that define a set; sets on disk with other values are made anew.
 
-    Args:
-        canvas: Canvas to draw on.
-        photos: Photographs that the occluding strips are cut from.
-        sides: Sizes of the objects, (N,), as `sprite` takes them; an object that finds no place is
-            left out.
-        sprite: Function from a size and a random generator to an opacity map, (h, w) float32, and
-            its class index.
+    Attributes:
+        name: Name of the set.
+        version: Version of the drawing code; it goes up when the same parameters give other images.
+        classes: Class names, in the order of the labels.
+        size: Side of the images in pixels.
+        counts: Split and number of its images.
+        max_angle: Maximum rotation of an object in degrees, either way.
         occlusion: Probability that a strip is laid over an object, 0..1.
-        rng: Random generator.
+        min_visible: Fraction of an object that stays visible, 0..1.
+        val_share: Fraction of the handwritten digits that only val shows, 0..1.
+        seed: Seed of everything random.
     """
-    drawn = 0
-    for side in np.sort(sides)[::-1]:
-        alpha, label = sprite(float(side), rng)
-        if not canvas.draw(alpha, label, rng):
-            continue
-        if rng.random() < occlusion:
-            canvas.occlude(drawn, random_crop(photos, canvas.image.shape[0], rng), rng)
-        drawn += 1
+
+    name: str
+    version: int
+    classes: tuple[str, ...]
+    size: int
+    counts: tuple[tuple[str, int], ...]
+    max_angle: float
+    occlusion: float = 0.2
+    min_visible: float = 0.65
+    val_share: float = 0.2
+    seed: int = 0
+
+    @abstractmethod
+    def random_sides(self, rng: np.random.Generator) -> np.ndarray:
+        """Draws the sizes of an image's objects, (N,), as `random_sprite` takes them."""
+
+    @abstractmethod
+    def random_sprite(
+        self, split: str, side: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """Draws a random object.
+
+        Args:
+            split: `train` or `val`.
+            side: Size of the object in pixels.
+            rng: Random generator.
+
+        Returns:
+            Opacity map, (h, w) float32 in 0..1, and class index.
+        """
+
+    def draw(self, split: str, index: int) -> tuple[np.ndarray, list[Drawn]]:
+        """Draws an image; the same one for the same arguments, in any order of calls.
+
+        Args:
+            split: `train` or `val`.
+            index: Number of the image in the split.
+
+        Returns:
+            The image, (size, size, 3) uint8 in BGR, and its objects.
+        """
+        key = [self.seed, {"train": 0, "val": 1}[split], index]
+        rng = np.random.default_rng(np.random.SeedSequence(key))
+        photos = load_photos(split)
+        canvas = Canvas(random_crop(photos, self.size, rng), self.min_visible)
+        drawn = 0
+        # The largest first, so that none hides a small one; what finds no place is left out.
+        for side in np.sort(self.random_sides(rng))[::-1]:
+            alpha, label = self.random_sprite(split, float(side), rng)
+            if not canvas.draw(alpha, label, rng):
+                continue
+            if rng.random() < self.occlusion:
+                canvas.occlude(drawn, random_crop(photos, self.size, rng), rng)
+            drawn += 1
+        return canvas.finish(rng)

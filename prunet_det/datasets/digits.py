@@ -8,31 +8,20 @@ from functools import cache
 import cv2
 import numpy as np
 
-from prunet_det.datasets.compose import Canvas, Drawn, fill, resize_sprite, turn_sprite
-from prunet_det.datasets.photos import load_photos, random_crop
+from prunet_det.datasets.compose import EmbeddedSet, resize_sprite, turn_sprite
 
 _RENDER_SIDE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsSet:
-    """Parameters that define the set; sets on disk with other values are made anew.
+class DigitsSet(EmbeddedSet):
+    """Parameters that define the set.
 
     Attributes:
-        name: Name of the set.
-        version: Version of the drawing code; it goes up when the same parameters give other images.
-        classes: Class names, in the order of the labels.
-        size: Side of the images in pixels.
-        counts: Split and number of its images.
         min_objects: Minimum number of objects that are tried in an image.
         max_objects: Maximum number of objects that are tried in an image.
         min_side: Minimum of an object's longer side in pixels; it is drawn log-uniformly.
         max_side: Maximum of an object's longer side in pixels.
-        max_angle: Maximum rotation in degrees, either way.
-        occlusion: Probability that a strip is laid over an object, 0..1.
-        min_visible: Fraction of an object that stays visible, 0..1.
-        val_share: Fraction of the handwritten digits that only val shows, 0..1.
-        seed: Seed of everything random.
     """
 
     name: str = "digits"
@@ -45,36 +34,20 @@ class DigitsSet:
     min_side: int = 16
     max_side: int = 140
     max_angle: float = 25.0
-    occlusion: float = 0.2
-    min_visible: float = 0.65
-    val_share: float = 0.2
-    seed: int = 0
 
-    def draw(self, split: str, index: int) -> tuple[np.ndarray, list[Drawn]]:
-        """Draws an image; the same one for the same arguments, in any order of calls.
-
-        Args:
-            split: `train` or `val`.
-            index: Number of the image in the split.
-
-        Returns:
-            The image, (size, size, 3) uint8 in BGR, and its objects.
-        """
-        key = [self.seed, {"train": 0, "val": 1}[split], index]
-        rng = np.random.default_rng(np.random.SeedSequence(key))
-        photos = load_photos(split)
-        glyphs, labels = load_digits_split(split, self.val_share, self.seed)
-        canvas = Canvas(random_crop(photos, self.size, rng), self.min_visible)
+    def random_sides(self, rng: np.random.Generator) -> np.ndarray:
+        """Draws the longer sides of an image's objects in pixels, (N,)."""
         count = int(rng.integers(self.min_objects, self.max_objects + 1))
-        sides = np.exp(rng.uniform(np.log(self.min_side), np.log(self.max_side), count))
+        return np.exp(rng.uniform(np.log(self.min_side), np.log(self.max_side), count))
 
-        def sprite(side: float, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-            pick = int(rng.integers(len(labels)))
-            angle = float(rng.uniform(-self.max_angle, self.max_angle))
-            return resize_sprite(turn_sprite(glyphs[pick], angle), round(side)), int(labels[pick])
-
-        fill(canvas, photos, sides, sprite, self.occlusion, rng)
-        return canvas.finish(rng)
+    def random_sprite(
+        self, split: str, side: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """Draws a random digit whose longer side measures `side` pixels, with its class index."""
+        glyphs, labels = load_digits_split(split, self.val_share, self.seed)
+        pick = int(rng.integers(len(labels)))
+        angle = float(rng.uniform(-self.max_angle, self.max_angle))
+        return resize_sprite(turn_sprite(glyphs[pick], angle), round(side)), int(labels[pick])
 
 
 @cache

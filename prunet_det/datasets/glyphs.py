@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunet_det.datasets.compose import Canvas, Drawn, fill, resize_sprite, turn_sprite
+from prunet_det.datasets.compose import EmbeddedSet, resize_sprite, turn_sprite
 from prunet_det.datasets.digits import load_digits_split
 from prunet_det.datasets.fonts import load_font
-from prunet_det.datasets.photos import load_photos, random_crop
 
 # Without letters that are a rotated, scaled or differently cased copy of another or of a digit (O,
 # l, Z, S, k, alpha); a test compares all pairs in all faces at the angles that the set draws.
@@ -32,25 +31,15 @@ _EM = 192  # font size in pixels, before the character is rotated and scaled
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlyphsSet:
-    """Parameters that define the set; sets on disk with other values are made anew.
+class GlyphsSet(EmbeddedSet):
+    """Parameters that define the set.
 
     Attributes:
-        name: Name of the set.
-        version: Version of the drawing code; it goes up when the same parameters give other images.
-        classes: Class names, in the order of the labels: digits first, then characters.
-        size: Side of the images in pixels.
-        counts: Split and number of its images.
         mean_objects: Mean of the geometric distribution of an image's number of objects.
         max_objects: Maximum number of objects that are tried in an image.
         shares: Fractions of small, medium and large objects, in COCO's sense, among those tried.
         edges: Square roots of the areas, in pixels, that bound small, medium and large objects.
-        max_angle: Maximum rotation in degrees, either way.
         max_side: Maximum of an object's longer side, as a fraction of the image's side.
-        occlusion: Probability that a strip is laid over an object, 0..1.
-        min_visible: Fraction of an object that stays visible, 0..1.
-        val_share: Fraction of the handwritten digits that only val shows, 0..1.
-        seed: Seed of everything random.
     """
 
     name: str = "glyphs"
@@ -64,36 +53,17 @@ class GlyphsSet:
     edges: tuple[float, ...] = (8.0, 32.0, 96.0, 200.0)
     max_angle: float = 15.0
     max_side: float = 0.7
-    occlusion: float = 0.2
-    min_visible: float = 0.65
-    val_share: float = 0.2
-    seed: int = 0
 
-    def draw(self, split: str, index: int) -> tuple[np.ndarray, list[Drawn]]:
-        """Draws an image; the same one for the same arguments, in any order of calls.
-
-        Args:
-            split: `train` or `val`.
-            index: Number of the image in the split.
-
-        Returns:
-            The image, (size, size, 3) uint8 in BGR, and its objects.
-        """
-        key = [self.seed, {"train": 0, "val": 1}[split], index]
-        rng = np.random.default_rng(np.random.SeedSequence(key))
-        photos = load_photos(split)
-        canvas = Canvas(random_crop(photos, self.size, rng), self.min_visible)
+    def random_sides(self, rng: np.random.Generator) -> np.ndarray:
+        """Draws the square roots of the areas of an image's objects in pixels, (N,)."""
         count = min(int(rng.geometric(1 / self.mean_objects)), self.max_objects)
         buckets = rng.choice(len(self.shares), count, p=np.array(self.shares))
         low, high = np.log(self.edges)[buckets], np.log(self.edges)[buckets + 1]
+        return np.exp(rng.uniform(low, high))
 
-        def sprite(side: float, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-            return self._sprite(split, side, rng)
-
-        fill(canvas, photos, np.exp(rng.uniform(low, high)), sprite, self.occlusion, rng)
-        return canvas.finish(rng)
-
-    def _sprite(self, split: str, side: float, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    def random_sprite(
+        self, split: str, side: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
         """Draws a random character that covers about side x side pixels, with its class index."""
         limit = self.max_side * self.size
         longest = np.inf

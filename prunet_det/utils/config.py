@@ -84,7 +84,7 @@ def from_mapping(cls: type[T], data: Any, where: str, error: type[Exception] = U
     Args:
         cls: The dataclass; fields without a default are required.
         data: Values by field name.
-        where: Name of the mapping, with which the message begins.
-        error: Type of the exception to raise if the keys are wrong.
+        where: Name of the mapping for messages, see `check_keys`.
+        error: Type of the exception to raise, see `check_keys`.
     """
     return cls(**field_values(cls, data, where, error))
