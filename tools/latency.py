@@ -13,6 +13,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,11 @@ def torch_device(name: str) -> str:
     return name
 
 
-def choose_runtime(args: argparse.Namespace) -> tuple[str, str, str]:
-    """Torch device, runtime and precision that were asked for, or the device's usual ones."""
-    from prunet_det.latency.measure import default_runtime
+def asked_conditions(args: argparse.Namespace, device: str) -> Any:
+    """Conditions that were asked for, with the device's usual runtime and precision."""
+    from prunet_det.latency.measure import local_conditions
 
-    device = torch_device(args.device)
-    runtime, precision = default_runtime(device)
-    return device, args.runtime or runtime, args.precision or precision
+    return local_conditions(device, args.runtime, args.precision, args.batch, args.threads)
 
 
 def predict_any(name: str, args: argparse.Namespace) -> Any:
@@ -89,25 +88,22 @@ def run_predict(args: argparse.Namespace) -> None:
     predictions = [predict_any(name, args) for name in args.model]
     if args.json:
         for p in predictions:
-            counts = totals(p.kernels, BYTES[p.latency.precision])
+            counts = totals(p.kernels, BYTES[p.latency.conditions.precision])
             print(json.dumps({**p.latency.to_dict(), **counts, "breakdown": p.breakdown}))
     else:
         rows = [
             [
                 p.latency.model,
                 str(p.latency.input_size),
-                f"{p.latency.latency_ms:.3f}",
-                f"{p.latency.low_ms:.3f} to {p.latency.high_ms:.3f}",
+                f"{p.latency.ms:.3f}",
+                f"{p.latency.low:.3f} to {p.latency.high:.3f}",
                 str(len(p.kernels)),
                 *(f"{p.breakdown[c]:.3f}" for c in COMPONENTS),
             ]
             for p in predictions
         ]
         one = predictions[0].latency
-        title = (
-            f"predicted for {one.device}, {one.runtime} {one.precision}, batch {one.batch}, "
-            f"scope {one.scope}, in ms"
-        )
+        title = f"predicted for {one.conditions}, scope {one.scope}, in ms"
         header = ["model", "px", "latency", "between", "kernels", *COMPONENTS]
         print(text_table(title, header, rows))
         for p in predictions:
@@ -117,46 +113,39 @@ def run_predict(args: argparse.Namespace) -> None:
         device = load_device(args.device)
         for p in predictions:
             name, size, scope = p.latency.model, p.latency.input_size, p.latency.scope
-            where = f"{device.title}, {device.precision}, batch {args.batch}, {size} px, {scope}"
+            how = f"{device.conditions.precision}, batch {args.batch}"
+            where = f"{device.title}, {how}, {size} px, {scope}"
             base = Path(args.plots) / f"{name}_{device.name}_{size}"
             plot_breakdown({name: p.breakdown}, f"{name}, {where}", f"{base}_time.png")
             plot_roofline(p.kernels, device, args.batch, f"{name}, {where}", f"{base}_roofline.png")
 
 
-def measure_all(args: argparse.Namespace, names: Sequence[str]) -> Sequence[Any]:
-    """The networks, timed interleaved on this machine."""
+def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> Sequence[Any]:
+    """The networks, timed interleaved on a torch device of this machine."""
     from prunet_det.latency.measure import measure
     from prunet_det.runtime.subject import load_subject
 
-    device, runtime, precision = choose_runtime(args)
     checkpoint = getattr(args, "checkpoint", None)
     with contextlib.redirect_stdout(sys.stderr):  # which says what was loaded; stdout has figures
         subjects = [load_subject(name, args.scope, args.input_size, checkpoint) for name in names]
     return measure(
         subjects,
-        runtime,
-        precision,
-        device,
-        args.batch,
-        args.threads,
-        args.seconds,
+        asked_conditions(args, device),
+        device=device,
+        seconds=args.seconds,
         progress="" if args.json else "timing",
     )
 
 
 def run_measure(args: argparse.Namespace) -> None:
     """Milliseconds on this machine, all models interleaved in one run."""
-    found = measure_all(args, args.model)
+    found = measure_all(args, args.model, torch_device(args.device))
     if args.json:
         for m in found:
             print(json.dumps(m.to_dict()))
     else:
         one = found[0].latency
-        threads = f", {one.threads} threads" if one.threads else ""
-        title = (
-            f"measured on {one.device}, {one.runtime} {one.precision}{threads}, batch {one.batch}, "
-            f"scope {one.scope}, in ms"
-        )
+        title = f"measured on {one.conditions}, scope {one.scope}, in ms"
         percentiles = ["median", "p10", "p90", "p99"]
         header = ["model", "px", *percentiles, "spread", "images/s", "MB", "difference", "verdict"]
         rows = [
@@ -179,7 +168,6 @@ def run_measure(args: argparse.Namespace) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """Published, predicted and measured classifiers side by side, at their own resolution."""
-    from prunet_det.latency import Latency
     from prunet_det.latency.calibrate import published_points
     from prunet_det.latency.measure import local_device
     from prunet_det.zoo.models import model_names
@@ -189,8 +177,7 @@ def run_compare(args: argparse.Namespace) -> None:
     predicted = [predict_any(name, args).latency for name in names]
     measured: Sequence[Any] = []
     if not args.no_measure:
-        here = argparse.Namespace(**{**vars(args), "device": local_device()})
-        measured = [m.latency for m in measure_all(here, names)]
+        measured = [m.latency for m in measure_all(args, names, local_device())]
     rows = []
     for i, latency in enumerate(predicted):
         point = published.get(latency.model)
@@ -198,20 +185,21 @@ def run_compare(args: argparse.Namespace) -> None:
             point = None
         own = measured[i] if measured else None
         if args.json:
-            given = {**latency.to_dict(), "kind": "published", "note": ""}
-            figures = dict.fromkeys(("latency_ms", "low_ms", "high_ms"), point.ms if point else 0)
-            first = [Latency(**{**given, **figures})] if point else []
-            for record in [*first, latency, *([own] if own else [])]:
+            published_row = []
+            if point:
+                figures = dict.fromkeys(("ms", "low", "high"), point.ms)
+                published_row = [replace(latency, kind="published", note="", **figures)]
+            for record in [*published_row, latency, *([own] if own else [])]:
                 print(json.dumps(record.to_dict()))
         rows.append(
             [
                 latency.model,
                 str(latency.input_size),
                 f"{point.ms:.2f}" if point else "-",
-                f"{latency.latency_ms:.2f}",
-                f"{latency.low_ms:.2f} to {latency.high_ms:.2f}",
-                f"{latency.latency_ms / point.ms - 1:+.1%}" if point else "",
-                f"{own.latency_ms:.2f}{' (unstable)' if own.note else ''}" if own else "-",
+                f"{latency.ms:.2f}",
+                f"{latency.low:.2f} to {latency.high:.2f}",
+                f"{latency.ms / point.ms - 1:+.1%}" if point else "",
+                f"{own.ms:.2f}{' (unstable)' if own.note else ''}" if own else "-",
             ]
         )
     if args.json:
@@ -219,9 +207,7 @@ def run_compare(args: argparse.Namespace) -> None:
     header = ["model", "px", "published", "predicted", "between", "error", "measured here"]
     print(text_table(f"{args.device}, FP16, batch {args.batch}, classifier, in ms", header, rows))
     if measured:
-        one = measured[0]
-        threads = f", {one.threads} threads" if one.threads else ""
-        print(f"measured here: {one.device}, {one.runtime} {one.precision}{threads}")
+        print(f"measured here: {measured[0].conditions}")
 
 
 def run_table(args: argparse.Namespace) -> None:
@@ -242,13 +228,13 @@ def run_table(args: argparse.Namespace) -> None:
         table = predict_table(keys, args.device, args.batch)
         table.save(args.out)
     else:
-        device, runtime, precision = choose_runtime(args)
-        timer = BlockTimer(runtime, precision, device, args.batch, args.threads, args.seconds)
+        device = torch_device(args.device)
+        timer = BlockTimer(asked_conditions(args, device), device, args.seconds)
         table = measure_table(keys, args.out, timer, progress=not args.json)
     if args.json:
-        print(json.dumps({"conditions": str(table.conditions), "blocks": len(table.entries)}))
+        print(json.dumps({"conditions": table.title, "blocks": len(table.entries)}))
         return
-    print(f"{len(table.entries)} blocks, {table.conditions}: {args.out}")
+    print(f"{len(table.entries)} blocks, {table.title}: {args.out}")
     for spec in specs:
         print(f"{spec.name} at {size} px, scope backbone: {table.network_ms(spec, size):.3f} ms")
 
@@ -256,7 +242,7 @@ def run_table(args: argparse.Namespace) -> None:
 def run_check(args: argparse.Namespace) -> None:
     """Random networks of a table's blocks, measured whole beside the sums of their blocks."""
     from prunet_det.latency import load_device
-    from prunet_det.latency.check import check_table, summarize
+    from prunet_det.latency.check import check_table, random_networks, summarize
     from prunet_det.latency.table import Table
 
     if args.networks < 2:
@@ -265,7 +251,12 @@ def run_check(args: argparse.Namespace) -> None:
     fitted = load_device(args.fitted) if args.fitted else None
     device = torch_device(args.device)
     checks = check_table(
-        table, args.networks, args.seed, device, fitted, args.seconds, "" if args.json else "timing"
+        table,
+        random_networks(table, args.networks, args.seed),
+        device=device,
+        fitted=fitted,
+        seconds=args.seconds,
+        progress="" if args.json else "timing",
     )
     records = [
         {
@@ -289,7 +280,7 @@ def run_check(args: argparse.Namespace) -> None:
             + [f"{r[key]:.3f} ({r[key] / r['latency_ms'] - 1:+.1%})" for key in kinds.values()]
             for r in records
         ]
-        print(text_table(str(table.conditions), ["network", "blocks", "measured ms", *kinds], rows))
+        print(text_table(table.title, ["network", "blocks", "measured ms", *kinds], rows))
         for kind, s in sums.items():
             print(
                 f"{kind}: mean error {s['mean_error']:.1%}, worst {s['worst_error']:.1%}, bias "
@@ -311,6 +302,7 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
     from prunet_det.latency.calibrate import calibrate_to_table as fit
     from prunet_det.latency.calibrate import measure_peaks
     from prunet_det.latency.device import FITTED
+    from prunet_det.latency.measure import require_device
     from prunet_det.latency.table import Table
     from prunet_det.utils.io import atomic_path
 
@@ -318,8 +310,7 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
         raise UserError("say with --out FILE.json where the device file goes.")
     table = Table.load(args.source)
     c = table.conditions
-    where = "cpu" if c.threads else "cuda"
-    device = fit(measure_peaks(where, c.runtime, c.precision, c.threads), table, args.source)
+    device = fit(measure_peaks(c, require_device(c)), table, args.source)
     with atomic_path(args.out) as temporary:
         temporary.write_text(device.to_json(), encoding="utf-8")
     if args.json:
@@ -327,7 +318,7 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
         return
     p = device.provenance
     rows = [[k.replace("_", " "), *(f"{v:.1%}" for v in p[k].values())] for k in FITS]
-    print(text_table(f"{c}: errors on {p['blocks']} blocks", ["", "mean", "worst"], rows))
+    print(text_table(f"{table.title}: errors on {p['blocks']} blocks", ["", "mean", "worst"], rows))
     print(text_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]]))
     print(f"written: {args.out}; use it as --device {args.out}")
 
@@ -380,7 +371,9 @@ def calibrate_to_published(args: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     from prunet_det.runtime import PRECISIONS, RUNTIMES
-    from prunet_det.runtime.subject import SCOPES
+    from prunet_det.runtime.subject import Scope
+
+    scopes = [scope.value for scope in Scope]
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -416,13 +409,13 @@ def build_parser() -> argparse.ArgumentParser:
     known = "v100, a100 or a device file"
     predict = verb(run_predict, "v100", known)
     networks(predict)
-    predict.add_argument("--scope", choices=SCOPES[:3], default="backbone")
+    predict.add_argument("--scope", choices=scopes[:3], default="backbone")
     predict.add_argument("--plots", metavar="DIR", help="draw time and roofline here")
 
     measure = verb(run_measure, "here", "here, cpu or cuda")
     networks(measure)
     running(measure, 3.0)
-    measure.add_argument("--scope", choices=SCOPES, default="backbone")
+    measure.add_argument("--scope", choices=scopes, default="backbone")
     measure.add_argument("--checkpoint", help="weights, for all models")
     measure.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
 

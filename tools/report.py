@@ -166,8 +166,8 @@ def predictions() -> str:
             [
                 f"`{name}`",
                 str(len(found.kernels)),
-                f"**{latency.latency_ms:.3f}**",
-                f"{latency.low_ms:.3f} to {latency.high_ms:.3f}",
+                f"**{latency.ms:.3f}**",
+                f"{latency.low:.3f} to {latency.high:.3f}",
                 "extrapolated" if found.warnings else "",
             ]
         )

@@ -126,7 +126,7 @@ def check_launch(max_workers: int, max_minutes: float | None) -> None:
         raise UserError(f"--max-minutes must be above 0, got {max_minutes:g}.")
 
 
-def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, str]) -> bool:
+def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, Any]) -> bool:
     """Whether a run's record is there; a damaged one is moved aside."""
     key = point.key(seed)
     path = record_path(plan.out, key)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import LATENCY, RATE_FILE, Record
+from prunet_det.runtime.subject import Scope
 from prunet_det.utils.io import markdown_table, read_csv
 
 
@@ -55,7 +55,7 @@ def _repeats(folder: Path) -> list[str]:
         for c in _read(path)["comparison"]:
             rows.append(
                 [
-                    SCOPES[c["scope"]],
+                    Scope(c["scope"]).label,
                     f"{c['within']} of {c['networks']}",
                     f"{c['worst']:.1%}",
                     f"{c['swapped']} of {c['pairs']}",

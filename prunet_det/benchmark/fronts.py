@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from prunet_det.benchmark.records import Record
+from prunet_det.latency.record import KINDS, Conditions, Latency
+from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import UserError
 
-SCOPES = {"e2e": "end to end", "detector": "detector", "backbone": "backbone"}
+SCOPES = (Scope.E2E, Scope.DETECTOR, Scope.BACKBONE)  # of a detector: what a user pays first
 # A front's area is bounded by mAP 0 and by this many times the slowest point's latency, so that
 # the slowest point counts too.
 REFERENCE_MARGIN = 1.1
+_FIGURES = ("ms", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -44,46 +47,33 @@ STYLES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Axis:
     """What latencies must share to stand on one axis.
 
     Attributes:
         kind: `measured`, `predicted` or `published`.
-        device, runtime, precision, batch, threads: As in `prunet_det.latency.record.Latency`.
-        scope: One of SCOPES.
+        conditions: What they hold for.
+        scope: What part of the detector is timed, one of SCOPES.
     """
 
     kind: str
-    device: str
-    runtime: str
-    precision: str
-    batch: int
-    threads: int
-    scope: str
+    conditions: Conditions
+    scope: Scope
 
     @classmethod
-    def of(cls, latency: Mapping[str, Any]) -> Axis:
-        """The axis of a row of `Record.latencies`.
+    def of(cls, latency: Latency) -> Axis:
+        """The axis that a latency stands on.
 
         Raises:
-            UserError: The row lacks a key, or its scope is no detector's.
+            UserError: If its scope is no detector's.
         """
-        try:
-            axis = cls(*(latency.get(k, 0) if k == "threads" else latency[k] for k in _KEYS))
-        except KeyError as e:
-            raise UserError(f"a latency of a record lacks {e}; run that job again.") from e
-        if axis.scope not in SCOPES:
+        if latency.scope not in SCOPES:
             raise UserError(
-                f"a latency has the scope {axis.scope!r}; a benchmark has {', '.join(SCOPES)}."
+                f"a latency has the scope {latency.scope}; a benchmark has "
+                f"{', '.join(map(str, SCOPES))}."
             )
-        return axis
-
-    @property
-    def conditions(self) -> str:
-        """Everything but kind and scope, in words."""
-        threads = f", {counted('thread', self.threads)}" if self.threads else ""
-        return f"{self.device}, {self.runtime} {self.precision}, batch {self.batch}{threads}"
+        return cls(kind=latency.kind, conditions=latency.conditions, scope=latency.scope)
 
     @property
     def title(self) -> str:
@@ -93,21 +83,17 @@ class Axis:
     @property
     def name(self) -> str:
         """Kind and scope in words."""
-        return f"{self.kind}, {SCOPES[self.scope]}"
+        return f"{self.kind}, {self.scope.label}"
 
     @property
     def on_gpu(self) -> bool:
         """Whether the runtime is one of GPUs'."""
-        return self.runtime in ("cuda_graph", "tensorrt")
+        return self.conditions.runtime in ("cuda_graph", "tensorrt")
 
     def order(self) -> tuple[Any, ...]:
         """Sorts what a user pays first: measured before predicted, end to end before its parts."""
-        kinds = ("measured", "predicted", "published")
-        scope = list(SCOPES).index(self.scope)
-        return (kinds.index(self.kind), not self.on_gpu, self.conditions, scope)
-
-
-_KEYS = ("kind", "device", "runtime", "precision", "batch", "threads", "scope")
+        scope = SCOPES.index(self.scope)
+        return (KINDS.index(self.kind), not self.on_gpu, str(self.conditions), scope)
 
 
 @dataclass(frozen=True)
@@ -118,8 +104,7 @@ class Point:
         model, family, input_size: Which network.
         seeds: In order.
         values: The metric of each seed, 0 to 1.
-        latency_ms, low_ms, high_ms: Medians over the seeds' records, which share one measurement.
-        note: What a reader must know of the latency, such as that it is an extrapolation.
+        latency: Its latency: medians over the seeds' records, which share one measurement.
     """
 
     model: str
@@ -127,10 +112,7 @@ class Point:
     input_size: int
     seeds: tuple[int, ...]
     values: tuple[float, ...]
-    latency_ms: float
-    low_ms: float
-    high_ms: float
-    note: str = ""
+    latency: Latency
 
     @property
     def mean(self) -> float:
@@ -165,9 +147,7 @@ def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[P
     for (model, size), group in groups.items():
         group.sort(key=lambda r: r.seed)
         rows = [row for r in group for row in _rows(r, axis)]
-        ms, low, high = (
-            statistics.median(row[k] for row in rows) for k in ("latency_ms", "low_ms", "high_ms")
-        )
+        middle = {k: statistics.median(getattr(row, k) for row in rows) for k in _FIGURES}
         found.append(
             Point(
                 model,
@@ -175,23 +155,20 @@ def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[P
                 size,
                 tuple(r.seed for r in group),
                 tuple(r.metrics[metric] for r in group),  # type: ignore[misc]
-                ms,
-                low,
-                high,
-                rows[0].get("note", ""),
+                replace(rows[0], **middle),
             )
         )
-    return sorted(found, key=lambda p: (list(STYLES).index(p.family), p.latency_ms, p.model))
+    return sorted(found, key=lambda p: (list(STYLES).index(p.family), p.latency.ms, p.model))
 
 
-def _rows(record: Record, axis: Axis) -> list[Mapping[str, Any]]:
+def _rows(record: Record, axis: Axis) -> list[Latency]:
     return [row for row in record.latencies if Axis.of(row) == axis]
 
 
 def pareto(candidates: Sequence[Point]) -> list[Point]:
     """Those that no other one beats or equals in both: latency and the metric's mean both rise."""
     front: list[Point] = []
-    for p in sorted(candidates, key=lambda p: (p.latency_ms, -p.mean)):
+    for p in sorted(candidates, key=lambda p: (p.latency.ms, -p.mean)):
         if not front or p.mean > front[-1].mean:
             front.append(p)
     return front
@@ -199,7 +176,7 @@ def pareto(candidates: Sequence[Point]) -> list[Point]:
 
 def reference_ms(candidates: Sequence[Point]) -> float:
     """The hypervolume's reference latency, of the points of all families together."""
-    return REFERENCE_MARGIN * max(p.latency_ms for p in candidates)
+    return REFERENCE_MARGIN * max(p.latency.ms for p in candidates)
 
 
 def hypervolume(front: Sequence[Point], limit_ms: float) -> float:
@@ -208,6 +185,6 @@ def hypervolume(front: Sequence[Point], limit_ms: float) -> float:
     It is the best mean mAP that a budget buys, averaged over budgets from 0 to `limit_ms`; a budget
     that buys no network counts as 0.
     """
-    ends = [*(p.latency_ms for p in front), limit_ms]
+    ends = [*(p.latency.ms for p in front), limit_ms]
     area = sum(p.mean * (b - a) for p, (a, b) in zip(front, pairwise(ends), strict=True))
     return area / limit_ms

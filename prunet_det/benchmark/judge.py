@@ -153,7 +153,7 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
             bounds = interval(ratios)
     if bounds and axis.kind == "predicted" and not bounds[0] <= 1 <= bounds[1]:
         # Both predictions of a ratio may be off.
-        band = math.prod(max(p.high_ms / p.latency_ms for p in side) for side in sides)
+        band = math.prod(max(p.latency.high / p.latency.ms for p in side) for side in sides)
         if bounds[0] / band <= 1 <= bounds[1] * band:
             reason = f"it is within the predictions' error band of {band - 1:.0%}"
             bounds = None
@@ -166,7 +166,7 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
 def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[float]:
     """The ratio of every resample whose fronts, found anew, share a range."""
     every = [*ours, *theirs]
-    ms = np.array([p.latency_ms for p in every])
+    ms = np.array([p.latency.ms for p in every])
     ratios = []
     for means in resampled_means([p.values for p in every]):
         fronts = [
@@ -180,7 +180,7 @@ def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[flo
 
 
 def _knots(front: Sequence[Point]) -> list[tuple[float, float]]:
-    return [(p.mean, p.latency_ms) for p in front]
+    return [(p.mean, p.latency.ms) for p in front]
 
 
 def _front(means: np.ndarray, ms: np.ndarray) -> list[tuple[float, float]]:

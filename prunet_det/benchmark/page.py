@@ -66,11 +66,11 @@ def page_data(records: Sequence[Record]) -> dict[str, Any]:
                 for family in STYLES
             }
             for p in found:
-                at = {"ms": p.latency_ms, "low": p.low_ms, "high": p.high_ms}
+                at = {"ms": p.latency.ms, "low": p.latency.low, "high": p.latency.high}
                 latency[ids[p.model, p.input_size]] = at
         shown.append(
             {
-                "conditions": axis.conditions,
+                "conditions": str(axis.conditions),
                 "name": axis.name,
                 "latency": latency,
                 "fronts": fronts,

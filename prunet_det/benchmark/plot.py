@@ -56,7 +56,7 @@ def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> 
             continue
         front = pareto(own)
         axes.plot(
-            [p.latency_ms for p in front],
+            [p.latency.ms for p in front],
             [p.mean for p in front],
             style.dash,
             color=style.colour,
@@ -65,10 +65,10 @@ def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> 
         )
         for p in own:
             axes.errorbar(
-                p.latency_ms,
+                p.latency.ms,
                 p.mean,
                 yerr=_range(p),
-                xerr=[[p.latency_ms - p.low_ms], [p.high_ms - p.latency_ms]],
+                xerr=[[p.latency.ms - p.latency.low], [p.latency.high - p.latency.ms]],
                 fmt=style.marker,
                 color=style.colour,
                 markersize=7,
@@ -83,8 +83,8 @@ def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> 
     axes.set_title(title, fontsize=10, loc="left")
     _margins(axes, found)
     legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
-    labels = [(f"{p.model} {p.input_size}", p.latency_ms, p.mean, p.family) for p in found]
-    spans = [(p.low_ms, p.high_ms, min(p.values), max(p.values)) for p in found]
+    labels = [(f"{p.model} {p.input_size}", p.latency.ms, p.mean, p.family) for p in found]
+    spans = [(p.latency.low, p.latency.high, min(p.values), max(p.values)) for p in found]
     _place_labels(figure, axes, labels, legend, spans)
     return figure
 
@@ -163,10 +163,10 @@ def _margins(axes: Any, found: Sequence[Point]) -> None:
     """Room for labels and bars, and ticks that one can read on less than two decades."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
-    ms = [p.latency_ms for p in found]
+    ms = [p.latency.ms for p in found]
     room = (max(ms) / min(ms)) ** 0.14 * 1.05
-    left = min(min(ms) / room, *(p.low_ms / 1.02 for p in found))
-    right = max(max(ms) * room, *(p.high_ms * 1.02 for p in found))
+    left = min(min(ms) / room, *(p.latency.low / 1.02 for p in found))
+    right = max(max(ms) * room, *(p.latency.high * 1.02 for p in found))
     axes.set_xlim(left, right)
     axes.margins(y=0.14)
     axes.xaxis.set_major_locator(FixedLocator(_ticks(left, right)))

@@ -14,7 +14,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,7 @@ class Record:
         metrics: METRICS, 0 to 1, by pycocotools on the test split; None where no object has the
             size. Empty where the run failed.
         artifact: What was evaluated and timed, such as `onnxruntime fp32`.
-        latencies: `Latency.to_dict()` rows of this network and input size, of the scopes
-            `backbone`, `detector` and `e2e` (see `prunet_det.runtime.subject`); joined on reading.
+        latencies: Latencies of this network and input size, joined on reading.
         parameters, macs, kernels: Of the whole detector up to raw outputs, for one image.
         peak_memory_mb: Of the training: PyTorch's on CUDA, the process's on a CPU.
         images_per_second: Throughput of the training.
@@ -89,7 +88,7 @@ class Record:
     suite: str
     metrics: dict[str, float | None]
     artifact: str
-    latencies: list[dict[str, Any]] = field(default_factory=list)
+    latencies: tuple[Latency, ...] = ()
     parameters: int = 0
     macs: int = 0
     kernels: int = 0
@@ -126,8 +125,8 @@ class Record:
         return run_key(self.model, self.input_size, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
+        """As JSON has it; latencies lie in files of their own."""
+        return {**asdict(self), "latencies": []}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
@@ -137,7 +136,7 @@ class Record:
             ValueError: A key is missing or unknown.
         """
         data = {k: v for k, v in data.items() if k != "code_hash"}  # written until November 2026
-        return from_mapping(cls, data, "a record of a run", InputError)
+        return from_mapping(cls, {**data, "latencies": ()}, "a record of a run", InputError)
 
     def result(self) -> dict[str, Any]:
         """What a repeat of the run on the same machine must give again: all but VARYING."""
@@ -205,12 +204,12 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
     return [
         replace(
             record,
-            latencies=[
-                row
-                for row, weights in rows
-                if (row["model"], row["input_size"]) == (record.model, record.input_size)
+            latencies=tuple(
+                latency
+                for latency, weights in rows
+                if (latency.model, latency.input_size) == (record.model, record.input_size)
                 and weights in (None, *trained[record.model, record.input_size])
-            ],
+            ),
         )
         for record in records
     ]
@@ -263,24 +262,22 @@ def save_latencies(
     return path
 
 
-def load_latencies(folder: str | os.PathLike[str]) -> list[tuple[dict[str, Any], str | None]]:
-    """The rows of all files of latencies of a folder, each checked, without further columns.
+def load_latencies(folder: str | os.PathLike[str]) -> list[tuple[Latency, str | None]]:
+    """The latencies of all files of a folder.
 
     Beside each stands the digest of the weights that were timed, where the file says it.
 
     Raises:
         ValueError: A file is damaged; the sentence names it.
     """
-    known = [f.name for f in fields(Latency)]
     rows = []
     for path in _json_files(Path(folder) / LATENCY):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             weights = found.get("weights", {})
             for row in found["rows"]:
-                own = {k: v for k, v in row.items() if k in known}
                 timed = weights.get(f"{row['model']}@{row['input_size']}")
-                rows.append((Latency.from_dict(own).to_dict(), timed))
+                rows.append((Latency.from_row(row), timed))
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"{path} is no readable file of latencies: {e}") from e
     return rows

@@ -10,7 +10,6 @@ from typing import Any
 
 from prunet_det.benchmark.fronts import (
     REFERENCE_MARGIN,
-    SCOPES,
     STYLES,
     Axis,
     Point,
@@ -74,10 +73,6 @@ def accuracy_table(records: Sequence[Record]) -> str:
     return markdown_table([*header, "training, images/s", "peak MiB"], rows)
 
 
-def _ms(p: Point) -> str:
-    return f"{p.latency_ms:.4g} ({p.low_ms:.4g} to {p.high_ms:.4g}){' ~' if p.note else ''}"
-
-
 # (model, input size) to its point on an axis, and those that are on their family's front.
 _Column = tuple[dict[tuple[str, int], Point], set[tuple[str, int]]]
 
@@ -94,7 +89,7 @@ def _column(records: Sequence[Record], axis: Axis) -> _Column:
 
 def _cell(column: _Column, key: tuple[str, int]) -> str:
     by_key, best = column
-    cell = _ms(by_key[key]) if key in by_key else ""
+    cell = str(by_key[key].latency) if key in by_key else ""
     return f"**{cell}**" if key in best else cell
 
 
@@ -106,7 +101,7 @@ def _caption(axis: Axis, columns: Sequence[_Column]) -> str:
     """Conditions of a table of milliseconds, and how to read it."""
     what = {"measured": "median (10th to 90th percentile)", "predicted": "value (error band)"}
     marks = {"measured": "unstable", "predicted": "extrapolated"}
-    noted = any(p.note for by_key, _ in columns for p in by_key.values())
+    noted = any(p.latency.note for by_key, _ in columns for p in by_key.values())
     mark = f"; ~ is {marks.get(axis.kind, 'noted in its file')}" if noted else ""
     return (
         f"{_conditions(axis)}. {what.get(axis.kind, 'Value').capitalize()}{mark}; bold is on its "
@@ -124,7 +119,7 @@ def latency_tables(records: Sequence[Record]) -> str:
     for group in groups.values():
         columns = [_column(records, axis) for axis in group]
         rows = [[f"`{k[0]}`", str(k[1]), *(_cell(c, k) for c in columns)] for k in keys]
-        header = ["backbone", "px", *(f"{SCOPES[a.scope]}, ms" for a in group)]
+        header = ["backbone", "px", *(f"{a.scope.label}, ms" for a in group)]
         parts.append(f"{_caption(group[0], columns)}\n\n{markdown_table(header, rows)}")
     return "\n".join(parts)
 
@@ -135,7 +130,7 @@ def short_table(records: Sequence[Record]) -> str:
     columns = [_column(records, axis) for axis in group]
     groups = runs_by_point(records)
     rows = []
-    for key in sorted(columns[0][0], key=lambda key: columns[0][0][key].latency_ms):
+    for key in sorted(columns[0][0], key=lambda key: columns[0][0][key].latency.ms):
         runs = groups[key]
         row = [f"`{key[0]}`", STYLES[runs[0].family].title, str(key[1]), str(len(runs))]
         row += [_spread([r.metrics["mAP"] for r in runs]), *(_cell(c, key) for c in columns)]
@@ -146,7 +141,7 @@ def short_table(records: Sequence[Record]) -> str:
         "px",
         "seeds",
         "mAP",
-        *(f"{SCOPES[a.scope]}, ms" for a in group),
+        *(f"{a.scope.label}, ms" for a in group),
     ]
     table = markdown_table([*header, "parameters (M)", "GMACs"], rows)
     return f"{_caption(group[0], columns)}\n\n{table}"
@@ -230,8 +225,9 @@ def write_points(
         fronts = [pareto([p for p in found if p.family == f]) for f in STYLES]
         for p in found:
             row = dict(plain[p.model, p.input_size])
-            row |= {k: getattr(axis, k) for k in fields if hasattr(axis, k)}
-            row |= {k: f"{getattr(p, k):.6g}" for k in ("latency_ms", "low_ms", "high_ms")}
+            figures = p.latency.to_dict()
+            row |= {k: v for k, v in figures.items() if k in fields}
+            row |= {k: f"{figures[k]:.6g}" for k in ("latency_ms", "low_ms", "high_ms")}
             row["on_front"] = any(p in front for front in fronts)
             rows.append(row)
             timed.add((p.model, p.input_size))

@@ -13,40 +13,25 @@ from typing import Any
 import torch
 
 from prunet_det.benchmark.evaluate import without_workers
+from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import Record, latency_path, save_latencies
 from prunet_det.benchmark.run import load_trained, work_folder
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.detection.build import NetworkPart
-from prunet_det.latency.measure import measure
+from prunet_det.latency.measure import local_conditions, measure
 from prunet_det.latency.predict import predict, predict_module
-from prunet_det.runtime.subject import Subject, is_ours
+from prunet_det.latency.record import Latency
+from prunet_det.runtime.subject import Scope, Subject, is_ours
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.utils.env import device_title, environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import file_digest
 
-SCOPES = ("backbone", "detector", "e2e")
 REPEAT = "repeat"
 PREDICTED_FOR = "v100"
 
 
-@dataclass(frozen=True)
-class PictureSubject(Subject):
-    """A network that is run on a picture: how long selection and NMS take depends on it.
-
-    Attributes:
-        picture: (3, size, size) in 0 to 255.
-    """
-
-    picture: Any = None
-
-    def images(self, batch: int = 1, seed: int = 0) -> torch.Tensor:
-        """The picture, in the scale from which `measure` makes pixels again."""
-        one = (self.picture.float() - 128) / 50
-        return one[None].repeat(batch, 1, 1, 1)
-
-
-def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[PictureSubject]:
+def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[Subject]:
     """Backbone, detector and end to end of a trained network.
 
     Raises:
@@ -68,10 +53,21 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[P
     picture = torch.zeros(3, point.input_size, point.input_size, dtype=torch.uint8)
     picture[:, : image.shape[1], : image.shape[2]] = image
     part = NetworkPart(detector, point.input_size).eval()
-    modules = (detector.backbone.eval(), part, part)
+    modules = {
+        Scope.BACKBONE: detector.backbone.eval(),
+        Scope.DETECTOR: part,
+        Scope.E2E: part,
+    }
     return [
-        PictureSubject(point.model, scope, module, point.input_size, (), detector, picture)
-        for scope, module in zip(SCOPES, modules, strict=True)
+        Subject(
+            name=point.model,
+            scope=scope,
+            module=module,
+            input_size=point.input_size,
+            detector=detector,
+            picture=picture,
+        )
+        for scope, module in modules.items()
     ]
 
 
@@ -101,9 +97,15 @@ def measure_suite(
         except UserError as e:
             failed[str(point)] = str(e)
     runtime, precision = suite.artifact.split()
+    conditions = local_conditions(suite.device, runtime, precision, threads=suite.threads)
     torch.set_num_threads(suite.threads)  # of what stands around the network
     found = measure(
-        subjects, runtime, precision, suite.device, 1, suite.threads, seconds, "timing", failed
+        subjects,
+        conditions,
+        device=suite.device,
+        seconds=seconds,
+        progress="timing",
+        failed=failed,
     )
     return [measurement.to_dict() for measurement in found]
 
@@ -132,7 +134,7 @@ def predict_suite(
             else:
                 backbone = predict_module(detector.backbone, point.model, **options)
             part = NetworkPart(detector, point.input_size)
-            whole = predict_module(part, point.model, **options, scope="detector")
+            whole = predict_module(part, point.model, **options, scope=Scope.DETECTOR)
         except InputError as e:
             failed[str(point)] = str(e)
             continue
@@ -201,7 +203,7 @@ class Comparison:
     """Two measurements of the same networks.
 
     Attributes:
-        scope: One of SCOPES.
+        scope: What part of the detector was timed.
         networks: How many.
         within: Second medians that lie in the first one's spread, 10th to 90th percentile.
         pairs: Of networks.
@@ -210,7 +212,7 @@ class Comparison:
         worst: The largest change of a median, of the first.
     """
 
-    scope: str
+    scope: Scope
     networks: int
     within: int
     pairs: int
@@ -219,45 +221,42 @@ class Comparison:
     worst: float
 
 
-def compare(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
-) -> list[Comparison]:
+def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[Comparison]:
     """Whether a repeat gives the same order, and values within the stated spread.
 
+    Args:
+        first: Latencies of a suite's networks.
+        second: Latencies of the same networks, measured again.
+
     Raises:
-        UserError: They are not of the same networks.
+        UserError: If they are not of the same networks.
     """
     comparisons = []
-    for scope in SCOPES:
+    for scope in reversed(SCOPES):
         a, b = (
-            {(r["model"], r["input_size"]): r for r in rows if r["scope"] == scope}
-            for rows in (first, second)
+            {(x.model, x.input_size): x for x in latencies if x.scope is scope}
+            for latencies in (first, second)
         )
         if set(a) != set(b) or not a:
             raise UserError("the first measurement is of other networks; measure anew (time).")
         pairs = list(itertools.combinations(a, 2))
-        swapped = [
-            (i, j)
-            for i, j in pairs
-            if (a[i]["latency_ms"] - a[j]["latency_ms"]) * (b[i]["latency_ms"] - b[j]["latency_ms"])
-            < 0
-        ]
+        swapped = [(i, j) for i, j in pairs if (a[i].ms - a[j].ms) * (b[i].ms - b[j].ms) < 0]
         comparisons.append(
             Comparison(
                 scope,
                 len(a),
-                sum(a[i]["low_ms"] <= b[i]["latency_ms"] <= a[i]["high_ms"] for i in a),
+                sum(a[i].low <= b[i].ms <= a[i].high for i in a),
                 len(pairs),
                 len(swapped),
                 sum(_apart(a[i], a[j]) and _apart(b[i], b[j]) for i, j in swapped),
-                max(abs(b[i]["latency_ms"] / a[i]["latency_ms"] - 1) for i in a),
+                max(abs(b[i].ms / a[i].ms - 1) for i in a),
             )
         )
     return comparisons
 
 
-def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return bool(a["high_ms"] < b["low_ms"] or b["high_ms"] < a["low_ms"])
+def _apart(a: Latency, b: Latency) -> bool:
+    return a.high < b.low or b.high < a.low
 
 
 def repeat(
@@ -273,7 +272,7 @@ def repeat(
         raise UserError(f"there is no measurement of these networks to repeat ({path}).")
     first = json.loads(path.read_text(encoding="utf-8"))["rows"]
     second = measure_suite(suite, points, out, seconds, {})
-    comparisons = compare(first, second)
+    comparisons = compare(*(list(map(Latency.from_row, rows)) for rows in (first, second)))
     about = {
         "command": command,
         "environment": environment(),

@@ -24,6 +24,7 @@ from prunet_det.latency.device import (
 )
 from prunet_det.latency.kernels import Kernel, block_kernels, layout_change, spec_kernels
 from prunet_det.latency.predict import features
+from prunet_det.latency.record import Conditions
 from prunet_det.latency.stopwatch import Task, time_interleaved
 from prunet_det.latency.table import Table, TableError, without_width
 from prunet_det.runtime.program import PRECISIONS
@@ -46,7 +47,7 @@ FAMILIES_OF_ONE = ("prunet_p0", "gpunet_d1")
 
 
 @dataclass(frozen=True)
-class Point:
+class PublishedTime:
     """A measured time of a network."""
 
     network: str
@@ -65,7 +66,7 @@ class Errors:
         kendall_tau: Over all points.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[PublishedTime, ...]
     predicted_ms: tuple[float, ...]
     kendall_tau: float
 
@@ -86,7 +87,7 @@ class Errors:
         return float(np.abs(self.relative).max())
 
 
-def published_points(device: str) -> list[Point]:
+def published_points(device: str) -> list[PublishedTime]:
     """The published times of a device.
 
     Raises:
@@ -94,7 +95,7 @@ def published_points(device: str) -> list[Point]:
     """
     rows = read_csv(PUBLISHED)[1]
     points = [
-        Point(r["network"], int(r["batch"]), int(r["input_size"]), float(r["latency_ms"]))
+        PublishedTime(r["network"], int(r["batch"]), int(r["input_size"]), float(r["latency_ms"]))
         for r in rows
         if r["device"] == device
     ]
@@ -109,19 +110,19 @@ def _kernels(network: str, input_size: int) -> tuple[Kernel, ...]:
     return tuple(spec_kernels(load_spec(network), input_size, "classifier"))
 
 
-def _predictor(points: Sequence[Point]) -> Callable[[Device], np.ndarray]:
+def _predictor(points: Sequence[PublishedTime]) -> Callable[[Device], np.ndarray]:
     """What `predicted` does for many devices, with all points in one pass over arrays."""
     k = KernelArrays([_kernels(p.network, p.input_size) for p in points])
     batches = np.array([p.batch for p in points], float)[k.owner]
     return lambda device: total_ms(k, device, batches)
 
 
-def predicted(device: Device, points: Sequence[Point]) -> np.ndarray:
+def predicted(device: Device, points: Sequence[PublishedTime]) -> np.ndarray:
     """(points,) milliseconds."""
     return _predictor(points)(device)
 
 
-def fit(device: Device, points: Sequence[Point]) -> Device:
+def fit(device: Device, points: Sequence[PublishedTime]) -> Device:
     """The device with constants fitted to the points, see `fit_to`.
 
     Raises:
@@ -159,7 +160,7 @@ def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np
     return device.with_constants(np.exp(found.x))
 
 
-def errors(device: Device, points: Sequence[Point]) -> Errors:
+def errors(device: Device, points: Sequence[PublishedTime]) -> Errors:
     """How a device's predictions compare with points."""
     from scipy.stats import kendalltau
 
@@ -168,7 +169,7 @@ def errors(device: Device, points: Sequence[Point]) -> Errors:
     return Errors(tuple(points), tuple(map(float, ms)), float(tau))
 
 
-def leave_one_out(device: Device, points: Sequence[Point]) -> dict[str, Errors]:
+def leave_one_out(device: Device, points: Sequence[PublishedTime]) -> dict[str, Errors]:
     """For each network, the errors on it of a fit to all others."""
     names = list(dict.fromkeys(p.network for p in points))
     result = {}
@@ -180,7 +181,7 @@ def leave_one_out(device: Device, points: Sequence[Point]) -> dict[str, Errors]:
 
 
 def calibrate(
-    device: Device, points: Sequence[Point], source: str, left_out: Mapping[str, Errors]
+    device: Device, points: Sequence[PublishedTime], source: str, left_out: Mapping[str, Errors]
 ) -> Device:
     """Fits a device and notes in its provenance what the fit is worth.
 
@@ -221,7 +222,7 @@ def _band(left_out: Mapping[str, Errors]) -> dict[str, float]:
     return {"inside": round(inside, 3), "outside": round(max(2 * inside, *worst.values()), 3)}
 
 
-def _family(device: Device, points: Sequence[Point]) -> dict[str, list[float]]:
+def _family(device: Device, points: Sequence[PublishedTime]) -> dict[str, list[float]]:
     """Least and greatest value of every feature of the calibrated networks."""
     found = []
     for p in points:
@@ -235,12 +236,12 @@ FOLDS = 5
 _LEAST_ENTRIES = 40  # eight constants need more than a handful of blocks
 
 
-def measure_peaks(device: str, runtime: str, precision: str, threads: int = 0) -> Device:
-    """This machine with measured peaks and constants that are not fitted yet.
+def measure_peaks(conditions: Conditions, device: str) -> Device:
+    """Measures this machine's peaks; the other constants of the device are not fitted yet.
 
     Args:
-        device: A torch device.
-        runtime, precision, threads: What the constants will be for.
+        conditions: What the constants will be for: runtime, precision and threads.
+        device: Torch device to measure.
     """
     cuda = torch.device(device).type == "cuda"
     if cuda:
@@ -248,10 +249,10 @@ def measure_peaks(device: str, runtime: str, precision: str, threads: int = 0) -
         units, cache_mb = properties.multi_processor_count, properties.L2_cache_size / 2**20
         clock = readings(device).get("clock_mhz", 1500.0) / 1e3
     else:
-        torch.set_num_threads(threads or os.cpu_count() or 1)
-        units, cache_mb = threads or os.cpu_count() or 1, _cpu_cache_mb()
+        units, cache_mb = conditions.threads or os.cpu_count() or 1, _cpu_cache_mb()
+        torch.set_num_threads(units)
         clock = readings(device).get("clock_mhz", 3000.0) / 1e3
-    dtype = PRECISIONS[precision] if cuda else torch.float32
+    dtype = PRECISIONS[conditions.precision] if cuda else torch.float32
     side = 8192 if cuda else 1024
     a, b, out = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(3))
     source = torch.randn((2**28 if cuda else 2**24) // 4, device=device)
@@ -269,7 +270,9 @@ def measure_peaks(device: str, runtime: str, precision: str, threads: int = 0) -
     moved = 2 * source.nbytes / copy.median_ms / 1e6 / prior["bandwidth_efficiency"]
     title = device_title(device)
     return Device(
-        name=re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_"),
+        conditions=replace(
+            conditions, device=re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_"), batch=1
+        ),
         title=title,
         multiprocessors=units,
         clock_ghz=round(clock, 3),
@@ -279,9 +282,6 @@ def measure_peaks(device: str, runtime: str, precision: str, threads: int = 0) -
         dram_gb_s=float(f"{moved:.4g}"),
         l2_mb=round(cache_mb, 2),
         tile_scale=1.0 if cuda else CPU_TILE_SCALE,
-        runtime=runtime,
-        precision=precision,
-        threads=threads,
     )
 
 
@@ -309,10 +309,10 @@ def calibrate_to_table(device: Device, table: Table, source: str) -> Device:
         TableError: Predicted, or too few blocks.
     """
     keys = list(table.entries)
-    if table.conditions.kind != "measured" or len(keys) < _LEAST_ENTRIES:
+    if table.kind != "measured" or len(keys) < _LEAST_ENTRIES:
         raise TableError(
             f"a fit needs a measured table of at least {_LEAST_ENTRIES} blocks; {source} is "
-            f"{table.conditions.kind} and has {len(keys)}."
+            f"{table.kind} and has {len(keys)}."
         )
     batch = table.conditions.batch
     measured = np.array([table.ms(*key) for key in keys])
@@ -338,7 +338,7 @@ def calibrate_to_table(device: Device, table: Table, source: str) -> Device:
     band = float(np.percentile(errors["cross_validated"], 90))
     provenance: dict[str, Any] = {
         "source": source,
-        "conditions": str(table.conditions),
+        "conditions": table.title,
         "blocks": len(keys),
         "batches": [batch, batch],
         **{

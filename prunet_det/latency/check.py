@@ -93,43 +93,36 @@ def _leads_to(key: Key) -> tuple[int, tuple[int, int]]:
 
 def check_table(
     table: Table,
-    count: int = 20,
-    seed: int = 0,
-    torch_device: str = "cpu",
+    specs: Sequence[ArchSpec],
+    *,
+    device: str | None = None,
     fitted: Device | None = None,
     seconds: float = 2.0,
     progress: str = "",
 ) -> list[Check]:
-    """Times random networks of a table's blocks, interleaved, beside the sums of their blocks.
+    """Times networks of a table's blocks, interleaved, beside the sums of their blocks.
 
     Args:
-        table: Measured on this machine.
-        count, seed: Of the networks.
-        torch_device: Where.
-        fitted: A device of the analytic model to check as well.
-        seconds: To spend on each network.
-        progress: Label of a progress bar.
+        table: Table measured on this machine.
+        specs: Networks of its blocks, see `random_networks`.
+        device: Torch device to time on; the table's own by default.
+        fitted: Device of the analytic model to check as well.
+        seconds: Time to spend on each network.
+        progress: Label of a progress bar; none where empty.
+
+    Raises:
+        InputError: If the table's device is not here.
     """
-    specs = random_networks(table, count, seed)
     size = next(size for block, size in table.entries if block.in_chs == 3)[0]
-    c = table.conditions
     subjects = [load_subject(spec, input_size=size) for spec in specs]
-    found = measure(
-        subjects,
-        c.runtime,
-        c.precision,
-        torch_device,
-        c.batch,
-        c.threads or None,
-        seconds,
-        progress,
-    )
+    found = measure(subjects, table.conditions, device=device, seconds=seconds, progress=progress)
+    batch = table.conditions.batch
     return [
         Check(
-            spec,
-            measured,
-            table.network_ms(spec, size),
-            predict(spec, fitted, c.batch, size).latency.latency_ms if fitted else None,
+            spec=spec,
+            measured=measured,
+            table_ms=table.network_ms(spec, size),
+            model_ms=predict(spec, fitted, batch, size).latency.ms if fitted else None,
         )
         for spec, measured in zip(specs, found, strict=True)
     ]

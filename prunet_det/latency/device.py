@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from prunet_det.latency.kernels import KINDS, Kernel
+from prunet_det.latency.record import Conditions
+from prunet_det.utils.config import check_keys
 from prunet_det.utils.errors import InputError
 
 DEVICE_DIR = Path(__file__).parent / "devices"
@@ -46,18 +48,19 @@ FITTED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """A device's peaks and the constants that were fitted to measurements on it.
 
     Attributes:
-        name, title: `v100`, and what it is called.
+        conditions: Name, runtime, precision and threads that the constants were fitted to, at
+            batch 1.
+        title: What the hardware is called.
         multiprocessors, clock_ghz, tensor_tflops, half_tflops, dram_gb_s, l2_mb: Peaks, from the
             maker's data sheet or measured: of matrix products and of other arithmetic in the
             precision, of DRAM, and the size of the last cache. Of a CPU, its threads are the
             multiprocessors.
         tile_scale: Sides of its tiles, of a GPU's: CPU_TILE_SCALE where registers hold them.
-        runtime, precision, threads: What the constants were fitted to, as in Latency.
         net_us, launch_us: Time of a network and of each kernel beside the work.
         tensor_efficiency: Share of the tensor peak that 1x1 convolutions reach in large tiles.
         dense_ratio: How much more convolutions with larger kernels reach.
@@ -68,7 +71,7 @@ class Device:
         provenance: Where the constants come from, and the errors of the fit.
     """
 
-    name: str
+    conditions: Conditions
     title: str
     multiprocessors: int
     clock_ghz: float
@@ -77,9 +80,6 @@ class Device:
     dram_gb_s: float
     l2_mb: float
     tile_scale: float = 1.0
-    runtime: str = "tensorrt"
-    precision: str = "fp16"
-    threads: int = 0
     net_us: float = 30.0
     launch_us: float = 2.5
     tensor_efficiency: float = 0.55
@@ -90,14 +90,58 @@ class Device:
     dense_ratio: float = 1.0
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def name(self) -> str:
+        """Name that predictions are asked for by, such as `v100`."""
+        return self.conditions.device
+
+    def at(self, batch: int) -> Conditions:
+        """Conditions of a prediction.
+
+        Raises:
+            InputError: If the batch is no positive integer.
+        """
+        return replace(self.conditions, batch=batch)
+
     def with_constants(self, values: Sequence[float]) -> Device:
         """The device with other fitted constants, in the order of FITTED."""
         constants: dict[str, Any] = dict(zip(FITTED, map(float, values), strict=True))
         return replace(self, **constants)
 
     def to_json(self) -> str:
-        """The device file's content."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """Content of the device's file."""
+        data = asdict(self)
+        settings = data.pop("conditions")
+        order = {"name": settings["device"]}
+        for key, value in data.items():
+            order[key] = value
+            if key == "tile_scale":
+                order |= {k: settings[k] for k in ("runtime", "precision", "threads")}
+        return json.dumps(order, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Device:
+        """Reads a device's file.
+
+        Args:
+            text: Content of the file.
+            where: Its path, for the error.
+
+        Raises:
+            InputError: If it is no device's.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as e:
+            raise InputError(f"{where} is no device file: {e}.") from e
+        peaks = ("multiprocessors", "clock_ghz", "tensor_tflops", "half_tflops", "dram_gb_s")
+        required = ("name", "title", *peaks, "l2_mb")
+        settings: dict[str, Any] = {"runtime": "tensorrt", "precision": "fp16", "threads": 0}
+        known = {"name", *settings, *(f.name for f in fields(cls))} - {"conditions"}
+        check_keys(data, sorted(known), required, f"{where} is no device file", InputError)
+        settings |= {k: data.pop(k) for k in settings if k in data}
+        conditions = Conditions(device=data.pop("name"), **settings)
+        return cls(conditions=conditions, **data)
 
 
 def device_names() -> tuple[str, ...]:
@@ -118,10 +162,7 @@ def load_device(name: str) -> Device:
             f"there is no device {name!r}; the known ones are {', '.join(device_names())}, or the "
             "path of a device file."
         )
-    try:
-        return Device(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as e:
-        raise InputError(f"{path} is no device file: {e}.") from e
+    return Device.from_json(path.read_text(encoding="utf-8"), str(path))
 
 
 class KernelArrays:
@@ -191,14 +232,14 @@ def _depthwise(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
 
 def _memory(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     """Time to move activations and weights, in us."""
-    activations = BYTES[device.precision] * batch * (k.reads + k.writes)
+    activations = BYTES[device.conditions.precision] * batch * (k.reads + k.writes)
     l2_per_us = 32 * device.multiprocessors * device.clock_ghz * 1e3
     dram_per_us = device.bandwidth_efficiency * device.dram_gb_s * 1e3
     # A smooth switch: half of the traffic leaves L2 where the activations are as large as it is.
     share = 1 / (1 + (activations / (device.l2_mb * 2**20)) ** 4)
     us = activations * (share / l2_per_us + (1 - share) / dram_per_us)
     us = us * np.where(k.of_kind("elementwise"), device.elementwise_factor, 1.0)
-    return us + BYTES[device.precision] * k.weights / dram_per_us
+    return us + BYTES[device.conditions.precision] * k.weights / dram_per_us
 
 
 def kernel_times(k: KernelArrays, device: Device, batch: Batch) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import InputError
 
 KINDS = (
@@ -22,7 +23,6 @@ KINDS = (
     "elementwise",
     "copy",
 )
-SCOPES = ("classifier", "backbone")
 # Activations that a convolution's kernel applies on the way out; others are kernels of their own.
 FREE_ACTIVATIONS = ("relu",)
 
@@ -134,7 +134,7 @@ def layout_change(in_chs: int, positions: int) -> Kernel:
 def spec_kernels(
     spec: ArchSpec,
     size: int | tuple[int, int],
-    scope: str = "backbone",
+    scope: Scope | str = Scope.BACKBONE,
     padding: str | None = None,
     num_classes: int = 1000,
     in_chans: int = 3,
@@ -153,9 +153,10 @@ def spec_kernels(
     Raises:
         ValueError: Another scope, or an image too small for the network.
     """
-    if scope not in SCOPES:
-        raise InputError(f"scope must be one of {', '.join(SCOPES)} here, got {scope!r}.")
-    padding = padding or ("published" if scope == "classifier" else "same")
+    scope = Scope(scope)
+    if scope not in (Scope.CLASSIFIER, Scope.BACKBONE):
+        raise InputError(f"scope must be classifier or backbone here, got {scope}.")
+    padding = padding or ("published" if scope is Scope.CLASSIFIER else "same")
     at = (size, size) if isinstance(size, int) else size
     kernels = [layout_change(in_chans, at[0] * at[1])]
     named = [(f"stem.{i}", block) for i, block in enumerate(spec.stem.blocks(in_chans))]
@@ -174,7 +175,7 @@ def spec_kernels(
             )
         kernels += block_kernels(block, at, name)
         at = out
-    if scope == "classifier":
+    if scope is Scope.CLASSIFIER:
         kernels += _tail(spec, at, num_classes)
     return kernels
 

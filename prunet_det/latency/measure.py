@@ -16,15 +16,15 @@ from torch import nn
 from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.latency.kernels import output_size
-from prunet_det.latency.record import Latency
+from prunet_det.latency.record import Conditions, Latency
 from prunet_det.latency.stopwatch import Task, Timing, time_interleaved
-from prunet_det.latency.table import Conditions, Entry, Key, Size, Table, TableError
+from prunet_det.latency.table import Entry, Key, Size, Table, TableError
 from prunet_det.runtime import make_program
 from prunet_det.runtime.program import TOLERANCE, Program, check_outputs
 from prunet_det.runtime.pytorch import as_tuple
-from prunet_det.runtime.subject import Subject
+from prunet_det.runtime.subject import Scope, Subject
 from prunet_det.utils.config import positive_int
-from prunet_det.utils.env import device_title, driver, versions
+from prunet_det.utils.env import device_title, driver, local_devices, versions
 from prunet_det.utils.errors import InputError
 
 
@@ -33,9 +33,10 @@ class Measurement:
     """A measured latency and how it was measured.
 
     Attributes:
-        latency: The record: median, 10th and 90th percentile.
+        latency: Median, 10th and 90th percentile.
         timing: All samples.
-        difference: Of the outputs to eager FP32, of the largest magnitude.
+        difference: Largest difference of the outputs to eager FP32, as a fraction of the largest
+            magnitude.
     """
 
     latency: Latency
@@ -43,79 +44,117 @@ class Measurement:
     difference: float
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat record."""
-        latency, timing = self.latency.to_dict(), self.timing.to_dict()
-        throughput = 1e3 * self.latency.batch / self.latency.latency_ms
+        """One flat record: the latency's, with the timing's figures and images a second."""
+        timing = self.timing.to_dict()
         return {
-            **latency,
+            **self.latency.to_dict(),
             **{k: v for k, v in timing.items() if k != "median_ms"},
-            "images_per_s": throughput,
+            "images_per_s": 1e3 * self.latency.conditions.batch / self.latency.ms,
             "difference": self.difference,
         }
 
 
-def local_device() -> str:
-    """The torch device that `here` means: CUDA where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def local_conditions(
+    device: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+) -> Conditions:
+    """Conditions of a measurement on this machine.
 
-
-def default_runtime(device: str) -> tuple[str, str]:
-    """Runtime and precision that deployments use on a device."""
-    return (
-        ("cuda_graph", "fp16") if torch.device(device).type == "cuda" else ("onnxruntime", "fp32")
-    )
-
-
-def count_threads(device: str, threads: int | None) -> int:
-    """Threads for the record: of a CPU, all cores by default; 0 on CUDA.
+    Args:
+        device: A torch device; CUDA where there is one by default.
+        runtime: One of `runtime.RUNTIMES`; what deployments use on the device by default.
+        precision: `fp32` or `fp16`; what deployments use on the device by default.
+        batch: Images at once.
+        threads: Threads of a CPU, all cores by default; ignored on CUDA.
 
     Raises:
-        InputError: Less than one.
+        InputError: If batch or threads are no positive integers.
     """
     if threads is not None:
         positive_int(threads, "the number of threads")
-    if torch.device(device).type != "cpu":
-        return 0
-    return threads or os.cpu_count() or 1
+    device = device or local_device()
+    usual = default_runtime(device)
+    on_cpu = torch.device(device).type == "cpu"
+    return Conditions(
+        device=device_title(device),
+        runtime=runtime or usual[0],
+        precision=precision or usual[1],
+        batch=batch,
+        threads=(threads or os.cpu_count() or 1) if on_cpu else 0,
+    )
+
+
+def default_runtime(device: str) -> tuple[str, str]:
+    """Runtime and precision that deployments use on a torch device."""
+    cuda = torch.device(device).type == "cuda"
+    return ("cuda_graph", "fp16") if cuda else ("onnxruntime", "fp32")
+
+
+def local_device() -> str:
+    """Torch device that `here` means: CUDA where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_device(conditions: Conditions) -> str | None:
+    """Returns the torch device that has the title in the conditions, None where it is not here."""
+    return next((k for k, title in local_devices().items() if title == conditions.device), None)
+
+
+def require_device(conditions: Conditions) -> str:
+    """Returns the torch device that has the title in the conditions.
+
+    Raises:
+        InputError: If this machine does not have it.
+    """
+    device = find_device(conditions)
+    if device is None:
+        raise InputError(f"{conditions.device} is not here: it cannot be measured on.")
+    return device
 
 
 def measure(
     subjects: Sequence[Subject],
-    runtime: str,
-    precision: str = "fp32",
-    device: str = "cpu",
-    batch: int = 1,
-    threads: int | None = None,
+    conditions: Conditions,
+    *,
+    device: str | None = None,
     seconds: float = 2.0,
     progress: str = "",
     failed: dict[str, str] | None = None,
 ) -> list[Measurement]:
-    """Times networks interleaved, after their outputs were held to eager's.
+    """Times networks interleaved, once their outputs are held to eager's.
 
     Args:
-        subjects: What to time.
-        runtime, precision: See `make_program`.
-        device: A torch device.
-        batch: Images at once.
-        threads: On a CPU; by default all cores.
-        seconds: To spend on each.
-        progress: Label of a progress bar.
+        subjects: Networks to time.
+        conditions: What they run on and how, as `local_conditions` gives it.
+        device: Torch device; the one of the conditions' title by default.
+        seconds: Time to spend on each network.
+        progress: Label of a progress bar; none where empty.
         failed: Gets the names of those that cannot be timed, and why; the others are timed.
 
+    Returns:
+        One measurement for each network that was timed, in order.
+
     Raises:
-        ValueError: An impossible batch or number of threads; without `failed`, outputs that are not
-            finite or not equal to eager's, a network that cannot be exported, an unknown runtime.
-        RuntimeMissingError: The runtime is not here.
+        InputError: If the device is not here or the runtime unknown; without `failed`, if outputs
+            are not finite or not equal to eager's, or a network cannot be exported.
+        RuntimeMissingError: If the runtime is not here.
     """
-    positive_int(batch, "the batch")
-    threads = count_threads(device, threads)
+    device = device or require_device(conditions)
     kept, tasks, differences = [], [], []
     programs: dict[int, Program] = {}  # a detector and itself end to end have one network
     for subject in subjects:
-        images = subject.images(batch)
+        images = subject.images(conditions.batch)
         try:
             program = programs.get(id(subject.module)) or make_program(
-                subject.module, images, runtime, precision, device, threads or None
+                subject.module,
+                images,
+                conditions.runtime,
+                conditions.precision,
+                device,
+                conditions.threads or None,
             )
             programs[id(subject.module)] = program
             difference = _difference(subject, program, images)
@@ -129,29 +168,25 @@ def measure(
         differences.append(difference)
         tasks.append(task)
     timings = time_interleaved(tasks, seconds, progress=progress) if tasks else []
-    title = device_title(device)
     return [
-        Measurement(
-            Latency(
-                subject.name,
-                title,
-                runtime,
-                precision,
-                batch,
-                subject.input_size,
-                subject.scope,
-                "measured",
-                timing.median_ms,
-                min(timing.percentile(10), timing.median_ms),
-                max(timing.percentile(90), timing.median_ms),
-                f"unstable: {timing.unstable}" if timing.unstable else "",
-                threads,
-            ),
-            timing,
-            difference,
-        )
+        Measurement(_latency(subject, conditions, timing), timing, difference)
         for subject, timing, difference in zip(kept, timings, differences, strict=True)
     ]
+
+
+def _latency(subject: Subject, conditions: Conditions, timing: Timing) -> Latency:
+    median = timing.median_ms
+    return Latency(
+        model=subject.name,
+        input_size=subject.input_size,
+        scope=subject.scope,
+        conditions=conditions,
+        ms=median,
+        low=min(timing.percentile(10), median),
+        high=max(timing.percentile(90), median),
+        kind="measured",
+        note=f"unstable: {timing.unstable}" if timing.unstable else "",
+    )
 
 
 def _difference(subject: Subject, program: Program, images: torch.Tensor) -> float:
@@ -162,13 +197,12 @@ def _difference(subject: Subject, program: Program, images: torch.Tensor) -> flo
 
 
 def _task(subject: Subject, program: Program, images: torch.Tensor) -> Task:
-    if subject.scope != "e2e":
+    if subject.scope is not Scope.E2E:
         return Task(program.bind(images), program.device, program.host_clock)
-    pixels = (images * 50 + 128).clamp(0, 255).to(torch.uint8).to(program.device)
+    pixels = subject.pixels(len(images)).to(program.device)
     detector = subject.detector.to(program.device)
     part: Any = subject.module
-    run = part.end_to_end(detector, program.bind, pixels)
-    return Task(run, program.device, host_clock=True)
+    return Task(part.end_to_end(detector, program.bind, pixels), program.device, host_clock=True)
 
 
 REPEATS = 4  # of a block in the longer of the two networks that are compared
@@ -225,42 +259,35 @@ class BlockTimer:
     """Measures blocks under one set of conditions.
 
     Args:
-        runtime, precision, device, batch, threads: As in `measure`.
-        seconds: To spend on each of a block's two networks.
+        conditions: What the blocks run on and how, as `local_conditions` gives it.
+        device: Torch device; the one of the conditions' title by default.
+        seconds: Time to spend on each of a block's two networks.
 
     Raises:
-        ValueError: An impossible batch or number of threads, a runtime whose kernels are not those
-            of single blocks.
-        RuntimeMissingError: The runtime is not here.
+        InputError: If the device is not here, or the runtime's kernels are not those of single
+            blocks.
     """
 
     def __init__(
-        self,
-        runtime: str,
-        precision: str = "fp32",
-        device: str = "cpu",
-        batch: int = 1,
-        threads: int | None = None,
-        seconds: float = 0.4,
+        self, conditions: Conditions, device: str | None = None, seconds: float = 0.4
     ) -> None:
-        positive_int(batch, "the batch")
-        if runtime not in RUNTIMES:
+        if conditions.runtime not in RUNTIMES:
             raise InputError(
-                f"a table needs one of the runtimes {', '.join(RUNTIMES)}, got {runtime!r}."
+                f"a table needs one of the runtimes {', '.join(RUNTIMES)}, got "
+                f"{conditions.runtime!r}."
             )
-        self.device, self.seconds = device, seconds
-        self.conditions = Conditions(
-            device_title(device),
-            "measured",
-            runtime,
-            precision,
-            batch,
-            count_threads(device, threads),
-            driver(device),
-            datetime.date.today().isoformat(),
-            versions(),
-        )
+        self.device = device or require_device(conditions)
+        self.conditions, self.seconds = conditions, seconds
         self._additions: dict[tuple[int, Size], float] = {}
+
+    def table(self) -> Table:
+        """An empty table of these conditions, with driver, date and versions of this machine."""
+        machine = {
+            "driver": driver(self.device),
+            "date": datetime.date.today().isoformat(),
+            "versions": versions(),
+        }
+        return Table(self.conditions, "measured", machine=machine)
 
     def measure(self, block: BlockSpec, size: Size) -> Entry:
         """What the block costs, and what a network that begins with it costs beside its blocks."""
@@ -320,13 +347,13 @@ def measure_table(
     """
     from tqdm import tqdm
 
-    table = Table(timer.conditions)
+    table = timer.table()
     if os.path.exists(path):
-        table = Table.load(path)
-        if not table.conditions.same_setting(timer.conditions):
+        new, table = table, Table.load(path)
+        if table.title != new.title:
             raise TableError(
-                f"{os.fspath(path)} is of other conditions ({table.conditions}, not "
-                f"{timer.conditions}); give another --out."
+                f"{os.fspath(path)} is of other conditions ({table.title}, not {new.title}); give "
+                "another --out."
             )
     wanted = dict.fromkeys((block.padded(), size) for block, size in keys)
     missing = [key for key in wanted if key not in table.entries]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,7 @@ from prunet_det.latency.device import (
 from prunet_det.latency.kernels import Kernel, spec_kernels
 from prunet_det.latency.record import Latency
 from prunet_det.latency.trace import trace
-from prunet_det.runtime.subject import DETECTION_SIZE
+from prunet_det.runtime.subject import DETECTION_SIZE, Scope
 from prunet_det.utils.config import positive_int
 from prunet_det.zoo.models import resolve_spec
 
@@ -34,10 +34,10 @@ class Prediction:
     """A predicted latency and what it is made of.
 
     Attributes:
-        latency: The record, with its error band.
-        breakdown: Component to milliseconds; they sum to the latency.
-        kernels: What would be launched.
-        warnings: Why it may be wrong, in sentences.
+        latency: The latency with its error band.
+        breakdown: Milliseconds by component, which add up to the latency.
+        kernels: What the network launches.
+        warnings: Sentences that say why the prediction may be wrong.
     """
 
     latency: Latency
@@ -51,23 +51,24 @@ def predict(
     device: str | Device = "v100",
     batch: int = 1,
     input_size: int | None = None,
-    scope: str = "backbone",
+    scope: Scope | str = Scope.BACKBONE,
 ) -> Prediction:
-    """Predicts a network of the zoo, of a spec file or of a dict, without building it.
+    """Predicts a network by its spec, without building it.
 
     Args:
-        model: See `resolve_spec`.
-        device: A name, a device file or a Device.
+        model: A network of the zoo by name, a spec file, a dict or a spec; see `resolve_spec`.
+        device: A device's name, the path of a device file, or a Device.
         batch: Images at once.
-        input_size: In pixels; by default 512, and a classifier's own resolution.
+        input_size: Side of the square images, in pixels; by default 512 for a backbone and the
+            network's own resolution for a classifier.
         scope: `backbone` or `classifier`.
 
     Raises:
-        ValueError: Unknown network, device or scope, an impossible batch or size.
+        InputError: If network, device or scope are unknown, or batch or size impossible.
     """
     spec = resolve_spec(model)
     if input_size is None:
-        input_size = spec.input_size if scope == "classifier" else DETECTION_SIZE
+        input_size = spec.input_size if Scope(scope) is Scope.CLASSIFIER else DETECTION_SIZE
     positive_int(input_size, "the input size")
     return price(spec.name, spec_kernels(spec, input_size, scope), device, batch, input_size, scope)
 
@@ -78,28 +79,33 @@ def predict_module(
     device: str | Device = "v100",
     batch: int = 1,
     input_size: int = 512,
-    scope: str = "backbone",
-    in_chans: int = 3,
+    scope: Scope | str = Scope.BACKBONE,
 ) -> Prediction:
-    """Predicts any network by tracing it; `scope` says what it is.
+    """Predicts any network by tracing it.
+
+    Args:
+        module: Network that takes images (N, 3, H, W); it is traced without being run.
+        name: Its name in the latency.
+        device: A device's name, the path of a device file, or a Device.
+        batch: Images at once.
+        input_size: Side of the square images, in pixels.
+        scope: What part of a network the module is, for the latency.
+
+    Returns:
+        The prediction; a warning names operators that are left out because the model has no price
+        for them.
 
     Raises:
-        ValueError: As `predict`, or the network cannot be traced.
+        InputError: If batch or size are impossible, or the network cannot be traced.
     """
     positive_int(input_size, "the input size")
-    positive_int(batch, "the batch")
-    traced = trace(module, (in_chans, input_size, input_size))
+    traced = trace(module, (3, input_size, input_size))
     prediction = price(name, traced.kernels, device, batch, input_size, scope)
     if not traced.unknown:
         return prediction
     listed = ", ".join(f"{op} ({count})" for op, count in traced.unknown.items())
     warning = f"operators that the model does not know are left out: {listed}."
-    return Prediction(
-        prediction.latency,
-        prediction.breakdown,
-        prediction.kernels,
-        (*prediction.warnings, warning),
-    )
+    return replace(prediction, warnings=(*prediction.warnings, warning))
 
 
 def price(
@@ -108,11 +114,20 @@ def price(
     device: str | Device,
     batch: int,
     input_size: int,
-    scope: str,
+    scope: Scope | str,
 ) -> Prediction:
-    """A list of kernels as a prediction; arguments as in `predict`."""
-    positive_int(batch, "the batch")
+    """Prices a list of kernels.
+
+    Args:
+        name: Name of the network.
+        kernels: What it launches, for one image.
+        device: As for `predict`.
+        batch: As for `predict`.
+        input_size: As for `predict`.
+        scope: As for `predict`.
+    """
     known = load_device(device) if isinstance(device, str) else device
+    conditions = known.at(batch)
     ms = float(total_ms(KernelArrays([kernels]), known, batch)[0])
     parts = breakdown(kernels, known, batch)
     outside = outside_family(kernels, parts, known, batch)
@@ -125,25 +140,27 @@ def price(
             f"be {error:.0%}.",
         )
     latency = Latency(
-        name,
-        known.name,
-        known.runtime,
-        known.precision,
-        batch,
-        input_size,
-        scope,
-        "predicted",
-        ms,
-        ms / (1 + error),
-        ms * (1 + error),
-        " ".join(warnings),
-        known.threads,
+        model=name,
+        input_size=input_size,
+        scope=Scope(scope),
+        conditions=conditions,
+        ms=ms,
+        low=ms / (1 + error),
+        high=ms * (1 + error),
+        kind="predicted",
+        note=" ".join(warnings),
     )
     return Prediction(latency, parts, list(kernels), warnings)
 
 
 def features(kernels: Sequence[Kernel], parts: Mapping[str, float], batch: int) -> dict[str, float]:
-    """What tells whether a network is like those that a device was calibrated on."""
+    """Describes a network by what must resemble the networks that a device was calibrated on.
+
+    Args:
+        kernels: What the network launches, for one image.
+        parts: Milliseconds by component, see `device.breakdown`.
+        batch: Images at once.
+    """
     total = sum(parts.values()) - parts["fixed"]
     work = {f"share of {k}": parts[k] / total for k in ("dense", "depthwise", "elementwise")}
     return {
@@ -156,15 +173,22 @@ def features(kernels: Sequence[Kernel], parts: Mapping[str, float], batch: int) 
 def outside_family(
     kernels: Sequence[Kernel], parts: Mapping[str, float], device: Device, batch: int
 ) -> list[str]:
-    """Names of the features that lie beyond the calibrated networks'."""
+    """Returns names of the features that lie outside the range of the calibrated networks.
+
+    Args:
+        kernels: As for `features`.
+        parts: As for `features`.
+        device: A device whose provenance has the ranges.
+        batch: Images at once.
+    """
     ranges = device.provenance.get("family", {})
     found = features(kernels, parts, batch)
     batches = device.provenance.get("batches")
     beyond = ["batch"] if batches and not batches[0] <= batch <= batches[1] else []
     for key, (low, high) in ranges.items():
         shares = key.startswith("share")
-        least = low - 0.1 if shares else low / _MARGIN
-        most = high + 0.1 if shares else high * _MARGIN
-        if not least <= found[key] <= most:
+        low = low - 0.1 if shares else low / _MARGIN
+        high = high + 0.1 if shares else high * _MARGIN
+        if not low <= found[key] <= high:
             beyond.append(key)
     return beyond

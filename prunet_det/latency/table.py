@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,8 @@ from prunet_det.latency.device import (
     total_ms,
 )
 from prunet_det.latency.kernels import block_kernels, layout_change, output_size
-from prunet_det.utils.config import positive_int
-from prunet_det.utils.env import device_title
+from prunet_det.latency.record import Conditions
+from prunet_det.utils.env import local_devices
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path
 
@@ -32,40 +33,6 @@ Key = tuple[BlockSpec, Size]
 
 class TableError(InputError):
     """A table that cannot be read, is of another device, or does not hold what is asked for."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a table's milliseconds hold for; as in Latency.
-
-    Attributes:
-        device: Its name where predicted, its title where measured.
-        kind: `predicted` or `measured`.
-        runtime, precision, batch, threads: As in Latency.
-        driver, date, versions: Of the machine that measured.
-    """
-
-    device: str
-    kind: str
-    runtime: str
-    precision: str
-    batch: int
-    threads: int = 0
-    driver: str = ""
-    date: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-    def same_setting(self, other: Conditions) -> bool:
-        """Whether figures of the two belong together, whatever the day and the versions."""
-        keys = ("device", "kind", "runtime", "precision", "batch", "threads")
-        return all(getattr(self, key) == getattr(other, key) for key in keys)
-
-    def __str__(self) -> str:
-        threads = f", {self.threads} threads" if self.threads else ""
-        return (
-            f"{self.kind}: {self.device}, {self.runtime} {self.precision}, batch {self.batch}"
-            f"{threads}"
-        )
 
 
 @dataclass(frozen=True)
@@ -88,13 +55,27 @@ class Table:
     """Blocks and what they cost under one set of conditions.
 
     Args:
-        conditions: Of all entries.
-        entries: (block, (height, width) of its input) to an Entry.
+        conditions: What the milliseconds of all entries hold for.
+        kind: `predicted` or `measured`.
+        entries: Entry of each (block, (height, width) of its input).
+        machine: Driver, date and versions of the machine that measured; not compared.
     """
 
-    def __init__(self, conditions: Conditions, entries: Mapping[Key, Entry] | None = None) -> None:
-        self.conditions = conditions
+    def __init__(
+        self,
+        conditions: Conditions,
+        kind: str,
+        entries: Mapping[Key, Entry] | None = None,
+        machine: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.conditions, self.kind = conditions, kind
         self.entries: dict[Key, Entry] = dict(entries or {})
+        self.machine = {"driver": "", "date": "", "versions": {}, **(machine or {})}
+
+    @property
+    def title(self) -> str:
+        """Kind and conditions in words."""
+        return f"{self.kind}: {self.conditions}"
 
     def add(self, key: Key, entry: Entry) -> None:
         """Adds or replaces an entry."""
@@ -125,7 +106,7 @@ class Table:
         group = self._groups.get(without_width(block, size))
         if group is None:
             raise TableError(
-                f"the table ({self.conditions}) has no block like {block.kind} {block.in_chs}->"
+                f"the table ({self.title}) has no block like {block.kind} {block.in_chs}->"
                 f"{block.out_chs}, kernel {block.kernel}, stride {block.stride} at {size}; make a "
                 "table of this search space or network."
             )
@@ -163,7 +144,9 @@ class Table:
             json.dumps({"block": block.to_dict(), "size": size, **asdict(entry)})
             for (block, size), entry in self.entries.items()
         ]
-        head = json.dumps({"schema": SCHEMA, "conditions": asdict(self.conditions)})
+        settings = asdict(self.conditions)
+        about = {"device": settings.pop("device"), "kind": self.kind, **settings, **self.machine}
+        head = json.dumps({"schema": SCHEMA, "conditions": about})
         with atomic_path(path) as temporary:
             text = f'{head[:-1]}, "entries": [\n' + ",\n".join(entries) + "\n]}\n"
             temporary.write_text(text, encoding="utf-8")
@@ -194,7 +177,10 @@ class Table:
                 )
                 for e in data["entries"]
             }
-            table = cls(Conditions(**data["conditions"]), entries)
+            about = dict(data["conditions"])
+            machine = {k: about.pop(k) for k in ("driver", "date", "versions") if k in about}
+            kind = about.pop("kind")
+            table = cls(Conditions(**about), kind, entries, machine)
         except (ValueError, KeyError, TypeError, IndexError) as e:
             raise TableError(f"{path} is no latency table: {e}.") from e
         if not force:
@@ -207,11 +193,8 @@ class Table:
         Raises:
             TableError: It is of another device.
         """
-        import torch
-
-        devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        here = [device_title(device) for device in devices]
-        if self.conditions.kind == "measured" and self.conditions.device not in here:
+        here = local_devices().values()
+        if self.kind == "measured" and self.conditions.device not in here:
             raise TableError(
                 f"{os.fspath(path)} was measured on {self.conditions.device}; this machine has "
                 f"{' and '.join(here)}. Measure a table here, or pass --force to use it all the "
@@ -264,11 +247,8 @@ def predict_table(keys: Iterable[Key], device: str | Device = "v100", batch: int
     Raises:
         ValueError: Unknown device or impossible batch.
     """
-    positive_int(batch, "the batch")
     known = load_device(device) if isinstance(device, str) else device
-    table = Table(
-        Conditions(known.name, "predicted", known.runtime, known.precision, batch, known.threads)
-    )
+    table = Table(known.at(batch), "predicted")
     every: Sequence[Key] = list(dict.fromkeys((b.padded(), s) for b, s in keys))
     if not every:
         return table

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -16,43 +17,91 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError, MissingPackageError
 
-# `classifier`: the whole classification network. `backbone`: everything up to the deepest stride,
-# without the tail. `detector`: backbone, neck and head up to raw outputs. `e2e`: `detector` with
-# normalisation before and selection and NMS after it.
-SCOPES = ("classifier", "backbone", "detector", "e2e")
 DETECTION_SIZE = 512  # pixels, where nothing else says
 _LEAST_STRIDE = 8  # of the maps that a backbone gives to a detector
 
 
-@dataclass(frozen=True)
+class Scope(str, Enum):
+    """What part of a network is run and timed; the value is what JSON and command lines say.
+
+    Raises:
+        InputError: If a text names no scope.
+    """
+
+    CLASSIFIER = "classifier"  # the whole classification network
+    BACKBONE = "backbone"  # everything up to the deepest stride, without the tail
+    DETECTOR = "detector"  # backbone, neck and head up to raw outputs
+    E2E = "e2e"  # the detector with normalisation before and selection and NMS after it
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def label(self) -> str:
+        """Name in tables and figures."""
+        return "end to end" if self is Scope.E2E else self.value
+
+    @classmethod
+    def _missing_(cls, value: object) -> Scope:
+        known = ", ".join(scope.value for scope in cls)
+        raise InputError(f"there is no scope {value!r}; the known ones are {known}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """A network that can be exported and timed.
 
     Attributes:
-        name: What it is called.
-        scope: One of SCOPES.
-        module: From images to one tensor or a tuple of them; of scope `e2e` its network part.
-        input_size: Side of the images.
-        output_names: One for each tensor.
-        detector: MMDetection's model, of the scopes `detector` and `e2e`.
+        name: Name in records and tables.
+        scope: What part of the network `module` is.
+        module: From images (N, 3, H, W) to one tensor or a tuple of them; for `e2e`, the network
+            part of the detector.
+        input_size: Side of the square images, in pixels.
+        output_names: One name for each output tensor.
+        detector: MMDetection's model, for the scopes `detector` and `e2e`.
+        picture: (3, input_size, input_size) in uint8: the image to run on, for networks whose time
+            depends on what they see. Random images by default.
     """
 
     name: str
-    scope: str
+    scope: Scope
     module: nn.Module
     input_size: int
-    output_names: tuple[str, ...]
+    output_names: tuple[str, ...] = ()
     detector: Any = None
+    picture: torch.Tensor | None = None
 
     def images(self, batch: int = 1, seed: int = 0) -> torch.Tensor:
-        """Random images, (batch, 3, input_size, input_size), normally distributed."""
+        """Input of the network: (batch, 3, input_size, input_size), float32, normalised.
+
+        Args:
+            batch: Number of images.
+            seed: Seed of random images, which are normally distributed.
+        """
+        if self.picture is not None:
+            data = {"inputs": list(self.pixels(batch))}
+            images: torch.Tensor = self.detector.data_preprocessor(data, False)["inputs"].cpu()
+            return images
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(batch, 3, self.input_size, self.input_size, generator=generator)
+
+    def pixels(self, batch: int = 1, seed: int = 0) -> torch.Tensor:
+        """Input of `e2e`: (batch, 3, input_size, input_size), uint8.
+
+        Args:
+            batch: Number of images.
+            seed: Seed of random images, which are uniformly distributed.
+        """
+        if self.picture is not None:
+            return self.picture.expand(batch, -1, -1, -1)
+        shape = (batch, 3, self.input_size, self.input_size)
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
 def load_subject(
     model: str | os.PathLike[str] | ArchSpec,
-    scope: str = "backbone",
+    scope: Scope | str = Scope.BACKBONE,
     input_size: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     settle: bool = True,
@@ -64,7 +113,7 @@ def load_subject(
 
     Args:
         model: A network of the zoo or of timm, a spec or its file (*.json), or a config (*.py).
-        scope: One of SCOPES; networks have the first two, configs of detectors the last three.
+        scope: What part of it; networks have the first two, configs of detectors the last three.
         input_size: In pixels; by default a classifier's own, a config's `input_size`, or 512.
         checkpoint: Weights.
         settle: Fit the batch norms of random weights; not needed where nothing is run.
@@ -73,8 +122,7 @@ def load_subject(
         ValueError: Unknown network or scope, or a scope that the model does not have.
         FileNotFoundError, CheckpointError: Of the spec, config or checkpoint.
     """
-    if scope not in SCOPES:
-        raise InputError(f"there is no scope {scope!r}; the known ones are {', '.join(SCOPES)}.")
+    scope = Scope(scope)
     if input_size is not None:
         positive_int(input_size, "the input size")
     name = model.name if isinstance(model, ArchSpec) else os.fspath(model)
@@ -83,7 +131,7 @@ def load_subject(
             subject = _from_spec(model, scope, input_size, checkpoint)
         elif name.endswith(".py"):
             subject = _from_config(name, scope, input_size, checkpoint)
-        elif scope in ("detector", "e2e"):
+        elif scope in (Scope.DETECTOR, Scope.E2E):
             raise InputError(f"scope {scope} needs a detector's config (*.py), got {name}.")
         else:
             subject = _from_network(name, scope, input_size, checkpoint)
@@ -106,7 +154,7 @@ def is_ours(name: str) -> bool:
     return name.endswith(".json") or name in (*model_names(), *ALIASES)
 
 
-def timm_network(name: str, scope: str) -> tuple[nn.Module, int]:
+def timm_network(name: str, scope: Scope | str) -> tuple[nn.Module, int]:
     """One of timm's networks as `scope` has it, without pretrained weights, and its own resolution.
 
     Raises:
@@ -120,7 +168,7 @@ def timm_network(name: str, scope: str) -> tuple[nn.Module, int]:
         raise InputError(
             f"there is no network {name!r}, neither here ({', '.join(model_names())}) nor in timm."
         )
-    if scope == "classifier":
+    if Scope(scope) is Scope.CLASSIFIER:
         network: Any = timm.create_model(name)
         return network, network.pretrained_cfg["input_size"][-1]
     try:
@@ -136,7 +184,7 @@ def timm_network(name: str, scope: str) -> tuple[nn.Module, int]:
 
 def _from_network(
     name: str,
-    scope: str,
+    scope: Scope,
     input_size: int | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
@@ -148,26 +196,38 @@ def _from_network(
     module, size = timm_network(name, scope)
     if checkpoint is not None:
         print(load_backbone_weights(module, checkpoint))
-    return Subject(name, scope, module.eval(), input_size or size, _names(module))
+    return Subject(
+        name=name,
+        scope=scope,
+        module=module.eval(),
+        input_size=input_size or size,
+        output_names=_names(module),
+    )
 
 
 def _from_spec(
     spec: ArchSpec,
-    scope: str,
+    scope: Scope,
     input_size: int | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
     from prunet_det.zoo import create
 
-    size = input_size or (spec.input_size if scope == "classifier" else DETECTION_SIZE)
+    size = input_size or (spec.input_size if scope is Scope.CLASSIFIER else DETECTION_SIZE)
     options: dict[str, Any] = {}
-    if scope == "backbone":
+    if scope is Scope.BACKBONE:
         strides = [stride for _, _, stride in spec.feature_stages()]
         indices = [i for i, s in enumerate(strides) if s >= _LEAST_STRIDE]
         indices = indices or [len(strides) - 1]
         options = dict(features_only=True, out_indices=indices, padding="same")
     module = create(spec, checkpoint, **options)
-    return Subject(spec.name, scope, module.eval(), size, _names(module))
+    return Subject(
+        name=spec.name,
+        scope=scope,
+        module=module.eval(),
+        input_size=size,
+        output_names=_names(module),
+    )
 
 
 def _names(network: Any) -> tuple[str, ...]:
@@ -179,7 +239,7 @@ def _names(network: Any) -> tuple[str, ...]:
 
 def _from_config(
     path: str,
-    scope: str,
+    scope: Scope,
     input_size: int | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
@@ -192,14 +252,23 @@ def _from_config(
     detector, size = build.build_detector(path, checkpoint)
     size = input_size or size or DETECTION_SIZE
     name = os.path.splitext(os.path.basename(path))[0]
-    if scope == "classifier":
+    if scope is Scope.CLASSIFIER:
         raise InputError(f"{path} is a detector's config; scope classifier needs a network.")
-    if scope == "backbone":
+    if scope is Scope.BACKBONE:
         strides = getattr(detector.backbone, "out_strides", None)
         names = tuple(f"stride{s}" for s in strides) if strides else ()
-        return Subject(name, scope, detector.backbone.eval(), size, names, detector)
-    part = build.NetworkPart(detector, size).eval()
-    return Subject(name, scope, part, size, part.output_names, detector)
+        module = detector.backbone.eval()
+    else:
+        module = build.NetworkPart(detector, size).eval()
+        names = module.output_names
+    return Subject(
+        name=name,
+        scope=scope,
+        module=module,
+        input_size=size,
+        output_names=names,
+        detector=detector,
+    )
 
 
 def settle_statistics(subject: Subject) -> None:

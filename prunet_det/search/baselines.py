@@ -6,7 +6,7 @@ import random
 
 from prunet_det.arch.scaling import scale_compound
 from prunet_det.arch.spec import BlockSpec
-from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
+from prunet_det.search.costs import Budget, BudgetError, Pricing, SpaceCosts
 from prunet_det.search.repair import Repaired, repair
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.zoo.models import load_spec
@@ -31,7 +31,7 @@ def random_network(space: SearchSpace, seed: int) -> Network:
     return tuple(network)
 
 
-def random_repaired(costs: SpaceCosts, budget_ms: float, seed: int, tries: int = 100) -> Repaired:
+def random_repaired(costs: SpaceCosts, budget: Budget, seed: int, tries: int = 100) -> Repaired:
     """A random network in [0.97, 1.00] of a budget.
 
     Networks whose widths cannot reach the budget are drawn anew, so that operators and depths stay
@@ -40,14 +40,14 @@ def random_repaired(costs: SpaceCosts, budget_ms: float, seed: int, tries: int =
     Raises:
         BudgetError: None was found in `tries` draws.
     """
-    costs.check_budget(budget_ms)
+    costs.check_budget(budget)
     for attempt in range(tries):
         drawn = random_network(costs.space, seed * tries + attempt)
         try:
-            return repair(drawn, costs, budget_ms, change_layers=False, fill=True)
+            return repair(drawn, costs, budget, change_layers=False, fill=True)
         except BudgetError:
             continue
-    return repair(random_network(costs.space, seed * tries), costs, budget_ms, fill=True)
+    return repair(random_network(costs.space, seed * tries), costs, budget, fill=True)
 
 
 def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Network]:
@@ -87,7 +87,7 @@ def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Ne
 
 
 def scaled_repaired(
-    pricing: Pricing, input_size: int, budget_ms: float, name: str = "prunet_p0"
+    pricing: Pricing, budget: Budget, name: str = "prunet_p0"
 ) -> tuple[SpaceCosts, Repaired]:
     """The published P0, scaled to a budget and brought into [0.97, 1.00] of it.
 
@@ -98,19 +98,19 @@ def scaled_repaired(
 
     def at(step: int) -> tuple[SpaceCosts, Network, float]:
         space, network = scaled_frame(step / _STEPS_PER_UNIT, name)
-        costs = pricing.costs(space, input_size)
+        costs = pricing.costs(space, budget.input_size)
         return costs, network, costs.network_ms(network)
 
     while high - low > 1:  # the latency rises with the scale, up to a few per mille
         middle = (low + high) // 2
-        low, high = (middle, high) if at(middle)[2] <= budget_ms else (low, middle)
+        low, high = (middle, high) if at(middle)[2] <= budget.ms else (low, middle)
     for step in sorted(range(low - 4, low + 6), key=lambda s: abs(s - low)):
         costs, network, _ = at(step)
         try:
-            return costs, repair(network, costs, budget_ms, change_layers=False, fill=True)
+            return costs, repair(network, costs, budget, change_layers=False, fill=True)
         except BudgetError:
             continue
     raise BudgetError(
         f"{name} scaled by 1.1 in width and 1.2 in depth a step, {-_MOST_UNITS} to {_MOST_UNITS} "
-        f"steps, does not reach {budget_ms:g} ms."
+        f"steps, does not reach {budget.ms:g} ms."
     )

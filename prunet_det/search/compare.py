@@ -99,13 +99,14 @@ def compare(args: argparse.Namespace) -> int:
     pricing = Pricing(args.device, args.batch, progress=not args.quiet)
     costs = pricing.costs(SearchSpace.from_config(cfg.space), args.input_size)
     print(costs.describe())
-    costs.check_budget(args.budget_ms)
+    budget = costs.budget(args.budget_ms)
+    costs.check_budget(budget)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
 
     about = {
         "budget_ms": args.budget_ms,
-        "device": str(costs.conditions),
+        "device": costs.table.title,
         "input_size": args.input_size,
         "space": costs.space.hash,
         "table": costs.table_hash,
@@ -125,9 +126,9 @@ def compare(args: argparse.Namespace) -> int:
     searches = [(name, [*shared, "--seed", str(seed), *f]) for _, seed, name, f in wanted]
     _run_searches(out / "searches", args.config, args.budget_ms, searches, args.jobs)
 
-    entries = list(baseline_entries(pricing, costs, args.budget_ms, args.random))
+    entries = list(baseline_entries(pricing, costs, budget, args.random))
     for group, seed, name, _ in wanted:
-        entries += searched_entries(out / "searches" / name, group, seed, costs, args.budget_ms)
+        entries += searched_entries(out / "searches" / name, group, seed, costs, budget)
     write_entries(out, entries, about)
     train_all(out, entries, recipe, args.train_seeds, args.jobs, not args.quiet)
 

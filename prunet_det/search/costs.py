@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import numpy as np
 
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.latency.device import device_names
+from prunet_det.latency.record import Conditions
 from prunet_det.latency.table import (
-    Conditions,
     Key,
     Size,
     Table,
@@ -26,6 +27,7 @@ from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import digest
 
+FILLED = 0.97  # of its budget: what a result must spend at least
 MEASURED_WIDTHS = 4  # of an operator, evenly over its range; those between follow by interpolation
 
 
@@ -57,6 +59,42 @@ def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -
 def _free(layer: LayerSpace) -> list[Operator]:
     """The layer's operators with their widths left open, each once."""
     return list(dict.fromkeys(dataclasses.replace(o, fixed=0) for o in layer.operators))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a network's backbone may cost.
+
+    Attributes:
+        ms: Milliseconds that it may take at most, above 0.
+        conditions: What the milliseconds hold for.
+        input_size: Side of the square images that they are for, in pixels, whatever the search
+            trains on.
+
+    Raises:
+        InputError: If the milliseconds are not above 0 and finite, or the size is impossible.
+    """
+
+    ms: float
+    conditions: Conditions
+    input_size: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ms < math.inf:
+            raise InputError(f"a budget must be above 0 ms, got {self.ms:g}.")
+        positive_int(self.input_size, "the input size")
+
+    @property
+    def lowest_ms(self) -> float:
+        """Milliseconds that a result must take at least: 0.97 of the budget."""
+        return FILLED * self.ms
+
+    def fits(self, ms: float) -> bool:
+        """Whether milliseconds lie within 0.97 and 1.00 of the budget."""
+        return self.lowest_ms <= ms <= self.ms
+
+    def __str__(self) -> str:
+        return f"{self.ms:g} ms at {self.input_size} px ({self.conditions})"
 
 
 class SpaceCosts:
@@ -94,6 +132,10 @@ class SpaceCosts:
         """What the milliseconds hold for."""
         return self.table.conditions
 
+    def budget(self, ms: float) -> Budget:
+        """A budget under the conditions and at the input size of these costs."""
+        return Budget(ms=ms, conditions=self.conditions, input_size=self.input_size)
+
     @property
     def table_hash(self) -> str:
         """A digest of all prices."""
@@ -102,7 +144,7 @@ class SpaceCosts:
 
     def _block_ms(self, block: BlockSpec, size: Size) -> float:
         entry = self.table.entries.get((block, size))
-        if entry is not None and self.conditions.kind == "predicted":
+        if entry is not None and self.table.kind == "predicted":
             return entry.ms  # exactly what the prediction of the whole network adds up
         return self.table.ms(block, size)
 
@@ -144,20 +186,20 @@ class SpaceCosts:
         low, high = self.reachable()
         return (
             f"space: {len(self.space.layers)} layers, 10^{self.space.log10_size:.1f} networks, "
-            f"{low:.3f} to {high:.3f} ms at {self.input_size} px ({self.conditions})"
+            f"{low:.3f} to {high:.3f} ms at {self.input_size} px ({self.table.title})"
         )
 
-    def check_budget(self, budget_ms: float) -> None:
+    def check_budget(self, budget: Budget) -> None:
         """Refuses a budget outside of the reachable range.
 
         Raises:
             BudgetError: The sentence has the range.
         """
         low, high = self.reachable()
-        if not low <= budget_ms <= high:
+        if not low <= budget.ms <= high:
             raise BudgetError(
-                f"a budget of {budget_ms:g} ms cannot be met: the space reaches {low:.3f} to "
-                f"{high:.3f} ms at {self.input_size} px ({self.conditions}); choose a budget in "
+                f"a budget of {budget.ms:g} ms cannot be met: the space reaches {low:.3f} to "
+                f"{high:.3f} ms at {self.input_size} px ({self.table.title}); choose a budget in "
                 "between, or another space or width_factor."
             )
 
@@ -215,15 +257,12 @@ class Pricing:
         """Measures what the table of this machine lacks."""
         from prunet_det.latency.measure import (
             BlockTimer,
-            default_runtime,
-            local_device,
+            local_conditions,
             measure_table,
         )
 
-        device = local_device()
-        runtime, precision = default_runtime(device)
-        timer = BlockTimer(runtime, precision, device, self.batch, self.threads, self.seconds)
-        c = timer.conditions
+        c = local_conditions(batch=self.batch, threads=self.threads)
+        timer = BlockTimer(c, seconds=self.seconds)
         title = "".join(ch if ch.isalnum() else "_" for ch in c.device.lower())
         threads = f"_{c.threads}threads" if c.threads else ""
         name = f"{title}_{c.runtime}_{c.precision}_batch{c.batch}{threads}.json"

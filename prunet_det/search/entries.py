@@ -11,7 +11,7 @@ from typing import Any
 
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.search.baselines import random_repaired, scaled_repaired
-from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
+from prunet_det.search.costs import Budget, BudgetError, Pricing, SpaceCosts
 from prunet_det.search.finals import uniform
 from prunet_det.search.repair import repair
 from prunet_det.search.results import ARCH_FILE, FOUND_FILE, RUN_FILE
@@ -69,7 +69,7 @@ class Entry:
 
 
 def searched_entries(
-    folder: Path, group: str, seed: int, costs: SpaceCosts, budget_ms: float
+    folder: Path, group: str, seed: int, costs: SpaceCosts, budget: Budget
 ) -> Iterator[Entry]:
     """The result of a search, what it was before the last tier, and, of the whole search, its
     operators with other widths.
@@ -79,7 +79,7 @@ def searched_entries(
         group: SEARCHED, or an ablation.
         seed: Of the search.
         costs: Of the space with free widths.
-        budget_ms: To fill to.
+        budget: To fill to.
     """
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     spec = ArchSpec.load(folder / ARCH_FILE)
@@ -94,18 +94,18 @@ def searched_entries(
     )
     final = costs.space.network_of(spec)
     try:
-        even = uniform(final, costs, budget_ms)
+        even = uniform(final, costs, budget)
         yield _entry(UNIFORM, f"{UNIFORM} {seed}", even, costs, seed)
     except BudgetError:
         pass
     for draw in range(_WIDTH_DRAWS):
-        other = _random_widths(final, costs, budget_ms, seed * _WIDTH_DRAWS + draw)
+        other = _random_widths(final, costs, budget, seed * _WIDTH_DRAWS + draw)
         if other is not None:
             yield _entry(WIDTHS, f"{WIDTHS} {seed}.{draw}", other, costs, seed)
 
 
 def _random_widths(
-    network: Network, costs: SpaceCosts, budget_ms: float, seed: int, tries: int = 100
+    network: Network, costs: SpaceCosts, budget: Budget, seed: int, tries: int = 100
 ) -> Network | None:
     chosen = random.Random(seed)
     for _ in range(tries):
@@ -116,7 +116,7 @@ def _random_widths(
             for layer, b in zip(costs.space.layers, network, strict=True)
         )
         try:
-            return repair(drawn, costs, budget_ms, change_layers=False, fill=True).network
+            return repair(drawn, costs, budget, change_layers=False, fill=True).network
         except BudgetError:
             continue
     return None
@@ -133,12 +133,12 @@ def _entry(
 
 
 def baseline_entries(
-    pricing: Pricing, costs: SpaceCosts, budget_ms: float, count: int
+    pricing: Pricing, costs: SpaceCosts, budget: Budget, count: int
 ) -> Iterator[Entry]:
     """Random networks of the space, and the published P0 scaled to the budget."""
     for i in range(count):
-        yield _entry(RANDOM, f"{RANDOM} {i}", random_repaired(costs, budget_ms, i).network, costs)
-    scaled_costs, repaired = scaled_repaired(pricing, costs.input_size, budget_ms)
+        yield _entry(RANDOM, f"{RANDOM} {i}", random_repaired(costs, budget, i).network, costs)
+    scaled_costs, repaired = scaled_repaired(pricing, budget)
     yield _entry(SCALED, SCALED, repaired.network, scaled_costs)
 
 
@@ -153,7 +153,7 @@ def check_about(out: Path, about: dict[str, Any]) -> None:
         write_json(path, {"about": about, "entries": []})
     else:
         before = json.loads(path.read_text(encoding="utf-8"))["about"]
-        for key in ("space", "table", "budget_ms", "recipe"):
+        for key in ("space", "table", "budget", "recipe"):
             if before.get(key) != about[key]:
                 raise UserError(
                     f"{out} holds a comparison with another {key} ({before.get(key)}, not "

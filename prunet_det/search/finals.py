@@ -22,7 +22,7 @@ import numpy as np
 from mmengine.config import Config
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance
-from prunet_det.search.costs import BudgetError, SpaceCosts
+from prunet_det.search.costs import Budget, BudgetError, SpaceCosts
 from prunet_det.search.data import scoring_loader, search_loader
 from prunet_det.search.repair import repair
 from prunet_det.search.space import LayerSpace, Network
@@ -68,7 +68,7 @@ class Finalist:
         return float(np.mean(self.scores))
 
 
-def uniform(network: Network, costs: SpaceCosts, budget_ms: float) -> Network:
+def uniform(network: Network, costs: SpaceCosts, budget: Budget) -> Network:
     """The same operators at the one expansion that fits, filled up to the budget.
 
     Raises:
@@ -82,11 +82,11 @@ def uniform(network: Network, costs: SpaceCosts, budget_ms: float) -> Network:
             _at_width(layer, block, float(expansion) * layer.in_chs)
             for layer, block in zip(layers, network, strict=True)
         )
-        if best is not None and costs.network_ms(candidate) > budget_ms:
+        if best is not None and costs.network_ms(candidate) > budget.ms:
             break
         best = candidate
     assert best is not None
-    return _repaired(best, costs, budget_ms)
+    return _repaired(best, costs, budget)
 
 
 def _hidden(block: BlockSpec | None) -> int:
@@ -100,11 +100,11 @@ def _at_width(layer: LayerSpace, block: BlockSpec | None, width: float) -> Block
     return layer.block(operator, min(layer.widths_of(operator), key=lambda w: abs(w - width)))
 
 
-def _repaired(network: Network, costs: SpaceCosts, budget_ms: float) -> Network:
-    return repair(network, costs, budget_ms, change_layers=False, fill=True).network
+def _repaired(network: Network, costs: SpaceCosts, budget: Budget) -> Network:
+    return repair(network, costs, budget, change_layers=False, fill=True).network
 
 
-def _scaled(network: Network, costs: SpaceCosts, budget_ms: float) -> Network:
+def _scaled(network: Network, costs: SpaceCosts, budget: Budget) -> Network:
     """All inner widths times the one factor that fits, filled up to the budget.
 
     Raises:
@@ -114,8 +114,8 @@ def _scaled(network: Network, costs: SpaceCosts, budget_ms: float) -> Network:
     for _ in range(20):
         middle = (low * high) ** 0.5
         scaled = _times(network, costs, middle)
-        low, high = (middle, high) if costs.network_ms(scaled) <= budget_ms else (low, middle)
-    return _repaired(_times(network, costs, low), costs, budget_ms)
+        low, high = (middle, high) if costs.network_ms(scaled) <= budget.ms else (low, middle)
+    return _repaired(_times(network, costs, low), costs, budget)
 
 
 def _times(network: Network, costs: SpaceCosts, factor: float) -> Network:
@@ -125,7 +125,7 @@ def _times(network: Network, costs: SpaceCosts, factor: float) -> Network:
     )
 
 
-def rounds(costs: SpaceCosts, budget_ms: float) -> list[dict[str, Change]]:
+def rounds(costs: SpaceCosts, budget: Budget) -> list[dict[str, Change]]:
     """What each round may change, by name; every change brings the network back into the budget.
 
     Raises (the changes):
@@ -143,7 +143,7 @@ def rounds(costs: SpaceCosts, budget_ms: float) -> list[dict[str, Change]]:
                 rest = sorted(own[1:], key=lambda i: -_hidden(network[i]))
                 for i in rest[count - 1 :]:
                     kept[i] = None
-            return _scaled(tuple(kept), costs, budget_ms)
+            return _scaled(tuple(kept), costs, budget)
 
         return change
 
@@ -156,15 +156,15 @@ def rounds(costs: SpaceCosts, budget_ms: float) -> list[dict[str, Change]]:
                 wanted = dataclasses.replace(layer.operator_of(block), **fields)
                 if wanted in costs.ms[i]:
                     swapped[i] = layer.block(wanted, block.hidden)
-            return _scaled(tuple(swapped), costs, budget_ms)
+            return _scaled(tuple(swapped), costs, budget)
 
         return change
 
     def halfway(network: Network) -> Network:
-        other = uniform(network, costs, budget_ms)
+        other = uniform(network, costs, budget)
         widths = [math.sqrt(_hidden(a) * _hidden(b)) for a, b in zip(network, other, strict=True)]
         blend = tuple(map(_at_width, layers, network, widths))
-        return _scaled(blend, costs, budget_ms)
+        return _scaled(blend, costs, budget)
 
     depths: dict[str, Change] = {"half the layers": shorten(stages, 0.5)}
     depths["a layer a stage"] = shorten(stages, 0.0)
@@ -179,7 +179,7 @@ def rounds(costs: SpaceCosts, budget_ms: float) -> list[dict[str, Change]]:
         for kind in sorted(kinds):
             operators[f"stage {stage} {kind}"] = swap(stage, kind=kind)
     widths: dict[str, Change] = {
-        "uniform widths": lambda network: uniform(network, costs, budget_ms),
+        "uniform widths": lambda network: uniform(network, costs, budget),
         "half-way to uniform widths": halfway,
     }
     return [depths, depths, operators, widths]
@@ -190,7 +190,7 @@ class Finals:
 
     Args:
         found: What the search found, within the budget.
-        costs, budget_ms: Of the search.
+        costs, budget: Of the search.
         settings: How much to spend.
         train: A network and the number of its training to a top-1.
     """
@@ -199,12 +199,12 @@ class Finals:
         self,
         found: Network,
         costs: SpaceCosts,
-        budget_ms: float,
+        budget: Budget,
         settings: FinalSettings,
         train: Trainer,
     ) -> None:
         self.costs, self.settings, self._train = costs, settings, train
-        self.rounds = rounds(costs, budget_ms)
+        self.rounds = rounds(costs, budget)
         self.finalists = [Finalist("as found", found, costs.network_ms(found))]
 
     def run(self) -> Finalist:
@@ -268,7 +268,7 @@ class LastTier:
 def run_last_tier(
     found: Network,
     costs: SpaceCosts,
-    budget_ms: float,
+    budget: Budget,
     seed: int,
     settings: FinalSettings,
     recipe: Config,
@@ -280,7 +280,7 @@ def run_last_tier(
 
     Args:
         found: What the search found, within the budget.
-        costs, budget_ms, seed: Of the search.
+        costs, budget, seed: Of the search.
         settings: How much to spend.
         recipe: A classification config.
         data: The search's `search_dataloader`.
@@ -319,7 +319,7 @@ def run_last_tier(
         bar.update()
         return known[key][0]
 
-    finals = Finals(found, costs, budget_ms, settings, top1)
+    finals = Finals(found, costs, budget, settings, top1)
     best = finals.run()
     bar.close()
     seconds = sum(seconds for _, seconds in known.values())

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LOW = 0.97  # of the budget: what a result must lie above
-
 
 @dataclass
 class BudgetController:
@@ -41,8 +39,3 @@ class BudgetController:
         if abs(error) < 0.3 or error * self.integral < 0:
             self.integral = limited
         return self.integral + self.proportion * error
-
-
-def fits(ms: float, budget_ms: float) -> bool:
-    """Whether a latency lies in [0.97, 1.00] of a budget."""
-    return LOW * budget_ms <= ms <= budget_ms

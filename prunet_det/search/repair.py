@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunet_det.arch.spec import BlockSpec
-from prunet_det.search.costs import BudgetError, SpaceCosts
-from prunet_det.search.objective import LOW, fits
+from prunet_det.search.costs import FILLED, Budget, BudgetError, SpaceCosts
 from prunet_det.search.space import Network
 
 _FILL = 0.99  # of the budget: above it there is nothing worth to be gained
@@ -50,7 +49,7 @@ class _Step:
 def repair(
     network: Network,
     costs: SpaceCosts,
-    budget_ms: float,
+    budget: Budget,
     worth: Sequence[float] | np.ndarray | None = None,
     change_layers: bool = True,
     fill: bool = False,
@@ -60,7 +59,7 @@ def repair(
     Args:
         network: One entry a layer.
         costs: Of its space.
-        budget_ms: To be met.
+        budget: To be met.
         worth: Of one more inner channel of each layer, in loss; by default all are worth the same.
         fill: Widen up to the budget, rather than as little as it takes: what chance made is
             compared with at its best.
@@ -69,18 +68,18 @@ def repair(
     Raises:
         BudgetError: No network was found within [0.97, 1.00] of the budget.
     """
-    costs.check_budget(budget_ms)
+    costs.check_budget(budget)
     value = np.zeros(len(network)) if worth is None else np.asarray(worth, float)
     # Noise must not make a channel worthless or harmful: half of the mean is the least.
     known = value[value > 0]
     value = np.maximum(value, 0.5 * known.mean() if len(known) else 1.0)
     start, before = network, costs.network_ms(network)
-    network, ms, steps = _fill(network, costs, value, budget_ms, fill)
-    if not fits(ms, budget_ms) and change_layers:
-        network, ms, more = _change_layers(network, costs, value, budget_ms, ms, fill)
+    network, ms, steps = _fill(network, costs, value, budget, fill)
+    if not budget.fits(ms) and change_layers:
+        network, ms, more = _change_layers(network, costs, value, budget, ms, fill)
         steps += more
-    if not fits(ms, budget_ms):
-        raise _no_fit(costs, budget_ms, ms)
+    if not budget.fits(ms):
+        raise _no_fit(costs, budget, ms)
     changed = sum(abs(_hidden(a) - _hidden(b)) for a, b in zip(start, network, strict=True))
     return Repaired(network, before, ms, steps, changed / max(sum(map(_hidden, start)), 1))
 
@@ -129,7 +128,7 @@ def _change_layers(
     network: Network,
     costs: SpaceCosts,
     value: np.ndarray,
-    budget_ms: float,
+    budget: Budget,
     ms: float,
     fill: bool,
 ) -> tuple[Network, float, int]:
@@ -139,13 +138,13 @@ def _change_layers(
     fit the one that changes the inner widths least; twice as many passes as layers are the most.
     """
     start = sum(map(_hidden, network))
-    closest = (_miss(ms, budget_ms), network, ms)
+    closest = (_miss(ms, budget), network, ms)
     for steps in range(1, 2 * len(network) + 1):
         found = []
         for candidate in _neighbours(network, costs):
-            filled, filled_ms, _ = _fill(candidate, costs, value, budget_ms, fill)
+            filled, filled_ms, _ = _fill(candidate, costs, value, budget, fill)
             change = abs(sum(map(_hidden, filled)) - start)
-            found.append((_miss(filled_ms, budget_ms), change, filled, filled_ms))
+            found.append((_miss(filled_ms, budget), change, filled, filled_ms))
         if not found:
             break
         miss, _, network, ms = min(found, key=lambda f: f[:2])
@@ -156,17 +155,17 @@ def _change_layers(
     return closest[1], closest[2], steps
 
 
-def _miss(ms: float, budget_ms: float) -> float:
+def _miss(ms: float, budget: Budget) -> float:
     """How far from what is accepted, of the budget."""
-    return max(ms / budget_ms - 1, LOW - ms / budget_ms, 0.0)
+    return max(ms / budget.ms - 1, FILLED - ms / budget.ms, 0.0)
 
 
-def _no_fit(costs: SpaceCosts, budget_ms: float, ms: float) -> BudgetError:
+def _no_fit(costs: SpaceCosts, budget: Budget, ms: float) -> BudgetError:
     low, high = costs.reachable()
     return BudgetError(
-        f"no network of the space was found within {LOW:.0%} to 100% of {budget_ms:g} ms, although "
-        f"it reaches {low:.3f} to {high:.3f} ms; the closest costs {ms:.3f} ms. Use a smaller "
-        "hidden_step."
+        f"no network of the space was found within {FILLED:.0%} to 100% of {budget.ms:g} ms, "
+        f"although it reaches {low:.3f} to {high:.3f} ms; the closest costs {ms:.3f} "
+        "ms. Use a smaller hidden_step."
     )
 
 
@@ -184,7 +183,7 @@ def _neighbours(network: Network, costs: SpaceCosts) -> Iterator[Network]:
 
 
 def _fill(
-    network: Network, costs: SpaceCosts, value: np.ndarray, budget_ms: float, full: bool = True
+    network: Network, costs: SpaceCosts, value: np.ndarray, budget: Budget, full: bool = True
 ) -> tuple[Network, float, int]:
     """Narrows to below the budget, then widens up to it, or just into what is accepted.
 
@@ -192,21 +191,21 @@ def _fill(
         The network, its milliseconds and the number of steps.
     """
     ms, steps = costs.network_ms(network), 0
-    while ms > budget_ms and steps < _MOST_STEPS:
+    while ms > budget.ms and steps < _MOST_STEPS:
         options = [s for s in _steps(network, costs, value, -1) if s.ms < -_SAME]
         if not options:
             break
         # One that lands inside is better than one that falls through.
-        inside = [s for s in options if fits(ms + s.ms, budget_ms)]
+        inside = [s for s in options if budget.fits(ms + s.ms)]
         best = min(inside or options, key=lambda s: s.regret / -s.ms)
         network, ms, steps = _apply(network, best), ms + best.ms, steps + 1
-    while ms < (_FILL if full else LOW) * budget_ms and steps < _MOST_STEPS:
-        options = [s for s in _steps(network, costs, value, +1) if ms + s.ms <= budget_ms]
+    while ms < (_FILL if full else FILLED) * budget.ms and steps < _MOST_STEPS:
+        options = [s for s in _steps(network, costs, value, +1) if ms + s.ms <= budget.ms]
         if not full:  # steps that cost nothing bring it no closer
             options = [s for s in options if s.ms > _SAME]
         if not options:
             break
-        inside = [s for s in options if not full and fits(ms + s.ms, budget_ms)]
+        inside = [s for s in options if not full and budget.fits(ms + s.ms)]
         if inside:  # the last step: as small as it may be
             best = min(inside, key=lambda s: abs(_hidden(s.block) - _hidden(network[s.layer])))
         else:

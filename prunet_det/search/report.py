@@ -36,10 +36,10 @@ def write_report(
         extra: Further lines of run.json.
     """
     out = Path(out)
-    lines = [f"# {outcome.spec.name}: {outcome.budget_ms:g} ms", "", f"    {request.command}", ""]
+    lines = [f"# {outcome.spec.name}: {outcome.budget.ms:g} ms", "", f"    {request.command}", ""]
     lines += ["    " + line for line in outcome.lines()] + [""]
     conditions = ", ".join(f"{k} {v}" for k, v in request.conditions.items() if v)
-    lines += [f"Latency: {conditions}, {request.input_size} px, scope backbone.", ""]
+    lines += [f"Latency: {conditions}, {request.budget.input_size} px, scope backbone.", ""]
     if extra:
         names = {
             "iterations": "iterations",
@@ -51,7 +51,7 @@ def write_report(
     lines += ["## The network", "", *_network_table(outcome.spec), ""]
     if loop is not None and loop.history:
         lines += ["## How it was found", ""]
-        for name, caption in draw(out, loop.history, loop.architecture, outcome.budget_ms).items():
+        for name, caption in draw(out, loop.history, loop.architecture, outcome.budget.ms).items():
             lines += [f"![{caption}]({name})", "", f"*{caption}*", ""]
         lines += ["## What was pruned", ""]
         lines += [f"* step {at}: {event}" for at, event in loop.events] + [""]

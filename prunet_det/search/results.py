@@ -15,10 +15,10 @@ import torch
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.latency import predict
-from prunet_det.search.costs import SpaceCosts
+from prunet_det.runtime.subject import Scope
+from prunet_det.search.costs import Budget
 from prunet_det.search.derive import inherit, recalibrate
 from prunet_det.search.loop import SearchLoop
-from prunet_det.search.objective import fits
 from prunet_det.search.repair import Repaired
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.utils.env import environment
@@ -49,8 +49,9 @@ class Request:
     Attributes:
         command: That regenerates it.
         config: Of the search, as its digest says.
-        budget_ms, input_size, seed, strategy: As on the command line.
-        conditions: What the budget's milliseconds hold for.
+        budget: What the result may cost.
+        kind: Whether the budget's milliseconds are `predicted` or `measured`.
+        seed, strategy: As on the command line.
         hashes: Of config, space, table and data.
         data: Name or folder, and the number of classes.
         name: Of the network; by default prunet_ and the strategy.
@@ -58,14 +59,34 @@ class Request:
 
     command: str
     config: str
-    budget_ms: float
-    input_size: int
+    budget: Budget
+    kind: str
     seed: int
     strategy: str
-    conditions: Mapping[str, Any]
     hashes: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The budget's conditions and the kind of its milliseconds, as JSON has them."""
+        found = asdict(self.budget.conditions)
+        return {"device": found.pop("device"), "kind": self.kind, **found}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "command": self.command,
+            "config": self.config,
+            "budget_ms": self.budget.ms,
+            "input_size": self.budget.input_size,
+            "seed": self.seed,
+            "strategy": self.strategy,
+            "conditions": self.conditions,
+            "hashes": dict(self.hashes),
+            "data": dict(self.data),
+            "name": self.name,
+        }
 
     def provenance(self) -> Provenance:
         """For the ArchSpec; the same request gives the same bytes."""
@@ -75,9 +96,9 @@ class Request:
                 "command": self.command,
                 "strategy": self.strategy,
                 "budget": {
-                    "latency_ms": self.budget_ms,
-                    "input_size": self.input_size,
-                    "scope": "backbone",
+                    "latency_ms": self.budget.ms,
+                    "input_size": self.budget.input_size,
+                    "scope": Scope.BACKBONE.value,
                     **self.conditions,
                 },
                 "seed": self.seed,
@@ -88,15 +109,10 @@ class Request:
 
     def digest(self) -> dict[str, Any]:
         """What a resumed search must agree on."""
-        fields = {k: v for k, v in asdict(self).items() if k not in ("command", "config", "hashes")}
+        fields = {
+            k: v for k, v in self.to_dict().items() if k not in ("command", "config", "hashes")
+        }
         return {**fields, **{f"{k} (digest)": v for k, v in self.hashes.items()}}
-
-
-def conditions_of(costs: SpaceCosts) -> dict[str, Any]:
-    """A table's conditions without the day and the versions."""
-    c = costs.conditions
-    keys = ("device", "kind", "runtime", "precision", "batch", "threads")
-    return {key: getattr(c, key) for key in keys}
 
 
 @dataclass(frozen=True)
@@ -106,29 +122,29 @@ class Outcome:
     Attributes:
         spec: The network.
         repaired: How it came into the budget.
-        budget_ms: The target.
+        budget: What the network may cost.
         measured_ms: On the device itself, where that is here.
         last_tier: What it kept of its finalists, in a line; empty where there was none.
     """
 
     spec: ArchSpec
     repaired: Repaired
-    budget_ms: float
+    budget: Budget
     measured_ms: float | None = None
     last_tier: str = ""
 
     @property
     def accepted(self) -> bool:
         """Whether the network meets the budget: as priced, and as measured where that was done."""
-        priced = fits(self.repaired.after_ms, self.budget_ms)
+        priced = self.budget.fits(self.repaired.after_ms)
         if self.measured_ms is None:
             return priced
         low, high = MEASURED_RANGE
-        return priced and low <= self.measured_ms / self.budget_ms <= high
+        return priced and low <= self.measured_ms / self.budget.ms <= high
 
     def lines(self) -> list[str]:
         """Target, before repair, predicted and measured, for a person."""
-        r, of = self.repaired, self.budget_ms
+        r, of = self.repaired, self.budget.ms
         lines = [
             f"target        {of:.4f} ms",
             f"before repair {r.before_ms:.4f} ms ({r.before_ms / of - 1:+.1%})",
@@ -146,7 +162,7 @@ class Outcome:
         """For run.json."""
         r = self.repaired
         return {
-            "target_ms": self.budget_ms,
+            "target_ms": self.budget.ms,
             "before_repair_ms": r.before_ms,
             "after_repair_ms": r.after_ms,
             "repair_steps": r.steps,
@@ -160,8 +176,8 @@ class Outcome:
 def make_outcome(space: SearchSpace, repaired: Repaired, request: Request) -> Outcome:
     """Names a repaired network and gives it its provenance."""
     name = request.name or f"prunet_{request.strategy}"
-    spec = space.to_spec(repaired.network, name, request.provenance(), request.input_size)
-    return Outcome(spec, repaired, request.budget_ms)
+    spec = space.to_spec(repaired.network, name, request.provenance(), request.budget.input_size)
+    return Outcome(spec, repaired, request.budget)
 
 
 def write_outcome(
@@ -172,7 +188,7 @@ def write_outcome(
 ) -> None:
     """Writes arch.json and run.json."""
     outcome.spec.save(Path(out) / ARCH_FILE)
-    record = {**asdict(request), **outcome.to_dict(), **(extra or {}), **environment()}
+    record = {**request.to_dict(), **outcome.to_dict(), **(extra or {}), **environment()}
     write_json(Path(out) / RUN_FILE, record)
 
 
@@ -243,7 +259,7 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
         c = run["conditions"]
         if c["kind"] == "predicted":
             found = predict(spec, c["device"], c["batch"], run["input_size"])
-            ms = found.latency.latency_ms
+            ms = found.latency.ms
         else:
             ms = run["measured_ms"] or run["after_repair_ms"]
         return {

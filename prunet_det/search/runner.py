@@ -15,7 +15,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
 from prunet_det.search.architecture import Architecture
-from prunet_det.search.costs import SpaceCosts
+from prunet_det.search.costs import Budget, SpaceCosts
 from prunet_det.search.data import search_loader
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.model import SearchModel
@@ -112,7 +112,7 @@ def load_data(cfg: Config, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]
 def build_search(
     cfg: Config,
     costs: SpaceCosts,
-    budget_ms: float,
+    budget: Budget,
     seed: int,
     out: str,
     loaders: tuple[DataLoader[Any], DataLoader[Any]],
@@ -128,7 +128,7 @@ def build_search(
         cfg: `search` (warmup, steps, temperature, expansion, rule, ...), `model`, `optim_wrapper`,
             `param_scheduler` and the hooks.
         costs: Of the space.
-        budget_ms: Target.
+        budget: What the result may cost.
         seed: Of everything random.
         out: Folder of checkpoints and logs.
         loaders: See `load_data`.
@@ -160,7 +160,7 @@ def build_search(
             type="SearchLoop",
             architecture_loader=loaders[1],
             architecture=architecture,
-            budget_ms=AIM * budget_ms,
+            budget_ms=AIM * budget.ms,
             seed=seed,
             on_save=on_save,
             progress=progress,

@@ -23,7 +23,6 @@ from prunet_det.search.results import (
     FOUND_FILE,
     Outcome,
     Request,
-    conditions_of,
     inherited_network,
     make_outcome,
     save_weights,
@@ -74,7 +73,8 @@ def run_search(args: argparse.Namespace, command: str) -> int:
         dist.barrier()
     if main:
         print(costs.describe())
-    costs.check_budget(args.budget_ms)
+    budget = costs.budget(args.budget_ms)
+    costs.check_budget(budget)
     out = prepare_folder(cfg.work_dir, args.resume)
     if args.strategy != "search":
         return _baseline(args, cfg, command, costs, pricing, out)
@@ -100,7 +100,7 @@ def run_search(args: argparse.Namespace, command: str) -> int:
     runner = build_search(
         cfg,
         costs,
-        args.budget_ms,
+        budget,
         args.seed,
         str(out),
         loaders,
@@ -233,11 +233,10 @@ def _request(
     return Request(
         command,
         args.config,
-        args.budget_ms,
-        args.input_size,
+        costs.budget(args.budget_ms),
+        costs.table.kind,
         args.seed,
         args.strategy,
-        conditions_of(costs),
         {
             "config": digest([settings, tiers.__dict__, dist.get_world_size()]),
             "space": costs.space.hash,
@@ -258,9 +257,9 @@ def _baseline(
     out: Path,
 ) -> int:
     if args.strategy == "random":
-        repaired = random_repaired(costs, args.budget_ms, args.seed)
+        repaired = random_repaired(costs, costs.budget(args.budget_ms), args.seed)
     else:
-        costs, repaired = scaled_repaired(pricing, args.input_size, args.budget_ms)
+        costs, repaired = scaled_repaired(pricing, costs.budget(args.budget_ms))
     request = _request(args, cfg, command, costs, Tiers(), {}, "none")
     outcome = make_outcome(costs.space, repaired, request)
     outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
@@ -271,26 +270,23 @@ def _baseline(
 
 def measure_here(outcome: Outcome, costs: SpaceCosts) -> float | None:
     """Median milliseconds of a network on the device of a measured table, where that is here."""
-    c = costs.conditions
-    if c.kind != "measured":
+    if costs.table.kind != "measured":
         return None
-    from prunet_det.latency.measure import local_device, measure
+    from prunet_det.latency.measure import find_device, measure
     from prunet_det.runtime.subject import load_subject
-    from prunet_det.utils.env import device_title
 
-    device = local_device() if not c.threads else "cpu"
-    if device_title(device) != c.device:
+    device = find_device(costs.conditions)
+    if device is None:
         return None
-    threads = c.threads or None
     subject = load_subject(outcome.spec, input_size=costs.input_size)
-    (found,) = measure([subject], c.runtime, c.precision, device, c.batch, threads, seconds=3.0)
-    return found.latency.latency_ms
+    (found,) = measure([subject], costs.conditions, device=device, seconds=3.0)
+    return found.latency.ms
 
 
 def _found(loop: SearchLoop, costs: SpaceCosts, request: Request) -> Repaired:
     """What the search prefers now, within the budget."""
     architecture = loop.architecture
-    return repair(architecture.network(), costs, request.budget_ms, architecture.worth())
+    return repair(architecture.network(), costs, request.budget, architecture.worth())
 
 
 def _last_tier(
@@ -310,7 +306,7 @@ def _last_tier(
     return run_last_tier(
         repaired.network,
         costs,
-        request.budget_ms,
+        request.budget,
         request.seed,
         settings,
         Config.fromfile(recipe_of(cfg, args.config)),

@@ -79,6 +79,12 @@ def device_title(device: str | torch.device) -> str:
     return f"{' '.join(model.split())}, {os.cpu_count()} cores"
 
 
+def local_devices() -> dict[str, str]:
+    """Title of every torch device of this machine, by its name: `cpu`, `cuda:0`, ..."""
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return {name: device_title(name) for name in names}
+
+
 def driver(device: str | torch.device) -> str:
     """Returns the version of the CUDA driver, or of the kernel for a CPU."""
     if torch.device(device).type == "cuda":

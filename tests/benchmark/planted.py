@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import prunet_det
 from prunet_det.benchmark.records import Record, save_latencies, save_record
-from prunet_det.latency.record import Latency
+from prunet_det.latency.record import Conditions, Latency
 
-CONDITIONS = ("AMD EPYC, 2 cores", "onnxruntime", "fp32", 1)
-PREDICTED = ("v100", "tensorrt", "fp16", 1)
+CONDITIONS = Conditions(device="AMD EPYC, 2 cores", runtime="onnxruntime", precision="fp32")
+PREDICTED = Conditions(device="v100", runtime="tensorrt", precision="fp16")
 SHARE = {"backbone": 0.6, "detector": 1.0, "e2e": 1.3}
 
 
@@ -22,22 +22,31 @@ def runs(
     seed: int = 0,
     spread: float = 0.05,
     scopes: Sequence[str] = tuple(SHARE),
-    where: tuple[str, str, str, int] = CONDITIONS,
+    where: Conditions = CONDITIONS,
     **more,
 ) -> list[Record]:
     """The runs of one point, a seed a value, timed at every scope and predicted for a V100."""
 
     def row(conditions, kind, scope, value):
-        low, high = value * (1 - spread), value * (1 + spread)
-        latency = Latency(model, *conditions, size, scope, kind, value, low, high)
-        return latency.to_dict()
+        return Latency(
+            model=model,
+            input_size=size,
+            scope=scope,
+            conditions=conditions,
+            ms=value,
+            low=value * (1 - spread),
+            high=value * (1 + spread),
+            kind=kind,
+        )
 
     latencies = [row(where, "measured", s, ms * share) for s, share in SHARE.items() if s in scopes]
     latencies.append(row(PREDICTED, "predicted", "backbone", ms / 20))
     spec = prunet_det.load_spec(model).to_dict() if model in prunet_det.model_names() else None
     fixed = dict(suite="planted", artifact="onnxruntime fp32", data_hash="d")
     fixed |= dict(parameters=1_000_000, macs=int(ms * 1e7), kernels=100, config_hash="h")
-    fixed |= dict(images_per_second=30.0, peak_memory_mb=900.0, arch=spec, latencies=latencies)
+    fixed |= dict(
+        images_per_second=30.0, peak_memory_mb=900.0, arch=spec, latencies=tuple(latencies)
+    )
     found = []
     for i, v in enumerate(values):
         metrics = {"mAP": v, "AP50": v**0.6, "AP75": v**0.8, "APs": v**1.2, "APm": v**0.9}
@@ -68,8 +77,8 @@ def save(folder, records: Sequence[Record]) -> None:
     rows = {}
     for r in records:
         for row in r.latencies:
-            rows[tuple(map(str, row.values()))] = row
-        save_record(folder, Record.from_dict({**r.to_dict(), "latencies": []}))
+            rows[row] = row.to_dict()
+        save_record(folder, r)
     for kind in ("measured", "predicted"):
         own = [row for row in rows.values() if row["kind"] == kind]
         if own:

@@ -11,8 +11,10 @@ import pytest
 
 from prunet_det.benchmark.fronts import Axis, Point, axes, hypervolume, pareto, points, reference_ms
 from prunet_det.benchmark.judge import judge, latency_ratio
+from prunet_det.latency.record import Conditions, Latency
+from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import UserError
-from tests.benchmark.planted import runs, suite
+from tests.benchmark.planted import CONDITIONS, runs, suite
 
 MODELS = {"prunet": "prunet_demo", "gpunet": "gpunet_0", "efficientnet": "efficientnet_b0"}
 SHIFTS = (-0.01, 0.0, 0.01)
@@ -81,9 +83,9 @@ def test_ratio_and_interval_recomputed_by_other_means():
     found = {c.other: c for c in judge(records) if c.axis.scope == "e2e"}
     grouped: dict = {}
     for r in records:
-        (row,) = (x for x in r.latencies if x["scope"] == "e2e")
+        (row,) = (x for x in r.latencies if x.scope == "e2e")
         key = (r.family, r.input_size)
-        grouped.setdefault(key, ([], row["latency_ms"]))[0].append(r.metrics["mAP"])
+        grouped.setdefault(key, ([], row.ms))[0].append(r.metrics["mAP"])
     draw = random.Random(1)
     for other in ("gpunet", "efficientnet"):
         sides = [[v for (f, _), v in grouped.items() if f == name] for name in ("prunet", other)]
@@ -116,7 +118,7 @@ def test_verdicts(factor, expected):
     ("factor", "state"), [(1.5, "is met"), (1.1, "is missed"), (1.25, "may be met or missed")]
 )
 def test_the_aim_is_of_gpus_and_held_to_the_interval(factor, state):
-    gpu = dict(where=("NVIDIA H100", "cuda_graph", "fp16", 1))
+    gpu = dict(where=Conditions(device="NVIDIA H100", runtime="cuda_graph", precision="fp16"))
     found = verdict(family("prunet", FRONT, **gpu) + family("gpunet", times(factor), **gpu))
     assert found.sentence().endswith(f"; the aim of 0.8 {state}.")
     here = verdict(family("prunet", FRONT) + family("gpunet", times(factor)))
@@ -184,7 +186,17 @@ def test_a_failed_run_is_no_point():
 
 
 def point(value, ms):
-    return Point("m", "prunet", 128, (0,), (value,), ms, ms, ms)
+    latency = Latency(
+        model="m",
+        input_size=128,
+        scope=Scope.DETECTOR,
+        conditions=CONDITIONS,
+        ms=ms,
+        low=ms,
+        high=ms,
+        kind="measured",
+    )
+    return Point("m", "prunet", 128, (0,), (value,), latency)
 
 
 def test_front_and_hypervolume_by_hand():
@@ -199,8 +211,8 @@ def test_points_hold_their_own_axis_only():
     records = suite(2)
     found = axes(records)
     assert [a.scope for a in found] == ["e2e", "detector", "backbone", "backbone"]
-    assert found[0] == Axis("measured", "AMD EPYC, 2 cores", "onnxruntime", "fp32", 1, 0, "e2e")
+    assert found[0] == Axis(kind="measured", conditions=CONDITIONS, scope=Scope.E2E)
     first = points(records, found[0])[0]
-    assert (first.latency_ms, first.seeds) == (pytest.approx(9.0 * 1.3), (0, 1))
-    assert points(records, found[3])[0].latency_ms == pytest.approx(9.0 / 20)
+    assert (first.latency.ms, first.seeds) == (pytest.approx(9.0 * 1.3), (0, 1))
+    assert points(records, found[3])[0].latency.ms == pytest.approx(9.0 / 20)
     assert points(records, found[0], "APl") == []  # a figure that no run has

@@ -10,7 +10,7 @@ import pytest
 from prunet_det.benchmark import records as r
 from prunet_det.benchmark.run import finished
 from prunet_det.benchmark.suite import load_suite
-from prunet_det.latency.record import Latency
+from prunet_det.latency.record import Conditions, Latency
 from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
@@ -18,23 +18,31 @@ METRICS = dict.fromkeys(r.METRICS, 0.25)
 RECORD = r.Record("prunet_p0", "prunet", 128, 0, "tiny", METRICS, "onnxruntime fp32")
 
 
-def latency(model: str, size: int) -> dict:
+def latency(model: str, size: int) -> Latency:
+    conditions = Conditions(device="cpu", runtime="onnxruntime", precision="fp32")
     return Latency(
-        model, "cpu", "onnxruntime", "fp32", 1, size, "backbone", "measured", 2.0, 1.0, 3.0
-    ).to_dict()
+        model=model,
+        input_size=size,
+        scope="backbone",
+        conditions=conditions,
+        ms=2.0,
+        low=1.0,
+        high=3.0,
+        kind="measured",
+    )
 
 
 def test_joins_latencies_by_network_and_size(tmp_path):
     other = replace(RECORD, input_size=160)
     for record in (RECORD, other, replace(RECORD, seed=1)):
         r.save_record(tmp_path, record)
-    rows = [{**latency("prunet_p0", size), "spread": 0.1} for size in (128, 160)]
+    rows = [{**latency("prunet_p0", size).to_dict(), "spread": 0.1} for size in (128, 160)]
     r.save_latencies(tmp_path, "My CPU, 2 cores", rows, {"command": "x"})
     (tmp_path / r.RECORDS / ".17.half.json").write_text("{")  # what a killed process leaves
     found = r.load_records(tmp_path)
     assert [(f.input_size, f.seed) for f in found] == [(128, 0), (128, 1), (160, 0)]
-    assert [f.latencies for f in found] == [[latency("prunet_p0", f.input_size)] for f in found]
-    assert replace(found[0], latencies=[]) == RECORD
+    assert [f.latencies for f in found] == [(latency("prunet_p0", f.input_size),) for f in found]
+    assert replace(found[0], latencies=()) == RECORD
 
 
 def another(key):

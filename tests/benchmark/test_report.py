@@ -60,10 +60,10 @@ def test_the_csv_is_what_the_records_say(results, tmp_path):
             and r.status == "done"
         ]
         (ms,) = {
-            x["latency_ms"]
+            x.ms
             for r in own
             for x in r.latencies
-            if all(str(x[k]) == row[k] for k in ("kind", "scope", "device", "runtime"))
+            if all(str(x.to_dict()[k]) == row[k] for k in ("kind", "scope", "device", "runtime"))
         }
         assert float(row["latency_ms"]) == pytest.approx(ms, rel=1e-5)
         assert float(row["mAP"]) == pytest.approx(statistics.mean(r.metrics["mAP"] for r in own))
@@ -71,7 +71,7 @@ def test_the_csv_is_what_the_records_say(results, tmp_path):
 
 
 def test_a_suite_that_is_not_timed_yet_is_reported(tmp_path):
-    records = runs("prunet_demo", "prunet", 128, [0.3, 0.4], 9.0, latencies=[])
+    records = runs("prunet_demo", "prunet", 128, [0.3, 0.4], 9.0, latencies=())
     save(tmp_path / "young", records)
     text = publish.full(tmp_path) + publish.summary(tmp_path)
     assert "0.350 \u00b1 0.071" in text and "no latency yet" in text
@@ -119,11 +119,8 @@ def swapped(records):
     """With latencies of a tenth."""
     found = []
     for r in records:
-        rows = [
-            {**x, **{k: x[k] / 10 for k in ("latency_ms", "low_ms", "high_ms")}}
-            for x in r.latencies
-        ]
-        found.append(type(r).from_dict({**r.to_dict(), "latencies": rows}))
+        rows = [replace(x, ms=x.ms / 10, low=x.low / 10, high=x.high / 10) for x in r.latencies]
+        found.append(replace(r, latencies=tuple(rows)))
     return found
 
 
@@ -163,10 +160,10 @@ def test_equal_seeds_and_narrow_ranges_are_drawn(tmp_path):
 
 def test_latencies_of_other_weights_are_left_out(tmp_path):
     (record,) = runs("prunet_demo", "prunet", 128, [0.1], 9.0, weights_hash="new")
-    save_record(tmp_path, replace(record, latencies=[]))
+    save_record(tmp_path, replace(record, latencies=()))
     for weights, count in (("new", len(record.latencies)), ("old", 0)):
         about = {"weights": {"prunet_demo@128": weights}}
-        save_latencies(tmp_path, "cpu", record.latencies, about)
+        save_latencies(tmp_path, "cpu", [x.to_dict() for x in record.latencies], about)
         (found,) = load_records(tmp_path)
         assert len(found.latencies) == count
 

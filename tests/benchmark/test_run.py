@@ -15,7 +15,10 @@ import zipfile
 import pytest
 
 from prunet_det.benchmark import run
+from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import load_records, read_record, record_path
+from prunet_det.latency.record import Latency
+from tests.benchmark.planted import CONDITIONS
 from tests.conftest import ROOT
 
 KEY = "prunet_tiny_64_seed0"
@@ -43,20 +46,17 @@ def test_record(undisturbed):
     assert record.parameters > 5e4 and record.macs > 1e6 and record.kernels > 50
     assert record.images_per_second > 0 and record.peak_memory_mb > 50 and record.seconds > 0
     assert record.arch["name"] == "prunet_tiny" and record.weights_hash
-    rows = {(row["scope"], row["kind"]): row for row in record.latencies}
-    assert set(rows) == {
+    assert {(latency.scope, latency.kind) for latency in record.latencies} == {
         ("backbone", "measured"),
         ("detector", "measured"),
         ("e2e", "measured"),
         ("backbone", "predicted"),
         ("detector", "predicted"),
     }
-    for row in record.latencies:
-        measured = row["kind"] == "measured"
-        assert f"{row['runtime']} {row['precision']}" == (
-            record.artifact if measured else "tensorrt fp16"
-        )
-        assert row["threads"] == int(measured)
+    for latency in record.latencies:
+        measured, c = latency.kind == "measured", latency.conditions
+        assert f"{c.runtime} {c.precision}" == (record.artifact if measured else "tensorrt fp16")
+        assert c.threads == int(measured)
     assert not list((undisturbed / "work" / KEY).glob("iter_*.pth"))
 
 
@@ -156,17 +156,28 @@ def test_a_repeat_of_the_timing_is_compared(undisturbed, tiny_suite, here, monke
     arguments = ["--suite", tiny_suite, "--out", undisturbed]
     done = here("benchmark", "time", *arguments, "--repeat-timing")
     assert done.returncode == 0 and "1 of 1" in done.stdout, done.stdout + done.stderr
-    rows = [{**row, "latency_ms": 9 * row["high_ms"]} for row in rows]
+    rows = [
+        {**row, "latency_ms": 9 * row["high_ms"], "high_ms": 9 * row["high_ms"]} for row in rows
+    ]
     done = here("benchmark", "time", *arguments, "--repeat-timing")
     assert done.returncode == 1 and "0 of 1" in done.stdout, done.stdout + done.stderr
     (path,) = (undisturbed / "repeat" / "latency").glob("*.json")
     assert json.loads(path.read_text())["comparison"][0]["networks"] == 1
 
     def row(model, ms):
-        scopes = ("backbone", "detector", "e2e")
-        low, high = 0.9 * ms, 1.1 * ms
-        one = dict(model=model, input_size=64, latency_ms=ms, low_ms=low, high_ms=high)
-        return [{**one, "scope": scope} for scope in scopes]
+        return [
+            Latency(
+                model=model,
+                input_size=64,
+                scope=scope,
+                conditions=CONDITIONS,
+                ms=ms,
+                low=0.9 * ms,
+                high=1.1 * ms,
+                kind="measured",
+            )
+            for scope in SCOPES
+        ]
 
     first = row("a", 1.0) + row("b", 1.05) + row("c", 2.0)
     same, *_ = compare(first, row("a", 1.05) + row("b", 1.0) + row("c", 2.1))

@@ -10,7 +10,7 @@ from prunet_det.latency import load_device
 from prunet_det.latency.calibrate import (
     PRIOR,
     Errors,
-    Point,
+    PublishedTime,
     errors,
     fit,
     leave_one_out,
@@ -67,7 +67,7 @@ def test_planted_constants_are_found():
     """Times that the model itself gave, from other constants than it starts from."""
     device = load_device("v100")
     points = [
-        Point(p.network, p.batch, p.input_size, ms)
+        PublishedTime(p.network, p.batch, p.input_size, ms)
         for p, ms in zip(
             published_points("v100"), predicted(device, published_points("v100")), strict=True
         )
@@ -77,7 +77,7 @@ def test_planted_constants_are_found():
 
 
 def test_errors_and_rank_correlation():
-    points = tuple(Point("n", 1, 224, ms) for ms in (1.0, 2.0, 4.0))
+    points = tuple(PublishedTime("n", 1, 224, ms) for ms in (1.0, 2.0, 4.0))
     found = Errors(points, (1.1, 1.8, 4.0), kendalltau([1.1, 1.8, 4.0], [1, 2, 4]).statistic)
     assert found.mean == pytest.approx(0.2 / 3) and found.worst == pytest.approx(0.1)
     assert found.kendall_tau == 1.0

@@ -16,10 +16,9 @@ from prunet_det.latency.calibrate import calibrate_to_table
 from prunet_det.latency.check import random_networks, summarize
 from prunet_det.latency.device import FITTED
 from prunet_det.latency.kernels import block_kernels
-from prunet_det.latency.measure import BlockTimer, is_chainable, measure_table
+from prunet_det.latency.measure import BlockTimer, is_chainable, local_conditions, measure_table
 from prunet_det.latency.stopwatch import Timing
 from prunet_det.latency.table import (
-    Conditions,
     Entry,
     Table,
     TableError,
@@ -27,7 +26,6 @@ from prunet_det.latency.table import (
     predict_table,
     variants,
 )
-from prunet_det.utils.env import device_title
 
 DEMO = prunet_det.load_spec("prunet_demo")
 BLOCK = BlockSpec("irb", 16, 16, hidden=64)
@@ -35,16 +33,9 @@ WIDE = BlockSpec("fused_irb", 32, 32, hidden=128)
 SIZE = (32, 32)
 
 
-def measured(entries=None, **conditions):
-    defaults = dict(
-        device=device_title("cpu"),
-        kind="measured",
-        runtime="onnxruntime",
-        precision="fp32",
-        batch=1,
-        threads=1,
-    )
-    return Table(Conditions(**{**defaults, **conditions}), entries)
+def measured(entries=None, **changes):
+    conditions = local_conditions("cpu", "onnxruntime", "fp32", threads=1)
+    return Table(replace(conditions, **changes), "measured", entries)
 
 
 def entry(ms, overhead=0.0):
@@ -57,7 +48,7 @@ def test_predicted_blocks_add_up_to_the_prediction(device, batch):
     for name in prunet_det.model_names():
         spec = prunet_det.load_spec(name)
         table = predict_table(network_blocks(spec, 512), device, batch)
-        expected = predict(spec, device, batch, 512).latency.latency_ms
+        expected = predict(spec, device, batch, 512).latency.ms
         assert table.network_ms(spec, 512) == pytest.approx(expected, rel=1e-6)
 
 
@@ -65,7 +56,7 @@ def test_a_file_holds_everything(tmp_path):
     table = predict_table(network_blocks(DEMO, 256), "a100")
     table.save(tmp_path / "table.json")
     again = Table.load(tmp_path / "table.json")
-    assert again.entries == table.entries and again.conditions == table.conditions
+    assert (again.entries, again.title) == (table.entries, table.title)
 
 
 def test_monotone_in_the_width_and_linear_between():
@@ -124,7 +115,7 @@ class Clockwork(BlockTimer):
     """A timer that needs no time and stops after a number of blocks."""
 
     def __init__(self, stop_after=None, **kwargs):
-        super().__init__(**{"runtime": "onnxruntime", "threads": 1, **kwargs})
+        super().__init__(local_conditions("cpu", **{"threads": 1, **kwargs}))
         self.measured, self.stop_after = [], stop_after
 
     def measure(self, block, size):
@@ -187,7 +178,7 @@ class Counted(BlockTimer):
 )
 def test_a_block_is_measured_apart_from_its_network(block):
     """What the network around it costs, and the sum of blocks side by side, is not the block's."""
-    timer = Counted("channels_last", threads=1)
+    timer = Counted(local_conditions("cpu", "channels_last", threads=1))
     found = timer.measure(block, (48, 48))
     macs = sum(k.macs for k in block_kernels(block, (48, 48)))
     residual = block.has_residual * timer.ADDITION
@@ -197,7 +188,7 @@ def test_a_block_is_measured_apart_from_its_network(block):
 
 
 def test_a_block_in_onnx_runtime():
-    found = BlockTimer("onnxruntime", threads=1, seconds=0.05).measure(WIDE, (48, 48))
+    found = BlockTimer(local_conditions("cpu", threads=1), seconds=0.05).measure(WIDE, (48, 48))
     assert 0 < found.low_ms <= found.ms <= found.high_ms and found.overhead_ms >= 0
 
 
@@ -221,7 +212,7 @@ def test_impossible_conditions(wrong, message):
 
 
 def test_a_fit_finds_the_constants_that_made_a_table():
-    device = replace(load_device("v100"), name="mine", provenance={})
+    device = replace(load_device("v100"), provenance={})
     keys = variants(network_blocks(DEMO, 512), 6)
     made = predict_table(keys, device)
     table = measured(made.entries, runtime="tensorrt", precision="fp16")
@@ -230,7 +221,7 @@ def test_a_fit_finds_the_constants_that_made_a_table():
     assert errors["in_sample"]["mean"] < 0.02 and errors["cross_validated"]["mean"] < 0.04
     assert fitted.net_us == pytest.approx(device.net_us, rel=0.05)
     whole = predict(DEMO, fitted, 1, 512).latency
-    assert whole.latency_ms == pytest.approx(predict(DEMO, device).latency.latency_ms, rel=0.02)
+    assert whole.ms == pytest.approx(predict(DEMO, device).latency.ms, rel=0.02)
     assert len(FITTED) == 8 and not whole.note
     assert "batch" in predict(DEMO, fitted, 8, 512).latency.note  # it was fitted at batch 1
 

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from prunet_det.arch.spec import Provenance
-from prunet_det.latency import predict
+from prunet_det.latency import load_device, predict
 from prunet_det.latency.table import TableError, predict_table
 from prunet_det.search.baselines import random_network, random_repaired, scaled_repaired
-from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts, space_keys
+from prunet_det.search.costs import Budget, BudgetError, Pricing, SpaceCosts, space_keys
 from prunet_det.search.entries import baseline_entries
-from prunet_det.search.objective import BudgetController, fits
+from prunet_det.search.objective import BudgetController
 from prunet_det.search.repair import repair
 from prunet_det.search.space import SearchSpace
 from tests.conftest import ROOT
@@ -24,7 +24,7 @@ HAND = Provenance("hand-written", {"reason": "a test"})
 
 def predicted(space, network, size):
     spec = space.to_spec(network, "x", HAND, size)
-    return predict(spec, input_size=size).latency.latency_ms
+    return predict(spec, input_size=size).latency.ms
 
 
 def test_a_network_costs_what_is_predicted_for_it(space, costs):
@@ -46,7 +46,13 @@ def test_a_budget_out_of_reach_is_refused_with_the_range(costs, share):
     low, high = costs.reachable()
     budget = low * share if share < 1 else high * share
     with pytest.raises(BudgetError, match=f"the space reaches {low:.3f} to {high:.3f} ms"):
-        costs.check_budget(budget)
+        costs.check_budget(costs.budget(budget))
+
+
+@pytest.mark.parametrize("ms", [0, -1, float("nan"), float("inf")])
+def test_a_budget_is_a_time(costs, ms):
+    with pytest.raises(ValueError, match="a budget must be above 0 ms"):
+        costs.budget(ms)
 
 
 def test_a_table_of_another_space_is_refused(space):
@@ -73,17 +79,18 @@ def test_a_few_widths_are_interpolated(space):
 def test_random_networks_meet_the_budget(budget):
     space = config_space("quick")
     costs = Pricing("v100").costs(space, 512)
-    found = [random_repaired(costs, budget, seed) for seed in range(4)]
+    found = [random_repaired(costs, costs.budget(budget), seed) for seed in range(4)]
     for repaired in found:
-        assert fits(predicted(space, repaired.network, 512), budget)
+        assert costs.budget(budget).fits(predicted(space, repaired.network, 512))
     assert len({r.network for r in found}) == 4
-    assert random_repaired(costs, budget, 3) == found[3]
+    assert random_repaired(costs, costs.budget(budget), 3) == found[3]
 
 
 @pytest.mark.parametrize("budget", [0.5, 0.83, 1.6])
 def test_the_published_p0_scales_to_the_budget(budget):
-    costs, repaired = scaled_repaired(Pricing("v100"), 512, budget)
-    assert fits(predicted(costs.space, repaired.network, 512), budget)
+    wanted = Budget(ms=budget, conditions=load_device("v100").at(1), input_size=512)
+    costs, repaired = scaled_repaired(Pricing("v100"), wanted)
+    assert wanted.fits(predicted(costs.space, repaired.network, 512))
 
 
 def test_scaled_by_nothing_p0_is_itself():
@@ -98,25 +105,26 @@ def test_scaled_by_nothing_p0_is_itself():
 def test_repair_keeps_what_fits_and_narrows_last_what_is_worth_most(space, costs):
     network = random_network(space, 1)
     ms = costs.network_ms(network)
-    assert repair(network, costs, ms / 0.98).network == network
+    assert repair(network, costs, costs.budget(ms / 0.98)).network == network
     larger = config_space("quick")
     costs = Pricing("v100").costs(larger, 512)
-    wide = random_repaired(costs, 0.83, 0).network
-    narrowed = repair(wide, costs, 0.8)
+    wide = random_repaired(costs, costs.budget(0.83), 0).network
+    budget = costs.budget(0.8)
+    narrowed = repair(wide, costs, budget)
     at = next(i for i, (a, b) in enumerate(zip(wide, narrowed.network, strict=True)) if a != b)
     worth = [1.0] * len(wide)
     worth[at] = 1e6
-    spared = repair(wide, costs, 0.8, worth)
-    assert fits(spared.after_ms, 0.8) and spared.steps > 0 and spared.width_changed > 0
+    spared = repair(wide, costs, budget, worth)
+    assert budget.fits(spared.after_ms) and spared.steps > 0 and spared.width_changed > 0
     assert spared.network[at].hidden > narrowed.network[at].hidden
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_repair_reaches_every_budget_from_either_end(costs, share):
     low, high = costs.reachable()
-    budget = low + share * (high - low)
+    budget = costs.budget(low + share * (high - low))
     for most in (False, True):
-        assert fits(repair(costs.extreme(most), costs, budget).after_ms, budget)
+        assert budget.fits(repair(costs.extreme(most), costs, budget).after_ms)
 
 
 def test_the_weight_rises_above_the_budget_and_rests_far_from_it():
@@ -137,5 +145,6 @@ def test_baselines_of_the_published_comparison_are_made_again():
     pricing = Pricing("v100")
     costs = pricing.costs(config_space("quick"), published["about"]["input_size"])
     assert costs.space.hash == published["about"]["space"]
-    for entry in baseline_entries(pricing, costs, published["about"]["budget_ms"], 2):
+    budget = costs.budget(published["about"]["budget_ms"])
+    for entry in baseline_entries(pricing, costs, budget, 2):
         assert entry.spec.digest == recorded[entry.name], entry.name

@@ -6,7 +6,6 @@ import pytest
 
 from prunet_det.search.costs import BudgetError, Pricing
 from prunet_det.search.finals import Finals, FinalSettings, rounds, uniform
-from prunet_det.search.objective import fits
 from prunet_det.search.repair import repair
 from tests.search.test_space import config_space
 
@@ -17,8 +16,8 @@ def costs():
 
 
 @pytest.fixture(scope="module")
-def budget():
-    return 0.5
+def budget(costs):
+    return costs.budget(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def test_every_change_stays_in_the_budget_and_changes_something(costs, found, bu
         except BudgetError:
             continue
         tried += 1
-        assert fits(costs.network_ms(made), budget)
+        assert budget.fits(costs.network_ms(made))
         assert len(made) == len(found)
     assert tried >= 6
 
@@ -116,6 +115,7 @@ def test_what_was_found_stays_where_nothing_is_better(costs, found, budget):
 
 def test_a_change_that_leads_out_of_the_budget_is_left_out(costs):
     low, _ = costs.reachable()
-    least = repair(costs.extreme(False), costs, 1.005 * low, fill=True).network
-    _, finals, _ = run(least, costs, 1.005 * low, lambda network: 0.0)
-    assert all(fits(f.latency_ms, 1.005 * low) for f in finals.finalists)
+    budget = costs.budget(1.005 * low)
+    least = repair(costs.extreme(False), costs, budget, fill=True).network
+    _, finals, _ = run(least, costs, budget, lambda network: 0.0)
+    assert all(budget.fits(f.latency_ms) for f in finals.finalists)

@@ -79,7 +79,13 @@ class Branch(nn.Module):
     ],
 )
 def test_what_cannot_be_exported(refused, monkeypatch, tmp_path, module, sentence):
-    subject = subjects.Subject("odd", "backbone", module(), 8, ("out",))
+    subject = subjects.Subject(
+        name="odd",
+        scope=subjects.Scope.BACKBONE,
+        module=module(),
+        input_size=8,
+        output_names=("out",),
+    )
     monkeypatch.setattr(subjects, "load_subject", lambda *args: subject)
     assert sentence in refused("export", "odd", "--out", tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

@@ -174,7 +174,7 @@ def test_calibrate_prints_the_errors(latency):
         (("--model", "prunet_p0", "--batch", 0), "batch must be a positive integer"),
         (("--model", "prunet_p0", "--input-size", -3), "input size must be a positive integer"),
         (("--model", "gone/arch.json"), "there is no spec file gone/arch.json"),
-        (("--model", "prunet_p0", "--scope", "detector"), "must be one of classifier, backbone"),
+        (("--model", "prunet_p0", "--scope", "detector"), "must be classifier or backbone"),
         (("--model", "resnet1"), "there is no network 'resnet1'"),
         (("--model", "gone.py", "--scope", "detector"), "there is no config file gone.py"),
     ],

@@ -287,7 +287,7 @@ def test_a_searched_network_is_compared_with_its_own_operators(config, found, tm
 
     space = SearchSpace.from_config(Config.fromfile(config).space)
     costs = Pricing("v100").costs(space, 256)
-    entries = list(names.searched_entries(folder, names.SEARCHED, 0, costs, BUDGET))
+    entries = list(names.searched_entries(folder, names.SEARCHED, 0, costs, costs.budget(BUDGET)))
     groups = {e.group for e in entries}
     assert groups == {names.SEARCHED, names.FOUND, names.UNIFORM, names.WIDTHS}
     operators = [[(b.kind, b.kernel) for b in e.spec.blocks] for e in entries]
@@ -419,7 +419,7 @@ def test_own_images(config, tmp_path, here):
         (("--cfg-options", "space.hidden_step=0"), "hidden_step must be an integer >= 1"),
         (("--cfg-options", "search.tiers.when=1"), "search.tiers: unknown key 'when'"),
         (("--cfg-options", "search.rule.when=1"), "search.rule: unknown key 'when'"),
-        (("--cfg-options", "search.when=1"), "unknown setting 'when'"),
+        (("--cfg-options", "search.when=1"), "unknown key 'when'"),
         (("--cfg-options", "search.steps=0"), "steps >= 1"),
         (("--out", "/proc/x"), "/proc/x cannot be written"),
         (("--cfg-options", "finals.when=1"), "finals: unknown key 'when'"),
