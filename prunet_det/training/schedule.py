@@ -1,9 +1,8 @@
 """Schedules that end with the training, whatever its length.
 
-mmengine ends a scheduler with the training where a config does not say when. What is left to do is
-to keep a warm-up within a short training, and to write the defaults out where recipes are compared.
-A scheduler that counts epochs where the training counts iterations, or the reverse, is left as it
-is.
+mmengine ends a scheduler with the training if a config does not say when. This module keeps a
+warm-up within a short training, and writes out the defaults to compare recipes. A scheduler that
+counts epochs where the training counts iterations, or the reverse, is left as it is.
 """
 
 from __future__ import annotations
@@ -38,20 +37,20 @@ def explicit_schedule(
     Digests of recipes are made of this form, since writing out a default changes no recipe.
 
     Args:
-        schedulers: A config's `param_scheduler`.
-        train_cfg: Its loop, with `max_iters` or else `max_epochs`: by default a scheduler ends
-            there.
+        schedulers: The config's `param_scheduler`.
+        train_cfg: The config's training loop, with `max_iters` or `max_epochs`, at which a
+            scheduler ends by default.
     """
     length = train_cfg[_unit(train_cfg)]
-    found = []
+    written = []
     for scheduler in schedulers or []:
         explicit = ConfigDict(scheduler)
         if _counts_alike(scheduler, train_cfg):
             explicit = ConfigDict({"begin": 0, "end": length, **scheduler})
             if explicit.type == "CosineAnnealingLR":
                 explicit.setdefault("T_max", explicit.end - explicit.begin)
-        found.append(explicit)
-    return found
+        written.append(explicit)
+    return written
 
 
 def fitted_schedule(
@@ -62,8 +61,9 @@ def fitted_schedule(
     mmengine refuses a cosine that would begin after the end of the training.
 
     Args:
-        schedulers: A config's `param_scheduler`.
-        train_cfg: Its loop; one with neither `max_iters` nor `max_epochs` is a user's own.
+        schedulers: The config's `param_scheduler`.
+        train_cfg: The config's training loop; one with neither `max_iters` nor `max_epochs` is a
+            user's own.
     """
     if _unit(train_cfg) not in train_cfg:
         return schedulers
@@ -78,7 +78,7 @@ def _moved(
 ) -> list[ConfigDict]:
     """Lists the schedulers of the same training at another length; see `set_length`."""
     old = train_cfg[_unit(train_cfg)]
-    found = []
+    moved = []
     for scheduler in explicit_schedule(schedulers, train_cfg):
         if _counts_alike(scheduler, train_cfg):
             for key in ("begin", "end"):
@@ -88,8 +88,8 @@ def _moved(
                 scheduler.T_max = scheduler.end - scheduler.begin
             if scheduler.end <= scheduler.begin:
                 continue
-        found.append(scheduler)
-    return found
+        moved.append(scheduler)
+    return moved
 
 
 def _unit(train_cfg: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    """An exception's own words; of one from a data loader's worker, without that traceback."""
+    """Returns an exception's message, without the traceback of a data loader's worker."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2] or text

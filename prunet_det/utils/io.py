@@ -1,4 +1,4 @@
-"""Files that no reader ever sees half of, digests, locks, and tables."""
+"""Atomic files, digests, locks, and tables."""
 
 from __future__ import annotations
 
@@ -51,24 +51,34 @@ def make_folder(path: PathLike) -> Path:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Writes a UTF-8 text file atomically; makes its folder where that is missing."""
+    """Writes a text file atomically, and makes its folder if that is missing.
+
+    Args:
+        path: File to write.
+        text: Its content, written in UTF-8.
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: PathLike, data: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically; makes its folder where that is missing."""
+    """Writes a JSON file atomically, and makes its folder if that is missing.
+
+    Args:
+        path: File to write.
+        data: Its content.
+    """
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def digest(value: Any) -> str:
-    """Digest of JSON values, whatever the order of keys: 16 hexadecimal digits of SHA-256."""
+    """Computes 16 hexadecimal digits of SHA-256 of JSON values, whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_digest(path: PathLike) -> str:
-    """Digest of a file's bytes: 16 hexadecimal digits of SHA-256."""
+    """Computes 16 hexadecimal digits of SHA-256 of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
@@ -77,8 +87,8 @@ def file_lock(path: PathLike, on_wait: Callable[[], None] | None = None) -> Iter
     """Lets one process at a time into the block; the lock of a killed process is free.
 
     Args:
-        path: The lock file, made where it is missing and left there.
-        on_wait: Called once if another process has the lock, before waiting for it.
+        path: Lock file; it is made if it is missing, and left there.
+        on_wait: Function called once, before waiting, if another process has the lock.
 
     Raises:
         OSError: If the file cannot be written.
@@ -105,9 +115,9 @@ def write_csv(
 
     Args:
         path: File to write.
-        rows: At least one; all with the keys of the first.
-        comments: Written as `# key: value` lines. A string is the command that made the rows, and
-            the environment is added to it.
+        rows: Rows, at least one, all with the keys of the first.
+        comments: Values of the `# key: value` lines. A string is the command that made the rows,
+            and the environment is added to it.
     """
     if isinstance(comments, str):
         comments = {"command": comments, **environment()}
@@ -119,10 +129,10 @@ def write_csv(
 
 
 def read_csv(path: PathLike) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Reads what `write_csv` wrote: the comments, and the rows with their values as text.
+    """Reads a file of `write_csv`: the comments, and the rows with their values as text.
 
     Raises:
-        ValueError: If the file has no rows.
+        InputError: If the file has no rows.
     """
     comments, body = {}, []
     with open(path, encoding="utf-8") as f:
@@ -139,13 +149,24 @@ def read_csv(path: PathLike) -> tuple[dict[str, str], list[dict[str, str]]]:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Formats a table in Markdown."""
+    """Formats a table in Markdown.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells of each row.
+    """
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Formats a table for a terminal, as wide as its cells need."""
+    """Formats a table for a terminal, as wide as its cells need.
+
+    Args:
+        title: Line above the table.
+        header: Titles of the columns.
+        rows: Cells of each row.
+    """
     from rich.console import Console
     from rich.table import Table
 

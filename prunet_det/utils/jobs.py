@@ -285,16 +285,16 @@ def run_in_processes(
     error may end its use early, for that stops them: `with contextlib.closing(...)`.
 
     Args:
-        function: A function that other processes can import.
-        arguments: Its argument for each call.
-        title: Label of the progress bar; "" for none.
-        max_workers: Number of processes, by default one for each core.
-        in_order: Whether to yield in the order of the arguments, or as the calls end.
-        spawn: Whether a process starts afresh, as it must where the function trains or uses a GPU;
-            by default it is a copy of this one where the system can, which is quicker.
+        function: Function that other processes can import.
+        arguments: Argument of each call.
+        title: Label of the progress bar; empty for no bar.
+        max_workers: Number of processes; None for one per core.
+        in_order: Yield in the order of the arguments, not as the calls end.
+        spawn: Start a process afresh, as is needed if the function trains or uses a GPU; by
+            default, on Linux, it is a copy of this one, which starts faster.
 
     Raises:
-        UserError: If a process dies; what a call itself raises is in its future.
+        UserError: If a process dies; an exception of a call is in its future.
     """
     import torch
     from tqdm import tqdm
@@ -327,7 +327,7 @@ def run_in_processes(
 
 
 def _stop(processes: Collection[BaseProcess]) -> None:
-    """Ends processes: short calls by themselves, since a pipe may hang on half a result."""
+    """Ends processes; short calls may end by themselves, for a pipe may hang on half a result."""
     for _ in range(2):
         end = time.monotonic() + _GRACE_SECONDS
         running: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
@@ -349,7 +349,14 @@ def ordered_map(
     max_workers: int | None,
     title: str,
 ) -> Iterator[Result]:
-    """Yields a function's results in the order of its arguments; see `run_in_processes`."""
+    """Yields a function's results in the order of its arguments; see `run_in_processes`.
+
+    Args:
+        function: Function that other processes can import.
+        arguments: Argument of each call.
+        max_workers: Number of processes; None for one per core.
+        title: Label of the progress bar.
+    """
     with contextlib.closing(run_in_processes(function, arguments, title, max_workers)) as calls:
         for call in calls:
             yield call.result()
