@@ -2,35 +2,26 @@
 
 import importlib
 import importlib.metadata as metadata
+import os
 import platform
+import re
 import shutil
 import sys
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
-PIP = f"{sys.executable} -m pip install -c constraints.txt"
-# Distribution, import name, extra ("" is the core).
-PACKAGES = [
-    ("torch", "torch", ""),
-    ("torchvision", "torchvision", ""),
-    ("timm", "timm", ""),
-    ("safetensors", "safetensors", ""),
-    ("numpy", "numpy", ""),
-    ("opencv-python-headless", "cv2", "det"),
-    ("onedl-mmengine", "mmengine", "det"),
-    ("onedl-mmcv", "mmcv.ops", "det"),
-    ("onedl-mmdetection", "mmdet.apis", "det"),
-    ("pycocotools", "pycocotools.mask", "det"),
-    ("scikit-learn", "sklearn", "det"),
-    ("scikit-image", "skimage", "det"),
-    ("matplotlib", "matplotlib", "det"),
-    ("pillow", "PIL", "det"),
-    ("tensorboard", "tensorboard", "det"),
-    ("onnx", "onnx", "onnx"),
-    ("onnxscript", "onnxscript", "onnx"),
-    ("onnxruntime", "onnxruntime", "onnx"),
-    ("prunet_det", "prunet_det", ""),
-]
+PIP = f"{sys.executable} -m pip install -c {os.path.relpath(CONSTRAINTS)}"
+# What shows that a distribution works, where that is not the import of its own name.
+MODULES = {
+    "onedl-mmengine": "mmengine",
+    "onedl-mmcv": "mmcv.ops",
+    "onedl-mmdetection": "mmdet.apis",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pycocotools": "pycocotools.mask",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
 # Distributions that own the same import name: exactly one may be installed, the first is ours.
 RIVALS = [
     ("onedl-mmengine", "mmengine", "mmengine-lite"),
@@ -53,6 +44,24 @@ def installed(name: str) -> str | None:
         return None
 
 
+def requirements() -> dict[str, str]:
+    """Distribution to the extra that needs it, "" for the core, as the package's metadata say."""
+    try:
+        lines = metadata.requires("prunet_det") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found = {}
+    for line in lines:
+        name, _, marker = line.partition(";")
+        extra = re.search(r"extra == ['\"](\w+)", marker)
+        found[re.split(r"[\s<>=!~\[(]", name)[0]] = extra.group(1) if extra else ""
+    found.pop("prunet_det", None)  # of the extra `dev`, which takes the others
+    return {
+        **{name: extra for name, extra in found.items() if extra != "dev"},
+        "opencv-python-headless": "det",  # mmcv needs an OpenCV, and servers the headless one
+    }
+
+
 def pins(path: Path = CONSTRAINTS) -> dict[str, str]:
     """Name to version, as constraints.txt pins them."""
     if not path.is_file():
@@ -67,7 +76,7 @@ def install_command(name: str, pinned: dict[str, str]) -> str:
     if name == "onedl-mmcv":
         return f"CFLAGS=-g0 {PIP} --no-build-isolation {name}{version}   # compiles, minutes"
     if name == "prunet_det":
-        return f"{PIP} -e '.[det]'"
+        return f"{sys.executable} -m pip install prunet_det   # in a checkout: make env"
     return f"{PIP} {name}{version}"
 
 
@@ -114,20 +123,32 @@ def check_mmcv_cuda() -> str:
     return ""
 
 
+def absent_extras(needed: dict[str, str]) -> list[str]:
+    """The extras that nobody asked for: the first package of each is not installed."""
+    first = {extra: name for name, extra in reversed(needed.items()) if extra}
+    rivals = {r[0]: r for r in RIVALS}
+    return [e for e, name in first.items() if not any(map(installed, rivals.get(name, (name,))))]
+
+
 def diagnose() -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
     """Rows of the table, and (problem, command that mends it)."""
     pinned, rows, problems = pins(), [], []
-    for name, module, extra in PACKAGES:
+    needed = requirements()
+    absent = absent_extras(needed)
+    for name, extra in {"prunet_det": "", **needed}.items():
         version = installed(name)
         rivals = next((r for r in RIVALS if r[0] == name), (name,))
         others = [(r, v) for r in rivals[1:] if (v := installed(r))]
         if version is None and not others:
-            rows.append((name, pinned.get(name, "any"), "-", "missing"))
+            state = f"for the extra '{extra}'" if extra in absent else "missing"
+            rows.append((name, pinned.get(name, "any"), "-", state))
+            if extra in absent:
+                continue
             what = f"the extra '{extra}'" if extra else "the core"
             problems.append((f"{name} is missing; {what} needs it", install_command(name, pinned)))
             continue
         shown = version or f"{others[0][0]} {others[0][1]}"
-        failure = check_import(module)
+        failure = check_import(MODULES.get(name, name))
         state = "does not import" if failure else "ok"
         if version and others:
             state = "doubly installed"
@@ -181,6 +202,8 @@ def main() -> int:
     venv = CONSTRAINTS.parent / ".venv"
     if problems and venv.is_dir() and Path(sys.prefix).resolve() != venv.resolve():
         print(f"note: {venv} is there and not in use; activate it with: . {venv}/bin/activate")
+    for extra in absent_extras(requirements()):
+        print(f"note: without the extra '{extra}'; it comes with: {PIP} 'prunet_det[{extra}]'")
     for what, command in problems:
         print(f"problem: {what}.\n  mend it with: {command}")
     print("everything is there." if not problems else f"{len(problems)} problem(s).")

@@ -35,6 +35,8 @@ def test_a_good_environment(doctor, monkeypatch):
     states, problems = diagnose(doctor, monkeypatch, {})
     assert problems == []
     assert set(states.values()) == {"ok"}
+    assert {"prunet_det", "torch", "rich", "scipy", "plotly", "ray"} <= set(states)
+    assert not {"pytest", "effdet"} & set(states)
 
 
 def test_missing(doctor, monkeypatch):
@@ -43,6 +45,11 @@ def test_missing(doctor, monkeypatch):
     what, command = problems[0]
     assert "onedl-mmcv is missing" in what
     assert "--no-build-isolation onedl-mmcv==2.3.6" in command
+
+
+def test_an_extra_that_nobody_asked_for(doctor, monkeypatch):
+    states, problems = diagnose(doctor, monkeypatch, {"plotly": None})
+    assert states["plotly"] == "for the extra 'benchmark'" and problems == []
 
 
 @pytest.mark.parametrize(
