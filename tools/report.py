@@ -15,6 +15,7 @@ from typing import Any
 
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.io import atomic_path
+from prunet_det.utils.package import find_config, relative_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,7 +97,7 @@ def digits() -> str:
         rows.append(
             [
                 f"[{path.stem}]({path.relative_to(ROOT)})",
-                f"`{record['config']}`",
+                f"`{relative_path(find_config(record['config']))}`",
                 f"{record['parameters'] / 1e6:.2f}",
                 str(training["iterations"]),
                 f"{training['minutes']:.0f}",
@@ -120,7 +121,7 @@ def classifiers() -> str:
         rows.append(
             [
                 f"[{path.stem}]({path.relative_to(ROOT)})",
-                f"`{record['config']}`",
+                f"`{relative_path(find_config(record['config']))}`",
                 f"{record['parameters'] / 1e6:.2f}",
                 str(training["iterations"]),
                 f"{training['minutes']:.1f}",

@@ -1,4 +1,4 @@
-"""Train a detector or a classifier: python tools/train.py configs/prunet_effdet.py [--resume]."""
+"""Train a detector or a classifier: python tools/train.py CONFIG [--resume]."""
 
 import argparse
 

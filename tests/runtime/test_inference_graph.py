@@ -52,7 +52,7 @@ def shared_convolution():
 
 
 def detector():
-    model, size = build_detector(ROOT / "configs" / "prunet_effdet.py")
+    model, size = build_detector(ROOT / "configs" / "detection" / "prunet_effdet.py")
     return NetworkPart(model, size)
 
 

@@ -143,7 +143,7 @@ def test_teacher_whose_weights_cannot_be_had(train):
 
 
 def test_teacher_for_a_detector(train):
-    error = train("configs/prunet_effdet.py", "--teacher", "resnet10t")
+    error = train("configs/detection/prunet_effdet.py", "--teacher", "resnet10t")
     assert "for classification configs" in error
 
 

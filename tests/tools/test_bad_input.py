@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import prunet_det
 from tests.conftest import ROOT
 
-CONFIG = "configs/prunet_effdet.py"
+CONFIG = "configs/detection/prunet_effdet.py"
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_its_weights_start_a_detector(trained, here, tmp_path, capsys, few):
         *few,
         *NO_WORKERS,
     ]
-    args = ["configs/prunet_effdet.py", "--max-iters", 1, "--work-dir", tmp_path]
+    args = ["configs/detection/prunet_effdet.py", "--max-iters", 1, "--work-dir", tmp_path]
     done = here("train", *args, "--cfg-options", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"backbone: {count}/{count} backbone tensors" in done.stdout + done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import NO_WORKERS, ROOT
 
-CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*_coco.py"))
+CONFIGS = sorted(p.name for p in (ROOT / "configs" / "detection").glob("*_coco.py"))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_trains_and_evaluates(config, coco, tmp_path, here):
     ]
     if "effdet" not in config:  # MMDetection's heads suppress class by class, slowly on a CPU
         options.append("model.test_cfg.nms_pre=100")
-    args = [f"configs/{config}", "--data-root", coco, "--work-dir", tmp_path]
+    args = [f"configs/detection/{config}", "--data-root", coco, "--work-dir", tmp_path]
     done = here("train", *args, "--cfg-options", *options)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
@@ -64,7 +64,13 @@ def test_trains_and_evaluates(config, coco, tmp_path, here):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_missing_folder_says_what_is_expected(config, tmp_path, refused):
-    args = [f"configs/{config}", "--data-root", tmp_path / "none", "--work-dir", tmp_path / "w"]
+    args = [
+        f"configs/detection/{config}",
+        "--data-root",
+        tmp_path / "none",
+        "--work-dir",
+        tmp_path / "w",
+    ]
     error = refused("train", *args)
     assert "there is no data folder" in error
     assert "expected are the images in" in error and "train2017" in error

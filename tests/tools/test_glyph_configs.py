@@ -31,7 +31,13 @@ def train(tmp_path, monkeypatch):
             quick += [f"{split}_dataloader.num_workers=0"]
             quick += [f"{split}_dataloader.persistent_workers=False"]
         flags = ["--data-root", str(tmp_path / "glyphs"), "--work-dir", str(tmp_path / "work")]
-        args = [str(ROOT / "configs" / config), *flags, "--cfg-options", *quick, *options]
+        args = [
+            str(ROOT / "configs" / config),
+            *flags,
+            "--cfg-options",
+            *quick,
+            *options,
+        ]
         cfg = launch.load_config(parser.parse_args(args))
         launch.set_max_iters(cfg, 2)
         runner = launch.build_runner(cfg)
@@ -50,7 +56,7 @@ def test_detector(train):
         "val_dataloader.dataset.pipeline.1.scale=(128,128)",
     ]
     small += ["model.backbone.arch=prunet_demo", "model.test_cfg.score_thr=0"]
-    lines = train("prunet_effdet_glyphs.py", *small)
+    lines = train("detection/prunet_effdet_glyphs.py", *small)
     assert any("coco/bbox_mAP" in line for line in lines)
 
 
@@ -63,7 +69,7 @@ def test_classifier(train):
 def test_the_other_backbones_build(name):
     from mmengine.config import Config
 
-    cfg = Config.fromfile(ROOT / "configs" / f"{name}_effdet_glyphs.py")
+    cfg = Config.fromfile(ROOT / "configs" / "detection" / f"{name}_effdet_glyphs.py")
     init_default_scope("mmdet")
     with torch.device("meta"):
         model = MODELS.build(cfg.model)

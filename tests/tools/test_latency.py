@@ -67,7 +67,7 @@ def test_a_timm_network_is_traced_and_warned_about(latency):
 
 
 def test_a_whole_detector_is_predicted(latency):
-    config = ROOT / "configs" / "prunet_effdet.py"
+    config = ROOT / "configs" / "detection" / "prunet_effdet.py"
     flags = ("--model", config, "--input-size", 512, "--json")
     detector = json.loads(latency("predict", *flags, "--scope", "detector"))
     backbone = json.loads(latency("predict", "--model", "prunet_demo", "--json"))
@@ -98,7 +98,13 @@ def test_measure(latency, tmp_path):
 
 @pytest.mark.parametrize("scope", ["detector", "e2e"])
 def test_measure_a_detector(latency, scope):
-    flags = ("--model", ROOT / "configs" / "prunet_effdet.py", "--input-size", 128, "--json")
+    flags = (
+        "--model",
+        ROOT / "configs" / "detection" / "prunet_effdet.py",
+        "--input-size",
+        128,
+        "--json",
+    )
     flags += ("--checkpoint", ROOT / "checkpoints" / "prunet_demo_digits.safetensors")
     record = json.loads(latency("measure", *flags, *QUICK, "--batch", 2, "--scope", scope))
     assert (record["scope"], record["batch"]) == (scope, 2)

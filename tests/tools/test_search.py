@@ -319,8 +319,9 @@ run("tools/train.py", "configs/classification/prunet_digits.py", "--max-iters", 
     "{tmp_path}/c", "--cfg-options", *small, f"model.arch={{arch}}",
     f"model.checkpoint={{weights}}",
     "train_cfg.val_interval=1000", "train_dataloader.batch_size=4")
-run("tools/train.py", "configs/prunet_effdet.py", "--max-iters", "2", "--work-dir", "{tmp_path}/d",
-    "--cfg-options", *small, *{few}, f"model.backbone.arch={{arch}}", "model.neck.num_levels=3",
+run("tools/train.py", "configs/detection/prunet_effdet.py", "--max-iters", "2",
+    "--work-dir", "{tmp_path}/d", "--cfg-options", *small, *{few},
+    f"model.backbone.arch={{arch}}", "model.neck.num_levels=3",
     "train_cfg.val_interval=1000", f"model.backbone.checkpoint={{weights}}",
     "train_dataloader.batch_size=2")
 """
@@ -440,7 +441,9 @@ def test_strategies_are_named(config, here, tmp_path):
 
 def test_no_config(refused, tmp_path):
     args = ("--budget-ms", 1, "--out", tmp_path)
-    assert "no search config" in refused("search_backbone", "configs/prunet_effdet.py", *args)
+    assert "no search config" in refused(
+        "search_backbone", "configs/detection/prunet_effdet.py", *args
+    )
     assert "no config file gone.py" in refused("search_backbone", "gone.py", *args)
 
 

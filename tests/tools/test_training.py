@@ -29,7 +29,7 @@ SHORT = [
 def train_args(work, iters, *flags):
     return [
         str(ROOT / "tools" / "train.py"),
-        "configs/prunet_effdet.py",
+        "configs/detection/prunet_effdet.py",
         "--work-dir",
         str(work),
         "--max-iters",
@@ -113,7 +113,7 @@ def test_two_processes_on_the_cpu(few, tmp_path):
     ]
     frozen_ours = ["model.backbone.frozen_stages=1", "model.backbone.with_cp=True"]
     weights, out = ours / "weights.safetensors", tmp_path / "metrics.json"
-    evaluate = [str(ROOT / "tools" / "test.py"), "configs/prunet_effdet.py", weights]
+    evaluate = [str(ROOT / "tools" / "test.py"), "configs/detection/prunet_effdet.py", weights]
     evaluate += ["--work-dir", tmp_path / "test", "--launcher", "pytorch", "--out", out]
     output = torchrun(
         tmp_path,
@@ -133,7 +133,7 @@ def test_stock_mmdet_trains_the_same_config(few, tmp_path, here):
     stock = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
     options = ["--cfg-options", *SHORT, *few, *NO_WORKERS, "train_cfg.max_iters=2"]
     options += ["param_scheduler.0.end=1", "param_scheduler.1.begin=1"]
-    done = here(str(stock), "configs/prunet_effdet.py", "--work-dir", tmp_path, *options)
+    done = here(str(stock), "configs/detection/prunet_effdet.py", "--work-dir", tmp_path, *options)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "Iter(train) [2/2]" in output
@@ -151,7 +151,7 @@ def test_evaluation_writes_metrics(few, tmp_path, here):
     assert half.stat().st_size < 8_000_000
     flags = ["--work-dir", tmp_path / "test", "--out", tmp_path / "metrics.json"]
     flags += ["--cfg-options", *few, *NO_WORKERS]
-    done = here("test", "configs/prunet_effdet.py", half, *flags)
+    done = here("test", "configs/detection/prunet_effdet.py", half, *flags)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert f"{len(state)}/{len(state)} tensors from" in output

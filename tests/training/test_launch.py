@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def cfg():
-    return Config.fromfile(ROOT / "configs" / "prunet_effdet.py")
+    return Config.fromfile(ROOT / "configs" / "detection" / "prunet_effdet.py")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):
 def test_overrides_reach_the_config(tmp_path):
     parser = argparse.ArgumentParser()
     launch.add_common_flags(parser)
-    path = str(ROOT / "configs" / "prunet_effdet.py")
+    path = str(ROOT / "configs" / "detection" / "prunet_effdet.py")
     args = parser.parse_args([path, "--cfg-options", "model.neck.channels=24"])
     cfg = launch.load_config(args)
     assert cfg.model.neck.channels == 24

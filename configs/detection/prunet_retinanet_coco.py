@@ -6,10 +6,10 @@ The neck takes P0's stride-64 map as P6. On a GPU MMDetection's head needs mmcv'
 """
 
 _base_ = [
-    "_base_/detection.py",
-    "_base_/datasets/coco.py",
-    "_base_/models/retinanet.py",
-    "_base_/schedules/sgd_300e.py",
+    "../_base_/detection.py",
+    "../_base_/datasets/coco.py",
+    "../_base_/models/retinanet.py",
+    "../_base_/schedules/sgd_300e.py",
 ]
 
 model = dict(

@@ -5,10 +5,10 @@ at that config's learning rate this detector, whose heads have no norms, diverge
 """
 
 _base_ = [
-    "_base_/detection.py",
-    "_base_/datasets/digits.py",
-    "_base_/models/retinanet.py",
-    "_base_/schedules/muon.py",
+    "../_base_/detection.py",
+    "../_base_/datasets/digits.py",
+    "../_base_/models/retinanet.py",
+    "../_base_/schedules/muon.py",
 ]
 
 model = dict(

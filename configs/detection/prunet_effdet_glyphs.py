@@ -1,15 +1,15 @@
 """PruNet in EfficientDet on the embedded glyphs: COCO's proportions without COCO, for a GPU.
 
-    python tools/train.py configs/prunet_effdet_glyphs.py --amp
+    python tools/train.py configs/detection/prunet_effdet_glyphs.py --amp
 
 12 epochs from random weights: batch 16, Muon, cosine decay, EMA. On a CPU it runs, but takes days.
 """
 
 _base_ = [
-    "_base_/detection.py",
-    "_base_/datasets/glyphs.py",
-    "_base_/models/effdet.py",
-    "_base_/schedules/muon.py",
+    "../_base_/detection.py",
+    "../_base_/datasets/glyphs.py",
+    "../_base_/models/effdet.py",
+    "../_base_/schedules/muon.py",
 ]
 
 norm_cfg = dict(type="BN", eps=1e-3, momentum=0.03)

@@ -2,7 +2,7 @@
 
     python tools/search_backbone.py configs/search/quick.py --budget-ms 0.35 \\
         --out work_dirs/demo/search
-    python tools/train.py configs/prunet_effdet_searched.py --work-dir work_dirs/demo
+    python tools/train.py configs/detection/prunet_effdet_searched.py --work-dir work_dirs/demo
 
 The backbone starts with the weights that it inherited from the supernet.
 """

@@ -6,10 +6,10 @@ there); prunet_effdet_coco.py does not.
 """
 
 _base_ = [
-    "_base_/detection.py",
-    "_base_/datasets/coco.py",
-    "_base_/models/one_stage.py",
-    "_base_/schedules/sgd_300e.py",
+    "../_base_/detection.py",
+    "../_base_/datasets/coco.py",
+    "../_base_/models/one_stage.py",
+    "../_base_/schedules/sgd_300e.py",
 ]
 
 norm_cfg = dict(type="BN")
