@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -77,7 +76,8 @@ def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4)
         by_image[a["image_id"]].append(a)
     tiles = []
     for entry in coco["images"][: columns * rows]:
-        image: Any = cv2.imread(str(root / split / entry["file_name"]))
+        image = cv2.imread(str(root / split / entry["file_name"]))
+        assert image is not None, "sheets are drawn of complete sets"
         scale = min(1.0, 384 / max(image.shape[:2]))
         if scale < 1:
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
