@@ -63,6 +63,7 @@ def main() -> None:
 
     from prunet_det.datasets.drawing import join_tiles
     from prunet_det.detection import inference
+    from prunet_det.detection.build import build_detector
     from prunet_det.training.evaluate import read_training
     from prunet_det.utils.io import write_json
 
@@ -78,7 +79,7 @@ def main() -> None:
     for path in images:  # all of them before anything is written
         if cv2.imread(str(path)) is None:
             raise UserError(f"{path} is no image that can be read.")
-    model = inference.load_detector(config, args.checkpoint, classes, args.device)
+    model = build_detector(config, args.checkpoint, classes=classes, device=args.device)
     out.mkdir(parents=True, exist_ok=True)
     tiles = []
     coco = {

@@ -24,14 +24,13 @@ from prunet_det.benchmark.evaluate import evaluate, make_artifact, predictor
 from prunet_det.benchmark.identity import identity
 from prunet_det.benchmark.records import Record, read_record, record_path, save_record
 from prunet_det.benchmark.suite import Point, Suite
-from prunet_det.detection.build import NetworkPart
+from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.trace import trace
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.training.launch import build_runner, check_one_batch
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path, file_digest, file_lock, write_json
-from prunet_det.zoo.weights import load_all_weights
 
 WORK, IDENTITY, SPEED = "work", "identity.json", "speed.json"
 CHECKPOINTS = 5  # of one training: what an interruption costs at most is a fifth of it
@@ -222,26 +221,11 @@ class SpeedHook(Hook):
         )
 
 
-def load_trained(cfg: Config, work: Path) -> Any:
-    """The trained detector of a run, in eval mode on the CPU.
-
-    Raises:
-        FileNotFoundError, CheckpointError: See `load_all_weights`.
-    """
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    detector: Any = MODELS.build(cfg.model)
-    load_all_weights(detector, work / WEIGHTS_FILE)
-    return detector.eval()
-
-
 def _evaluate(
     cfg: Config, suite: Suite, point: Point, work: Path, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """Accuracy of the artifact, and the detector's counts."""
-    detector = load_trained(cfg, work)
+    detector = build_detector(cfg, work / WEIGHTS_FILE)
     traced = trace(NetworkPart(detector, point.input_size), (3, point.input_size, point.input_size))
     part, program = make_artifact(
         detector, point.input_size, suite.artifact, suite.device, suite.threads

@@ -15,9 +15,9 @@ import torch
 from prunet_det.benchmark.evaluate import without_workers
 from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import Record, latency_path, save_latencies
-from prunet_det.benchmark.run import load_trained, work_folder
+from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Point, Suite
-from prunet_det.detection.build import NetworkPart
+from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.measure import local_conditions, measure
 from prunet_det.latency.predict import predict, predict_module
 from prunet_det.latency.record import Latency
@@ -47,7 +47,7 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[S
     if file_digest(weights) != record.weights_hash:
         raise UserError(f"{weights} is not what {record.key} was evaluated with; train it anew.")
     cfg = suite.build(point, record.seed, work)
-    detector = load_trained(cfg, work)
+    detector = build_detector(cfg, weights)
     dataset = without_workers(cfg.test_dataloader).dataset
     image = dataset[0]["inputs"]
     picture = torch.zeros(3, point.input_size, point.input_size, dtype=torch.uint8)
@@ -119,14 +119,10 @@ def predict_suite(
         suite, points, out: As for `measure_suite`.
         failed: Gets what cannot be predicted, and why.
     """
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
     rows = []
     for point in points:
         cfg = suite.build(point, 0, work_folder(out, "predicted"))
-        init_default_scope(cfg.get("default_scope", "mmdet"))
-        detector: Any = MODELS.build(cfg.model).eval()
+        detector: Any = build_detector(cfg)
         options: dict[str, Any] = dict(device=PREDICTED_FOR, input_size=point.input_size)
         try:
             if is_ours(point.source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Callable, Sequence
 
@@ -18,44 +19,63 @@ from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import load_all_weights
 
+logger = logging.getLogger(__name__)
+
 _GROUPS = ("scores", "boxes", "centerness")
 
 
 def build_detector(
-    config: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
-) -> tuple[BaseDetector, int | None]:
-    """Builds a config's detector.
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    device: str = "cpu",
+) -> BaseDetector:
+    """Builds a config's detector in eval mode.
 
     Args:
-        config: Path of the config of a one-stage detector.
-        checkpoint: Weights to load, see `load_all_weights`.
+        config: Config of a one-stage detector, or its path.
+        checkpoint: Weights to load, by default none; every tensor must fit.
+        classes: Class names, in the order of the labels, by default MMDetection's own.
+        device: Torch device to put the detector on.
 
     Returns:
-        The detector in eval mode, and the side of its test images in pixels, or None if the
-        config does not give it.
+        The detector, with the config as `cfg`.
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
-        ValueError: If the config is not of a one-stage detector.
         CheckpointError: If the checkpoint cannot be read or does not fit.
+        ValueError: If the config is not of a one-stage detector, the number of classes is not the
+            head's, or there is no such device.
     """
-    path = find_config(config)
-    if not path.is_file():
-        raise MissingFileError(f"there is no config file {os.fspath(config)}.")
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    model = MODELS.build(cfg.model) if "model" in cfg else None
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"there is no device {device}; use cpu.")
+    if not isinstance(config, Config):
+        path = find_config(config)
+        if not path.is_file():
+            raise MissingFileError(f"there is no config file {os.fspath(config)}.")
+        config = Config.fromfile(path)
+    init_default_scope(config.get("default_scope", "mmdet"))
+    model = MODELS.build(config.model) if "model" in config else None
     if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):
-        raise InputError(f"{os.fspath(config)} is no one-stage detector's config.")
+        raise InputError(f"{config.filename} is no one-stage detector's config.")
+    if classes is not None:
+        outputs = getattr(model.bbox_head, "num_classes", len(classes))
+        if outputs != len(classes):
+            raise InputError(
+                f"the model has {outputs} classes, but {len(classes)} names were given."
+            )
+        model.dataset_meta = {"classes": tuple(classes)}
     if checkpoint is not None:
         count = load_all_weights(model, checkpoint)
-        print(f"{count}/{count} tensors from {os.fspath(checkpoint)}")
-    return model.eval(), _test_size(cfg)
+        logger.info("%d/%d tensors from %s", count, count, checkpoint)
+    model.cfg = config
+    return model.to(device).eval()
 
 
-def _test_size(cfg: Config) -> int | None:
+def image_size(config: Config) -> int | None:
     """Finds the larger side that the test pipeline resizes images to, in pixels."""
-    pipeline = cfg.get("test_pipeline") or cfg.get("val_pipeline") or []
+    pipeline = config.get("test_pipeline") or config.get("val_pipeline") or []
     for step in pipeline:
         if step.get("type") == "Resize" and "scale" in step:
             return int(max(step["scale"]))

@@ -13,14 +13,10 @@ import numpy as np
 import torch
 from mmdet.apis import inference_detector
 from mmdet.models.detectors import BaseDetector
-from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from prunet_det.datasets.drawing import class_colour, draw_box
 from prunet_det.utils.errors import InputError
-from prunet_det.utils.package import find_config
-from prunet_det.zoo.weights import CheckpointError, load_all_weights
+from prunet_det.zoo.weights import CheckpointError
 
 
 def read_card(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
@@ -39,49 +35,13 @@ def read_card(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
         ) from e
 
 
-def load_detector(
-    config: str | os.PathLike[str] | Config,
-    checkpoint: str | os.PathLike[str],
-    classes: Sequence[str],
-    device: str = "cpu",
-) -> BaseDetector:
-    """Builds a trained detector in eval mode, ready for `detect`.
-
-    Args:
-        config: Config of the detector, or its path.
-        checkpoint: Weights of the detector; every tensor must fit.
-        classes: Class names, in the order of the labels.
-        device: Torch device.
-
-    Raises:
-        FileNotFoundError: If there is no such config or checkpoint.
-        CheckpointError: If the checkpoint cannot be read or does not fit.
-        ValueError: If the config is not of a detector, the number of classes is not the head's, or
-            there is no such device.
-    """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"there is no device {device}; use cpu.")
-    cfg = config if isinstance(config, Config) else Config.fromfile(find_config(config))
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    if cfg.model.type == "Classifier":
-        raise InputError("the config is a classifier's; detection needs a detector's.")
-    model = MODELS.build(cfg.model)
-    outputs = getattr(model.bbox_head, "num_classes", len(classes))
-    if outputs != len(classes):
-        raise InputError(f"the model has {outputs} classes, but {len(classes)} names were given.")
-    load_all_weights(model, checkpoint)
-    model.cfg = cfg
-    model.dataset_meta = {"classes": tuple(classes)}
-    return model.to(device).eval()
-
-
 def detect(
     model: BaseDetector, paths: Sequence[str | os.PathLike[str]], score_thr: float = 0.3
 ) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
     """Detects objects in image files.
 
     Args:
-        model: Detector from `load_detector`.
+        model: Detector that `build_detector` made with its class names.
         paths: Image files.
         score_thr: Minimum score of a detection, 0..1.
 

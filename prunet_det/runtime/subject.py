@@ -249,8 +249,8 @@ def _from_config(
         raise MissingPackageError(
             f"configs need the extra: pip install prunet_det[det] ({e})."
         ) from e
-    detector, size = build.build_detector(path, checkpoint)
-    size = input_size or size or DETECTION_SIZE
+    detector = build.build_detector(path, checkpoint)
+    size = input_size or build.image_size(detector.cfg) or DETECTION_SIZE
     name = os.path.splitext(os.path.basename(path))[0]
     if scope is Scope.CLASSIFIER:
         raise InputError(f"{path} is a detector's config; scope classifier needs a network.")

@@ -66,14 +66,14 @@ def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
     from mmengine.runner import Runner
 
     from prunet_det.benchmark.evaluate import make_artifact, predictor
-    from prunet_det.benchmark.run import load_trained
     from prunet_det.benchmark.suite import load_suite
+    from prunet_det.detection.build import build_detector
 
     monkeypatch.chdir(ROOT)
     suite = load_suite(tiny_suite)
     work = undisturbed / "work" / KEY
     cfg = suite.build(suite.points[0], 0, work)
-    detector = load_trained(cfg, work)
+    detector = build_detector(cfg, work / "weights.safetensors")
     detector.bbox_head.test_cfg["score_thr"] = 0.0  # ten iterations teach nothing
     part, program = make_artifact(detector, 64, suite.artifact, "cpu", 1)
     batch = next(iter(Runner.build_dataloader(cfg.test_dataloader)))

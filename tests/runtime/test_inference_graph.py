@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import prunet_det
-from prunet_det.detection.build import NetworkPart, build_detector
+from prunet_det.detection.build import NetworkPart, build_detector, image_size
 from prunet_det.runtime.program import inference_graph
 from prunet_det.runtime.pytorch import as_tuple
 from tests.conftest import ROOT
@@ -52,7 +52,8 @@ def shared_convolution():
 
 
 def detector():
-    model, size = build_detector(ROOT / "configs" / "detection" / "prunet_effdet.py")
+    model = build_detector(ROOT / "configs" / "detection" / "prunet_effdet.py")
+    size = image_size(model.cfg)
     return NetworkPart(model, size)
 
 
