@@ -90,13 +90,13 @@ def read_plan(args: argparse.Namespace, seeds: int | None = None) -> Any:
     if args.options:
         flags += ["--options", *args.options]
     return Plan(
-        suite,
-        suite.seeds if seeds is None else seeds,
-        Path(args.out or f"work_dirs/benchmark/{suite.name}"),
-        tuple(flags),
-        args.launcher,
-        args.jobs,
-        args.max_minutes,
+        suite=suite,
+        seeds=suite.seeds if seeds is None else seeds,
+        out=Path(args.out or f"work_dirs/benchmark/{suite.name}"),
+        flags=tuple(flags),
+        launcher=args.launcher,
+        max_workers=args.jobs,
+        max_minutes=args.max_minutes,
     )
 
 

@@ -31,7 +31,7 @@ from prunet_det.zoo.models import ALIASES, model_names
 LOGS, DAMAGED = "logs", "damaged"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How a suite is run.
 

@@ -21,7 +21,7 @@ REFERENCE_MARGIN = 1.1
 _FIGURES = ("ms", "low", "high")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How a family is called and drawn.
 
@@ -41,9 +41,30 @@ class Family:
 
 
 STYLES = {
-    "prunet": Family("PruNet", "#0072B2", "o", "circle", "-", "solid"),
-    "gpunet": Family("GPUNet", "#D55E00", "s", "square", "--", "dash"),
-    "efficientnet": Family("EfficientNet", "#009E73", "^", "triangle-up", ":", "dot"),
+    "prunet": Family(
+        title="PruNet",
+        colour="#0072B2",
+        marker="o",
+        symbol="circle",
+        dash="-",
+        line="solid",
+    ),
+    "gpunet": Family(
+        title="GPUNet",
+        colour="#D55E00",
+        marker="s",
+        symbol="square",
+        dash="--",
+        line="dash",
+    ),
+    "efficientnet": Family(
+        title="EfficientNet",
+        colour="#009E73",
+        marker="^",
+        symbol="triangle-up",
+        dash=":",
+        line="dot",
+    ),
 }
 
 
@@ -96,7 +117,7 @@ class Axis:
         return (KINDS.index(self.kind), not self.on_gpu, str(self.conditions), scope)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A network at an input size: its accuracy over seeds, and its latency on one axis.
 
@@ -150,12 +171,12 @@ def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[P
         middle = {k: statistics.median(getattr(row, k) for row in rows) for k in _FIGURES}
         found.append(
             Point(
-                model,
-                group[0].family,
-                size,
-                tuple(r.seed for r in group),
-                tuple(r.metrics[metric] for r in group),  # type: ignore[misc]
-                replace(rows[0], **middle),
+                model=model,
+                family=group[0].family,
+                input_size=size,
+                seeds=tuple(r.seed for r in group),
+                values=tuple(r.metrics[metric] for r in group),  # type: ignore[misc]
+                latency=replace(rows[0], **middle),
             )
         )
     return sorted(found, key=lambda p: (list(STYLES).index(p.family), p.latency.ms, p.model))

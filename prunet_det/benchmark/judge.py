@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ MOST_UNDEFINED = 0.05
 AIMS = {"gpunet": 0.8, "efficientnet": 0.6}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ratio:
     """Latency of one family over another's at equal accuracy.
 
@@ -45,7 +46,7 @@ class Ratio:
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """PruNet against another family on one axis, by one metric.
 
@@ -118,8 +119,13 @@ def latency_ratio(
     knots = np.unique(np.clip(np.concatenate([a, b]), low, high))
     logs = np.interp(knots, a, np.log(t)) - np.interp(knots, b, np.log(u))
     mean = float(np.sum((logs[1:] + logs[:-1]) / 2 * np.diff(knots)) / (high - low))
-    least, most = np.exp([logs.min(), logs.max()])
-    return Ratio(float(np.exp(mean)), float(least), float(most), float(low), float(high))
+    return Ratio(
+        value=float(np.exp(mean)),
+        least=float(np.exp(logs.min())),
+        most=float(np.exp(logs.max())),
+        low=float(low),
+        high=float(high),
+    )
 
 
 def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comparison:
@@ -130,17 +136,17 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
         other: The other family.
         found: The points of at least these two.
     """
+    about: dict[str, Any] = {"axis": axis, "metric": metric, "other": other}
     sides = [[p for p in found if p.family == family] for family in (OURS, other)]
     for family, side in zip((OURS, other), sides, strict=True):
         if not side:
-            return Comparison(
-                axis, metric, other, "refused", reason=f"{STYLES[family].title} has no point here"
-            )
+            reason = f"{STYLES[family].title} has no point here"
+            return Comparison(**about, verdict="refused", reason=reason)
     seeds = min(len(p.values) for side in sides for p in side)
     try:
         ratio = latency_ratio(*(_knots(pareto(side)) for side in sides))
     except NoCommonRangeError as e:
-        return Comparison(axis, metric, other, "refused", reason=str(e))
+        return Comparison(**about, verdict="refused", reason=str(e))
     reason, bounds = "", None
     if seeds < ENOUGH_SEEDS:
         reason = f"{counted('seed', seeds)} at a point, {ENOUGH_SEEDS} needed"
@@ -158,9 +164,9 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
             reason = f"it is within the predictions' error band of {band - 1:.0%}"
             bounds = None
     if bounds is None:
-        return Comparison(axis, metric, other, "not established", ratio, None, reason)
+        return Comparison(**about, verdict="not established", ratio=ratio, reason=reason)
     verdict = "faster" if bounds[1] < 1 else "slower" if bounds[0] > 1 else "tie"
-    return Comparison(axis, metric, other, verdict, ratio, bounds)
+    return Comparison(**about, verdict=verdict, ratio=ratio, interval=bounds)
 
 
 def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[float]:

@@ -47,7 +47,7 @@ VARYING = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One run: a detector trained on one backbone, at one input size, from one seed.
 

@@ -75,7 +75,7 @@ class Point:
         return dict(json.loads(json.dumps(resolve_spec(self.source).to_dict())))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """What a file of configs/benchmark/ says, and what the command line changed of it.
 
@@ -243,7 +243,7 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
     if twins or not points:
         raise UserError(f"{file} names {twins[0] + ' twice' if twins else 'no models'}.")
     found["learning_rates"] = tuple(found.get("learning_rates", ()))
-    return Suite(file.stem, relative_path(file), points=tuple(points), **found)
+    return Suite(name=file.stem, path=relative_path(file), points=tuple(points), **found)
 
 
 def check_points(points: Iterable[Point]) -> None:

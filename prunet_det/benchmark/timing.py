@@ -194,7 +194,7 @@ def is_timed(suite: Suite, points: Mapping[Point, Record], out: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two measurements of the same networks.
 
@@ -239,13 +239,13 @@ def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[Compari
         swapped = [(i, j) for i, j in pairs if (a[i].ms - a[j].ms) * (b[i].ms - b[j].ms) < 0]
         comparisons.append(
             Comparison(
-                scope,
-                len(a),
-                sum(a[i].low <= b[i].ms <= a[i].high for i in a),
-                len(pairs),
-                len(swapped),
-                sum(_apart(a[i], a[j]) and _apart(b[i], b[j]) for i, j in swapped),
-                max(abs(b[i].ms / a[i].ms - 1) for i in a),
+                scope=scope,
+                networks=len(a),
+                within=sum(a[i].low <= b[i].ms <= a[i].high for i in a),
+                pairs=len(pairs),
+                swapped=len(swapped),
+                contradicted=sum(_apart(a[i], a[j]) and _apart(b[i], b[j]) for i, j in swapped),
+                worst=max(abs(b[i].ms / a[i].ms - 1) for i in a),
             )
         )
     return comparisons

@@ -51,7 +51,8 @@ def runs(
     for i, v in enumerate(values):
         metrics = {"mAP": v, "AP50": v**0.6, "AP75": v**0.8, "APs": v**1.2, "APm": v**0.9}
         metrics["APl"] = None
-        found.append(Record(model, family, size, seed + i, **{"metrics": metrics, **fixed, **more}))
+        run = dict(model=model, family=family, input_size=size, seed=seed + i, metrics=metrics)
+        found.append(Record(**{**run, **fixed, **more}))
     return found
 
 

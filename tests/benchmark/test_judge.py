@@ -196,7 +196,14 @@ def point(value, ms):
         high=ms,
         kind="measured",
     )
-    return Point("m", "prunet", 128, (0,), (value,), latency)
+    return Point(
+        model="m",
+        family="prunet",
+        input_size=128,
+        seeds=(0,),
+        values=(value,),
+        latency=latency,
+    )
 
 
 def test_front_and_hypervolume_by_hand():

@@ -44,12 +44,22 @@ def test_the_best_mean_is_chosen(tiny_suite, tmp_path, monkeypatch):
         lr = plan.suite.options[rate.OPTION]
         for p in plan.suite.points:
             metrics = dict.fromkeys(METRICS, accuracy[p.model][lr])
-            save_record(plan.out, Record(p.model, p.family, p.input_size, 0, "tiny", metrics, "x"))
+            record = Record(
+                model=p.model,
+                family=p.family,
+                input_size=p.input_size,
+                seed=0,
+                suite="tiny",
+                metrics=metrics,
+                artifact="x",
+            )
+            save_record(plan.out, record)
         return [], []
 
     monkeypatch.setattr(rate, "run_suite", run)
-    chosen = rate.choose_rate(Plan(suite, 1, tmp_path, ()), "command")
+    plan = Plan(suite=suite, seeds=1, out=tmp_path, flags=())
+    chosen = rate.choose_rate(plan, "command")
     assert chosen["learning_rate"] == 0.02 and chosen["mean_mAP"] == {"0.01": 0.2, "0.02": 0.3}
     assert json.loads((tmp_path / rate.RATE_FILE).read_text()) == chosen
     with pytest.raises(UserError, match="fewer than two learning_rates"):
-        rate.choose_rate(Plan(replace(suite, learning_rates=()), 1, tmp_path, ()), "command")
+        rate.choose_rate(replace(plan, suite=replace(suite, learning_rates=())), "command")

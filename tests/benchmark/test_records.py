@@ -15,7 +15,15 @@ from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
 METRICS = dict.fromkeys(r.METRICS, 0.25)
-RECORD = r.Record("prunet_p0", "prunet", 128, 0, "tiny", METRICS, "onnxruntime fp32")
+RECORD = r.Record(
+    model="prunet_p0",
+    family="prunet",
+    input_size=128,
+    seed=0,
+    suite="tiny",
+    metrics=METRICS,
+    artifact="onnxruntime fp32",
+)
 
 
 def latency(model: str, size: int) -> Latency:
