@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 from torch.utils.checkpoint import checkpoint
 
 from prunet_det.arch.blocks import ACTIVATION_MODULES, Block, conv_bn_act
@@ -315,3 +316,32 @@ def _without_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, batches) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+class _OnlyNorms(nn.Module):
+    """A network of which train() reaches the batch norms alone: no dropout, no stochastic depth."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def train(self, mode: bool = True) -> _OnlyNorms:
+        self.training = mode
+        for module in self.net.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode)
+        return self
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.net(x)
+
+
+def reestimate_norms(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Sets the statistics of all batch norms to their mean over batches, frozen ones included.
+
+    Args:
+        net: Any network; left in eval mode.
+        batches: Inputs of the network, such as (N, 3, H, W) images.
+    """
+    net.eval()
+    update_bn(batches, _OnlyNorms(net).eval())

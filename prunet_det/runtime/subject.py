@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError, MissingPackageError
@@ -136,7 +136,8 @@ def load_subject(
         else:
             subject = _from_network(name, scope, input_size, checkpoint)
         if settle and checkpoint is None:
-            settle_statistics(subject)
+            size = min(subject.input_size, 256)
+            reestimate_norms(subject.module, [torch.randn(2, 3, size, size)])
     return subject
 
 
@@ -269,24 +270,3 @@ def _from_config(
         output_names=names,
         detector=detector,
     )
-
-
-def settle_statistics(subject: Subject) -> None:
-    """Sets every batch norm's statistics to those of random images, as training would."""
-    norms = [m for m in subject.module.modules() if isinstance(m, _BatchNorm)]
-    if not norms:
-        return
-    size = min(subject.input_size, 256)
-    images = torch.randn(2, 3, size, size)
-    subject.module.eval()
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.train()
-            norm.momentum = 1.0
-        with torch.no_grad():
-            subject.module(images)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()

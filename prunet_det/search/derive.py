@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
@@ -33,7 +31,7 @@ def inherit(
 
     Returns:
         On the CPU, in eval mode; its batch norms' statistics are those of the supernet's mixtures,
-        so `recalibrate` has to follow.
+        so `reestimate_norms` has to follow.
     """
     net = ArchNet(spec, num_classes=supernet.num_classes, padding="same")
     for name in ("stem", "conv_head", "classifier"):
@@ -62,24 +60,3 @@ def _fill(block: nn.Module, candidate: Prunode) -> None:
             tensor.zero_()  # channels that are new change nothing
         common = tuple(slice(0, min(a, b)) for a, b in zip(tensor.shape, have.shape, strict=True))
         tensor[common] = have[common]
-
-
-@torch.no_grad()
-def recalibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Sets the batch norms' statistics to the mean over batches; they were another network's.
-
-    Args:
-        net: Left in eval mode.
-        batches: (N, 3, H, W) each.
-    """
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean
-    net.train()
-    for images in batches:
-        net(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.eval()

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from prunet_det.arch.network import ArchNet
+from prunet_det.arch.network import ArchNet, reestimate_norms
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.latency import predict
 from prunet_det.runtime.subject import Scope
 from prunet_det.search.costs import Budget
-from prunet_det.search.derive import inherit, recalibrate
+from prunet_det.search.derive import inherit
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.repair import Repaired
 from prunet_det.search.space import Network, SearchSpace
@@ -193,7 +193,7 @@ def write_outcome(
 
 
 def inherited_network(loop: SearchLoop, spec: ArchSpec, network: Network) -> ArchNet:
-    """The averaged weights of a search in a network, batch norms recalibrated."""
+    """The averaged weights of a search in a network, batch norms estimated anew."""
     architecture = loop.architecture
     best = architecture.preferred()
     keys: list[str | None] = []
@@ -209,7 +209,7 @@ def inherited_network(loop: SearchLoop, spec: ArchSpec, network: Network) -> Arc
     with torch.random.fork_rng(devices=[]):  # results on the way must not change the search
         torch.manual_seed(0)
         net = inherit(loop.ema.module, spec, network, keys).to(loop.device)
-    recalibrate(net, _images(loop, _RECALIBRATION_BATCHES))
+    reestimate_norms(net, _images(loop, _RECALIBRATION_BATCHES))
     return net
 
 

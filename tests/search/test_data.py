@@ -10,7 +10,7 @@ from prunet_det.arch.spec import Provenance
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.baselines import random_network
 from prunet_det.search.data import Positions, SearchData
-from prunet_det.search.derive import inherit, recalibrate
+from prunet_det.search.derive import inherit
 from prunet_det.search.layer import LayerMixture, Part
 from prunet_det.search.supernet import SuperNet
 from prunet_det.utils.errors import UserError
@@ -133,19 +133,6 @@ def test_channels_that_repair_added_change_nothing(space):
         with torch.no_grad():
             outputs.append(net(images))
     torch.testing.assert_close(outputs[0], outputs[1])
-
-
-def test_recalibration_takes_the_mean_over_the_batches(space):
-    supernet = SuperNet(space, 7)
-    network = random_network(space, 2)
-    net = inherit(supernet, space.to_spec(network, "x", HAND, 32), network, [None] * len(network))
-    batches = [torch.randn(4, 3, 32, 32) + k for k in range(3)]
-    recalibrate(net, batches)
-    conv = net.stem[0].conv
-    with torch.no_grad():
-        means = torch.stack([conv(b).mean((0, 2, 3)) for b in batches]).mean(0)
-    torch.testing.assert_close(net.stem[0].bn.running_mean, means)
-    assert not net.training and net.stem[0].bn.momentum == 0.1
 
 
 def test_an_architecture_says_which_candidate_a_layer_inherits(costs):
