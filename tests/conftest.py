@@ -127,7 +127,6 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
     next most is how a runner describes itself: the environment, and its config laid out by yapf.
     """
     import mmengine.runner.runner
-    from mmengine.logging import MMLogger
     from yapf.yapflib import yapf_api
 
     script = name if name.endswith(".py") else str(ROOT / "tools" / f"{name}.py")
@@ -143,14 +142,27 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
         patch.setattr(yapf_api, "FormatCode", lambda text, **_: (text, True))
         patch.setattr(sys, "argv", [script, *map(str, args)])
         patch.setattr(sys, "path", [str(Path(script).parent), *sys.path])
-        MMLogger._instance_dict.clear()  # a logger keeps the stream that an earlier run had
+        forget_runs()
         try:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as stop:
             code = stop.code or 0
         finally:
-            MMLogger._instance_dict.clear()
+            forget_runs()
     return subprocess.CompletedProcess([script, *args], code, out.getvalue(), err.getvalue())
+
+
+def forget_runs() -> None:
+    """Drops mmengine's global loggers, message hubs and visualizers.
+
+    It names them by the second: a run that starts in the same one would write to the other's
+    streams and folders.
+    """
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.visualization import Visualizer
+
+    for kind in (MMLogger, MessageHub, Visualizer):
+        kind._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")
