@@ -153,15 +153,16 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
 
 
 def forget_runs() -> None:
-    """Drops mmengine's global loggers, message hubs and visualizers.
+    """Drops mmengine's global loggers, message hubs, visualizers and default scope.
 
     It names them by the second: a run that starts in the same one would write to the other's
     streams and folders.
     """
     from mmengine.logging import MessageHub, MMLogger
+    from mmengine.registry import DefaultScope
     from mmengine.visualization import Visualizer
 
-    for kind in (MMLogger, MessageHub, Visualizer):
+    for kind in (MMLogger, MessageHub, Visualizer, DefaultScope):
         kind._instance_dict.clear()
 
 

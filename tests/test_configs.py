@@ -1,19 +1,44 @@
-"""The recipes of configs/ are those that the committed records were made by."""
+"""Configs: they build, they train, and they are the recipes of the committed records."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("mmengine")
 
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.search.trial import recipe_hash
-from tests.conftest import ROOT
+from tests.conftest import NO_WORKERS, ROOT
 
 RESULTS = ROOT / "docs" / "results"
+CONFIGS = ROOT / "configs"
+# One of each detector; other backbones differ in the name of theirs alone.
+COCO = [f"prunet_{detector}_coco.py" for detector in ("effdet", "retinanet", "rtmdet")]
+MODEL_CONFIGS = sorted([*CONFIGS.glob("detection/*.py"), *CONFIGS.glob("classification/*.py")])
+
+
+@pytest.mark.parametrize("path", MODEL_CONFIGS, ids=lambda path: path.stem)
+def test_every_model_builds_and_fits_its_data(path):
+    cfg = Config.fromfile(path)
+    if "searched" in path.name:  # on a backbone that `make demo` makes
+        cfg.model.backbone.arch = "prunet_demo"
+        cfg.model.backbone.checkpoint = None
+    with MODELS.switch_scope_and_registry(cfg.default_scope) as models, torch.device("meta"):
+        model = models.build(cfg.model)
+    outputs = getattr(model, "bbox_head", model).num_classes
+    dataset = cfg.train_dataloader.dataset
+    assert outputs == {"digits": 10, "glyphs": 90}.get(
+        dataset.get("name"), 1000 if "imagenet" in path.name else 80
+    )
 
 
 def test_benchmark_records(monkeypatch):
@@ -31,3 +56,53 @@ def test_benchmark_records(monkeypatch):
 def test_records_of_the_searched_networks():
     about = json.loads((RESULTS / "search" / "compare" / "entries.json").read_text())["about"]
     assert recipe_hash(str(ROOT / about["recipe_file"])) == about["recipe"]
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory, digits):
+    """Twelve images with 80 categories, as COCO 2017 lies on disk."""
+    root = tmp_path_factory.mktemp("coco")
+    source = json.loads((digits / "annotations" / "val.json").read_text())
+    images = source["images"][:12]
+    kept = {i["id"] for i in images}
+    content = {
+        "images": images,
+        "annotations": [a for a in source["annotations"] if a["image_id"] in kept],
+        "categories": [{"id": i + 1, "name": f"thing {i}"} for i in range(80)],
+    }
+    (root / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir()
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        for image in images:
+            shutil.copy(digits / "val" / image["file_name"], root / split)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", COCO)
+def test_trains_and_evaluates_on_a_folder_in_cocos_layout(config, coco, tmp_path, here):
+    options = [
+        "train_dataloader.batch_size=2",
+        *NO_WORKERS,
+        "train_cfg._delete_=True",
+        "train_cfg.type=IterBasedTrainLoop",
+        "train_cfg.max_iters=2",
+        "train_cfg.val_interval=2",
+        "train_dataloader.sampler.type=InfiniteSampler",
+        "param_scheduler=None",
+        "default_hooks.checkpoint.by_epoch=False",
+        "log_processor.by_epoch=False",
+        "default_hooks.logger.interval=1",
+        "model.test_cfg.score_thr=0.005",  # MMDetection reports nothing where nothing was found
+        "train_dataloader.dataset.pipeline.2.scale=(128,128)",
+        "train_dataloader.dataset.pipeline.3.crop_size=(128,128)",
+        "val_dataloader.dataset.pipeline.1.scale=(128,128)",
+    ]
+    if "effdet" not in config:  # MMDetection's heads suppress class by class, slowly on a CPU
+        options.append("model.test_cfg.nms_pre=100")
+    args = [f"configs/detection/{config}", "--data-root", coco, "--work-dir", tmp_path]
+    done = here("train", *args, "--cfg-options", *options)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "Iter(train) [2/2]" in output and "coco/bbox_mAP" in output

@@ -1,4 +1,4 @@
-"""Crops and folders as classification data."""
+"""Crops and folders as classification data, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from prunet_det.classification import EmbeddedCrops, ImageFolder
+from prunet_det.utils.errors import UserError
 
 PLAIN = dict(input_size=(3, 64, 64), crop_pct=1.0, interpolation="bilinear")
 
@@ -51,3 +52,32 @@ def test_the_digest_knows_the_files(root):
     assert ImageFolder(root, "train", PLAIN).data_hash == before
     (root / "train" / "cat" / "0.png").unlink()
     assert ImageFolder(root, "train", PLAIN).data_hash != before
+
+
+def test_folders_that_are_refused(tmp_path, root):
+    def refused(match, split="train"):
+        with pytest.raises(UserError, match=match):
+            ImageFolder(tmp_path, split, PLAIN)
+
+    refused("there is no data folder .*one folder a class", "test")
+    (root / "train" / "bird").mkdir()
+    refused("does not hold one folder of images a class.*bird")
+    (root / "empty").mkdir()
+    refused("does not hold one folder of images a class", "empty")
+    (root / "one" / "cat").mkdir(parents=True)
+    (root / "train" / "cat" / "0.png").rename(root / "one" / "cat" / "0.png")
+    refused("at least two classes are needed", "one")
+
+
+def test_a_damaged_image_is_named(root):
+    path = root / "train" / "cat" / "0.png"
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(UserError, match=r"cat/0\.png cannot be read"):
+        ImageFolder(root, "train", PLAIN)[0]
+
+
+def test_unknown_sets_and_splits(digits):
+    with pytest.raises(UserError, match="no embedded set 'runes'"):
+        EmbeddedCrops("runes", digits, "val", PLAIN)
+    with pytest.raises(UserError, match="has no split 'test', only train, val"):
+        EmbeddedCrops("digits", digits, "test", PLAIN)

@@ -57,6 +57,22 @@ def test_mixup_mixes(loss):
     assert torch.equal(X, before), "the batch itself is left alone"
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_it_learns(channels_last):
+    """A dozen images by heart: from what an untrained network says to less than half of it."""
+    model = classifier(label_smoothing=0.0, channels_last=channels_last).train()
+    images, labels = torch.randn(12, 3, 32, 32), torch.arange(12) % 3
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(20):
+        loss = model(images, labels, mode="loss")["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_any_timm_network():
     model = Classifier("resnet10t", num_classes=3, arch_args=dict(drop_rate=0.1))
     assert model(X).shape == (4, 3)
@@ -126,10 +142,37 @@ def test_a_downloaded_teacher_must_know_the_classes(monkeypatch):
         classifier(teacher=dict(name="resnet50"))
 
 
+@pytest.mark.parametrize(
+    ("teacher", "sentence"),
+    [
+        (dict(name="sage"), "timm has no model 'sage'"),
+        (dict(name="resnet10t", weight=1.5), r"must lie in 0\.\.1"),
+        (dict(name="prunet_p1"), "cannot be had: .*--teacher-checkpoint"),
+    ],
+)
+def test_teachers_that_are_refused(teacher, sentence):
+    with pytest.raises(UserError, match=sentence):
+        classifier(teacher=teacher)
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path):
+    _, path = teacher_file(tmp_path)
+    teacher = dict(name="prunet_demo", checkpoint=path)
+    with pytest.raises(UserError, match="has no classifier of 9 classes"):
+        Classifier("prunet_demo", num_classes=9, teacher=teacher)
+
+
+def test_what_a_classifier_refuses():
+    with pytest.raises(UserError, match="cross_entropy, binary_cross_entropy, got 'hinge'"):
+        classifier(loss="hinge")
+    with pytest.raises(UserError, match="mixup needs an even batch"):
+        classifier(mixup=dict(mixup_alpha=0.5))(X[:3], Y[:3], mode="loss")
+
+
 def test_dropped_activations_are_caught():
     model = Classifier("efficientnet_b0", num_classes=3)
     model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    with pytest.raises(RuntimeError, match="dropped the activation in bn1"):
+    with pytest.raises(UserError, match="dropped the activation in bn1"):
         model.train()
 
 

@@ -14,6 +14,7 @@ from prunet_det.detection.effdet_weights import (  # noqa: E402
     convert_state,
     detector_config,
 )
+from prunet_det.utils.errors import UserError  # noqa: E402
 from prunet_det.zoo.weights import CheckpointError  # noqa: E402
 
 
@@ -118,10 +119,21 @@ def test_the_config_normalises_as_effdet_does(name, mean):
     assert len(converted) == len(state)
 
 
-def test_what_does_not_convert_is_said():
-    config = get_efficientdet_config("tf_efficientdet_lite0")
-    with pytest.raises(ValueError, match="tf_efficientdet_lite0 has"):
-        detector_config(config)
+@pytest.mark.parametrize(
+    ("name", "state", "sentence"),
+    [
+        ("efficientdet_d99", {}, "has no model 'efficientdet_d99'.* tf_efficientdet_d0"),
+        ("efficientdet_d0", {"conv.weight": torch.ones(1)}, "no effdet detector's"),
+        (
+            "tf_efficientdet_lite0",
+            {"class_net.predict.conv_pw.bias": torch.zeros(810)},
+            "tf_efficientdet_lite0 has.* converts",
+        ),
+    ],
+)
+def test_what_does_not_convert_is_said(name, state, sentence):
+    with pytest.raises(UserError, match=sentence):
+        convert_checkpoint(name, state)
 
 
 @torch.no_grad()

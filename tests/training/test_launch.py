@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from prunet_det.training import ClassCheckHook, RecordHook, launch
 from prunet_det.training.schedule import explicit_schedule, fitted_schedule
@@ -141,11 +141,85 @@ def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):
     assert built.work_dir == "work_dirs/x/evaluation", "the training's config stays as it was"
 
 
-def test_overrides_reach_the_config(tmp_path):
+def load(*argv):
+    """The config that these arguments of a command line give."""
     parser = argparse.ArgumentParser()
     launch.add_common_flags(parser)
-    path = str(ROOT / "configs" / "detection" / "prunet_effdet.py")
-    args = parser.parse_args([path, "--cfg-options", "model.neck.channels=24"])
-    cfg = launch.load_config(args)
+    return launch.load_config(parser.parse_args(list(map(str, argv))))
+
+
+def test_overrides_reach_the_config():
+    path = ROOT / "configs" / "detection" / "prunet_effdet.py"
+    cfg = load(path, "--data-root", "mine", "--cfg-options", "model.neck.channels=24")
     assert cfg.model.neck.channels == 24
     assert cfg.work_dir == "work_dirs/prunet_effdet"
+    assert cfg.train_dataloader.dataset.data_root == "mine"
+    assert cfg.test_evaluator.ann_file.startswith("mine/")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, r"there is no config file .*own\.py"),
+        ("model = dict(\n", "is no valid config"),
+        ("x = 1\n", "has no `model`"),
+    ],
+)
+def test_configs_that_are_refused(tmp_path, text, sentence):
+    if text is not None:
+        (tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load(tmp_path / "own.py")
+
+
+def test_lengths_that_are_refused(cfg):
+    with pytest.raises(UserError, match="--max-iters must be at least 1"):
+        launch.set_max_iters(cfg, 0)
+    epochs = load(ROOT / "configs" / "classification" / "prunet_imagenet.py")
+    with pytest.raises(UserError, match="--max-iters is for configs that train by iterations"):
+        launch.set_max_iters(epochs, 5)
+
+
+def test_teachers_are_for_classifiers(cfg, tmp_path):
+    with pytest.raises(UserError, match="for classification configs"):
+        launch.set_teacher(cfg, "resnet10t", None)
+    classifier = load(ROOT / "configs" / "classification" / "prunet_digits.py")
+    with pytest.raises(UserError, match="needs --teacher NAME"):
+        launch.set_teacher(classifier, None, tmp_path)
+    with pytest.raises(UserError, match="there is no teacher's checkpoint"):
+        launch.set_teacher(classifier, "resnet10t", tmp_path / "none.pth")
+    launch.set_teacher(classifier, "resnet10t", None)
+    assert classifier.model.teacher.name == "resnet10t"
+
+
+def test_what_cannot_be_resumed(cfg, tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        launch.set_resume(cfg, tmp_path / "none.pth")
+    (tmp_path / "iter_9.pth").write_bytes(b"half of a file")
+    with pytest.raises(UserError, match="is truncated or no checkpoint"):
+        launch.set_resume(cfg, tmp_path / "iter_9.pth")
+    cfg.load_from = "some.pth"
+    with pytest.raises(UserError, match="would unpickle"):
+        launch.set_resume(cfg, None)
+    launch.set_resume(cfg, "auto")
+    assert cfg.resume and cfg.load_from is None
+
+
+def test_another_model_is_not_resumed():
+    model = torch.nn.Linear(2, 2)
+    runner = SimpleNamespace(model=model, _resume=True, param_schedulers=[], cfg={})
+    checkpoint = {"state_dict": {"a": torch.zeros(1)}, "meta": {}}
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        RecordHook().after_load_checkpoint(runner, checkpoint)
+
+
+@pytest.mark.parametrize(("images", "fit"), [(8, True), (7, False)])
+def test_data_must_fill_a_batch(images, fit):
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    loop.dataloader = torch.utils.data.DataLoader(range(images), 8, drop_last=True)
+    runner = SimpleNamespace(train_loop=loop)
+    if fit:
+        launch.check_one_batch(runner)
+        return
+    with pytest.raises(UserError, match="the 7 training images do not fill one batch of 8"):
+        launch.check_one_batch(runner)

@@ -9,7 +9,7 @@ import torch
 
 import prunet_det
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
-from prunet_det.zoo.weights import CheckpointError
+from prunet_det.zoo.weights import CheckpointError, convert_released
 
 PUBLISHED = [
     n for n in prunet_det.model_names() if prunet_det.load_spec(n).provenance.kind == "published"
@@ -108,6 +108,25 @@ def test_another_network_or_name_is_refused(tmp_path):
     )
     with pytest.raises(CheckpointError, match="network.odd"):
         prunet_det.create("prunet_p0", checkpoint=tmp_path / "odd.pth")
+
+
+def test_what_does_not_convert(tmp_path):
+    with torch.device("meta"):
+        p0, p1 = (prunet_det.create(n) for n in ("prunet_p0", "prunet_p1"))
+    own = {k: torch.zeros(()).expand(v.shape) for k, v in p0.state_dict().items()}
+    whole, head = released_state(p0, own), "network.head: 2.net"
+
+    def refused(spec, state, sentence):
+        torch.save(state, tmp_path / "in.pth")
+        with pytest.raises(CheckpointError, match=sentence):
+            convert_released(spec, tmp_path / "in.pth")
+
+    refused(p0.spec, {"conv.weight": torch.ones(1)}, "none of the names of a released GPUNet")
+    refused(p1.spec, whole, "of another network")
+    more = {**whole, f"{head}.0.bias": torch.zeros(32)}
+    refused(p0.spec, more, r"stem\.0\.conv\.bias is not in the model")
+    whole.pop(f"{head}.1.running_var")
+    refused(p0.spec, whole, r"stem\.0\.bn\.running_var is missing")
 
 
 def test_the_tool_converts_every_tensor(tmp_path, here):
