@@ -1,4 +1,4 @@
-"""Measured times to a device's constants, with the errors that one may expect of them."""
+"""Fits a device's constants to measured times, with the errors that one may expect of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,14 @@ FAMILIES_OF_ONE = ("prunet_p0", "gpunet_d1")
 
 @dataclass(frozen=True)
 class PublishedTime:
-    """A measured time of a network."""
+    """A published latency of a whole classifier.
+
+    Attributes:
+        network: Name of the network in the zoo.
+        batch: Images at once.
+        input_size: Side of the square images, in pixels.
+        ms: Milliseconds for the batch.
+    """
 
     network: str
     batch: int
@@ -58,12 +65,12 @@ class PublishedTime:
 
 @dataclass(frozen=True)
 class Errors:
-    """Relative errors of predictions, one a point, and how well they rank the networks.
+    """Errors of predictions of published times, and how well they rank them.
 
     Attributes:
-        points: The points.
-        predicted_ms: In their order.
-        kendall_tau: Over all points.
+        points: The published times.
+        predicted_ms: Predicted milliseconds in their order.
+        kendall_tau: Kendall's rank correlation over all points, -1..1.
     """
 
     points: tuple[PublishedTime, ...]
@@ -72,23 +79,23 @@ class Errors:
 
     @property
     def relative(self) -> np.ndarray:
-        """(points,) signed."""
+        """Signed relative errors, (points,)."""
         measured = np.array([p.ms for p in self.points])
         return np.array(self.predicted_ms) / measured - 1
 
     @property
     def mean(self) -> float:
-        """Of the absolute errors."""
+        """Mean of the absolute relative errors."""
         return float(np.abs(self.relative).mean())
 
     @property
     def worst(self) -> float:
-        """Of the absolute errors."""
+        """Largest absolute relative error."""
         return float(np.abs(self.relative).max())
 
 
 def published_points(device: str) -> list[PublishedTime]:
-    """The published times of a device.
+    """Reads the published times of a device.
 
     Raises:
         ValueError: There are none.
@@ -111,19 +118,19 @@ def _kernels(network: str, input_size: int) -> tuple[Kernel, ...]:
 
 
 def _predictor(points: Sequence[PublishedTime]) -> Callable[[Device], np.ndarray]:
-    """What `predicted` does for many devices, with all points in one pass over arrays."""
+    """Prepares `predicted` for many devices: all points in one pass over arrays."""
     k = KernelArrays([_kernels(p.network, p.input_size) for p in points])
     batches = np.array([p.batch for p in points], float)[k.owner]
     return lambda device: total_ms(k, device, batches)
 
 
 def predicted(device: Device, points: Sequence[PublishedTime]) -> np.ndarray:
-    """(points,) milliseconds."""
+    """Returns predicted milliseconds of the points, (points,)."""
     return _predictor(points)(device)
 
 
 def fit(device: Device, points: Sequence[PublishedTime]) -> Device:
-    """The device with constants fitted to the points, see `fit_to`.
+    """Fits a device's constants to published times, see `fit_to`.
 
     Raises:
         ImportError: SciPy is missing.
@@ -132,12 +139,12 @@ def fit(device: Device, points: Sequence[PublishedTime]) -> Device:
 
 
 def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np.ndarray) -> Device:
-    """Bounded least squares in log space, with weak priors on physical starting values.
+    """Fits by bounded least squares in log space, with weak priors on physical starting values.
 
     Args:
-        device: Its peaks.
-        predict: Milliseconds that a device with other constants would give, (samples,).
-        measured: (samples,) milliseconds.
+        device: Device whose peaks are kept.
+        predict: Function from a device to the milliseconds that it would take, (samples,).
+        measured: Measured milliseconds, (samples,).
 
     Raises:
         ImportError: SciPy is missing.
@@ -161,7 +168,7 @@ def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np
 
 
 def errors(device: Device, points: Sequence[PublishedTime]) -> Errors:
-    """How a device's predictions compare with points."""
+    """Compares a device's predictions with published times."""
     from scipy.stats import kendalltau
 
     ms = predicted(device, points)
@@ -170,7 +177,7 @@ def errors(device: Device, points: Sequence[PublishedTime]) -> Errors:
 
 
 def leave_one_out(device: Device, points: Sequence[PublishedTime]) -> dict[str, Errors]:
-    """For each network, the errors on it of a fit to all others."""
+    """Returns, for each network, the errors on it of a fit to all others."""
     names = list(dict.fromkeys(p.network for p in points))
     result = {}
     for name in names:
@@ -223,7 +230,7 @@ def _band(left_out: Mapping[str, Errors]) -> dict[str, float]:
 
 
 def _family(device: Device, points: Sequence[PublishedTime]) -> dict[str, list[float]]:
-    """Least and greatest value of every feature of the calibrated networks."""
+    """Range of every feature of the calibrated networks: [min, max]."""
     found = []
     for p in points:
         kernels = spec_kernels(load_spec(p.network), p.input_size, "classifier")
@@ -233,7 +240,7 @@ def _family(device: Device, points: Sequence[PublishedTime]) -> dict[str, list[f
 
 
 FOLDS = 5
-_LEAST_ENTRIES = 40  # eight constants need more than a handful of blocks
+_MIN_ENTRIES = 40  # eight constants need more than a handful of blocks
 
 
 def measure_peaks(conditions: Conditions, device: str) -> Device:
@@ -286,7 +293,7 @@ def measure_peaks(conditions: Conditions, device: str) -> Device:
 
 
 def _cpu_cache_mb() -> float:
-    """Of the last level, as the kernel tells it."""
+    """Size of the last level's cache in MiB, as the operating system tells it."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text(encoding="utf-8").strip()
@@ -301,17 +308,17 @@ def calibrate_to_table(device: Device, table: Table, source: str) -> Device:
     The errors are cross-validated: blocks alike but for their inner width are left out together.
 
     Args:
-        device: Its peaks.
-        table: Measured on it.
-        source: Where the table is from.
+        device: Device with measured peaks.
+        table: Table that was measured on it.
+        source: Where the table is from, for the provenance.
 
     Raises:
-        TableError: Predicted, or too few blocks.
+        TableError: If the table is predicted, or has too few blocks.
     """
     keys = list(table.entries)
-    if table.kind != "measured" or len(keys) < _LEAST_ENTRIES:
+    if table.kind != "measured" or len(keys) < _MIN_ENTRIES:
         raise TableError(
-            f"a fit needs a measured table of at least {_LEAST_ENTRIES} blocks; {source} is "
+            f"a fit needs a measured table of at least {_MIN_ENTRIES} blocks; {source} is "
             f"{table.kind} and has {len(keys)}."
         )
     batch = table.conditions.batch
@@ -352,7 +359,7 @@ def calibrate_to_table(device: Device, table: Table, source: str) -> Device:
 
 
 def _with_overhead(device: Device, table: Table) -> Device:
-    """With the time of a network beside its blocks: the table's, without the image's layout."""
+    """Sets a network's fixed time to the table's, without the kernel of the image's layout."""
     firsts = [(key, e) for key, e in table.entries.items() if key[0].in_chs == 3]
     overheads = []
     for (block, (height, width)), entry in firsts or list(table.entries.items()):

@@ -1,4 +1,4 @@
-"""Do the blocks of a table add up? Random networks of them, timed whole."""
+"""Checks whether the blocks of a table add up: random networks of them, timed whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunet_det.latency.predict import predict
 from prunet_det.latency.table import Key, Table, TableError
 from prunet_det.runtime.subject import load_subject
 
-_MOST_BLOCKS = 200  # of a walk through a table
+_MAX_BLOCKS = 200  # of a walk through a table
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Check:
 
     Attributes:
         spec: The network.
-        measured: Of the whole.
-        table_ms: The sum of its blocks and the overhead.
-        model_ms: Of the analytic model, where a device was given.
+        measured: Measurement of the whole network.
+        table_ms: Sum of its blocks and the overhead, by the table.
+        model_ms: Milliseconds by the analytic model, None where no device was given.
     """
 
     spec: ArchSpec
@@ -37,10 +37,15 @@ class Check:
 
 
 def random_networks(table: Table, count: int, seed: int = 0) -> list[ArchSpec]:
-    """Networks made of a table's blocks only, each a random walk from the image to the last map.
+    """Makes networks of a table's blocks, each a random walk from the image to the last map.
+
+    Args:
+        table: The table.
+        count: Number of networks.
+        seed: Seed of the walks.
 
     Raises:
-        TableError: The table has no stem, or its blocks do not follow one another.
+        TableError: If the table has no stem, or its blocks do not follow one another.
     """
     chosen = random.Random(seed)
     follows: dict[tuple[int, tuple[int, int]], list[Key]] = {}
@@ -59,7 +64,7 @@ def _walk(
     name: str,
 ) -> ArchSpec:
     blocks: list[BlockSpec] = []
-    while place in follows and len(blocks) < _MOST_BLOCKS:
+    while place in follows and len(blocks) < _MAX_BLOCKS:
         stay = [key for key in follows[place] if _leads_to(key) == place]
         leave = [key for key in follows[place] if _leads_to(key) != place]
         options = stay if stay and (not leave or chosen.random() < 0.5) else leave
@@ -129,7 +134,12 @@ def check_table(
 
 
 def summarize(measured: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
-    """Mean and worst relative error, bias, and Kendall's tau."""
+    """Compares predictions with measurements: mean and worst error, bias, Kendall's tau.
+
+    Args:
+        measured: Measured milliseconds.
+        predicted: Predicted milliseconds, in the same order.
+    """
     from scipy.stats import kendalltau
 
     error = np.array(predicted) / np.array(measured) - 1

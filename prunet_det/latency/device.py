@@ -56,18 +56,23 @@ class Device:
         conditions: Name, runtime, precision and threads that the constants were fitted to, at
             batch 1.
         title: What the hardware is called.
-        multiprocessors, clock_ghz, tensor_tflops, half_tflops, dram_gb_s, l2_mb: Peaks, from the
-            maker's data sheet or measured: of matrix products and of other arithmetic in the
-            precision, of DRAM, and the size of the last cache. Of a CPU, its threads are the
-            multiprocessors.
-        tile_scale: Sides of its tiles, of a GPU's: CPU_TILE_SCALE where registers hold them.
-        net_us, launch_us: Time of a network and of each kernel beside the work.
-        tensor_efficiency: Share of the tensor peak that 1x1 convolutions reach in large tiles.
-        dense_ratio: How much more convolutions with larger kernels reach.
-        bandwidth_efficiency: Share of the DRAM peak.
-        depthwise_efficiency: Share of the plain cores' peak.
-        k_step_us: Least time of 32 steps of a product's inner dimension.
-        elementwise_factor: Of the memory time of element-wise kernels.
+        multiprocessors: Number of multiprocessors; of a CPU, its threads. This and the following
+            peaks are from the maker's data sheet, or measured.
+        clock_ghz: Clock in GHz.
+        tensor_tflops: Peak of matrix products in the precision, in TFLOP/s.
+        half_tflops: Peak of other arithmetic in the precision, in TFLOP/s.
+        dram_gb_s: Bandwidth of DRAM in GB/s.
+        l2_mb: Size of the last cache in MiB.
+        tile_scale: Sides of its tiles of matrix products as a fraction of a GPU's: 1 for GPUs,
+            CPU_TILE_SCALE where registers hold the tiles.
+        net_us: Time of a network beside its kernels, in microseconds.
+        launch_us: Time of each kernel beside its work, in microseconds.
+        tensor_efficiency: Fraction of the tensor peak that 1x1 convolutions reach in large tiles.
+        dense_ratio: Speed of convolutions with larger kernels, as a multiple of 1x1 ones.
+        bandwidth_efficiency: Fraction of the DRAM bandwidth that is reached.
+        depthwise_efficiency: Fraction of `half_tflops` that depthwise convolutions reach.
+        k_step_us: Shortest time of 32 steps of a product's inner dimension, in microseconds.
+        elementwise_factor: Factor on the memory time of element-wise kernels.
         provenance: Where the constants come from, and the errors of the fit.
     """
 
@@ -104,7 +109,7 @@ class Device:
         return replace(self.conditions, batch=batch)
 
     def with_constants(self, values: Sequence[float]) -> Device:
-        """The device with other fitted constants, in the order of FITTED."""
+        """Returns the device with other fitted constants, given in the order of FITTED."""
         constants: dict[str, Any] = dict(zip(FITTED, map(float, values), strict=True))
         return replace(self, **constants)
 
@@ -145,16 +150,16 @@ class Device:
 
 
 def device_names() -> tuple[str, ...]:
-    """Devices that come with the package."""
+    """Returns the names of the devices that come with the package."""
     return tuple(sorted(path.stem for path in DEVICE_DIR.glob("*.json")))
 
 
 @cache
 def load_device(name: str) -> Device:
-    """A device by name, or by the path of a device file that calibration wrote.
+    """Reads a device by its name, or by the path of a device file that calibration wrote.
 
     Raises:
-        ValueError: Unknown name, or a file that is no device's.
+        InputError: If the name is unknown, or the file no device's.
     """
     path = Path(name) if name.endswith(".json") else DEVICE_DIR / f"{name}.json"
     if not path.is_file():
@@ -169,7 +174,7 @@ class KernelArrays:
     """Kernels of one or many networks as arrays, so that pricing is a few array operations.
 
     Args:
-        networks: A list of kernels for each network.
+        networks: Kernels of each network.
     """
 
     def __init__(self, networks: Sequence[Sequence[Kernel]]) -> None:
@@ -196,7 +201,7 @@ class KernelArrays:
         ) = numbers.T
 
     def of_kind(self, *kinds: str) -> np.ndarray:
-        """A mask of the kernels of these kinds."""
+        """Returns a mask of the kernels of these kinds, (kernels,)."""
         return np.isin(self.kind, [KINDS.index(kind) for kind in kinds])
 
 
@@ -243,24 +248,41 @@ def _memory(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
 
 
 def kernel_times(k: KernelArrays, device: Device, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Compute and memory time of every kernel, in us, without its launch."""
+    """Returns compute and memory time of every kernel without its launch, in microseconds.
+
+    Args:
+        k: The kernels.
+        device: The device.
+        batch: Images at once: one number, or one for each kernel.
+    """
     return _products(k, device, batch) + _depthwise(k, device, batch), _memory(k, device, batch)
 
 
 def kernels_ms(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
-    """Milliseconds of every network's kernels, (networks,), without its fixed time."""
+    """Returns milliseconds of every network's kernels without its fixed time, (networks,).
+
+    Args:
+        k: The networks' kernels.
+        device: The device.
+        batch: Images at once: one number, or one for each kernel.
+    """
     compute, memory = kernel_times(k, device, batch)
     us = device.launch_us + np.maximum(compute, memory)
     return np.bincount(k.owner, us, k.count) / 1e3
 
 
 def total_ms(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
-    """Milliseconds of every network, (networks,)."""
+    """Returns milliseconds of every network, (networks,); arguments as for `kernels_ms`."""
     return device.net_us / 1e3 + kernels_ms(k, device, batch)
 
 
 def breakdown(kernels: Sequence[Kernel], device: Device, batch: int) -> dict[str, float]:
-    """Milliseconds by component, which sum to the network's.
+    """Splits a network's milliseconds into components, which add up to them.
+
+    Args:
+        kernels: What the network launches, for one image.
+        device: The device.
+        batch: Images at once.
 
     Returns:
         For every one of COMPONENTS: `fixed` and `launch`; `dense` (kernels over 1x1, grouped),

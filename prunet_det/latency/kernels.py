@@ -27,19 +27,22 @@ KINDS = (
 FREE_ACTIVATIONS = ("relu",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kernel:
     """One launch: a convolution with its batch norm, activation and residual, or something else.
 
-    All counts are for one image; elements, not bytes.
+    All counts are for one image, in elements rather than bytes.
 
     Attributes:
         kind: One of KINDS.
-        name: Where in the network.
-        in_chs, out_chs, groups: Of a convolution or fully connected layer.
+        name: Path of the module in the network.
+        in_chs: Input channels of a convolution or fully connected layer.
+        out_chs: Output channels.
+        groups: Groups of the convolution.
         taps: Positions of its kernel, such as 9 for 3x3.
         positions: Height times width of the output.
-        reads, writes: Activations.
+        reads: Activations that are read.
+        writes: Activations that are written.
         weights: Parameters as inference reads them, batch norm folded.
         params: Parameters of the modules that were fused.
         macs: Multiply-accumulates.
@@ -59,60 +62,72 @@ class Kernel:
     macs: int = 0
 
 
-def convolution(
-    name: str,
-    in_chs: int,
-    out_chs: int,
-    taps: int,
-    groups: int,
-    in_positions: int,
-    positions: int,
-    params: int,
-    extra_reads: int = 0,
-) -> Kernel:
-    """A convolution's kernel.
+@dataclass(frozen=True, kw_only=True)
+class ConvShape:
+    """Shape of a convolution, or of a fully connected layer with its defaults.
+
+    Attributes:
+        in_chs: Input channels.
+        out_chs: Output channels.
+        taps: Positions of its kernel, such as 9 for 3x3.
+        groups: Groups of channels.
+        in_positions: Height times width of the input.
+        positions: Height times width of the output.
+    """
+
+    in_chs: int
+    out_chs: int
+    taps: int = 1
+    groups: int = 1
+    in_positions: int = 1
+    positions: int = 1
+
+    @property
+    def kind(self) -> str:
+        """What kind of kernel it is, one of KINDS."""
+        if self.groups > 1:
+            depthwise = self.groups == self.in_chs == self.out_chs
+            return "depthwise" if depthwise else "grouped"
+        if self.taps > 1:
+            return "dense"
+        return "fc" if self.positions == 1 else "pointwise"
+
+
+def convolution(name: str, shape: ConvShape, params: int, extra_reads: int = 0) -> Kernel:
+    """Returns the kernel of a convolution or a fully connected layer.
 
     Args:
-        name: Where in the network.
-        in_chs, out_chs, taps, groups: Of the convolution.
-        in_positions, positions: Height times width, in and out.
+        name: Path of the module in the network.
+        shape: Its channels, taps and positions.
         params: Parameters of what was fused, beside the convolution's own weights.
         extra_reads: Elements of a residual that is added.
     """
-    weight = out_chs * (in_chs // groups) * taps
-    if groups == in_chs and groups == out_chs and groups > 1:
-        kind = "depthwise"
-    elif groups > 1:
-        kind = "grouped"
-    elif positions == 1 and taps == 1:
-        kind = "fc"
-    else:
-        kind = "pointwise" if taps == 1 else "dense"
+    weight = shape.out_chs * (shape.in_chs // shape.groups) * shape.taps
     return Kernel(
-        kind,
-        name,
-        in_chs,
-        out_chs,
-        groups,
-        taps,
-        positions,
-        reads=in_chs * in_positions + extra_reads,
-        writes=out_chs * positions,
-        weights=weight + out_chs,
+        kind=shape.kind,
+        name=name,
+        in_chs=shape.in_chs,
+        out_chs=shape.out_chs,
+        groups=shape.groups,
+        taps=shape.taps,
+        positions=shape.positions,
+        reads=shape.in_chs * shape.in_positions + extra_reads,
+        writes=shape.out_chs * shape.positions,
+        weights=weight + shape.out_chs,
         params=weight + params,
-        macs=weight * positions,
+        macs=weight * shape.positions,
     )
 
 
 def totals(kernels: Sequence[Kernel], element_bytes: int = 2) -> dict[str, int]:
-    """What a list of kernels comes to, for one image.
+    """Adds up the kernels of a network, for one image.
 
     Args:
-        kernels: Of a network.
-        element_bytes: Of an activation or weight.
+        kernels: All kernels of the network.
+        element_bytes: Bytes of an activation or weight.
 
     Returns:
-        `kernels`, `macs`, `params` and `bytes`: of all activations and weights that are moved.
+        `kernels`, `macs`, `params`, and `bytes` of all activations and weights that are moved.
     """
     moved = sum(k.reads + k.writes + k.weights for k in kernels)
     return {
@@ -124,10 +139,16 @@ def totals(kernels: Sequence[Kernel], element_bytes: int = 2) -> dict[str, int]:
 
 
 def layout_change(in_chs: int, positions: int) -> Kernel:
-    """The image from planes to channels-last, padded to eight channels."""
+    """Returns the kernel that brings an image to channels-last, padded to eight channels."""
     padded = 8 * math.ceil(in_chs / 8)
     return Kernel(
-        "layout", "input", in_chs, in_chs, 1, 1, positions, in_chs * positions, padded * positions
+        kind="layout",
+        name="input",
+        in_chs=in_chs,
+        out_chs=in_chs,
+        positions=positions,
+        reads=in_chs * positions,
+        writes=padded * positions,
     )
 
 
@@ -139,19 +160,20 @@ def spec_kernels(
     num_classes: int = 1000,
     in_chans: int = 3,
 ) -> list[Kernel]:
-    """The kernels of a network by formula, without building it.
+    """Returns the kernels of a network by formula, without building it.
 
     Args:
         spec: The network.
-        size: Of the image: a side, or (height, width).
+        size: Size of the image in pixels: a side, or (height, width).
         scope: `classifier` is the whole network, `backbone` everything up to the deepest stride in
             the spec, without the tail.
-        padding: As of ArchNet; by default `published` for a classifier, `same` for a backbone.
-        num_classes: Of the classifier.
+        padding: Padding as ArchNet takes it; `published` by default for a classifier, `same` for a
+            backbone.
+        num_classes: Number of classes; 0 for no classifier.
         in_chans: Channels of the image.
 
     Raises:
-        ValueError: Another scope, or an image too small for the network.
+        InputError: If the scope is another one, or the image too small for the network.
     """
     scope = Scope(scope)
     if scope not in (Scope.CLASSIFIER, Scope.BACKBONE):
@@ -176,12 +198,12 @@ def spec_kernels(
         kernels += block_kernels(block, at, name)
         at = out
     if scope is Scope.CLASSIFIER:
-        kernels += _tail(spec, at, num_classes)
+        kernels += _tail(spec, math.prod(at), num_classes)
     return kernels
 
 
 def output_size(block: BlockSpec, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what a block makes of a map of this size."""
+    """Returns (height, width) of a block's output for the (height, width) of its input."""
     if block.stride > 1 and block.padding == "valid":
         height, width = ((s - block.kernel) // block.stride + 1 for s in size)
     else:
@@ -189,83 +211,82 @@ def output_size(block: BlockSpec, size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _conv(
-    name: str,
-    in_chs: int,
-    out_chs: int,
-    taps: int,
-    groups: int,
-    at: tuple[int, ...],
-    out: tuple[int, ...],
-    act: str | None,
-    residual: bool = False,
-) -> list[Kernel]:
+def _conv(name: str, shape: ConvShape, act: str | None, residual: bool = False) -> list[Kernel]:
     """A convolution without bias, with batch norm, and its activation where that is a kernel."""
-    positions = out[0] * out[1]
-    made = out_chs * positions
-    conv = convolution(
-        name,
-        in_chs,
-        out_chs,
-        taps,
-        groups,
-        at[0] * at[1],
-        positions,
-        params=2 * out_chs,
-        extra_reads=made if residual else 0,
-    )
+    made = shape.out_chs * shape.positions
+    conv = convolution(name, shape, 2 * shape.out_chs, made if residual else 0)
     if act is None or act in FREE_ACTIVATIONS:
         return [conv]
-    return [conv, _elementwise(f"{name}.act", made, made, positions)]
+    return [conv, _elementwise(f"{name}.act", made, made, shape.positions)]
 
 
 def _elementwise(name: str, reads: int, writes: int, positions: int) -> Kernel:
-    return Kernel("elementwise", name, positions=positions, reads=reads, writes=writes)
+    return Kernel(kind="elementwise", name=name, positions=positions, reads=reads, writes=writes)
+
+
+def _pool(name: str, chs: int, positions: int) -> Kernel:
+    return Kernel(
+        kind="pool", name=name, in_chs=chs, out_chs=chs, reads=chs * positions, writes=chs
+    )
+
+
+def _pointwise(in_chs: int, out_chs: int, positions: int) -> ConvShape:
+    return ConvShape(in_chs=in_chs, out_chs=out_chs, in_positions=positions, positions=positions)
 
 
 def block_kernels(block: BlockSpec, at: tuple[int, int], name: str = "block") -> list[Kernel]:
-    """The kernels of one block on a map of height and width `at`."""
-    b, kind, taps, out = block, block.kind_info, block.kernel**2, output_size(block, at)
-    chs, mid_chs = b.spatial_chs
+    """Returns the kernels of one block.
+
+    Args:
+        block: The block.
+        at: Height and width of its input.
+        name: Path of the block in the network.
+    """
+    kind, out = block.kind_info, output_size(block, at)
+    chs, mid_chs = block.spatial_chs
+    before, after = math.prod(at), math.prod(out)
     kernels = []
     if kind.has_expand:
-        kernels += _conv(f"{name}.expand", b.in_chs, chs, 1, 1, at, at, b.act)
-    groups = chs if kind.is_depthwise else 1
-    kernels += _conv(f"{name}.spatial", chs, mid_chs, taps, groups, at, out, b.act)
-    kernels += _squeeze_excite(f"{name}.se", b, mid_chs, out)
+        kernels += _conv(f"{name}.expand", _pointwise(block.in_chs, chs, before), block.act)
+    spatial = ConvShape(
+        in_chs=chs,
+        out_chs=mid_chs,
+        taps=block.kernel**2,
+        groups=chs if kind.is_depthwise else 1,
+        in_positions=before,
+        positions=after,
+    )
+    kernels += _conv(f"{name}.spatial", spatial, block.act)
+    kernels += _squeeze_excite(f"{name}.se", block, mid_chs, after)
     if kind.has_project:
-        kernels += _conv(
-            f"{name}.project", mid_chs, b.out_chs, 1, 1, out, out, None, b.has_residual
-        )
+        shape = _pointwise(mid_chs, block.out_chs, after)
+        kernels += _conv(f"{name}.project", shape, None, block.has_residual)
     return kernels
 
 
-def _squeeze_excite(name: str, b: BlockSpec, chs: int, at: tuple[int, ...]) -> list[Kernel]:
+def _squeeze_excite(name: str, block: BlockSpec, chs: int, positions: int) -> list[Kernel]:
     """Pool, two fully connected layers with biases, and the scaling with its sigmoid."""
-    if not b.se:
+    if not block.se:
         return []
-    positions = at[0] * at[1]
     fc = [
-        convolution(f"{name}.fc{i}", m, n, 1, 1, 1, 1, params=n)
-        for i, (m, n) in enumerate(((chs, b.se), (b.se, chs)), 1)
+        convolution(f"{name}.fc{i}", ConvShape(in_chs=m, out_chs=n), params=n)
+        for i, (m, n) in enumerate(((chs, block.se), (block.se, chs)), 1)
     ]
-    if b.act not in FREE_ACTIVATIONS:
-        fc.insert(1, _elementwise(f"{name}.act", b.se, b.se, 1))
-    pool = Kernel("pool", f"{name}.pool", chs, chs, reads=chs * positions, writes=chs)
+    if block.act not in FREE_ACTIVATIONS:
+        fc.insert(1, _elementwise(f"{name}.act", block.se, block.se, 1))
     scale = _elementwise(f"{name}.scale", chs * positions + chs, chs * positions, positions)
-    return [pool, *fc, scale]
+    return [_pool(f"{name}.pool", chs, positions), *fc, scale]
 
 
-def _tail(spec: ArchSpec, at: tuple[int, ...], num_classes: int) -> list[Kernel]:
-    width, positions = spec.tail.width, at[0] * at[1]
-    kernels = _conv("conv_head", spec.blocks[-1].out_chs, width, 1, 1, at, at, "relu")
-    kernels.append(
-        Kernel("pool", "global_pool", width, width, reads=width * positions, writes=width)
-    )
-    last = width
+def _tail(spec: ArchSpec, positions: int, num_classes: int) -> list[Kernel]:
+    width = spec.tail.width
+    kernels = _conv("conv_head", _pointwise(spec.blocks[-1].out_chs, width, positions), "relu")
+    kernels.append(_pool("global_pool", width, positions))
     if spec.tail.hidden:
-        last = spec.tail.hidden
-        kernels.append(convolution("pre_logits", width, last, 1, 1, 1, 1, params=0))
+        hidden = ConvShape(in_chs=width, out_chs=spec.tail.hidden)
+        kernels.append(convolution("pre_logits", hidden, params=0))
+        width = spec.tail.hidden
     if num_classes:
-        kernels.append(convolution("classifier", last, num_classes, 1, 1, 1, 1, params=num_classes))
+        classifier = ConvShape(in_chs=width, out_chs=num_classes)
+        kernels.append(convolution("classifier", classifier, params=num_classes))
     return kernels

@@ -1,4 +1,4 @@
-"""Latency of networks on the machine that is here."""
+"""Latency of networks and of blocks, measured on the machine that is here."""
 
 from __future__ import annotations
 
@@ -217,11 +217,8 @@ class Repeated(nn.Module):
     their outputs are added up.
 
     Args:
-        block: Its spec.
-        count: How often.
-
-    Shapes:
-        (N, in_chs, H, W) to (N, out_chs).
+        block: Spec of the block.
+        count: Number of repetitions.
     """
 
     def __init__(self, block: BlockSpec, count: int) -> None:
@@ -230,6 +227,7 @@ class Repeated(nn.Module):
         self.chained = is_chainable(block)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_chs, H, W) to (N, out_chs)."""
         out = self.blocks[0](x)
         for block in self.blocks[1:]:
             out = block(out) if self.chained else out + block(x)
@@ -244,6 +242,7 @@ class Additions(nn.Module):
         self.count = count
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C)."""
         out = x
         for _ in range(self.count):
             out = out + x
@@ -290,7 +289,12 @@ class BlockTimer:
         return Table(self.conditions, "measured", machine=machine)
 
     def measure(self, block: BlockSpec, size: Size) -> Entry:
-        """What the block costs, and what a network that begins with it costs beside its blocks."""
+        """Measures a block.
+
+        Args:
+            block: The block.
+            size: Height and width of its input.
+        """
         pair = [Repeated(block, count) for count in (1, REPEATS)]
         one, difference, fuses_add = self._slope(pair, (block.in_chs, *size))
         if not is_chainable(block) and not fuses_add:
@@ -306,8 +310,12 @@ class BlockTimer:
     def _slope(
         self, pair: Sequence[nn.Module], shape: tuple[int, int, int]
     ) -> tuple[float, np.ndarray, bool]:
-        """Milliseconds of the shorter network, those that one more repetition adds in each round,
-        and whether the runtime fuses additions."""
+        """Times a pair of networks with 1 and REPEATS repetitions.
+
+        Returns:
+            Milliseconds of the shorter network, those that one more repetition adds in each round
+            (rounds,), and whether the runtime fuses additions.
+        """
         c = self.conditions
         example = torch.randn(c.batch, *shape, generator=torch.Generator().manual_seed(0))
         programs = [
@@ -339,11 +347,11 @@ def measure_table(
     Args:
         keys: Blocks with the sizes of their inputs.
         path: The table's file; an existing one is added to.
-        timer: Of the conditions.
+        timer: Timer under the conditions of the table.
         progress: Whether to show a bar with the time left.
 
     Raises:
-        TableError: The file is of other conditions.
+        TableError: If the file is of other conditions.
     """
     from tqdm import tqdm
 

@@ -25,13 +25,13 @@ from prunet_det.utils.errors import InputError
 
 WARMUP_RUNS = 5
 WARMUP_SECONDS = 0.3
-LEAST_ROUNDS = 11
+MIN_ROUNDS = 11
 # A sample is as many runs in a row as last this long: a clock's tick and its call must not matter.
 SAMPLE_MS = {"cpu": 1.0, "cuda": 2.0}
 # When a timing is called unstable: our choice.
-MOST_SPREAD = 0.10  # between the 10th and the 90th percentile, of the median
-MOST_DRIFT = 0.05  # between the medians of the first and the second half
-WORST_STALL = 2.0  # the slowest sample, of the median
+MAX_SPREAD = 0.10  # between the 10th and the 90th percentile, of the median
+MAX_DRIFT = 0.05  # between the medians of the first and the second half
+MAX_STALL = 2.0  # the slowest sample, of the median
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Task:
 
     Attributes:
         run: Does the work once.
-        device: Where.
-        host_clock: Time it with the host's clock although it runs on CUDA, for what does not run on
-            PyTorch's current stream, or not on the GPU alone.
+        device: Torch device that it runs on.
+        host_clock: Whether to time it with the host's clock although it runs on CUDA: for what does
+            not run on PyTorch's current stream, or not on the GPU alone.
     """
 
     run: Callable[[], Any]
@@ -50,7 +50,7 @@ class Task:
     host_clock: bool = False
 
     def sample(self, runs: int) -> float:
-        """Milliseconds a run, over so many in a row."""
+        """Returns milliseconds of one run, the mean over `runs` in a row."""
         if torch.device(self.device).type == "cpu":
             return _host(self.run, runs)
         torch.cuda.synchronize(self.device)
@@ -79,11 +79,12 @@ class Timing:
     """Samples of a task, in the order of the rounds, and what they say.
 
     Attributes:
-        samples_ms: Milliseconds a run.
-        runs_a_sample: In a row.
-        peak_memory_mb: On CUDA what PyTorch allocated at most while the task warmed up, on a CPU
-            the process's largest resident size then; None where it cannot be read.
-        before, after: See `machine.readings`.
+        samples_ms: Milliseconds of one run, a sample for each round.
+        runs_a_sample: Number of runs in a row that a sample is the mean of.
+        peak_memory_mb: Largest memory in MiB while the task warmed up: what PyTorch allocated on
+            CUDA, the process's resident size on a CPU; None where it cannot be read.
+        before: Clock, temperature and power before the first round, see `utils.env.readings`.
+        after: The same after the last round.
     """
 
     samples_ms: tuple[float, ...]
@@ -93,7 +94,7 @@ class Timing:
     after: Mapping[str, float] = field(default_factory=dict)
 
     def percentile(self, q: float) -> float:
-        """Of the samples, in milliseconds."""
+        """Returns the q-th percentile of the samples, in milliseconds; q is 0..100."""
         return float(np.percentile(self.samples_ms, q))
 
     @property
@@ -103,22 +104,22 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """From the 10th to the 90th percentile, of the median."""
+        """Distance from the 10th to the 90th percentile, as a fraction of the median."""
         return (self.percentile(90) - self.percentile(10)) / self.median_ms
 
     @property
     def unstable(self) -> str:
-        """Why the figure is not to be trusted, or nothing."""
+        """Why the figure is not to be trusted; empty where it is."""
         half = len(self.samples_ms) // 2
         halves = [statistics.median(s) for s in (self.samples_ms[:half], self.samples_ms[half:])]
         drift = halves[1] / halves[0] - 1
         stall = max(self.samples_ms) / self.median_ms
         reasons = []
-        if self.spread > MOST_SPREAD:
+        if self.spread > MAX_SPREAD:
             reasons.append(f"spread {self.spread:.0%}")
-        if abs(drift) > MOST_DRIFT:
+        if abs(drift) > MAX_DRIFT:
             reasons.append(f"drift {drift:+.0%}")
-        if stall > WORST_STALL:
+        if stall > MAX_STALL:
             reasons.append(f"a run took {stall:.1f} times the median")
         return ", ".join(reasons)
 
@@ -140,7 +141,7 @@ class Timing:
 def time_interleaved(
     tasks: Mapping[str, Task] | Sequence[Task],
     seconds: float = 2.0,
-    least_rounds: int = LEAST_ROUNDS,
+    min_rounds: int = MIN_ROUNDS,
     warmup_seconds: float = WARMUP_SECONDS,
     progress: str = "",
 ) -> list[Timing]:
@@ -148,19 +149,19 @@ def time_interleaved(
 
     Args:
         tasks: What to time; names are for the reader.
-        seconds: To spend on each, roughly, after its warm-up.
-        least_rounds: However long they take.
-        warmup_seconds: At least, and WARMUP_RUNS runs, whichever is longer.
+        seconds: Time to spend on each task after its warm-up, roughly.
+        min_rounds: Smallest number of rounds, however long they take.
+        warmup_seconds: Shortest warm-up of a task; it has WARMUP_RUNS runs at least.
         progress: Label of a progress bar with the time left; none where empty.
 
     Returns:
         A timing for each task, in their order.
 
     Raises:
-        ValueError: No tasks, or impossible numbers.
+        InputError: If there are no tasks, or numbers are impossible.
     """
-    every = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
-    if not every or seconds <= 0 or least_rounds < 2 or warmup_seconds < 0:
+    listed = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
+    if not listed or seconds <= 0 or min_rounds < 2 or warmup_seconds < 0:
         raise InputError(
             "timing needs at least one task, seconds > 0, two rounds, and a warm-up of no less "
             "than 0 s."
@@ -169,7 +170,7 @@ def time_interleaved(
     gc.collect(1)  # the oldest generation takes longer than the timing of a table's block
     gc.disable()
     try:
-        return _time(every, seconds, least_rounds, warmup_seconds, progress)
+        return _time(listed, seconds, min_rounds, warmup_seconds, progress)
     finally:
         if collecting:
             gc.enable()
@@ -178,7 +179,7 @@ def time_interleaved(
 def _time(
     tasks: Sequence[Task],
     seconds: float,
-    least_rounds: int,
+    min_rounds: int,
     warmup_seconds: float,
     progress: str,
 ) -> list[Timing]:
@@ -190,7 +191,7 @@ def _time(
         for task, (ms, _) in zip(tasks, warm, strict=True)
     ]
     round_seconds = sum(n * ms for n, (ms, _) in zip(runs, warm, strict=True)) / 1e3
-    rounds = max(least_rounds, math.ceil(seconds * len(tasks) / round_seconds))
+    rounds = max(min_rounds, math.ceil(seconds * len(tasks) / round_seconds))
     before = readings(tasks[0].device)
     samples: list[list[float]] = [[] for _ in tasks]
     order, shuffle = list(range(len(tasks))), random.Random(0).shuffle

@@ -1,4 +1,4 @@
-"""A lookup table: (BlockSpec, input size) to milliseconds, predicted or measured."""
+"""Lookup tables from (block, input size) to milliseconds, predicted or measured."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ class Entry:
     """Milliseconds of a block.
 
     Attributes:
-        ms: One more such block in a network.
-        low_ms, high_ms: 10th and 90th percentile.
-        overhead_ms: What a network with this block first costs beside its blocks.
+        ms: Milliseconds that one more such block adds to a network.
+        low_ms: 10th percentile where measured, the error band's lower end where predicted.
+        high_ms: 90th percentile, or the band's upper end.
+        overhead_ms: Milliseconds that a network with this block first takes beside its blocks.
     """
 
     ms: float
@@ -97,10 +98,14 @@ class Table:
         return groups
 
     def ms(self, block: BlockSpec, size: Size) -> float:
-        """Milliseconds of a block, never falling with its inner width; between widths by a line.
+        """Returns the milliseconds of a block: a line between widths, never falling with them.
+
+        Args:
+            block: The block.
+            size: Height and width of its input.
 
         Raises:
-            TableError: The table has no such block, or none so wide or narrow.
+            TableError: If the table has no such block, or none so wide or narrow.
         """
         block = block.padded()
         group = self._groups.get(without_width(block, size))
@@ -119,10 +124,14 @@ class Table:
         return float(np.interp(block.hidden, widths, ms))
 
     def overhead_ms(self, block: BlockSpec, size: Size) -> float:
-        """What a network that begins with this block costs beside its blocks.
+        """Returns the milliseconds that a network takes beside its blocks.
+
+        Args:
+            block: Its first block.
+            size: Height and width of the image.
 
         Raises:
-            TableError: The table does not hold the block.
+            TableError: If the table does not hold the block.
         """
         entry = self.entries.get((block.padded(), size))
         if entry is None:
@@ -130,10 +139,14 @@ class Table:
         return entry.overhead_ms
 
     def network_ms(self, spec: ArchSpec, input_size: int) -> float:
-        """Milliseconds of a network's scope `backbone`.
+        """Returns the milliseconds of a network's backbone.
+
+        Args:
+            spec: The network.
+            input_size: Side of the square images, in pixels.
 
         Raises:
-            TableError: The table does not hold one of its blocks.
+            TableError: If the table does not hold one of its blocks.
         """
         blocks = network_blocks(spec, input_size)
         return self.overhead_ms(*blocks[0]) + sum(self.ms(*key) for key in blocks)
@@ -156,12 +169,12 @@ class Table:
         """Reads a table.
 
         Args:
-            path: Of the file.
-            force: Also a table that was measured on another device than the one here.
+            path: The table's file.
+            force: Whether to take a table that was measured on a device that is not here.
 
         Raises:
-            FileNotFoundError: There is none.
-            TableError: It is damaged, or of another device.
+            FileNotFoundError: If there is no such file.
+            TableError: If it is damaged, or of another device.
         """
         path = Path(path)
         if not path.is_file():
@@ -188,10 +201,13 @@ class Table:
         return table
 
     def check_device(self, path: str | os.PathLike[str]) -> None:
-        """Refuses a table that was measured elsewhere.
+        """Refuses a table that was measured on a device that is not here.
+
+        Args:
+            path: The table's file, for the error.
 
         Raises:
-            TableError: It is of another device.
+            TableError: If it was.
         """
         here = local_devices().values()
         if self.kind == "measured" and self.conditions.device not in here:
@@ -203,13 +219,13 @@ class Table:
 
 
 def without_width(block: BlockSpec, size: Size) -> Key:
-    """The same for all blocks that are alike but for their inner width."""
+    """Returns a key that is the same for all blocks that are alike but for their inner width."""
     least = int(block.has_hidden)
     return replace(block, hidden=least, se=min(block.se, least)), size
 
 
 def network_blocks(spec: ArchSpec, input_size: int) -> list[Key]:
-    """The blocks of a network with the sizes of their inputs; the stem's convolutions as blocks."""
+    """Returns a network's blocks with the sizes of their inputs, its stem's convolutions first."""
     size = (input_size, input_size)
     keys = []
     for block in (*spec.stem.blocks(), *spec.blocks):
@@ -220,7 +236,7 @@ def network_blocks(spec: ArchSpec, input_size: int) -> list[Key]:
 
 
 def variants(keys: Iterable[Key], count: int = 4, step: int = 8) -> list[Key]:
-    """Blocks with, in their places, other kinds, kernels and inner widths.
+    """Returns blocks and, in their places, others with all kinds, kernels and inner widths.
 
     Each block with an inner width gives all kinds that have one, with kernels 3 and 5 and `count`
     inner widths, evenly from one times its input's channels to its own width, at least 4 times;
@@ -242,10 +258,15 @@ def variants(keys: Iterable[Key], count: int = 4, step: int = 8) -> list[Key]:
 
 
 def predict_table(keys: Iterable[Key], device: str | Device = "v100", batch: int = 1) -> Table:
-    """A table by the analytic model, for a device that need not be here.
+    """Makes a table by the analytic model, for a device that need not be here.
+
+    Args:
+        keys: Blocks with the sizes of their inputs.
+        device: A device's name, the path of a device file, or a Device.
+        batch: Images at once.
 
     Raises:
-        ValueError: Unknown device or impossible batch.
+        InputError: If the device is unknown or the batch impossible.
     """
     known = load_device(device) if isinstance(device, str) else device
     table = Table(known.at(batch), "predicted")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from prunet_det.latency.kernels import Kernel, convolution, layout_change
+from prunet_det.latency.kernels import ConvShape, Kernel, convolution, layout_change
 from prunet_det.utils.errors import InputError
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
@@ -53,9 +53,9 @@ class Trace:
     """What a network launches.
 
     Attributes:
-        kernels: In the order of the graph.
-        unknown: Operators that are not understood, with their number; they cost nothing here.
-        params: All parameters of the network.
+        kernels: Kernels in the order of the graph.
+        unknown: Number of uses of each operator that has no price; they cost nothing here.
+        params: Number of all parameters of the network.
     """
 
     kernels: list[Kernel]
@@ -69,16 +69,16 @@ class Trace:
 
 
 def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
-    """The kernels of a network's inference on one image.
+    """Returns the kernels of a network's inference on one image.
 
     Neither its weights nor a device are needed or touched.
 
     Args:
-        module: Takes (1, *input_shape).
-        input_shape: Channels, height, width.
+        module: Network that takes (1, *input_shape).
+        input_shape: Channels, height and width.
 
     Raises:
-        ValueError: torch.export cannot follow it; the sentence says where.
+        InputError: If torch.export cannot follow it; the sentence says where.
     """
     network = _on_meta(module)
     example = torch.empty(1, *input_shape, device="meta")
@@ -156,16 +156,17 @@ class _Tracer:
         weight = node.args[1].meta["val"].shape  # type: ignore[union-attr]
         last, params, extra = self._fuse(node)
         source, made = node.args[0].meta["val"].shape, _shape(node)  # type: ignore[union-attr]
-        groups = source[1] // weight[1]
         self.kernels.append(
             convolution(
                 _where(node),
-                source[1],
-                weight[0],
-                math.prod(weight[2:]),
-                groups,
-                math.prod(source[2:]),
-                math.prod(made[2:]),
+                ConvShape(
+                    in_chs=source[1],
+                    out_chs=weight[0],
+                    taps=math.prod(weight[2:]),
+                    groups=source[1] // weight[1],
+                    in_positions=math.prod(source[2:]),
+                    positions=math.prod(made[2:]),
+                ),
                 params=params + self._bias(node),
                 extra_reads=extra,
             )
@@ -176,19 +177,11 @@ class _Tracer:
         out_chs, in_chs = node.args[1].meta["val"].shape  # type: ignore[union-attr]
         _, params, extra = self._fuse(node)
         positions = math.prod(_shape(node)[:-1])
-        self.kernels.append(
-            convolution(
-                _where(node),
-                in_chs,
-                out_chs,
-                1,
-                1,
-                positions,
-                positions,
-                params=params + self._bias(node),
-                extra_reads=extra,
-            )
+        shape = ConvShape(
+            in_chs=in_chs, out_chs=out_chs, in_positions=positions, positions=positions
         )
+        params += self._bias(node)
+        self.kernels.append(convolution(_where(node), shape, params, extra))
 
     def _bias(self, node: fx.Node) -> int:
         bias = node.args[2] if len(node.args) > 2 else None
@@ -248,8 +241,8 @@ class _Tracer:
         made = _numel(chain[-1])
         self.kernels.append(
             Kernel(
-                "elementwise",
-                _where(chain[-1]),
+                kind="elementwise",
+                name=_where(chain[-1]),
                 positions=math.prod(_shape(chain[-1])[2:]),
                 reads=sum(_numel(n) for n in sources),
                 writes=made,
@@ -270,7 +263,14 @@ class _Tracer:
             shape = _shape(node)
             chs = shape[1] if len(shape) > 1 else 1
             reads = sum(_numel(n) for n in node.all_input_nodes if n not in self.constant)
-            kernel = Kernel(kind, _where(node), chs, chs, reads=reads, writes=_numel(node))
+            kernel = Kernel(
+                kind=kind,
+                name=_where(node),
+                in_chs=chs,
+                out_chs=chs,
+                reads=reads,
+                writes=_numel(node),
+            )
             self.kernels.append(kernel)
 
         return add
@@ -289,10 +289,10 @@ class _Tracer:
         macs = _numel(node) * _shape(a)[-1]
         self.kernels.append(
             Kernel(
-                "matmul",
-                _where(node),
-                _shape(a)[-1],
-                _shape(b)[-1],
+                kind="matmul",
+                name=_where(node),
+                in_chs=_shape(a)[-1],
+                out_chs=_shape(b)[-1],
                 positions=math.prod(_shape(node)[:-1]),
                 reads=_numel(a) + _numel(b),
                 writes=_numel(node),

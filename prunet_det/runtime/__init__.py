@@ -26,11 +26,19 @@ def make_program(
     device: str | torch.device = "cpu",
     threads: int | None = None,
 ) -> Program:
-    """A network in a runtime; arguments as of Program.
+    """Builds a network in a runtime.
+
+    Args:
+        module: The network, in float32 on the CPU; not changed.
+        example: An input, (N, C, H, W) in float32 on the CPU: its shape is the program's.
+        runtime: One of RUNTIMES.
+        precision: `fp32` or `fp16`, of weights and activations.
+        device: Torch device to run on.
+        threads: Threads of a CPU; all cores by default.
 
     Raises:
-        ValueError: Unknown runtime or precision, or a network that cannot be exported.
-        RuntimeMissingError: The runtime is not here.
+        InputError: If runtime or precision are unknown, or the network cannot be exported.
+        RuntimeMissingError: If the runtime is not here.
     """
     for what, value, known in (
         ("runtime", runtime, RUNTIMES),

@@ -41,18 +41,18 @@ def onnx_bytes(
     output_names: Sequence[str] | None = None,
     dynamic_batch: bool = False,
 ) -> bytes:
-    """A network as an ONNX file's content, batch norms folded.
+    """Returns a network as the content of an ONNX file, batch norms folded.
 
     Args:
-        module: Not changed.
-        example: (N, C, H, W) in float32 on the CPU.
-        precision: Of weights, activations, input and outputs.
-        output_names: In the order of the outputs.
+        module: The network; not changed.
+        example: An input, (N, C, H, W) in float32 on the CPU.
+        precision: `fp32` or `fp16`, of weights, activations, input and outputs.
+        output_names: Names of the outputs, in their order; chosen by the exporter by default.
         dynamic_batch: Whether N is free; `example` then needs N >= 2.
 
     Raises:
-        RuntimeMissingError: onnx or onnxscript is not installed.
-        ValueError: The network cannot be exported; the sentence names the operator.
+        RuntimeMissingError: If onnx or onnxscript is not installed.
+        InputError: If the network cannot be exported; the sentence names the operator.
     """
     try:
         import onnx  # noqa: F401
@@ -99,7 +99,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _translations() -> Iterator[None]:
-    """Once is enough for what torch.onnx.export does each time: collecting translations takes 1 s.
+    """Keeps the translations that torch.onnx.export collects anew each time, which takes 1 s.
 
     It is inside PyTorch; where another version has it elsewhere, each export takes that second.
     """
@@ -134,21 +134,19 @@ def export_onnx(
 
     Args:
         module: The network; not changed.
-        path: Of the file.
+        path: File to write.
         shape: Channels, height and width of the images.
         batch: Images at once; None leaves it free, which is checked at 1 and 3.
-        precision: `fp32` or `fp16`.
-        output_names: In the order of the outputs.
+        precision: `fp32` or `fp16`, of weights, activations, input and outputs.
+        output_names: Names of the outputs, in their order; chosen by the exporter by default.
 
     Returns:
-        The largest difference to eager FP32, of the largest magnitude of each output.
+        The largest difference to eager FP32, as a fraction of each output's largest magnitude.
 
     Raises:
-        RuntimeMissingError: The extra is not installed.
-        ValueError: The network cannot be exported, or ONNX Runtime gives other outputs.
+        RuntimeMissingError: If the extra is not installed.
+        InputError: If the network cannot be exported, or ONNX Runtime gives other outputs.
     """
-    from prunet_det.runtime.onnx import open_session
-
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(batch or 2, *shape, generator=generator)
     content = onnx_bytes(module, example, precision, output_names, batch is None)
@@ -171,7 +169,14 @@ def export_onnx(
 def trtexec_command(
     path: str | os.PathLike[str], shape: tuple[int, int, int], batch: int | None, precision: str
 ) -> str:
-    """The command that builds and times a TensorRT engine from an exported file."""
+    """Returns the command that builds and times a TensorRT engine from an exported file.
+
+    Args:
+        path: The ONNX file.
+        shape: Channels, height and width of the images.
+        batch: Images at once; None where the file leaves it free.
+        precision: `fp32` or `fp16`.
+    """
     parts = [f"trtexec --onnx={os.fspath(path)}"]
     if batch is None:
         size = "x".join(map(str, shape))
@@ -188,15 +193,15 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def open_session(content: bytes, device: str = "cpu", threads: int | None = None) -> Any:
-    """An inference session with all graph optimisations.
+    """Opens an inference session of ONNX Runtime with all graph optimisations.
 
     Args:
-        content: Of an ONNX file.
+        content: Content of an ONNX file.
         device: `cpu` or `cuda`.
-        threads: On a CPU; by default all cores.
+        threads: Threads of a CPU; all cores by default.
 
     Raises:
-        RuntimeMissingError: ONNX Runtime is not installed.
+        RuntimeMissingError: If ONNX Runtime is not installed.
     """
     try:
         import onnxruntime as ort
@@ -258,7 +263,7 @@ class OnnxRuntime(Program):
 
 
 class _Outputs(Sequence[torch.Tensor]):
-    """A session's outputs, copied only where somebody looks; keeps the input alive."""
+    """Outputs of a session, copied only where somebody looks; keeps the input alive."""
 
     def __init__(self, binding: Any, images: torch.Tensor) -> None:
         self.binding, self.images = binding, images

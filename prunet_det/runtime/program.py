@@ -1,4 +1,4 @@
-"""Programs: a network in one runtime, precision and shape, ready to be called and to be timed."""
+"""Programs: networks in one runtime, precision and shape, ready to be called and to be timed."""
 
 from __future__ import annotations
 
@@ -80,17 +80,17 @@ class Program(ABC):
 
     @abstractmethod
     def bind(self, images: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:
-        """Places an input; what is returned runs on it and gives the outputs.
+        """Places an input and returns the function that runs on it and gives the outputs.
 
         Args:
-            images: Of the program's shape, float32, on any device.
+            images: Images of the program's shape in float32, on any device.
         """
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Runs once; outputs as float32 on the CPU.
+        """Runs once and returns the outputs in float32 on the CPU.
 
         Raises:
-            ValueError: Images of another shape.
+            InputError: If the images have another shape.
         """
         if tuple(images.shape) != self.shape:
             raise InputError(
@@ -105,15 +105,17 @@ def check_outputs(
     """Holds a program's outputs to the network's own.
 
     Args:
-        name: Of the program, for the error.
-        outputs, expected: Tensors in the same order.
-        tolerance: Largest difference allowed, of the largest magnitude of each expected tensor.
+        name: Name of the program, for the error.
+        outputs: The program's outputs.
+        expected: The network's own, in the same order.
+        tolerance: Largest difference allowed, as a fraction of the largest magnitude of each
+            expected tensor.
 
     Returns:
-        The largest difference found, in these terms.
+        The largest difference found, as the same fraction.
 
     Raises:
-        ValueError: NaN or infinite outputs, another number of them, or too large a difference.
+        InputError: If outputs are NaN or infinite, of another number or shape, or too different.
     """
     if len(outputs) != len(expected):
         raise InputError(f"{name} gives {len(outputs)} outputs, the network {len(expected)}.")
@@ -148,18 +150,18 @@ _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)
 def inference_graph(
     module: nn.Module, example: torch.Tensor, dynamic_batch: bool = False
 ) -> fx.GraphModule:
-    """The network in eval mode as a flat graph, its batch norms folded into the convolutions.
+    """Returns a network in eval mode as a flat graph, batch norms folded into convolutions.
 
     Works on whatever torch.export can follow: this project's networks, timm's, and detectors. A
     convolution that is shared between several batch norms gets weights of its own for each.
 
     Args:
-        module: Not changed; no tensor is shared with the graph.
+        module: The network; not changed, and no tensor is shared with the graph.
         example: An input, (N, C, H, W), on the module's device and of its type.
         dynamic_batch: Whether the graph takes any N; `example` then needs N >= 2.
 
     Raises:
-        ValueError: torch.export cannot follow the network; the sentence says where.
+        InputError: If torch.export cannot follow the network; the sentence says where.
     """
     was_training = module.training
     module.eval()
@@ -186,7 +188,12 @@ def inference_graph(
 
 
 def export_error(module: nn.Module, cause: BaseException) -> InputError:
-    """What to tell a user whose network cannot be exported: the first cause, and the operator."""
+    """Returns what to tell a user whose network cannot be exported.
+
+    Args:
+        module: The network.
+        cause: What the exporter raised; the first cause and the operator are told.
+    """
     while cause.__cause__ is not None:
         cause = cause.__cause__
     reason = " ".join(str(cause).split())

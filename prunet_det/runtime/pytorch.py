@@ -13,7 +13,7 @@ from prunet_det.runtime.program import Program, inference_graph
 
 
 def as_tuple(outputs: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """One tensor or several as a tuple."""
+    """Returns one tensor or several as a tuple."""
     return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
 
@@ -31,15 +31,15 @@ class Eager(Program):
         self.call = self.prepare(network)
 
     def graph_of(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
-        """A copy of the network in the form in which it runs."""
+        """Returns a copy of the network in the form in which it runs; `example` is an input."""
         return copy.deepcopy(module)
 
     def prepare(self, network: nn.Module) -> Callable[..., Any]:
-        """What is called in the place of the network."""
+        """Returns what is called in the place of the network."""
         return network
 
     def place(self, images: torch.Tensor) -> torch.Tensor:
-        """Images where and as the module takes them."""
+        """Returns images on the device, in the type and memory format that the network takes."""
         return images.to(self.device, self.dtype).contiguous(memory_format=self.memory_format)
 
     def bind(self, images: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""What is run: a network by name, spec file or config, cut to a scope."""
+"""Networks that can be exported and timed: by name, spec file or config, cut to a scope."""
 
 from __future__ import annotations
 
@@ -114,13 +114,15 @@ def load_subject(
     Args:
         model: A network of the zoo or of timm, a spec or its file (*.json), or a config (*.py).
         scope: What part of it; networks have the first two, configs of detectors the last three.
-        input_size: In pixels; by default a classifier's own, a config's `input_size`, or 512.
-        checkpoint: Weights.
-        settle: Fit the batch norms of random weights; not needed where nothing is run.
+        input_size: Side of the square images, in pixels; by default a classifier's own, that of a
+            config's test pipeline, or 512.
+        checkpoint: File of weights; random ones by default.
+        settle: Whether to fit the batch norms of random weights; not needed where nothing is run.
 
     Raises:
-        ValueError: Unknown network or scope, or a scope that the model does not have.
-        FileNotFoundError, CheckpointError: Of the spec, config or checkpoint.
+        InputError: If network or scope are unknown, or the model does not have the scope.
+        FileNotFoundError: If there is no such spec, config or checkpoint.
+        CheckpointError: If the weights do not fit.
     """
     scope = Scope(scope)
     if input_size is not None:
@@ -149,7 +151,7 @@ def _seeded() -> Iterator[None]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name is a network of the zoo's or a spec file, rather than one of timm's."""
+    """Returns whether a name is a network of the zoo or a spec file, rather than one of timm."""
     from prunet_det.zoo.models import ALIASES, model_names
 
     return name.endswith(".json") or name in (*model_names(), *ALIASES)

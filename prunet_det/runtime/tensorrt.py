@@ -67,10 +67,14 @@ class TensorRT(Program):
 
 
 def build_engine(content: bytes, half: bool) -> Any:
-    """An engine from an ONNX file's content.
+    """Builds a TensorRT engine.
+
+    Args:
+        content: Content of an ONNX file.
+        half: Whether layers may run in half precision.
 
     Raises:
-        ValueError: TensorRT does not understand the file; the sentence has its first complaint.
+        InputError: If TensorRT does not understand the file; the sentence has its first complaint.
     """
     import tensorrt as trt
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunet_det.latency.stopwatch import (
-    LEAST_ROUNDS,
+    MIN_ROUNDS,
     WARMUP_RUNS,
     Task,
     Timing,
@@ -46,7 +46,7 @@ def test_short_work_is_timed_many_times_a_sample():
 def test_long_work_is_timed_in_the_least_number_of_rounds():
     (timing,) = time_interleaved([told(40.0)], seconds=0.1)
     assert (timing.median_ms, timing.runs_a_sample) == (40.0, 1)
-    assert len(timing.samples_ms) == LEAST_ROUNDS
+    assert len(timing.samples_ms) == MIN_ROUNDS
 
 
 def test_a_warm_up_lasts_as_long_as_it_is_told():
@@ -67,7 +67,7 @@ def test_a_machine_that_slows_down_slows_all_tasks_alike():
 def test_tasks_are_interleaved_and_warm():
     calls = []
     tasks = [Told(lambda i=i: calls.append(i) or 2.0) for i in range(3)]
-    timings = time_interleaved(tasks, seconds=0.02, least_rounds=5, warmup_seconds=0.0)
+    timings = time_interleaved(tasks, seconds=0.02, min_rounds=5, warmup_seconds=0.0)
     warm, timed = calls[: 3 * WARMUP_RUNS], calls[3 * WARMUP_RUNS :]
     assert warm == [0] * WARMUP_RUNS + [1] * WARMUP_RUNS + [2] * WARMUP_RUNS
     rounds = [timed[i : i + 3] for i in range(0, len(timed), 3)]
@@ -77,7 +77,7 @@ def test_tasks_are_interleaved_and_warm():
 
 def test_a_stall_is_flagged():
     task = told(*[10.0] * (WARMUP_RUNS + 10), 100.0, 10.0)
-    (timing,) = time_interleaved([task], seconds=0.1, least_rounds=30, warmup_seconds=0)
+    (timing,) = time_interleaved([task], seconds=0.1, min_rounds=30, warmup_seconds=0)
     assert "a run took 10.0 times the median" in timing.unstable
     assert timing.median_ms == 10  # which the median does not feel
 
@@ -107,7 +107,7 @@ def test_a_spin_kernel_takes_longer_for_ten_times_the_cycles(host_clock):
     assert 3 < ten.median_ms / one.median_ms < 30
 
 
-@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"least_rounds": 1}, {"warmup_seconds": -1}])
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"min_rounds": 1}, {"warmup_seconds": -1}])
 def test_impossible_numbers(wrong):
     with pytest.raises(ValueError, match="timing needs at least one task"):
         time_interleaved([told(1.0)], **wrong)
