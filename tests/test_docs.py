@@ -67,7 +67,6 @@ def own_folder(root, digits):
 def test_own_data(digits, tmp_path, here):
     example = next(b for b in blocks("README.md", "python") if "my_detector.py" in b)
     own_folder(tmp_path / "my_data", digits)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "my_detector.py").write_text(example)
     options = [
         "model.backbone.arch=prunet_demo",

@@ -8,16 +8,14 @@ python tools/convert_weights.py effdet tf_efficientdet_d0 tf_efficientdet_d0.pth
 import argparse
 from pathlib import Path
 
+from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError, run_tool
-from prunet_det.utils.package import find_config
 
 
 def release(args: argparse.Namespace) -> None:
     """FP16 weights, with a card that states what they reach."""
-    from prunet_det.training import launch
     from prunet_det.training.evaluate import release
 
-    launch.require_file(find_config(args.config), "config file")
     card = release(args.config, args.checkpoint, args.out)
     print(f"{args.out}: {card['metrics']}")
 
@@ -35,15 +33,13 @@ def gpunet(args: argparse.Namespace) -> None:
 
 def effdet(args: argparse.Namespace) -> None:
     """A checkpoint of effdet's, with the config of the detector beside it."""
-    from mmengine.config import Config
-
     from prunet_det.detection.effdet_weights import convert_checkpoint
     from prunet_det.utils.io import atomic_path
     from prunet_det.zoo.weights import read_state_dict, save_safetensors
 
     state = read_state_dict(args.checkpoint)
     model, converted, size = convert_checkpoint(args.name, state, coco80=not args.all_classes)
-    cfg = Config.fromfile(find_config("prunet_effdet_coco.py"))
+    cfg = read_config("prunet_effdet_coco.py")
     cfg.model = {**model, "channels_last": True}
     for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
         for step in pipeline:

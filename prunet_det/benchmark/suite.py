@@ -17,7 +17,7 @@ from prunet_det.latency.measure import default_runtime, local_device
 from prunet_det.training.launch import set_data_root
 from prunet_det.training.repeatable import make_repeatable
 from prunet_det.training.schedule import explicit_schedule, set_length
-from prunet_det.utils.config import positive_int
+from prunet_det.utils.config import positive_int, read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config, package_file, relative_path
@@ -148,10 +148,7 @@ class Suite:
         Raises:
             UserError: There is no such config, or it cannot be changed as the suite says.
         """
-        path = find_config(self.config)
-        if not path.is_file():
-            raise UserError(f"{self.path} wants the config {self.config}, which is not here.")
-        cfg = Config.fromfile(path)
+        cfg = read_config(self.config)
         for option in self.options:
             if option.startswith("model.backbone"):
                 raise UserError(f"{option} cannot be an option: backbones are a suite's models.")
@@ -216,11 +213,7 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
     if not file.is_file():
         own = sorted(p.stem for p in package_file("configs/benchmark").glob("*.py"))
         raise UserError(f"there is no suite {path}; the package's are {', '.join(own)}.")
-    try:
-        said = Config.fromfile(file).to_dict()
-        found = {k: v for k, v in said.items() if not k.startswith("_")}
-    except (SyntaxError, NameError, AttributeError, KeyError, TypeError) as e:
-        raise UserError(f"{file} is no valid suite: {e}.") from e
+    found = {k: v for k, v in read_config(file).to_dict().items() if not k.startswith("_")}
     wrong = set(found) - KEYS
     missing = {"config", "models"} - set(found)
     if wrong or missing:

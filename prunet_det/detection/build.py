@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from prunet_det.utils.errors import InputError, MissingFileError
-from prunet_det.utils.package import find_config
+from prunet_det.utils.config import read_config
+from prunet_det.utils.errors import InputError
 from prunet_det.zoo.weights import load_all_weights
 
 logger = logging.getLogger(__name__)
@@ -51,10 +51,7 @@ def build_detector(
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"there is no device {device}; use cpu.")
     if not isinstance(config, Config):
-        path = find_config(config)
-        if not path.is_file():
-            raise MissingFileError(f"there is no config file {os.fspath(config)}.")
-        config = Config.fromfile(path)
+        config = read_config(config)
     init_default_scope(config.get("default_scope", "mmdet"))
     model = MODELS.build(config.model) if "model" in config else None
     if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):

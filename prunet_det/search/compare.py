@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 
 from prunet_det.search.costs import Pricing
 from prunet_det.search.entries import (
@@ -24,6 +23,7 @@ from prunet_det.search.results import is_finished
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.trainings import RECORDS, train_all
 from prunet_det.search.trial import recipe_hash, recipe_of
+from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path
 from prunet_det.utils.jobs import Job, launch
@@ -113,7 +113,7 @@ def compare(args: argparse.Namespace) -> int:
         "config": args.config,
         "recipe": recipe_hash(recipe),
         "recipe_file": os.path.normpath(relative_path(recipe)),
-        "data": str(Config.fromfile(recipe).train_dataloader.dataset.get("name", "own data")),
+        "data": str(read_config(recipe).train_dataloader.dataset.get("name", "own data")),
     }
     check_about(out, about)
 

@@ -35,7 +35,7 @@ from prunet_det.search.tiers import Tiers
 from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.training import launch
 from prunet_det.training.schedule import explicit_schedule
-from prunet_det.utils.config import from_mapping
+from prunet_det.utils.config import from_mapping, read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest, make_folder
 
@@ -309,7 +309,7 @@ def _last_tier(
         request.budget,
         request.seed,
         settings,
-        Config.fromfile(recipe_of(cfg, args.config)),
+        read_config(recipe_of(cfg, args.config)),
         cfg.search_dataloader,
         out / FINALS_FILE,
         progress=not args.quiet,

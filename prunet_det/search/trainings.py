@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.search.entries import Entry
 from prunet_det.search.trial import recipe_hash
+from prunet_det.utils.config import read_config
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.jobs import run_in_processes
@@ -122,7 +121,7 @@ def _train(training: Training) -> dict[str, Any]:
     from prunet_det.search.trial import run_trial
 
     trial = run_trial(
-        ArchSpec.from_dict(training.spec), Config.fromfile(training.recipe), training.train_seed
+        ArchSpec.from_dict(training.spec), read_config(training.recipe), training.train_seed
     )
     return {
         "entry": training.entry,

@@ -19,6 +19,7 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.training import launch
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.schedule import explicit_schedule
+from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config
@@ -123,7 +124,7 @@ def recipe_of(cfg: Config, config: str | os.PathLike[str], key: str = "recipe") 
 
 def recipe_hash(path: str) -> str:
     """A digest of all of a recipe that trains or scores."""
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.param_scheduler = explicit_schedule(cfg.get("param_scheduler"), cfg.train_cfg)
     silent = ("default_hooks", "visualizer", "log_level", "log_processor")
     return digest({k: v for k, v in cfg.items() if k not in silent})

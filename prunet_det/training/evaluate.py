@@ -12,10 +12,10 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from prunet_det.training.launch import build_evaluation_runner
+from prunet_det.utils.config import read_config
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path, write_json
-from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import load_all_weights, read_state_dict, save_safetensors
 
 TRAINING_FILE = "train.json"
@@ -89,12 +89,12 @@ def release(
         UserError: If there is no train.json, which says how the weights came about.
     """
     out = Path(out)
+    cfg = read_config(config)
     training = read_training(checkpoint)
     if not training:
         raise UserError(
             f"{Path(checkpoint).parent} has no train.json; tools/train.py writes it at its end."
         )
-    cfg = Config.fromfile(find_config(config))
     cfg.launcher = "none"
     cfg.work_dir = str(Path("work_dirs") / f"release_{out.stem}")
     runner = build_evaluation_runner(cfg)

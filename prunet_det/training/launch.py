@@ -12,8 +12,8 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.training.schedule import fitted_schedule, set_length
+from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.package import find_config
 from prunet_det.zoo.weights import refuse_pretrained
 
 
@@ -45,13 +45,8 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: If the file is missing or not a valid config of a model.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    path = find_config(args.config)
-    if not path.is_file():
-        raise UserError(f"there is no config file {path}.")
-    try:
-        cfg = Config.fromfile(path)
-    except (SyntaxError, NameError, AttributeError, KeyError, TypeError) as e:
-        raise UserError(f"{path} is no valid config: {e}.") from e
+    path = Path(args.config)
+    cfg = read_config(path)
     cfg.launcher = args.launcher
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)

@@ -1,15 +1,54 @@
-"""Checking values that users write, with messages that name what is wrong."""
+"""Configs and other values that users write, with messages that name what is wrong."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.errors import InputError, MissingFileError, UserError
+from prunet_det.utils.package import find_config
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 T = TypeVar("T")
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Reads a config of MMEngine.
+
+    Args:
+        path: Path of the file, or of one of the package's own configs, see `find_config`.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        UserError: If it is not a valid config.
+    """
+    from mmengine.config import Config
+
+    file = find_config(path)
+    if not file.is_file():
+        raise MissingFileError(f"there is no config file {os.fspath(path)}.")
+    try:
+        cfg = Config.fromfile(file)
+    except (SyntaxError, NameError, AttributeError, KeyError, TypeError) as e:
+        raise UserError(f"{os.fspath(path)} is no valid config: {e}.") from e
+    _remove_scope(cfg._cfg_dict)
+    return cfg
+
+
+def _remove_scope(value: Any) -> None:
+    """Removes the scope that a base `prunet_det::...` gives: our types are in MMDetection's."""
+    if isinstance(value, dict):
+        if value.get("_scope_") == "prunet_det":
+            del value["_scope_"]
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _remove_scope(part)
 
 
 def positive_int(value: Any, what: str) -> int:

@@ -45,8 +45,8 @@ def test_unwritable_folder(refused, tmp_path):
         ("config = 'x.py'\n", "has no 'models'"),
         ("config = 'x.py'\nmodels = dict()\nsees = 1\n", "unknown 'sees'"),
         ("config = 'x.py'\nmodels = dict(resnet=[('resnet18', 64)])\n", "family 'resnet'"),
-        ("config = 'x.py'\nmodels = dict(prunet=[('prunet_p0', 64)])\n", "x.py, which is not here"),
-        ("config = (\n", "no valid suite"),
+        ("config = 'x.py'\nmodels = dict(prunet=[('prunet_p0', 64)])\n", "no config file x.py"),
+        ("config = (\n", "no valid config"),
         ("config = 'x.py'\nmodels = dict(prunet=[])\n", "names no models"),
         (
             "config = 'x.py'\nmodels = dict(prunet=[('a/x.json', 64), ('b/x.json', 64)])\n",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from prunet_det.utils.config import positive_int
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.config import positive_int, read_config
+from prunet_det.utils.errors import InputError, MissingFileError
 
 
 def test_a_positive_integer_is_itself():
@@ -14,3 +14,19 @@ def test_a_positive_integer_is_itself():
 def test_anything_else_is_refused(value):
     with pytest.raises(InputError, match=f"the batch must be a positive integer, got {value!r}."):
         positive_int(value, "the batch")
+
+
+def test_a_config_of_the_package_as_a_base(tmp_path):
+    pytest.importorskip("mmengine")
+    import prunet_det.training  # noqa: F401 (what lets MMEngine find our configs)
+
+    mine = tmp_path / "mine.py"
+    mine.write_text('_base_ = ["prunet_det::detection/prunet_effdet.py"]\nmax_iters = 7\n')
+    cfg = read_config(mine)
+    assert (cfg.max_iters, cfg.model.backbone.arch) == (7, "prunet_demo")
+    assert "_scope_" not in cfg.pretty_text
+
+
+def test_a_config_that_is_not_there():
+    with pytest.raises(MissingFileError, match=r"no config file none\.py"):
+        read_config("none.py")
