@@ -83,7 +83,8 @@ def run_predict(args: argparse.Namespace) -> None:
     """Predicted milliseconds, with their band and what they are made of."""
     from prunet_det.latency.device import BYTES, COMPONENTS, load_device
     from prunet_det.latency.kernels import totals
-    from prunet_det.latency.plots import plot_breakdown, plot_roofline
+    from prunet_det.latency.plots import draw_breakdown, draw_roofline, roofline
+    from prunet_det.utils import plots
 
     predictions = [predict_any(name, args) for name in args.model]
     if args.json:
@@ -116,8 +117,10 @@ def run_predict(args: argparse.Namespace) -> None:
             how = f"{device.conditions.precision}, batch {args.batch}"
             where = f"{device.title}, {how}, {size} px, {scope}"
             base = Path(args.plots) / f"{name}_{device.name}_{size}"
-            plot_breakdown({name: p.breakdown}, f"{name}, {where}", f"{base}_time.png")
-            plot_roofline(p.kernels, device, args.batch, f"{name}, {where}", f"{base}_roofline.png")
+            parts, shown = {name: p.breakdown}, roofline(p.kernels, device, args.batch)
+            title = f"{name}, {where}"
+            plots.save(draw_breakdown(parts, title), f"{base}_time.png", [parts, title])
+            plots.save(draw_roofline(shown, title), f"{base}_roofline.png", [shown, title])
 
 
 def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> Sequence[Any]:

@@ -1,39 +1,45 @@
-"""Write what is generated in README.md and docs/: python tools/report.py [--check].
+"""Write what is generated in README.md and docs/: python tools/report.py [--check | --redraw].
 
-A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; figures come from
-docs/results/ and from the cards in checkpoints/, and counts from the specs. docs/networks/ holds a
-page and a drawing of every network.
+A table stands between `<!-- generated: NAME -->` and `<!-- end -->`. Tables and figures come from
+docs/results/ and from the cards in checkpoints/, counts from the specs; docs/networks/ holds a page
+and a drawing of every network. A figure is drawn anew where its data have changed: another CPU or
+other fonts would write other bytes of the same figure.
 """
 
 import argparse
 import json
 import re
-import tempfile
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import prunet_det
+from prunet_det.benchmark import publish
+from prunet_det.latency import device_names, load_device, predict
+from prunet_det.latency import plots as latency_plots
+from prunet_det.latency.calibrate import FAMILIES_OF_ONE, errors, published_points
+from prunet_det.latency.check import summarize
+from prunet_det.latency.kernels import spec_kernels, totals
+from prunet_det.search import tables as search_tables
+from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError, run_tool
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import markdown_table, read_csv, write_text
 from prunet_det.utils.package import find_config, relative_path
+from prunet_det.zoo.card import draw_network, model_card
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS, RESULTS = ROOT / "docs", ROOT / "docs" / "results"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 CARD_SIZES = (224, 512)  # pixels
-NETWORKS = ROOT / "docs" / "networks"
-LATENCY = ROOT / "docs" / "latency"
-MEASURED = ROOT / "docs" / "results" / "latency"
-SEARCH = ROOT / "docs" / "results" / "search"
-SUITES = ROOT / "docs" / "results" / "benchmark"
-BENCHMARK = ROOT / "docs" / "benchmark"
+MEASURED = RESULTS / "latency"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def read_records(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
+def read_records(paths: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
     """Records that may stand in one table: all measured on the same data."""
     records = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    hashes = {record["data_hash"] for _, record in records}
-    if len(hashes) > 1:
+    if len({record["data_hash"] for _, record in records}) > 1:
         where = ", ".join(f"{path.name}: {record['data_hash']}" for path, record in records)
         raise UserError(f"the records are of different data, evaluate them anew ({where}).")
     return records
@@ -41,16 +47,12 @@ def read_records(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
 
 def count(spec: Any, size: int, scope: str = "classifier") -> tuple[int, int]:
     """Parameters and multiply-accumulates of a network for one image of size x size."""
-    from prunet_det.latency.kernels import spec_kernels, totals
-
     found = totals(spec_kernels(spec, size, scope))
     return found["params"], found["macs"]
 
 
 def costs(spec: Any) -> str:
     """What a network costs as a classifier of 1,000 classes, and as the backbone of a detector."""
-    from prunet_det.utils.io import markdown_table
-
     sizes = sorted({*CARD_SIZES, spec.input_size})
     rows = []
     for scope in ("classifier", "backbone"):
@@ -62,9 +64,6 @@ def costs(spec: Any) -> str:
 
 def zoo() -> str:
     """Every network: counts at its own resolution."""
-    import prunet_det
-    from prunet_det.utils.io import markdown_table
-
     rows = []
     for name in prunet_det.model_names():
         spec = prunet_det.load_spec(name)
@@ -85,60 +84,49 @@ def zoo() -> str:
     return markdown_table(header, rows)
 
 
-def digits() -> str:
-    """Detectors on the 300 val images of the embedded digits."""
-    from prunet_det.utils.io import markdown_table
+def trained(paths: Sequence[Path], metrics: Mapping[str, str], minutes: str) -> str:
+    """Records of trainings on the same data, the best first.
 
-    results = ROOT / "docs" / "results" / "digits"
-    files = [*sorted((ROOT / "checkpoints").glob("*.json")), *sorted(results.glob("*.json"))]
+    Args:
+        paths: The records.
+        metrics: Key to heading; the first says what is best.
+        minutes: Format of the minutes that a training took.
+    """
     rows = []
-    for path, record in read_records(files):
-        m, training = record["metrics"], record["training"]
+    for path, record in read_records(paths):
+        first, *others = (f"{record['metrics'][key]:.3f}" for key in metrics)
         rows.append(
             [
                 f"[{path.stem}]({path.relative_to(ROOT)})",
                 f"`{relative_path(find_config(record['config']))}`",
                 f"{record['parameters'] / 1e6:.2f}",
-                str(training["iterations"]),
-                f"{training['minutes']:.0f}",
-                f"**{m['bbox_mAP']:.3f}**",
-                *(f"{m[f'bbox_mAP_{k}']:.3f}" for k in ("50", "75", "s", "m")),
+                str(record["training"]["iterations"]),
+                format(record["training"]["minutes"], minutes),
+                f"**{first}**",
+                *others,
             ]
         )
     rows.sort(key=lambda row: row[5], reverse=True)
     header = ["record", "config", "parameters (M)", "iterations", "minutes on 2 cores"]
-    return markdown_table([*header, "mAP", "AP50", "AP75", "AP small", "AP medium"], rows)
+    return markdown_table([*header, *metrics.values()], rows)
+
+
+def digits() -> str:
+    """Detectors on the 300 val images of the embedded digits."""
+    folders = (ROOT / "checkpoints", RESULTS / "digits")
+    names = {"": "mAP", "_50": "AP50", "_75": "AP75", "_s": "AP small", "_m": "AP medium"}
+    metrics = {f"bbox_mAP{key}": name for key, name in names.items()}
+    return trained([p for f in folders for p in sorted(f.glob("*.json"))], metrics, ".0f")
 
 
 def classifiers() -> str:
     """Classifiers of the digits' crops."""
-    from prunet_det.utils.io import markdown_table
-
-    rows = []
-    files = sorted((ROOT / "docs" / "results" / "digits_crops").glob("*.json"))
-    for path, record in read_records(files):
-        m, training = record["metrics"], record["training"]
-        rows.append(
-            [
-                f"[{path.stem}]({path.relative_to(ROOT)})",
-                f"`{relative_path(find_config(record['config']))}`",
-                f"{record['parameters'] / 1e6:.2f}",
-                str(training["iterations"]),
-                f"{training['minutes']:.1f}",
-                f"**{m['top1']:.3f}**",
-                f"{m['top5']:.3f}",
-            ]
-        )
-    header = ["record", "config", "parameters (M)", "iterations", "minutes on 2 cores"]
-    return markdown_table([*header, "top-1", "top-5"], rows)
+    paths = sorted((RESULTS / "digits_crops").glob("*.json"))
+    return trained(paths, {"top1": "top-1", "top5": "top-5"}, ".1f")
 
 
 def calibration() -> str:
     """Errors of the devices' constants, as calibration noted them."""
-    from prunet_det.latency import device_names, load_device
-    from prunet_det.latency.calibrate import FAMILIES_OF_ONE
-    from prunet_det.utils.io import markdown_table
-
     rows = []
     for name in device_names():
         device = load_device(name)
@@ -155,10 +143,6 @@ def calibration() -> str:
 
 def predictions() -> str:
     """The zoo's backbones at 512 px on the V100."""
-    import prunet_det
-    from prunet_det.latency import predict
-    from prunet_det.utils.io import markdown_table
-
     rows = []
     for name in prunet_det.model_names():
         found = predict(name)
@@ -184,8 +168,6 @@ def conditions(record: dict[str, str]) -> str:
 
 def measured() -> str:
     """Networks measured, a table for each set of conditions."""
-    from prunet_det.utils.io import markdown_table, read_csv
-
     groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
     for path in sorted(MEASURED.glob("*.csv")):
         if path.stem.endswith("_check"):
@@ -221,8 +203,6 @@ KINDS = {"sum of the table": "table_ms", "fitted model": "model_ms"}
 
 def read_checks() -> dict[str, tuple[list[dict[str, str]], dict[str, list[float]]]]:
     """Name of a check of a table to its records, and the milliseconds that were added up."""
-    from prunet_det.utils.io import read_csv
-
     found = {}
     for path in sorted(MEASURED.glob("*_check.csv")):
         records = read_csv(path)[1]
@@ -235,10 +215,6 @@ def read_checks() -> dict[str, tuple[list[dict[str, str]], dict[str, list[float]
 
 def checks() -> str:
     """How tables of blocks, and models fitted to them, add up to whole networks."""
-    from prunet_det.latency import load_device
-    from prunet_det.latency.check import summarize
-    from prunet_det.utils.io import markdown_table
-
     rows = []
     for name, (records, sums) in read_checks().items():
         where = conditions(records[0])
@@ -259,13 +235,6 @@ def checks() -> str:
     return markdown_table(header, rows)
 
 
-def benchmark(part: str) -> str:
-    """What the benchmark's records say, and published figures beside them."""
-    from prunet_det.benchmark import publish
-
-    return str(getattr(publish, part)(SUITES))
-
-
 TABLES = {
     "zoo": zoo,
     "digits": digits,
@@ -274,107 +243,97 @@ TABLES = {
     "predictions": predictions,
     "measured": measured,
     "checks": checks,
-    "benchmark": lambda: benchmark("summary"),
-    "benchmark_full": lambda: benchmark("full"),
-    "published": lambda: benchmark("quoted"),
+    "benchmark": partial(publish.summary, RESULTS / "benchmark"),
+    "benchmark_full": partial(publish.full, RESULTS / "benchmark"),
+    "published": partial(publish.quoted, RESULTS / "benchmark"),
+    **{name: partial(of, RESULTS / "search") for name, of in search_tables.TABLES.items()},
 }
 
 
 def fill_tables(page: Path) -> str:
     """The text of a page with its tables written anew; their links are relative to the root."""
 
-    from prunet_det.search import tables as search_tables
-
-    tables = {**TABLES, **{k: partial(v, SEARCH) for k, v in search_tables.TABLES.items()}}
-
     def fill(match: re.Match[str]) -> str:
-        if match[2] not in tables:
+        if match[2] not in TABLES:
             raise UserError(f"{page.name} asks for the table {match[2]!r}, which is unknown.")
         up = "../" * (len(page.relative_to(ROOT).parts) - 1)
-        return match[1] + tables[match[2]]().replace("](", f"]({up}") + match[3]
+        return match[1] + TABLES[match[2]]().replace("](", f"]({up}") + match[3]
 
     return BLOCK.sub(fill, page.read_text(encoding="utf-8"))
 
 
-def network_pages() -> dict[Path, str]:
-    """Path to content of every network's page and drawing."""
-    import prunet_det
-    from prunet_det.zoo.card import draw_network, model_card
-
-    pages = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in prunet_det.model_names():
-            spec = prunet_det.load_spec(name)
-            drawing = Path(folder) / f"{name}.svg"
-            draw_network(spec, drawing)
-            pages[NETWORKS / f"{name}.md"] = model_card(spec, costs(spec), drawing.name)
-            pages[NETWORKS / drawing.name] = drawing.read_text(encoding="utf-8")
-    return pages
+def texts() -> dict[Path, str]:
+    """Path to content of every page and CSV file."""
+    found = {page: fill_tables(page) for page in PAGES}
+    for name in prunet_det.model_names():
+        spec = prunet_det.load_spec(name)
+        found[DOCS / "networks" / f"{name}.md"] = model_card(spec, costs(spec), f"{name}.svg")
+    for name, text in publish.csv_files(RESULTS / "benchmark").items():
+        found[DOCS / "benchmark" / name] = text
+    return found
 
 
-def latency_pictures() -> dict[Path, str]:
-    """Path to content of the pictures of docs/latency.md."""
-    import prunet_det
-    from prunet_det.latency import device_names, load_device, plots, predict
-    from prunet_det.latency.calibrate import errors, published_points
-
-    pages = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in device_names():
-            found = errors(load_device(name), published_points(name))
-            plots.plot_calibration(found, load_device(name), f"{folder}/calibration_{name}.svg")
-        device = load_device("v100")
-        found = {name: predict(name) for name in prunet_det.model_names()}
-        where = f"{device.title}, TensorRT FP16, batch 1, 512 px, scope backbone"
-        parts = {name: p.breakdown for name, p in found.items()}
-        plots.plot_breakdown(parts, where, f"{folder}/time_v100.svg")
-        plots.plot_roofline(
-            found["prunet_p0"].kernels,
-            device,
-            1,
-            f"prunet_p0 on {where}",
-            f"{folder}/roofline_v100.svg",
-        )
-        for name, (records, sums) in read_checks().items():
-            whole = [float(r["latency_ms"]) for r in records]
-            where = f"{conditions(records[0])}, {records[0]['input_size']} px, scope backbone"
-            plots.plot_check(whole, sums, where, f"{folder}/check_{name}.svg")
-        for path in Path(folder).glob("*.svg"):
-            pages[LATENCY / path.name] = path.read_text(encoding="utf-8")
-    return pages
+def latency_figures() -> dict[str, tuple[Any, ...]]:
+    """Name of each figure of docs/latency to a function that draws it, and its arguments."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name in device_names():
+        device = load_device(name)
+        e = errors(device, published_points(name))
+        title = f"{device.title}, classifiers: mean error {e.mean:.1%}, worst {e.worst:.1%}"
+        axes = ("published, FP16, batch 1 to 64", "predicted")
+        pairs = latency_plots.calibration_pairs(e)
+        found[f"calibration_{name}.svg"] = (latency_plots.draw_pairs, pairs, *axes, title)
+    device = load_device("v100")
+    predicted = {name: predict(name) for name in prunet_det.model_names()}
+    where = f"{device.title}, TensorRT FP16, batch 1, 512 px, scope backbone"
+    parts = {name: p.breakdown for name, p in predicted.items()}
+    found["time_v100.svg"] = (latency_plots.draw_breakdown, parts, where)
+    shown = latency_plots.roofline(predicted["prunet_p0"].kernels, device, 1)
+    found["roofline_v100.svg"] = (latency_plots.draw_roofline, shown, f"prunet_p0, {where}")
+    for name, (records, sums) in read_checks().items():
+        whole = [float(r["latency_ms"]) for r in records]
+        pairs = {kind: list(zip(whole, ms, strict=True)) for kind, ms in sums.items()}
+        title = f"{conditions(records[0])}, {records[0]['input_size']} px, scope backbone"
+        axes = ("measured whole", "added up")
+        found[f"check_{name}.svg"] = (latency_plots.draw_pairs, pairs, *axes, title)
+    return found
 
 
-def benchmark_files() -> dict[Path, str]:
-    """Path to content of the benchmark's pictures and CSV files."""
-    from prunet_det.benchmark.publish import files
-
-    return files(SUITES, BENCHMARK)
+def figures() -> dict[Path, tuple[Any, ...]]:
+    """Path of every figure to a function that draws it, and its arguments."""
+    specs = {name: prunet_det.load_spec(name) for name in prunet_det.model_names()}
+    rooms = {
+        "networks": {f"{name}.svg": (draw_network, spec) for name, spec in specs.items()},
+        "latency": latency_figures(),
+        "search": search_tables.figures(RESULTS / "search"),
+        "benchmark": publish.figures(RESULTS / "benchmark"),
+    }
+    return {DOCS / r / name: data for r, named in rooms.items() for name, data in named.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where stale")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--check", action="store_true", help="write nothing; fail where stale")
+    group.add_argument("--redraw", action="store_true", help="every figure, after a new look")
     args = parser.parse_args()
-    wanted = {
-        **{page: fill_tables(page) for page in PAGES},
-        **network_pages(),
-        **latency_pictures(),
-        **benchmark_files(),
-    }
-    folders = [NETWORKS, LATENCY, BENCHMARK]
-    left = [path for folder in folders for path in folder.glob("*") if path not in wanted]
-    stale = [path.name for path in left]
-    for path, text in wanted.items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stale.append(path.name)
-            if not args.check:
-                with atomic_path(path) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
+    written, drawn = texts(), figures()
+    stale = [p for p, text in written.items() if not p.is_file() or p.read_text("utf-8") != text]
+    stale += [p for p, (_, *data) in drawn.items() if args.redraw or not plots.shows(p, data)]
+    folders = sorted({path.parent for path in drawn})
+    left = [p for f in folders for p in f.glob("*") if p not in written and p not in drawn]
     if not args.check:
+        for path in stale:
+            if path in written:
+                write_text(path, written[path])
+            else:
+                draw, *data = drawn[path]
+                plots.save(draw(*data), path, data)
         for path in left:
             path.unlink()
-    print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
-    return 1 if stale and args.check else 0
+    names = ", ".join(path.name for path in [*stale, *left]) or "nothing"
+    print(f"{'stale' if args.check else 'rewritten'}: {names}")
+    return 1 if args.check and (stale or left) else 0
 
 
 if __name__ == "__main__":

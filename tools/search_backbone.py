@@ -76,6 +76,7 @@ def canonical_command(args: argparse.Namespace) -> str:
 def run_cost(argv: list[str]) -> None:
     """What a supernet's step costs, by the number of widths to choose from."""
     from prunet_det.search import cost_check
+    from prunet_det.utils import plots
     from prunet_det.utils.env import environment
     from prunet_det.utils.io import text_table, write_csv
 
@@ -106,7 +107,7 @@ def run_cost(argv: list[str]) -> None:
         records = [{**r, "prunode_of_plain": ratio} for r in cost_check.to_records(costs)]
         command = shlex.join(["python", *sys.argv])
         write_csv(str(Path(args.out) / "supernet_cost.csv"), records, command)
-        cost_check.draw_costs(costs, Path(args.out) / "supernet_cost.png")
+        plots.save(cost_check.draw_costs(records), Path(args.out) / "supernet_cost.png", records)
 
 
 def run_rule(argv: list[str]) -> None:

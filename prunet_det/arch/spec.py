@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prunet_det.utils.config import field_values, from_mapping
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import digest, write_text
+from prunet_det.utils.plots import PALETTE
 
 if TYPE_CHECKING:
     from prunet_det.arch.network import ArchNet
@@ -42,8 +43,7 @@ class BlockKind:
     Attributes:
         name: Value of `kind` in specs, latency tables and search configs.
         title: Name in figures.
-        colour: Colour in figures, #RRGGBB; from Okabe and Ito's, which the colour-blind can tell
-            apart.
+        colour: Colour in figures, #RRGGBB; one of `prunet_det.utils.plots.PALETTE`.
         has_expand: Whether the block begins with a 1x1 convolution to its inner width.
         is_depthwise: Whether the kxk convolution has one group per channel.
         has_project: Whether the block ends with a 1x1 convolution. Such a block has a residual
@@ -66,17 +66,20 @@ class BlockKind:
 BLOCK_KINDS: dict[str, BlockKind] = {
     kind.name: kind
     for kind in (
-        BlockKind(name="conv", title="conv", colour="#56B4E9"),
+        BlockKind(name="conv", title="conv", colour=PALETTE["sky"]),
         BlockKind(
             name="irb",
             title="inverted residual",
-            colour="#009E73",
+            colour=PALETTE["green"],
             has_expand=True,
             is_depthwise=True,
             has_project=True,
         ),
         BlockKind(
-            name="fused_irb", title="fused inverted residual", colour="#E69F00", has_project=True
+            name="fused_irb",
+            title="fused inverted residual",
+            colour=PALETTE["orange"],
+            has_project=True,
         ),
     )
 }

@@ -13,6 +13,7 @@ from prunet_det.benchmark.records import Record
 from prunet_det.latency.record import KINDS, Conditions, Latency
 from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.plots import PALETTE
 
 SCOPES = (Scope.E2E, Scope.DETECTOR, Scope.BACKBONE)  # of a detector: what a user pays first
 # A front's area is bounded by mAP 0 and by this many times the slowest point's latency, so that
@@ -27,7 +28,7 @@ class Family:
 
     Attributes:
         title: Its name.
-        colour: Of Okabe and Ito, told apart by the colour-blind too.
+        colour: Of `prunet_det.utils.plots.PALETTE`.
         marker, symbol: matplotlib's and plotly's marker.
         dash, line: matplotlib's and plotly's line.
     """
@@ -43,7 +44,7 @@ class Family:
 STYLES = {
     "prunet": Family(
         title="PruNet",
-        colour="#0072B2",
+        colour=PALETTE["blue"],
         marker="o",
         symbol="circle",
         dash="-",
@@ -51,7 +52,7 @@ STYLES = {
     ),
     "gpunet": Family(
         title="GPUNet",
-        colour="#D55E00",
+        colour=PALETTE["vermilion"],
         marker="s",
         symbol="square",
         dash="--",
@@ -59,7 +60,7 @@ STYLES = {
     ),
     "efficientnet": Family(
         title="EfficientNet",
-        colour="#009E73",
+        colour=PALETTE["green"],
         marker="^",
         symbol="triangle-up",
         dash=":",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunet_det.benchmark.fronts import STYLES, Axis, Point, counted, pareto
-from prunet_det.utils.errors import MissingPackageError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils import plots
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SIZE = (7.6, 5.0)  # inches
-_DPI = 160
 _LABEL = 7.5  # points
 # Where a label may stand: quadrants and sides, nearest first; x and y in points from the marker.
 _PLACES = [
@@ -25,21 +26,7 @@ _SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}
 _LEADER = 15  # points; a label further away is tied to its marker by a line
 
 
-def plot_pareto(
-    found: Sequence[Point], axis: Axis, metric: str, title: str, paths: Sequence[str | os.PathLike]
-) -> None:
-    """Draws the points of an axis, see `draw_pareto`, to files.
-
-    Args:
-        found, axis, metric, title: See there.
-        paths: One file a kind, *.png or *.svg; the same figures give the same bytes.
-    """
-    figure = draw_pareto(found, axis, metric, title)
-    for path in paths:
-        _save(figure, path)
-
-
-def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> Any:
+def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> Figure:
     """A figure of points, seeds as error bars, and the fronts as the judge reads them.
 
     Args:
@@ -89,19 +76,15 @@ def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> 
     return figure
 
 
-def plot_published(
-    rows: Sequence[tuple[str, str, float, float]],
-    conditions: str,
-    title: str,
-    path: str | os.PathLike[str],
-) -> None:
-    """Draws published top-1 against published latency.
+def draw_published(
+    rows: Sequence[tuple[str, str, float, float]], conditions: str, title: str
+) -> Figure:
+    """A figure of published top-1 against published latency.
 
     Args:
         rows: (network, family, milliseconds, top-1 in percent).
         conditions: What the milliseconds hold for.
         title: That it is published, and by whom.
-        path: The file.
     """
     figure, axes = _figure()
     boxes = []
@@ -123,7 +106,7 @@ def plot_published(
     legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
     labels = [(name, ms, top1, family) for name, family, ms, top1 in rows]
     _place_labels(figure, axes, labels, legend, [(ms, ms, t, t) for _, _, ms, t in rows])
-    _save(figure, path)
+    return figure
 
 
 def _seeds(own: Sequence[Point]) -> str:
@@ -144,18 +127,9 @@ def _handle(style: Any, label: str) -> Any:
     )
 
 
-def _figure() -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise MissingPackageError("plots need matplotlib: pip install prunet_det[det].") from e
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+def _figure() -> tuple[Figure, Axes]:
+    figure, (axes,) = plots.figure(*_SIZE)
     axes.grid(color="#EEEEEE", zorder=0, which="both", linewidth=0.8)
-    axes.set_axisbelow(True)
     return figure, axes
 
 
@@ -283,16 +257,3 @@ def _beads(corners: Any, size: float) -> list[Any]:
         for x, y in zip(np.linspace(x0, x1, count), np.linspace(y0, y1, count), strict=True):
             beads.append(Bbox([[x - size / 2, y - size / 2], [x + size / 2, y + size / 2]]))
     return beads
-
-
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
-    import matplotlib
-
-    kind = os.fspath(path).rpartition(".")[2]
-    # No date and no version, so that the same figures give the same bytes.
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with (
-        matplotlib.rc_context({"svg.hashsalt": "benchmark", "svg.fonttype": "none"}),
-        atomic_path(path) as temporary,
-    ):
-        figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
+from typing import Any
 
 from prunet_det.benchmark import published, tables
 from prunet_det.benchmark.fronts import axes, points
 from prunet_det.benchmark.page import about
-from prunet_det.benchmark.plot import plot_pareto, plot_published
+from prunet_det.benchmark.plot import draw_pareto, draw_published
 from prunet_det.benchmark.records import RECORDS, Record, load_records
 from prunet_det.benchmark.report_cli import markdown, plot_names, plot_title, verdicts
 
@@ -54,24 +54,22 @@ def quoted(_: Path) -> str:
     return published.markdown()
 
 
-def files(results: Path, folder: Path) -> dict[Path, str]:
-    """Path to content of everything in docs/benchmark/.
+def csv_files(results: Path) -> dict[str, str]:
+    """Name to content of the CSV files of docs/benchmark."""
+    return {
+        f"{name}_points.csv": tables.points_csv(records, {"suite": name, "about": about(records)})
+        for name, records in suites(results).items()
+    }
 
-    Args:
-        results: Folder of the suites' folders.
-        folder: docs/benchmark.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        there = Path(temporary)
-        for name, records in suites(results).items():
-            for axis, stem in plot_names(records).items():
-                path = there / f"{name}_{stem}.svg"
-                plot_pareto(points(records, axis), axis, "mAP", plot_title(records), [path])
-            comments = {"suite": name, "about": about(records)}
-            tables.write_points(there / f"{name}_points.csv", records, comments)
-        rows = [
-            (c.model, c.family, c.ms, c.top1) for c in published.classifiers() if c.ms is not None
-        ]
-        title = f"Published, not measured here: {published.GPUNET_SOURCE}"
-        plot_published(rows, published.CONDITIONS, title, there / "published.svg")
-        return {folder / p.name: p.read_text(encoding="utf-8") for p in there.iterdir()}
+
+def figures(results: Path) -> dict[str, tuple[Any, ...]]:
+    """Name of each figure of docs/benchmark to a function that draws it, and its arguments."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, records in suites(results).items():
+        for axis, stem in plot_names(records).items():
+            data = (points(records, axis), axis, "mAP", plot_title(records))
+            found[f"{name}_{stem}.svg"] = (draw_pareto, *data)
+    rows = [(c.model, c.family, c.ms, c.top1) for c in published.classifiers() if c.ms is not None]
+    title = f"Published, not measured here: {published.GPUNET_SOURCE}"
+    found["published.svg"] = (draw_published, rows, published.CONDITIONS, title)
+    return found

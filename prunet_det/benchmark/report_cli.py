@@ -11,10 +11,11 @@ from prunet_det.benchmark import extras, published, tables
 from prunet_det.benchmark.fronts import Axis, axes, points
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.page import about, write_page
-from prunet_det.benchmark.plot import plot_pareto
+from prunet_det.benchmark.plot import draw_pareto
 from prunet_det.benchmark.records import Record, load_records
+from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import write_text
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,15 +70,15 @@ def write_report(
     pictures = {}
     for axis, stem in plot_names(records).items():
         found = points(records, axis)
-        paths = [out / f"{stem}.png", out / f"{stem}.svg"]
-        plot_pareto(found, axis, "mAP", plot_title(records), paths)
-        pictures[axis] = paths[1].name
-    tables.write_points(out / "points.csv", records, {"suite": suite, "about": about(records)})
-    with atomic_path(out / "report.md") as temporary:
-        text = (
-            f"# Benchmark: {suite}\n\n{markdown(records, pictures, folder)}\n{published.markdown()}"
-        )
-        temporary.write_text(text, encoding="utf-8")
+        data = (found, axis, "mAP", plot_title(records))
+        figure = draw_pareto(*data)
+        for kind in ("png", "svg"):
+            plots.save(figure, out / f"{stem}.{kind}", data)
+        pictures[axis] = f"{stem}.svg"
+    comments = {"suite": suite, "about": about(records)}
+    write_text(out / "points.csv", tables.points_csv(records, comments))
+    text = f"# Benchmark: {suite}\n\n{markdown(records, pictures, folder)}\n{published.markdown()}"
+    write_text(out / "report.md", text)
     write_page(records, f"Benchmark: {suite}", out / "index.html")
 
 

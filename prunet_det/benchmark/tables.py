@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ from prunet_det.benchmark.fronts import (
 )
 from prunet_det.benchmark.judge import Comparison
 from prunet_det.benchmark.records import METRICS, Record
-from prunet_det.utils.io import markdown_table, write_csv
+from prunet_det.utils.io import csv_text, markdown_table
 
 
 def runs_by_point(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
@@ -200,15 +199,12 @@ def failure_lines(records: Sequence[Record]) -> str:
     return "".join(lines)
 
 
-def write_points(
-    path: str | os.PathLike[str], records: Sequence[Record], comments: dict[str, str]
-) -> None:
+def points_csv(records: Sequence[Record], comments: dict[str, str]) -> str:
     """CSV, a row for each point on each axis, so that a latency stands beside its conditions.
 
     A point that has not been timed has one row without latency.
 
     Args:
-        path: The file.
         records: Of one suite.
         comments: First lines, as `read_csv` of `prunet_det.latency.record` reads them.
     """
@@ -232,7 +228,7 @@ def write_points(
             rows.append(row)
             timed.add((p.model, p.input_size))
     rows += [row for key, row in plain.items() if key not in timed]
-    write_csv(path, [{key: row.get(key, "") for key in fields} for row in rows], comments)
+    return csv_text([{key: row.get(key, "") for key in fields} for row in rows], comments)
 
 
 def _point_row(runs: Sequence[Record], fields: Sequence[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from prunet_det.search.results import is_finished
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.trainings import RECORDS, train_all
 from prunet_det.search.trial import recipe_hash, recipe_of
+from prunet_det.utils import plots
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path
@@ -140,7 +141,7 @@ def compare(args: argparse.Namespace) -> int:
             f"spread of random networks {between:.4f}, of trainings {within:.4f}: "
             f"ratio {between / within:.1f}"
         )
-    verdict.draw_comparison(found, out / PLOT)
+    plots.save(verdict.draw_comparison(found), out / PLOT, found)
     if args.publish:
         for name in (ENTRIES, RECORDS, PLOT):
             with atomic_path(Path(args.publish) / name) as temporary:

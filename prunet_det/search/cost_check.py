@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,7 +16,11 @@ from prunet_det.arch.blocks import Block
 from prunet_det.latency.stopwatch import Task, time_interleaved
 from prunet_det.search.layer import LayerMixture, Part, SearchLayer
 from prunet_det.search.space import LayerSpace, Operator
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils import plots
+from prunet_det.utils.plots import MARKERS, PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEAST, MOST = 10, 640  # inner widths; what lies between is divided by 3, 15 and 63
 _CHS, _SIZE, _BATCH, _LAYERS = 48, 16, 16, 3
@@ -184,41 +186,39 @@ def to_records(costs: Sequence[SupernetCost]) -> list[dict[str, Any]]:
     return [asdict(cost) for cost in costs]
 
 
-def draw_costs(costs: Sequence[SupernetCost], path: str | os.PathLike[str]) -> None:
-    """Memory and time over the number of widths, both axes logarithmic."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Memory and time over the number of widths, both axes logarithmic.
 
-    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
-    axes = figure.subplots(1, 2)
-    styles = {"prunode": ("#0072B2", "o"), "explicit": ("#D55E00", "s")}
-    for axis, key, label in (
-        (axes[0], "saved_mb", "kept for the backward, MiB"),
-        (axes[1], "step_ms", "ms a step"),
+    Args:
+        rows: See `to_records`.
+    """
+    figure, panels = plots.figure(7.5, 3.2, columns=2)
+    styles = {"prunode": ("Prunodes", "blue"), "explicit": ("a candidate a width", "vermilion")}
+    for axis, key, label in zip(
+        panels, ("saved_mb", "step_ms"), ("kept for the backward, MiB", "ms a step"), strict=True
     ):
-        for kind, (colour, marker) in styles.items():
-            own = [c for c in costs if c.kind == kind]
-            fitting = [c for c in own if c.fits]
-            axis.plot(
-                [c.widths for c in fitting],
-                [getattr(c, key) for c in fitting],
-                color=colour,
-                marker=marker,
-                label=kind,
-            )
-            for c in own:
-                if not c.fits:
-                    top = 4 * max((getattr(f, key) for f in costs if f.fits), default=1.0)
-                    axis.plot([c.widths], [top], color=colour, marker="x", ls="")
-                    axis.annotate("does not fit", (c.widths, top), ha="right", size=8)
+        top = 4 * max((r[key] for r in rows if r["fits"]), default=1.0)
+        for marker, (kind, (name, colour)) in zip(MARKERS, styles.items(), strict=False):
+            own = [r for r in rows if r["kind"] == kind]
+            fitting = [(r["widths"], r[key]) for r in own if r["fits"]] or [(math.nan, math.nan)]
+            x, y = zip(*fitting, strict=True)
+            axis.plot(x, y, color=PALETTE[colour], marker=marker, label=name)
+            for r in own:
+                if not r["fits"]:
+                    axis.plot(r["widths"], top, "x", color=PALETTE[colour])
+                    axis.annotate(
+                        "does not fit",
+                        (r["widths"], top),
+                        (-5, 0),
+                        textcoords="offset points",
+                        ha="right",
+                        va="center",
+                        size=8,
+                    )
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
         axis.set_xticks(EXPLICIT_COUNTS, labels=map(str, EXPLICIT_COUNTS))
-        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            ticks(FuncFormatter(lambda y, _: f"{y:g}" if f"{y:g}"[0] in "125" else ""))
+        plots.log_scale(axis, "y")
         axis.set(xlabel="inner widths to choose from", ylabel=label)
-        axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    axes[0].legend(frameon=False)
-    with atomic_path(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+    panels[0].legend(frameon=False, loc="center right")
+    return figure

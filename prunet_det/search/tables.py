@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prunet_det.search import verdict
+from prunet_det.search.cost_check import draw_costs
 from prunet_det.search.entries import ABLATIONS, FOUND, SEARCHED
 from prunet_det.search.rule_check import random_preferences, run_rule
 from prunet_det.utils.io import markdown_table, read_csv
@@ -136,3 +138,19 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ablations": ablations,
     "agreement": agreement,
 }
+
+
+def figures(results: Path) -> dict[str, tuple[Any, ...]]:
+    """Name of each figure of docs/search to a function that draws it, and its arguments."""
+    costs = [
+        {
+            "kind": r["kind"],
+            "fits": r["fits"] == "True",
+            **{key: float(r[key]) for key in ("widths", "saved_mb", "step_ms")},
+        }
+        for r in read_csv(results / "supernet_cost.csv")[1]
+    ]
+    return {
+        "supernet_cost.svg": (draw_costs, costs),
+        "comparison.svg": (verdict.draw_comparison, comparison(results)),
+    }

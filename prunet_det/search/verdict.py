@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,12 @@ from prunet_det.search.entries import (
     WIDTHS,
 )
 from prunet_det.search.trainings import read_records
+from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.plots import DARK, GREY, PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DRAWS = 2000
 _ORDER = (SEARCHED, FOUND, UNIFORM, WIDTHS, SCALED, RANDOM)
@@ -292,21 +296,17 @@ def _matched(a: Contestant, b: Contestant) -> Iterator[tuple[Any, Any]]:
         yield from zip(*own, strict=False)
 
 
-def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+def draw_comparison(comparison: Comparison) -> Figure:
     """A strip a group: a dot a network, a line over its trainings."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups = comparison.groups
-    figure = Figure((8.0, 0.9 + 0.48 * len(groups)), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, (axes,) = plots.figure(8.0, 0.9 + 0.48 * len(groups))
     rng = np.random.default_rng(0)
+    colours = {SEARCHED: PALETTE["blue"], RANDOM: GREY}
     for row, group in enumerate(groups):
         own = sorted(comparison.group(group), key=lambda c: c.mean)
         spread = np.linspace(-0.28, 0.28, len(own)) if len(own) > 1 else [0.0]
         spread = rng.permutation(spread) if group == RANDOM else spread
-        colour = "#0072b2" if group == SEARCHED else "#999999" if group == RANDOM else "#d55e00"
+        colour = colours.get(group, PALETTE["vermilion"])
         for c, shift in zip(own, spread, strict=True):
             axes.plot([min(c.scores), max(c.scores)], [row + shift] * 2, color=colour, alpha=0.45)
             axes.plot(c.mean, row + shift, "o", color=colour, markersize=5)
@@ -314,17 +314,15 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
     if random:
         for value, style, what in (
             (np.median(random), ":", "median of random"),
-            (np.quantile(random, 0.9), "--", "90th percentile"),
+            (np.quantile(random, 0.9), "--", "90th percentile of random"),
         ):
-            axes.axvline(float(value), color="#444444", linestyle=style, linewidth=1, label=what)
+            axes.axvline(float(value), color=DARK, linestyle=style, linewidth=1, label=what)
         axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
     about = comparison.about
     axes.set_xlabel("top-1 from scratch (dot: mean, line: over trainings)")
-    axes.set_title(f"{about['budget_ms']:g} ms, {about['device']}, {about['data']}", fontsize=10)
+    title = f"{about['budget_ms']:g} ms, {about['device']}, {about['data']}"
+    axes.set_title(title, fontsize=10, loc="left")
     axes.grid(axis="x", alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=Path(path).suffix[1:] or "png")
+    return figure

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,6 +79,32 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Rounds floats to significant digits, which are the same on every machine; last bits are not.
+
+    Args:
+        value: JSON values, tuples, arrays and dataclasses of them, nested in any way; objects with
+            `to_dict` as that gives them.
+        digits: Significant digits; the default is finer than any figure that is shown.
+
+    Returns:
+        JSON values; whatever else the value holds stays as it is.
+    """
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    elif dataclasses.is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: rounded(each, digits) for key, each in value.items()}
+    if hasattr(value, "tolist"):
+        return rounded(value.tolist(), digits)
+    if isinstance(value, (list, tuple)):
+        return [rounded(each, digits) for each in value]
+    return value
+
+
 def file_digest(path: PathLike) -> str:
     """Computes 16 hexadecimal digits of SHA-256 of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
@@ -108,6 +136,21 @@ def file_lock(path: PathLike, on_wait: Callable[[], None] | None = None) -> Iter
         lock.release()
 
 
+def csv_text(rows: Sequence[Mapping[str, Any]], comments: Mapping[str, Any]) -> str:
+    """Formats rows as CSV under comment lines.
+
+    Args:
+        rows: At least one; all with the keys of the first.
+        comments: Written as `# key: value` lines.
+    """
+    text = io.StringIO()
+    text.writelines(f"# {key}: {value}\n" for key, value in comments.items())
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def write_csv(
     path: PathLike, rows: Sequence[Mapping[str, Any]], comments: Mapping[str, Any] | str
 ) -> None:
@@ -121,11 +164,7 @@ def write_csv(
     """
     if isinstance(comments, str):
         comments = {"command": comments, **environment()}
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        f.writelines(f"# {key}: {value}\n" for key, value in comments.items())
-        writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(path, csv_text(rows, comments))
 
 
 def read_csv(path: PathLike) -> tuple[dict[str, str], list[dict[str, str]]]:

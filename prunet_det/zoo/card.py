@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from prunet_det.arch.spec import BLOCK_KINDS, ArchSpec, BlockSpec
-from prunet_det.utils.errors import MissingPackageError
-from prunet_det.utils.io import atomic_path, markdown_table
+from prunet_det.utils import plots
+from prunet_det.utils.extras import require
+from prunet_det.utils.io import markdown_table
+from prunet_det.utils.plots import DARK, GREY, LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:
@@ -54,7 +56,7 @@ def model_card(spec: ArchSpec, costs: str, drawing: str) -> str:
 ![Blocks of {spec.name}]({drawing})
 
 *Filled: output channels of a block. Outlined: its inner width. Above it: its kernel size, with an
-arrow where the stride is 2. Below each stage: stride and channels.*
+arrow where the stride is 2.*
 
 {costs}
 Counted from the blocks, as torch's FlopCounterMode counts; one MAC is a multiplication and an
@@ -109,50 +111,32 @@ def _blocks(spec: ArchSpec) -> str:
     return markdown_table([*header, "padding as published"], rows)
 
 
-_STEM_AND_TAIL = "#999999"
-
-
-def draw_network(spec: ArchSpec, path: str | os.PathLike[str]) -> None:
-    """Draws a network to an image file, with a bar for each block.
+def draw_network(spec: ArchSpec) -> Figure:
+    """Draws a network with a bar for each block.
 
     A bar is filled to the block's output channels, outlined to its inner width, and has the kernel
     size above; `SE` marks squeeze-and-excitation, an arrow a stride of 2.
 
-    Args:
-        spec: Spec of the network.
-        path: File to write, `*.svg` or `*.png`.
-
     Raises:
-        ImportError: If matplotlib is missing.
+        MissingPackageError: If matplotlib is missing.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as e:
-        raise MissingPackageError("drawing needs matplotlib: pip install prunet_det[det].") from e
+    patch = require("matplotlib.patches", "det").Patch
     blocks = len(spec.blocks) + len(spec.stem.widths) + 1
-    with matplotlib.rc_context({"svg.hashsalt": spec.name, "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(max(6.5, 0.32 * blocks + 1.2), 3.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        top = _draw_bars(axes, spec)
-        axes.set_ylim(0, 1.14 * top)
-        axes.set_ylabel("channels")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="x", length=0)
-        axes.set_title(f"{spec.name}: blocks from image to classifier", loc="left")
-        used = {b.kind for b in spec.blocks}
-        kinds = [kind for name, kind in BLOCK_KINDS.items() if name in used]
-        patches = [Patch(color=kind.colour, label=kind.title) for kind in kinds]
-        patches.append(Patch(color=_STEM_AND_TAIL, label="stem and tail"))
-        patches.append(Patch(facecolor="none", edgecolor="#444444", label="inner width"))
-        axes.legend(handles=patches, loc="upper left", frameon=False)
-        with atomic_path(path) as temporary:
-            kind = os.fspath(path).rpartition(".")[2]
-            metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+    figure, (axes,) = plots.figure(min(8.0, max(6.5, 0.32 * blocks + 1.2)), 3.2)
+    top = _draw_bars(axes, spec)
+    axes.set_ylim(0, 1.14 * top)
+    axes.set_ylabel("channels", fontsize=8)
+    axes.set_xlabel("stage, its stride, its channels", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.tick_params(axis="x", length=0)
+    axes.set_title(f"{spec.name}: blocks from image to classifier", fontsize=10, loc="left")
+    used = {b.kind for b in spec.blocks}
+    kinds = [kind for name, kind in BLOCK_KINDS.items() if name in used]
+    patches = [patch(color=kind.colour, label=kind.title) for kind in kinds]
+    patches.append(patch(color=GREY, label="stem and tail"))
+    patches.append(patch(facecolor="none", edgecolor=DARK, label="inner width"))
+    axes.legend(handles=patches, loc="upper left", frameon=False, fontsize=8)
+    return figure
 
 
 def _draw_bars(axes: Axes, spec: ArchSpec) -> float:
@@ -166,7 +150,7 @@ def _draw_bars(axes: Axes, spec: ArchSpec) -> float:
         nonlocal x
         axes.bar(x, width, 0.8, color=colour)
         if hidden:
-            axes.bar(x, hidden, 0.8, facecolor="none", edgecolor="#444444", linewidth=0.8)
+            axes.bar(x, hidden, 0.8, facecolor="none", edgecolor=DARK, linewidth=0.8)
         axes.text(x, max(width, hidden) + 0.01 * top, text, ha="center", va="bottom", fontsize=7)
         x += 1
 
@@ -174,21 +158,21 @@ def _draw_bars(axes: Axes, spec: ArchSpec) -> float:
         nonlocal x
         ticks.append((first + x - 1) / 2)
         labels.append(label)
-        axes.axvline(x - 0.25, color="#DDDDDD", linewidth=0.8, zorder=0)
+        axes.axvline(x - 0.25, color=LIGHT, linewidth=0.8, zorder=0)
         x += 0.5
 
     for i, width in enumerate(spec.stem.widths):
         stride *= 2 if i == 0 else 1
-        bar(width, 0, _STEM_AND_TAIL, "3" if i else "3\u2193")
+        bar(width, 0, GREY, "3" if i else "3\u2193")
     close(0, f"stem\n/{stride}\n{spec.stem.widths[-1]}")
     for i, stage in enumerate(spec.stages):
         first = x
         for block in stage.blocks:
             stride *= block.stride
             bar(block.out_chs, block.hidden, block.kind_info.colour, _mark(block))
-        close(first, f"stage {i}\n/{stride}\n{stage.blocks[-1].out_chs}")
+        close(first, f"{i}\n/{stride}\n{stage.blocks[-1].out_chs}")
     first = x
-    bar(spec.tail.width, 0, _STEM_AND_TAIL, "1")
+    bar(spec.tail.width, 0, GREY, "1")
     close(first, f"tail\n/{stride}\n{spec.tail.width}")
     axes.set_xticks(ticks, labels)
     axes.set_xlim(-0.7, x - 0.6)

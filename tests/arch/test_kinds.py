@@ -25,6 +25,7 @@ from prunet_det.latency.table import network_blocks, predict_table, variants
 from prunet_det.search.costs import Pricing
 from prunet_det.search.prunode import Prunode
 from prunet_det.search.space import SearchSpace
+from prunet_det.utils import plots
 from prunet_det.zoo.card import draw_network, model_card
 
 DS = BlockKind(
@@ -79,7 +80,7 @@ def test_a_new_kind_is_counted_and_priced(network):
 
 
 def test_a_new_kind_is_drawn(network, tmp_path):
-    draw_network(network, tmp_path / "planted.svg")
+    plots.save(draw_network(network), tmp_path / "planted.svg", network)
     for drawn in (
         (tmp_path / "planted.svg").read_text(encoding="utf-8"),
         blocks_svg(network.blocks, 48, 3),

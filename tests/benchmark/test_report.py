@@ -11,6 +11,7 @@ import pytest
 from prunet_det.benchmark import extras, plot, publish, report_cli, tables, timing
 from prunet_det.benchmark.fronts import axes, points
 from prunet_det.benchmark.records import load_records, save_latencies, save_record
+from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import read_csv, write_csv, write_json
 from tests.benchmark.planted import runs, save, suite
@@ -49,7 +50,7 @@ def test_report_writes_everything(results, tmp_path, here):
 
 def test_the_csv_is_what_the_records_say(results, tmp_path):
     records = report_cli.reportable(results / "small")
-    tables.write_points(tmp_path / "points.csv", records, {"suite": "small"})
+    (tmp_path / "points.csv").write_text(tables.points_csv(records, {"suite": "small"}))
     comments, rows = read_csv(tmp_path / "points.csv")
     assert comments == {"suite": "small"} and len(rows) == 9 * 2
     for row in rows:
@@ -75,8 +76,8 @@ def test_a_suite_that_is_not_timed_yet_is_reported(tmp_path):
     save(tmp_path / "young", records)
     text = publish.full(tmp_path) + publish.summary(tmp_path)
     assert "0.350 \u00b1 0.071" in text and "no latency yet" in text
-    publish.files(tmp_path, tmp_path)
-    tables.write_points(tmp_path / "points.csv", records, {})
+    publish.figures(tmp_path)
+    (tmp_path / "points.csv").write_text(tables.points_csv(records, {}))
     assert read_csv(tmp_path / "points.csv")[1][0]["latency_ms"] == ""
 
 
@@ -89,14 +90,16 @@ def test_nothing_to_report_is_refused(results):
 
 def test_published_parts_are_there_with_and_without_records(results, tmp_path):
     assert publish.summary(tmp_path) == publish.full(tmp_path) == "No records yet.\n"
-    assert [p.name for p in publish.files(tmp_path, tmp_path)] == ["published.svg"]
+    assert list(publish.figures(tmp_path)) == ["published.svg"] and not publish.csv_files(tmp_path)
     assert list(publish.suites(results)) == ["small"]
     text = publish.summary(results)
     assert "](docs/benchmark/small_pareto.svg)" in text
     linked = re.findall(r"\]\(docs/benchmark/([^)]+)\)", text + publish.full(results))
-    first = publish.files(results, tmp_path)
-    assert {*linked, "published.svg"} == {p.name for p in first}
-    assert publish.files(results, tmp_path) == first  # the same bytes, or they would be stale
+    figures, again = (publish.figures(results) for _ in range(2))
+    assert {*linked, "published.svg"} == {*figures, *publish.csv_files(results)}
+    for name, (draw, *data) in figures.items():
+        plots.save(draw(*data), tmp_path / name, data)
+        assert plots.shows(tmp_path / name, again[name][1:])  # or it would be stale
 
 
 def test_verdicts_follow_the_records(tmp_path):
@@ -150,11 +153,11 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
 
 
 def test_equal_seeds_and_narrow_ranges_are_drawn(tmp_path):
-    from prunet_det.benchmark.plot import _ticks, plot_pareto
+    from prunet_det.benchmark.plot import _ticks, draw_pareto
 
     records = runs("prunet_demo", "prunet", 128, [0.1, 0.1, 0.1], 9.0)
     axis = next(a for a in axes(records) if a.scope == "detector")
-    plot_pareto(points(records, axis), axis, "mAP", "one", [tmp_path / "one.png"])
+    plots.save(draw_pareto(points(records, axis), axis, "mAP", "one"), tmp_path / "one.png", "one")
     for left, right in ((8.4, 9.6), (2.2, 2.7), (1, 30), (0.5, 900)):
         ticks = _ticks(left, right)
         assert 3 <= len(ticks) <= 9 and all(left <= t <= right for t in ticks)

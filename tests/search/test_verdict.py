@@ -10,6 +10,7 @@ import pytest
 from prunet_det.search import entries as names
 from prunet_det.search import trainings, verdict
 from prunet_det.search.verdict import Comparison
+from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
 
 SEEDS = 3
@@ -117,8 +118,9 @@ def test_too_few_trainings_have_no_spread(tmp_path):
 
 
 def test_the_plot_is_a_picture(comparison, tmp_path):
-    verdict.draw_comparison(comparison, tmp_path / "plot.png")
+    plots.save(verdict.draw_comparison(comparison), tmp_path / "plot.png", comparison)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert plots.shows(tmp_path / "plot.png", comparison)
 
 
 def test_the_interval_of_a_mean_is_students():

@@ -1,10 +1,13 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all; rounded values are the same on every machine."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import atomic_path, rounded
 
 
 def test_whole(tmp_path):
@@ -21,3 +24,17 @@ def test_after_a_failure_the_old_file_stands(tmp_path):
         raise KeyboardInterrupt
     assert (tmp_path / "a.txt").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_rounded_values_are_json():
+    @dataclass
+    class Row:
+        ms: float
+        values: tuple[float, ...]
+
+    value = {"row": Row(0.1 + 0.2, (1e-9 / 3, 12345678.9)), "array": np.array([1, 2]), "n": None}
+    assert rounded(value) == {
+        "row": {"ms": 0.3, "values": [3.33333e-10, 12345700.0]},
+        "array": [1, 2],
+        "n": None,
+    }
