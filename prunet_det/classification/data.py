@@ -30,7 +30,7 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
         transform: Arguments of `timm.data.create_transform`.
 
     Raises:
-        ValueError: If there are less than two classes.
+        InputError: If there are less than two classes.
     """
 
     def __init__(self, classes: tuple[str, ...], transform: Mapping[str, Any]) -> None:
@@ -58,8 +58,8 @@ class ImageFolder(_Images):
         transform: Arguments of `timm.data.create_transform`.
 
     Raises:
-        FileNotFoundError: If the folder is missing, or a class has no images.
-        ValueError: If there are less than two classes.
+        MissingFileError: If the folder is missing, or a class has no images.
+        InputError: If there are less than two classes.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class EmbeddedCrops(_Images):
         transform: Arguments of `timm.data.create_transform`.
 
     Raises:
-        ValueError: If there is no such set or split.
+        InputError: If there is no such set or split.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class Classifier(BaseModel):
         init_cfg: Config of mmengine's weight initialisation.
 
     Raises:
-        ValueError: If `loss` is unknown.
+        InputError: If `loss` is unknown.
     """
 
     def __init__(  # noqa: PLR0913 (the keys of a config)
@@ -88,7 +88,7 @@ class Classifier(BaseModel):
         """Sets the training mode, after a check of the norms by `check_activations`.
 
         Raises:
-            RuntimeError: If a conversion to SyncBN has dropped activations.
+            InputError: If a conversion to SyncBN has dropped activations.
         """
         check_activations(self.net)
         super().train(mode)

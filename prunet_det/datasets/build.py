@@ -41,7 +41,7 @@ def get_set(name: str) -> EmbeddedSet:
     """Returns the parameters of a named set.
 
     Raises:
-        ValueError: If no set has this name.
+        InputError: If no set has this name.
     """
     if name not in SETS:
         raise InputError(f"there is no embedded set {name!r}; the known ones: {', '.join(SETS)}.")
@@ -63,7 +63,7 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
         The folder.
 
     Raises:
-        ValueError: If the name is unknown, or `root` holds files that are not of this set.
+        InputError: If the name is unknown, or `root` holds files that are not of this set.
         OSError: If the folder cannot be written.
     """
     embedded, root = get_set(name), Path(root)
@@ -88,7 +88,7 @@ def data_hash(root: str | os.PathLike[str]) -> str:
     """Returns the digest of a finished set's annotations and images, from its manifest.
 
     Raises:
-        FileNotFoundError: If there is no manifest.
+        MissingFileError: If there is no manifest.
     """
     manifest = _read_manifest(Path(root))
     if manifest is None:
@@ -194,7 +194,7 @@ def _make(embedded: EmbeddedSet, root: Path, workers: int | None) -> None:
 
 
 def _refuse_foreign(embedded: EmbeddedSet, root: Path) -> None:
-    """Raises ValueError if `root` holds a file that is not of this set."""
+    """Raises InputError if `root` holds a file that is not of this set."""
     for path in sorted(root.rglob("*")) if root.is_dir() else ():
         name = path.relative_to(root).as_posix()
         ours = path.is_dir() or bool(_OWN_FILES.fullmatch(name))

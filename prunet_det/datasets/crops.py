@@ -53,7 +53,7 @@ def ensure_crops(name: str, root: str | os.PathLike[str], workers: int | None = 
         `{train,val}_labels.npy`, (N,) int64, in the order of the annotations.
 
     Raises:
-        ValueError: If the name is unknown, or `root` holds files that are not of this set.
+        InputError: If the name is unknown, or `root` holds files that are not of this set.
         OSError: If the folder cannot be written.
     """
     root = ensure(name, root, workers)

@@ -21,7 +21,7 @@ def load_font(face: str, pixels: int) -> FreeTypeFont:
         pixels: Font size.
 
     Raises:
-        FileNotFoundError: If the installed matplotlib lacks the face.
+        MissingFileError: If the installed matplotlib lacks the face.
     """
     import matplotlib
     from PIL import ImageFont

@@ -36,8 +36,8 @@ def load_photos(split: str) -> tuple[np.ndarray, ...]:
     """Loads the photographs of a split (`train` or `val`), each (H, W, 3) uint8 in BGR.
 
     Raises:
-        ImportError: If scikit-image is missing.
-        FileNotFoundError: If the installed scikit-image lacks one of the files.
+        MissingPackageError: If scikit-image is missing.
+        MissingFileError: If the installed scikit-image lacks one of the files.
     """
     try:
         from skimage.data import data_dir

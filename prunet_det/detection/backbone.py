@@ -43,7 +43,7 @@ class FeatureBackbone(BaseModule):
         out_strides: Strides of the feature maps, finest first.
 
     Raises:
-        ValueError: If an option does not fit the network.
+        InputError: If an option does not fit the network.
         CheckpointError: If the checkpoint cannot be read or does not fit.
     """
 
@@ -103,7 +103,7 @@ class FeatureBackbone(BaseModule):
         """Sets the training mode, except that frozen norms, or all with norm_eval, stay in eval.
 
         Raises:
-            RuntimeError: If a conversion to SyncBN has dropped activations.
+            InputError: If a conversion to SyncBN has dropped activations.
         """
         check_activations(self.net)
         super().train(mode)
@@ -145,7 +145,7 @@ def choose_indices(
         Indices of the chosen features.
 
     Raises:
-        ValueError: If both are given, or the network has no such feature.
+        InputError: If both are given, or the network has no such feature.
     """
     if out_strides is not None and out_indices is not None:
         raise InputError("give out_strides or out_indices, not both.")

@@ -58,7 +58,7 @@ def bifpn_nodes(levels: int) -> tuple[Node, ...]:
     """Lists the nodes of EfficientDet's cell: a top-down pass, then a bottom-up pass.
 
     Raises:
-        ValueError: If there are less than 2 levels.
+        InputError: If there are less than 2 levels.
     """
     if levels < 2:
         raise InputError(f"a BiFPN needs at least 2 levels, got {levels}.")
@@ -222,7 +222,7 @@ class BiFPN(BaseModule):
         out_strides: Strides of the outputs, finest first.
 
     Raises:
-        ValueError: If the backbone's maps or the nodes do not fit the levels.
+        InputError: If the backbone's maps or the nodes do not fit the levels.
     """
 
     def __init__(  # noqa: PLR0913 (the keys of a config)

@@ -43,9 +43,9 @@ def build_detector(
         The detector, with the config as `cfg`.
 
     Raises:
-        FileNotFoundError: If there is no such config or checkpoint.
+        MissingFileError: If there is no such config or checkpoint.
         CheckpointError: If the checkpoint cannot be read or does not fit.
-        ValueError: If the config is not of a one-stage detector, the number of classes is not the
+        InputError: If the config is not of a one-stage detector, the number of classes is not the
             head's, or there is no such device.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():

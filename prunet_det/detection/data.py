@@ -26,8 +26,8 @@ class CocoFolder(CocoDataset):
         **kwargs: Further arguments of CocoDataset.
 
     Raises:
-        FileNotFoundError: If a folder or the annotation file is missing.
-        ValueError: If the annotations are damaged, or list no images or no categories.
+        MissingFileError: If a folder or the annotation file is missing.
+        InputError: If the annotations are damaged, or list no images or no categories.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
     """Reads the category names of a COCO annotation file, in the order of the labels.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or lists no images or no categories.
+        MissingFileError: If there is no such file.
+        InputError: If it is damaged, or lists no images or no categories.
     """
     path = Path(ann_file)
     if not path.is_file():

@@ -33,8 +33,8 @@ class OneStageDetector(SingleStageDetector):
         init_cfg: Config of mmengine's weight initialisation.
 
     Raises:
-        ValueError: If the config gives a value that does not agree.
-        KeyError: If a part has a type that is not registered.
+        InputError: If the config gives a value that does not agree, or a type that is not
+            registered.
     """
 
     def __init__(  # noqa: PLR0913 (the keys of a config)

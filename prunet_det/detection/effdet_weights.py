@@ -31,7 +31,7 @@ def detector_config(effdet_config: DictConfig) -> dict[str, Any]:
         effdet_config: Result of `effdet.get_efficientdet_config(name)`.
 
     Raises:
-        ValueError: If the config has an option that does not convert.
+        InputError: If the config has an option that does not convert.
     """
     c = effdet_config
     for key, supported in (
@@ -125,8 +125,8 @@ def convert_checkpoint(
         images.
 
     Raises:
-        ImportError: If effdet is missing.
-        ValueError: If effdet has no such model, or it does not convert.
+        MissingPackageError: If effdet is missing.
+        InputError: If effdet has no such model, or it does not convert.
         CheckpointError: If the checkpoint is not of this model.
     """
     try:

@@ -103,7 +103,7 @@ class EfficientDetHead(BaseDenseHead):
         init_cfg: Config of mmengine's weight initialisation.
 
     Raises:
-        ValueError: If `test_cfg` has an unknown key.
+        InputError: If `test_cfg` has an unknown key.
     """
 
     TEST_CFG = dict(max_points=5000, score_thr=0.0, nms_iou=0.5, max_per_img=100)

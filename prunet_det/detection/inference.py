@@ -50,7 +50,7 @@ def detect(
         `label` (index), `category` (name), `score` and `bbox` (x, y, width, height in pixels).
 
     Raises:
-        ValueError: If a file cannot be read as an image.
+        InputError: If a file cannot be read as an image.
     """
     classes = model.dataset_meta["classes"]
     for path in paths:

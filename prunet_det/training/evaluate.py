@@ -50,7 +50,7 @@ def evaluate(
         The record: config, classes, data, metrics, and how the weights were trained.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
+        MissingFileError: If there is no such checkpoint.
         CheckpointError: If it cannot be read or does not fit.
     """
     model = unwrap_model(runner)

@@ -31,7 +31,7 @@ def convert_norms(net: nn.Module, norm_cfg: Mapping[str, Any]) -> nn.Module:
         The network.
 
     Raises:
-        ValueError: If a type or key is unknown, or the network has no batch norms.
+        InputError: If a type or key is unknown, or the network has no batch norms.
     """
     cfg = {"num_groups": 32, "requires_grad": True, **norm_cfg}
     kind, groups, trained = cfg.pop("type", None), cfg.pop("num_groups"), cfg.pop("requires_grad")
@@ -73,7 +73,7 @@ def check_activations(net: nn.Module) -> None:
     """Refuses a network whose activations torch's converter to SyncBN has dropped.
 
     Raises:
-        RuntimeError: If a SyncBN holds an activation that it does not call.
+        InputError: If a SyncBN holds an activation that it does not call.
     """
     for name, module in net.named_modules():
         # The converter keeps the activation as a child of a norm that does not call it.

@@ -131,7 +131,7 @@ def make_repeatable(cfg: Config, seed: int) -> None:
         seed: Seed of everything random.
 
     Raises:
-        ValueError: If the config has another sampler.
+        InputError: If the config has another sampler.
     """
     cfg.randomness = dict(seed=seed)
     placed = {"InfiniteSampler": "PlacedInfiniteSampler", "DefaultSampler": "PlacedSampler"}

@@ -58,7 +58,7 @@ def resolve_spec(arch: str | os.PathLike[str] | Mapping[str, Any] | ArchSpec) ->
 
     Raises:
         UnknownModelError: If no network has this name.
-        FileNotFoundError: If there is no such spec file.
+        MissingFileError: If there is no such spec file.
         SpecError: If the spec is not valid.
     """
     if isinstance(arch, ArchSpec):
@@ -121,7 +121,7 @@ def create(
 
     Raises:
         UnknownModelError: If no network has this name.
-        FileNotFoundError: If there is no such spec file or checkpoint.
+        MissingFileError: If there is no such spec file or checkpoint.
         SpecError: If the spec is not valid.
         CheckpointError: If the checkpoint cannot be read or does not fit.
     """

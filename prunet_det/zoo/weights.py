@@ -75,7 +75,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Reads the tensors of a safetensors or PyTorch file, without unpickling code.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        MissingFileError: If there is no such file.
         CheckpointError: If the file is damaged, holds pickled objects, or holds no tensors.
     """
     path = Path(path)
@@ -158,7 +158,7 @@ def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
         The number of tensors.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        MissingFileError: If there is no such file.
         CheckpointError: If it cannot be read, or a tensor is missing, not in the model, or of
             another shape.
     """
@@ -181,7 +181,7 @@ def save_safetensors(
         half: Store floating-point tensors as FP16.
 
     Raises:
-        ValueError: If a value does not fit into FP16.
+        InputError: If a value does not fit into FP16.
     """
     tensors = {}
     for key, value in state.items():
@@ -206,7 +206,7 @@ def convert_released(spec: ArchSpec, path: str | os.PathLike[str]) -> dict[str, 
         A state dict that fits an ArchNet of the spec exactly.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        MissingFileError: If there is no such file.
         CheckpointError: If it cannot be read, or is not a checkpoint of this network.
     """
     released = read_state_dict(path)
@@ -247,7 +247,7 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
         The number of tensors that were loaded.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        MissingFileError: If there is no such file.
         CheckpointError: If it cannot be read, or a backbone tensor is missing or of another shape.
     """
     inner = getattr(model, "model", None)
