@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prunet_det.detection.inference import detect, load_detector, read_card
+from prunet_det.detection.build import build_detector
+from prunet_det.detection.inference import detect, read_card
 from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
@@ -25,7 +26,7 @@ def test_a_card_says_config_and_classes(tmp_path):
     ("change", "sentence"),
     [
         ({"classes": ("a", "b")}, "10 classes, but 2 names"),
-        ({"config": "configs/classification/prunet_digits.py"}, "the config is a classifier's"),
+        ({"config": "configs/classification/prunet_digits.py"}, "is no one-stage detector"),
         ({"checkpoint": "gone.safetensors"}, "there is no checkpoint"),
         pytest.param(
             {"device": "cuda"},
@@ -37,11 +38,11 @@ def test_a_card_says_config_and_classes(tmp_path):
 def test_refusals(change, sentence):
     given = dict(config=CONFIG, checkpoint=SHIPPED, classes=tuple("0123456789"))
     with pytest.raises((UserError, FileNotFoundError), match=sentence):
-        load_detector(**{**given, **change})
+        build_detector(**{**given, **change})
 
 
 def test_a_file_that_is_no_image(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
-    model = load_detector(CONFIG, SHIPPED, tuple("0123456789"))
+    model = build_detector(CONFIG, SHIPPED, classes=tuple("0123456789"))
     with pytest.raises(UserError, match="no image that can be read"):
         list(detect(model, [tmp_path / "a.png"]))
