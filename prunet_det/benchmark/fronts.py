@@ -119,7 +119,7 @@ class Axis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class FrontPoint:
     """A network at an input size: its accuracy over seeds, and its latency on one axis.
 
     Attributes:
@@ -155,7 +155,7 @@ def axes(records: Sequence[Record]) -> list[Axis]:
     return sorted(found, key=Axis.order)
 
 
-def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[Point]:
+def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[FrontPoint]:
     """The points of an axis, families together and fast ones first.
 
     A record without this metric (a data set may have no large objects) or without a latency on
@@ -171,7 +171,7 @@ def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[P
         rows = [row for r in group for row in _rows(r, axis)]
         middle = {k: statistics.median(getattr(row, k) for row in rows) for k in _FIGURES}
         found.append(
-            Point(
+            FrontPoint(
                 model=model,
                 family=group[0].family,
                 input_size=size,
@@ -187,21 +187,21 @@ def _rows(record: Record, axis: Axis) -> list[Latency]:
     return [row for row in record.latencies if Axis.of(row) == axis]
 
 
-def pareto(candidates: Sequence[Point]) -> list[Point]:
+def pareto(every: Sequence[FrontPoint]) -> list[FrontPoint]:
     """Those that no other one beats or equals in both: latency and the metric's mean both rise."""
-    front: list[Point] = []
-    for p in sorted(candidates, key=lambda p: (p.latency.ms, -p.mean)):
+    front: list[FrontPoint] = []
+    for p in sorted(every, key=lambda p: (p.latency.ms, -p.mean)):
         if not front or p.mean > front[-1].mean:
             front.append(p)
     return front
 
 
-def reference_ms(candidates: Sequence[Point]) -> float:
+def reference_ms(every: Sequence[FrontPoint]) -> float:
     """The hypervolume's reference latency, of the points of all families together."""
-    return REFERENCE_MARGIN * max(p.latency.ms for p in candidates)
+    return REFERENCE_MARGIN * max(p.latency.ms for p in every)
 
 
-def hypervolume(front: Sequence[Point], limit_ms: float) -> float:
+def hypervolume(front: Sequence[FrontPoint], limit_ms: float) -> float:
     """Area between a front and the reference point (`limit_ms`, mAP 0), of that rectangle.
 
     It is the best mean mAP that a budget buys, averaged over budgets from 0 to `limit_ms`; a budget

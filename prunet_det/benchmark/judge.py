@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from prunet_det.benchmark.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
-from prunet_det.benchmark.fronts import STYLES, Axis, Point, axes, counted, pareto, points
+from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, axes, counted, pareto, points
 from prunet_det.benchmark.records import Record, check_shared
 from prunet_det.utils.errors import InputError
 
@@ -128,7 +128,7 @@ def latency_ratio(
     )
 
 
-def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comparison:
+def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) -> Comparison:
     """PruNet against another family.
 
     Args:
@@ -169,7 +169,7 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[Point]) -> Comp
     return Comparison(**about, verdict=verdict, ratio=ratio, interval=bounds)
 
 
-def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[float]:
+def resampled_ratios(ours: Sequence[FrontPoint], theirs: Sequence[FrontPoint]) -> list[float]:
     """The ratio of every resample whose fronts, found anew, share a range."""
     every = [*ours, *theirs]
     ms = np.array([p.latency.ms for p in every])
@@ -185,7 +185,7 @@ def resampled_ratios(ours: Sequence[Point], theirs: Sequence[Point]) -> list[flo
     return ratios
 
 
-def _knots(front: Sequence[Point]) -> list[tuple[float, float]]:
+def _knots(front: Sequence[FrontPoint]) -> list[tuple[float, float]]:
     return [(p.mean, p.latency.ms) for p in front]
 
 

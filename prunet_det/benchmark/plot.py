@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from prunet_det.benchmark.fronts import STYLES, Axis, Point, counted, pareto
+from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, counted, pareto
 from prunet_det.utils import plots
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _SIDES = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}
 _LEADER = 15  # points; a label further away is tied to its marker by a line
 
 
-def draw_pareto(found: Sequence[Point], axis: Axis, metric: str, title: str) -> Figure:
+def draw_pareto(found: Sequence[FrontPoint], axis: Axis, metric: str, title: str) -> Figure:
     """A figure of points, seeds as error bars, and the fronts as the judge reads them.
 
     Args:
@@ -109,12 +109,12 @@ def draw_published(
     return figure
 
 
-def _seeds(own: Sequence[Point]) -> str:
+def _seeds(own: Sequence[FrontPoint]) -> str:
     least, most = (f(len(p.values) for p in own) for f in (min, max))
     return f"{counted('seed', least, most)} a point"
 
 
-def _range(p: Point) -> list[list[float]]:
+def _range(p: FrontPoint) -> list[list[float]]:
     # A mean of equal values may be off them by rounding.
     return [[max(0.0, p.mean - min(p.values))], [max(0.0, max(p.values) - p.mean)]]
 
@@ -133,7 +133,7 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _margins(axes: Any, found: Sequence[Point]) -> None:
+def _margins(axes: Any, found: Sequence[FrontPoint]) -> None:
     """Room for labels and bars, and ticks that one can read on less than two decades."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 

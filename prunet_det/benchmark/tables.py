@@ -11,7 +11,7 @@ from prunet_det.benchmark.fronts import (
     REFERENCE_MARGIN,
     STYLES,
     Axis,
-    Point,
+    FrontPoint,
     axes,
     hypervolume,
     pareto,
@@ -73,7 +73,7 @@ def accuracy_table(records: Sequence[Record]) -> str:
 
 
 # (model, input size) to its point on an axis, and those that are on their family's front.
-_Column = tuple[dict[tuple[str, int], Point], set[tuple[str, int]]]
+_Column = tuple[dict[tuple[str, int], FrontPoint], set[tuple[str, int]]]
 
 
 def _column(records: Sequence[Record], axis: Axis) -> _Column:

@@ -9,7 +9,15 @@ from itertools import pairwise
 
 import pytest
 
-from prunet_det.benchmark.fronts import Axis, Point, axes, hypervolume, pareto, points, reference_ms
+from prunet_det.benchmark.fronts import (
+    Axis,
+    FrontPoint,
+    axes,
+    hypervolume,
+    pareto,
+    points,
+    reference_ms,
+)
 from prunet_det.benchmark.judge import judge, latency_ratio
 from prunet_det.latency.record import Conditions, Latency
 from prunet_det.runtime.subject import Scope
@@ -196,7 +204,7 @@ def point(value, ms):
         high=ms,
         kind="measured",
     )
-    return Point(
+    return FrontPoint(
         model="m",
         family="prunet",
         input_size=128,
