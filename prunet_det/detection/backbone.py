@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import timm
 import torch
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
@@ -17,6 +16,7 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.training.norms import check_activations, convert_norms
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create, load_backbone_weights, resolve_spec
+from prunet_det.zoo.features import choose_indices, timm_features
 from prunet_det.zoo.weights import refuse_pretrained
 
 if TYPE_CHECKING:
@@ -127,44 +127,6 @@ class FeatureBackbone(BaseModule):
         return tuple(self.net(x))
 
 
-def choose_indices(
-    strides: Sequence[int],
-    out_strides: Sequence[int] | None,
-    out_indices: Sequence[int] | None,
-    name: str,
-) -> tuple[int, ...]:
-    """Chooses a network's features by stride or by index; by default all strides from 8 upwards.
-
-    Args:
-        strides: Strides of the network's features, finest first.
-        out_strides: Strides to choose, or None.
-        out_indices: Indices to choose, or None; negative ones count from the end.
-        name: Name of the network, for messages.
-
-    Returns:
-        Indices of the chosen features.
-
-    Raises:
-        InputError: If both are given, or the network has no such feature.
-    """
-    if out_strides is not None and out_indices is not None:
-        raise InputError("give out_strides or out_indices, not both.")
-    if out_indices is not None:
-        if not out_indices or not all(-len(strides) <= i < len(strides) for i in out_indices):
-            raise InputError(
-                f"out_indices {list(out_indices)} do not fit: {name} has {len(strides)} features."
-            )
-        return tuple(i % len(strides) for i in out_indices)
-    chosen = [s for s in strides if s >= 8] if out_strides is None else list(out_strides)
-    missing = [s for s in chosen if s not in strides]
-    if missing or not chosen:
-        raise InputError(
-            f"{name} has no feature of stride {missing[0] if missing else '8 or more'}; it has "
-            f"{', '.join(map(str, strides))}."
-        )
-    return tuple(list(strides).index(s) for s in chosen)
-
-
 @MODELS.register_module()
 class PruNet(FeatureBackbone):
     """A network given by its spec, as a backbone.
@@ -204,23 +166,6 @@ class PruNet(FeatureBackbone):
         super().__init__(cast("FeatureGetterNet", net), **kwargs)
 
 
-def _probe(name: str, args: Mapping[str, Any]) -> FeatureGetterNet:
-    """Builds the network without memory, and checks that its maps are as it declares them."""
-    try:
-        with torch.device("meta"):
-            probe = cast("FeatureGetterNet", timm.create_model(name, **args).eval())
-        maps = probe(torch.empty(1, args.get("in_chans", 3), 256, 256, device="meta"))
-    except (TypeError, RuntimeError, AssertionError) as e:
-        raise InputError(f"timm's {name} cannot give feature maps as a backbone: {e}") from e
-    info = probe.feature_info
-    shapes = [
-        (chs, 256 // s, 256 // s) for chs, s in zip(info.channels(), info.reduction(), strict=True)
-    ]
-    if [tuple(m.shape[1:]) for m in maps] != shapes:
-        raise InputError(f"timm's {name} does not give the channels and strides that it declares.")
-    return probe
-
-
 @MODELS.register_module()
 class TimmBackbone(FeatureBackbone):
     """Any timm network that gives feature maps, as a backbone; used for the baselines.
@@ -245,15 +190,8 @@ class TimmBackbone(FeatureBackbone):
         timm_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not timm.is_model(name):
-            raise InputError(f"timm has no model {name!r}; see timm.list_models().")
-        args: dict[str, Any] = dict(features_only=True, feature_cls="getter", **(timm_args or {}))
+        args = dict(timm_args or {})
         if drop_path_rate:
             args["drop_path_rate"] = drop_path_rate
-        probe = _probe(name, args)
-        indices = choose_indices(probe.feature_info.reduction(), out_strides, out_indices, name)
-        # What the probe returns by default need not begin with the network's first feature.
-        available = cast("tuple[int, ...]", probe.out_indices)
-        absolute = tuple(available[i] for i in indices)
-        net = timm.create_model(name, out_indices=absolute, **args)
-        super().__init__(cast("FeatureGetterNet", net), **kwargs)
+        net = timm_features(name, out_strides, out_indices, check_maps=True, **args)
+        super().__init__(net, **kwargs)

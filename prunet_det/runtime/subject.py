@@ -18,7 +18,6 @@ from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError, MissingPackageError
 
 DETECTION_SIZE = 512  # pixels, where nothing else says
-_LEAST_STRIDE = 8  # of the maps that a backbone gives to a detector
 
 
 class Scope(str, Enum):
@@ -165,6 +164,7 @@ def timm_network(name: str, scope: Scope | str) -> tuple[nn.Module, int]:
     """
     import timm
 
+    from prunet_det.zoo.features import timm_features
     from prunet_det.zoo.models import model_names
 
     if not timm.is_model(name):
@@ -174,15 +174,7 @@ def timm_network(name: str, scope: Scope | str) -> tuple[nn.Module, int]:
     if Scope(scope) is Scope.CLASSIFIER:
         network: Any = timm.create_model(name)
         return network, network.pretrained_cfg["input_size"][-1]
-    try:
-        options: dict[str, Any] = dict(features_only=True, feature_cls="getter")
-        with torch.device("meta"):
-            probe: Any = timm.create_model(name, **options)
-        strides = probe.feature_info.reduction()
-        indices = [i for i, s in zip(probe.out_indices, strides, strict=True) if s >= _LEAST_STRIDE]
-        return timm.create_model(name, out_indices=indices, **options), DETECTION_SIZE
-    except (RuntimeError, TypeError, AssertionError) as e:
-        raise InputError(f"timm's {name} gives no feature maps: {e}.") from e
+    return timm_features(name), DETECTION_SIZE
 
 
 def _from_network(
@@ -215,13 +207,14 @@ def _from_spec(
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
     from prunet_det.zoo import create
+    from prunet_det.zoo.features import MIN_STRIDE, choose_indices
 
     size = input_size or (spec.input_size if scope is Scope.CLASSIFIER else DETECTION_SIZE)
     options: dict[str, Any] = {}
     if scope is Scope.BACKBONE:
         strides = [stride for _, _, stride in spec.feature_stages()]
-        indices = [i for i, s in enumerate(strides) if s >= _LEAST_STRIDE]
-        indices = indices or [len(strides) - 1]
+        deepest = None if strides[-1] >= MIN_STRIDE else [-1]
+        indices = choose_indices(strides, None, deepest, spec.name)
         options = dict(features_only=True, out_indices=indices, padding="same")
     module = create(spec, checkpoint, **options)
     return Subject(
