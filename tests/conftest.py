@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -103,25 +102,8 @@ def tiny_suite(few, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def tool():
-    """Runs a tool as a user does and returns the finished process, output as text."""
-
-    def run(name: str, *args: object, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, args)],
-            cwd=cwd,
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return run
-
-
 def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Runs a tool, or any script by its path, in this process, and returns what `tool` would.
+    """Runs a tool, or any script by its path, in this process, as a user runs it in one of its own.
 
     Imports are most of the time of a short run; a process of its own is for what needs one. The
     next most is how a runner describes itself: the environment, and its config laid out by yapf.
@@ -168,7 +150,7 @@ def forget_runs() -> None:
 
 @pytest.fixture(scope="session")
 def here():
-    """`run_here`: as `tool`, without a process of its own."""
+    """`run_here`, as a fixture."""
     return run_here
 
 

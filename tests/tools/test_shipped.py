@@ -47,9 +47,9 @@ def test_ones_own_weights_know_their_classes(digits, tmp_path, here):
     assert [c["name"] for c in coco["categories"]] == names
 
 
-def test_detect_uses_it_by_default(digits, tmp_path, tool):
+def test_detect_uses_it_by_default(digits, tmp_path, here):
     image = digits / "val" / "000001.jpg"
-    done = tool("detect", image, "--out", tmp_path / "out", "--montage", tmp_path / "m.png")
+    done = here("detect", image, "--out", tmp_path / "out", "--montage", tmp_path / "m.png")
     assert done.returncode == 0, done.stdout + done.stderr
     coco = json.loads((tmp_path / "out" / "detections.json").read_text())
     truth = json.loads((digits / "annotations" / "val.json").read_text())
