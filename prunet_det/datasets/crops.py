@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,22 @@ class CropParameters:
     min_visible: float = 0.9
 
 
-def ensure_crops(name: str, root: str | os.PathLike[str], workers: int | None = None) -> Path:
+DEFAULT = CropParameters()
+
+
+def ensure_crops(
+    name: str,
+    root: str | os.PathLike[str],
+    workers: int | None = None,
+    parameters: CropParameters = DEFAULT,
+) -> Path:
     """Makes the crops of an embedded set, and the set, where they are missing or damaged.
 
     Args:
         name: Name of the embedded set, `digits` or `glyphs`.
         root: Folder of the set; the crops go to its folder `crops`.
         workers: Number of processes; None for one per core.
+        parameters: Parameters of the crops; those on disk with others are cut anew.
 
     Returns:
         The folder with `{train,val}_images.npy`, (N, size, size, 3) uint8 RGB, and
@@ -57,7 +67,7 @@ def ensure_crops(name: str, root: str | os.PathLike[str], workers: int | None = 
         OSError: If the folder cannot be written.
     """
     root = ensure(name, root, workers)
-    folder, parameters = root / "crops", CropParameters()
+    folder = root / "crops"
     identity = {"parameters": asdict(parameters), "data_hash": data_hash(root)}
     with lock(root):
         if not _is_complete(folder, identity):
@@ -115,23 +125,32 @@ def _jobs(
         by_image[a["image_id"]].append(a)
     jobs, labels = [], []
     for entry in coco["images"]:
-        objects = by_image[entry["id"]]
-        kept = [
-            a
-            for a in objects
-            if max(a["bbox"][2:]) >= parameters.min_side
-            and a["visible"] >= parameters.min_visible
-            and all(
-                _covered(a["bbox"], b["bbox"]) <= parameters.max_overlap
-                for b in objects
-                if b is not a
-            )
-        ]
+        kept = recognisable(by_image[entry["id"]], parameters)
         if kept:
             path = root / split / entry["file_name"]
             jobs.append((path, [a["bbox"] for a in kept], parameters))
             labels += [a["category_id"] - 1 for a in kept]
     return jobs, labels
+
+
+def recognisable(
+    objects: Sequence[dict[str, Any]], parameters: CropParameters
+) -> list[dict[str, Any]]:
+    """Lists the objects of an image whose crops show what their labels say.
+
+    Args:
+        objects: COCO annotations of one image, with `bbox` and `visible`.
+        parameters: Limits of size, visibility and overlap.
+    """
+    return [
+        a
+        for a in objects
+        if max(a["bbox"][2:]) >= parameters.min_side
+        and a["visible"] >= parameters.min_visible
+        and all(
+            _covered(a["bbox"], b["bbox"]) <= parameters.max_overlap for b in objects if b is not a
+        )
+    ]
 
 
 def _covered(box: list[int], other: list[int]) -> float:

@@ -9,6 +9,7 @@ import timm
 import torch
 from mmengine.registry import MODELS
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
+from timm.models import register_model
 from torch.nn import functional as F
 
 import prunet_det
@@ -128,18 +129,17 @@ def test_a_teacher_sees_what_it_was_trained_on(tmp_path):
     assert model._teacher.predict(X).shape == (4, 3)
 
 
-def test_a_downloaded_teacher_must_know_the_classes(monkeypatch):
-    create = timm.create_model
+@register_model
+def downloaded(pretrained=False, **kwargs):
+    """A network of timm's whose weights know a thousand classes."""
+    if pretrained:
+        assert "num_classes" not in kwargs, "the classifier stays as it was trained"
+    return timm.create_model("resnet10t", **{"num_classes": 1000, **kwargs})
 
-    def download(name, **kwargs):
-        if name != "resnet50":
-            return create(name, **kwargs)
-        assert kwargs == {"pretrained": True}, "the classifier stays as it was trained"
-        return create("resnet10t", num_classes=1000)
 
-    monkeypatch.setattr(timm, "create_model", download)
+def test_a_downloaded_teacher_must_know_the_classes():
     with pytest.raises(UserError, match=r"know 1000 classes, the data 3; give weights that fit"):
-        classifier(teacher=dict(name="resnet50"))
+        classifier(teacher=dict(name="downloaded"))
 
 
 @pytest.mark.parametrize(

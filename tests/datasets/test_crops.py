@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prunet_det.datasets import build, ensure_crops
-from prunet_det.datasets.crops import CropParameters, _jobs, cut
+from prunet_det.datasets.crops import CropParameters, cut, recognisable
 from prunet_det.datasets.digits import DigitsSet
 
 TINY = DigitsSet(counts=(("train", 6), ("val", 4)))
@@ -47,30 +47,26 @@ def test_crops_show_the_objects_in_order(tiny):
     assert position == len(images) > 0, "some were left out, the others come in order"
 
 
-def test_which_objects_are_left_out(tmp_path):
-    def write(*objects):
+def test_which_objects_are_left_out():
+    def kept(*objects):
         annotations = [
-            dict(image_id=0, category_id=k + 1, bbox=list(box), visible=visible)
+            dict(label=k, bbox=list(box), visible=visible)
             for k, (box, visible) in enumerate(objects)
         ]
-        coco = {"images": [{"id": 0, "file_name": "0.jpg"}], "annotations": annotations}
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        (tmp_path / "annotations" / "val.json").write_text(json.dumps(coco))
-        return _jobs(tmp_path, "val", CropParameters())[1]
+        return [a["label"] for a in recognisable(annotations, CropParameters())]
 
     alone = ((0, 0, 40, 20), 1.0)
-    assert write(alone) == [0]
-    assert write(((0, 0, 11, 9), 1.0), ((50, 50, 12, 4), 1.0)) == [1], "under 12 px"
-    assert write(((0, 0, 40, 20), 0.89), ((50, 50, 40, 20), 0.9)) == [1], "less than 90 % visible"
+    assert kept(alone) == [0]
+    assert kept(((0, 0, 11, 9), 1.0), ((50, 50, 12, 4), 1.0)) == [1], "under 12 px"
+    assert kept(((0, 0, 40, 20), 0.89), ((50, 50, 40, 20), 0.9)) == [1], "less than 90 % visible"
     # The small box covers a tenth of the large one, and is covered by it whole.
-    assert write(alone, ((30, 0, 8, 10), 1.0), ((60, 60, 20, 20), 1.0)) == [0, 2]
-    assert write(alone, ((29, 0, 40, 20), 1.0)) == [], "27.5 % of each covered by the other"
-    assert write(alone, ((31, 0, 40, 20), 1.0)) == [0, 1]
+    assert kept(alone, ((30, 0, 8, 10), 1.0), ((60, 60, 20, 20), 1.0)) == [0, 2]
+    assert kept(alone, ((29, 0, 40, 20), 1.0)) == [], "27.5 % of each covered by the other"
+    assert kept(alone, ((31, 0, 40, 20), 1.0)) == [0, 1]
 
 
-def test_other_parameters_cut_again(tiny, monkeypatch):
-    monkeypatch.setitem(CropParameters.__init__.__kwdefaults__, "size", 32)
-    ensure_crops("digits", tiny.parent, workers=1)
+def test_other_parameters_cut_again(tiny):
+    ensure_crops("digits", tiny.parent, workers=1, parameters=CropParameters(size=32))
     assert np.load(tiny / "train_images.npy").shape[1:] == (32, 32, 3)
 
 

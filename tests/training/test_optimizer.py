@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from timm.optim import Muon
 
@@ -19,11 +18,10 @@ def step(optimizer):
     return [p.detach() - b for p, b in zip(conv.parameters(), before, strict=True)]
 
 
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT"])
-def test_it_is_timms_muon(monkeypatch, capability):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+def test_it_is_timms_muon():
+    """To the bit where the CPU has bfloat16 in its instructions, else but for its rounding."""
     expected, found = step(Muon), step(TimmMuon)
     assert torch.equal(found[1], expected[1]), "AdamW's"
     difference = float((found[0] - expected[0]).norm() / expected[0].norm())
-    assert (difference == 0) == (capability == "AVX512")
-    assert difference < 0.05  # bfloat16's rounding
+    assert (difference == 0) == (torch.backends.cpu.get_cpu_capability() == "AVX512")
+    assert difference < 0.05
