@@ -296,8 +296,7 @@ class Architecture:
         else:  # the logits learn, the pair stays
             mean = smoothed(self.nodes, widths, self.rule)
             still = move(self.nodes, widths, scale, 0.0, self.rule)
-            fields = {**self.nodes.__dict__, "logit": still.logit, "gradient": mean}
-            self.nodes = Prunodes(**fields)
+            self.nodes = replace(self.nodes, logit=still.logit, gradient=mean)
 
     def _step(
         self, group: str, means: np.ndarray, gradient: np.ndarray, chosen: np.ndarray

@@ -32,7 +32,7 @@ class _DoesNotFit(Exception):
     """What backward keeps is larger than the memory that was allowed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SupernetCost:
     """A supernet's step.
 
@@ -48,11 +48,11 @@ class SupernetCost:
     kind: str
     widths: int
     parameters: int
-    flops: int
+    flops: int = 0
     saved_mb: float
-    step_ms: float
-    low_ms: float
-    high_ms: float
+    step_ms: float = 0.0
+    low_ms: float = 0.0
+    high_ms: float = 0.0
     fits: bool = True
 
 
@@ -65,11 +65,20 @@ def layer_space(count: int, fixed: bool = False) -> LayerSpace:
     """
     step = (MOST - LEAST) / (count - 1)
     widths = tuple(dict.fromkeys(round(LEAST + step * i) for i in range(count)))
-    operator = Operator("irb", 3)
+    operator = Operator(kind="irb", kernel=3)
     operators: tuple[Operator, ...] = (operator,)
     if fixed:
         operators = tuple(dataclasses.replace(operator, fixed=w) for w in widths)
-    return LayerSpace(0, 1, _CHS, _CHS, 1, operators, widths, True)
+    return LayerSpace(
+        stage=0,
+        index=1,
+        in_chs=_CHS,
+        out_chs=_CHS,
+        stride=1,
+        operators=operators,
+        widths=widths,
+        skippable=True,
+    )
 
 
 class _Net(nn.Module):
@@ -152,14 +161,29 @@ def measure_costs(
         try:
             saved = saved_bytes(net, images, limit)
         except _DoesNotFit:
-            cost = SupernetCost(kind, count, parameters, 0, limit / 2**20, 0.0, 0.0, 0.0, False)
-            found.append(cost)
+            found.append(
+                SupernetCost(
+                    kind=kind,
+                    widths=count,
+                    parameters=parameters,
+                    saved_mb=limit / 2**20,
+                    fits=False,
+                )
+            )
             continue
         with FlopCounterMode(display=False) as counter:
             step_of(net, images)()
         flops = counter.get_total_flops()
         tasks[len(found)] = Task(step_of(net, images))
-        found.append(SupernetCost(kind, count, parameters, flops, saved / 2**20, 0.0, 0.0, 0.0))
+        found.append(
+            SupernetCost(
+                kind=kind,
+                widths=count,
+                parameters=parameters,
+                saved_mb=saved / 2**20,
+                flops=flops,
+            )
+        )
     timings = time_interleaved(list(tasks.values()), seconds, progress=progress)
     for place, timing in zip(tasks, timings, strict=True):
         found[place] = dataclasses.replace(

@@ -37,7 +37,7 @@ RANDOM, SCALED = "random", "scaled P0"
 _WIDTH_DRAWS = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A network that is compared.
 
@@ -84,13 +84,25 @@ def searched_entries(
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     spec = ArchSpec.load(folder / ARCH_FILE)
     ms, seconds = run["after_repair_ms"], run["search_seconds"] + run.get("final_seconds", 0.0)
-    yield Entry(group, f"{group} {seed}", spec, ms, seed, seconds)
+    yield Entry(
+        group=group,
+        name=f"{group} {seed}",
+        spec=spec,
+        latency_ms=ms,
+        search_seed=seed,
+        search_seconds=seconds,
+    )
     if group != SEARCHED:
         return
     found = ArchSpec.load(folder / FOUND_FILE)
     network = costs.space.network_of(found)
     yield Entry(
-        FOUND, f"{FOUND} {seed}", found, costs.network_ms(network), seed, run["search_seconds"]
+        group=FOUND,
+        name=f"{FOUND} {seed}",
+        spec=found,
+        latency_ms=costs.network_ms(network),
+        search_seed=seed,
+        search_seconds=run["search_seconds"],
     )
     final = costs.space.network_of(spec)
     try:
@@ -129,7 +141,8 @@ def _entry(
     spec = costs.space.to_spec(
         network, "compared", Provenance("hand-written", {"reason": reason}), costs.input_size
     )
-    return Entry(group, name, spec, costs.network_ms(network), seed)
+    ms = costs.network_ms(network)
+    return Entry(group=group, name=name, spec=spec, latency_ms=ms, search_seed=seed)
 
 
 def baseline_entries(

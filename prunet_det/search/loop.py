@@ -77,7 +77,7 @@ class SearchLoop(BaseLoop):
         super().__init__(runner, dataloader)
         self.architecture_loader = architecture_loader
         self.architecture = architecture
-        self.controller = BudgetController(budget_ms)
+        self.controller = BudgetController(budget_ms=budget_ms)
         self.warmup, self.steps = warmup, steps
         self.temperature = temperature
         self.checkpoint_interval = checkpoint_interval

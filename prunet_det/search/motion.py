@@ -25,7 +25,7 @@ _LOGIT_LIMIT = 3.0
 _STEP_LIMIT = 3.0  # of a scaled gradient
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MotionRule:
     """Constants of the rule, found on simulated preferences (`tools/search_backbone.py rule`).
 
@@ -59,7 +59,7 @@ class MotionRule:
         return start * (self.end / start) ** closed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prunodes:
     """State of many Prunodes.
 
@@ -86,7 +86,15 @@ class Prunodes:
         top = np.asarray(top, float)
         zero = np.zeros_like(top)
         middle = top / 2 if centre is None else np.clip(centre, 0.0, top)
-        return cls(top, middle, zero, zero, zero, top.copy(), zero)
+        return cls(
+            top=top,
+            centre=middle,
+            logit=zero,
+            gradient=zero,
+            low=zero,
+            high=top.copy(),
+            total=zero,
+        )
 
     def pair(self, half_gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the smaller and the larger width, different wherever there are two."""

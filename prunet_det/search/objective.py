@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BudgetController:
     """The weight of the expected latency.
 

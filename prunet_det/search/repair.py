@@ -20,7 +20,7 @@ _SAME = 1e-9  # milliseconds that are none
 _MOST_STEPS = 20_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Repaired:
     """What came of it.
 
@@ -81,7 +81,13 @@ def repair(
     if not budget.fits(ms):
         raise _no_fit(costs, budget, ms)
     changed = sum(abs(_hidden(a) - _hidden(b)) for a, b in zip(start, network, strict=True))
-    return Repaired(network, before, ms, steps, changed / max(sum(map(_hidden, start)), 1))
+    return Repaired(
+        network=network,
+        before_ms=before,
+        after_ms=ms,
+        steps=steps,
+        width_changed=changed / max(sum(map(_hidden, start)), 1),
+    )
 
 
 def _hidden(block: BlockSpec | None) -> int:

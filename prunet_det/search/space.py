@@ -47,7 +47,7 @@ class SpaceError(InputError):
     """A space that makes no sense, or a network that is no point of it; the sentence says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Operator:
     """What a layer may do, its inner width left open.
 
@@ -73,7 +73,7 @@ class Operator:
         return f"{self.kind} k{self.kernel}{extra}" + (f" x{self.fixed}" if self.fixed else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerSpace:
     """One layer's choices.
 
@@ -124,7 +124,7 @@ class LayerSpace:
         Raises:
             SpaceError: The layer cannot be this block.
         """
-        wanted = Operator(block.kind, block.kernel, block.act, bool(block.se))
+        wanted = Operator(kind=block.kind, kernel=block.kernel, act=block.act, se=bool(block.se))
         for operator in self.operators:
             free = dataclasses.replace(operator, fixed=0)
             if free != wanted or block.hidden not in self.widths_of(free):
@@ -149,7 +149,7 @@ def inner_widths(in_chs: int, step: int, most: int, least: int = 0) -> tuple[int
     return widths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """A frame and its layers.
 
@@ -197,8 +197,13 @@ class SearchSpace:
         for i, stage in enumerate(stages):
             layers += _stage_layers(i, stage, chs, options)
             chs = layers[-1].out_chs
-        depths = tuple(stage["depth"] for stage in stages)
-        return cls(stem, round_channels(tail, factor), depths, tuple(layers), options["acts"][0])
+        return cls(
+            stem=stem,
+            tail=round_channels(tail, factor),
+            depths=tuple(stage["depth"] for stage in stages),
+            layers=tuple(layers),
+            act=options["acts"][0],
+        )
 
     def with_fixed_widths(self, expansions: Sequence[int]) -> SearchSpace:
         """The space with one operator for each expansion in the place of free widths, as FBNet's.
@@ -330,13 +335,13 @@ def _stage_layers(
         squeezed = max((_squeezed(chs) for o in operators if o.se), default=0)
         least = max(squeezed, options["least_expansion"] * chs)
         yield LayerSpace(
-            index,
-            j,
-            chs,
-            out_chs,
-            stage.get("stride", 1) if j == 0 else 1,
-            operators,
-            inner_widths(chs, options["hidden_step"], options["most_expansion"], least),
+            stage=index,
+            index=j,
+            in_chs=chs,
+            out_chs=out_chs,
+            stride=stage.get("stride", 1) if j == 0 else 1,
+            operators=operators,
+            widths=inner_widths(chs, options["hidden_step"], options["most_expansion"], least),
             skippable=j > 0,
         )
         chs = out_chs
@@ -362,4 +367,4 @@ def _operators(
         for kernel in kernels:
             for act in options["acts"]:
                 for se in options["se"] if BLOCK_KINDS[kind].has_hidden else (False,):
-                    yield Operator(kind, kernel, act, se)
+                    yield Operator(kind=kind, kernel=kernel, act=act, se=se)

@@ -10,7 +10,7 @@ import numpy as np
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tiers:
     """Which of the three prunings are on, and their schedules over the search's progress 0..1.
 

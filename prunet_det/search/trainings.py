@@ -24,7 +24,7 @@ from prunet_det.utils.jobs import run_in_processes
 RECORDS = "records.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """One training."""
 
@@ -85,7 +85,14 @@ def train_all(
     for seed in range(seeds):  # so that an early end leaves all networks with as many trainings
         for entry in entries:
             spec = entry.spec.to_dict()
-            training = Training(entry.name, spec, entry.spec.digest, recipe, seed, digest)
+            training = Training(
+                entry=entry.name,
+                spec=spec,
+                network=entry.spec.digest,
+                recipe=recipe,
+                train_seed=seed,
+                recipe_hash=digest,
+            )
             if training.key not in done:
                 todo.setdefault(training.key, training)
     if not todo:

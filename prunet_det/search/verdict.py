@@ -34,7 +34,7 @@ _DRAWS = 2000
 _ORDER = (SEARCHED, FOUND, UNIFORM, WIDTHS, SCALED, RANDOM)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contestant:
     """A network and the top-1 of its trainings, in the order of their seeds."""
 
@@ -88,14 +88,14 @@ class Comparison:
                 every = [own[seed] for seed in sorted(own)]
                 contestants.append(
                     Contestant(
-                        entry["group"],
-                        entry["name"],
-                        entry["search_seed"],
-                        entry["latency_ms"],
-                        entry["search_seconds"],
-                        tuple(tuple(b) for b in entry["blocks"]),
-                        tuple(top1 for top1, _ in every),
-                        sum(seconds for _, seconds in every) / len(every),
+                        group=entry["group"],
+                        name=entry["name"],
+                        search_seed=entry["search_seed"],
+                        latency_ms=entry["latency_ms"],
+                        search_seconds=entry["search_seconds"],
+                        blocks=tuple(tuple(b) for b in entry["blocks"]),
+                        scores=tuple(top1 for top1, _ in every),
+                        seconds=sum(seconds for _, seconds in every) / len(every),
                     )
                 )
         return cls(about, contestants)

@@ -94,7 +94,7 @@ def test_a_new_kind_is_searched(network):
     space = SearchSpace.from_config(
         dict(stem=16, tail=32, stages=[stage], kinds=("ds", "irb"), se=(False, True))
     )
-    costs = Pricing("v100").costs(space, 64)
+    costs = Pricing(device="v100").costs(space, 64)
     low, high = costs.reachable()
     assert 0 < low < high
     layer = space.layers[1]

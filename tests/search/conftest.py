@@ -27,4 +27,4 @@ def space() -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def costs(space) -> SpaceCosts:
-    return Pricing("v100").costs(space, 256)
+    return Pricing(device="v100").costs(space, 256)

@@ -168,11 +168,11 @@ def test_a_state_survives_json_exactly(costs):
 def test_any_preferences_end_near_the_budget(budget):
     """The whole machinery of the budget on gradients that prefer at random, and wide."""
     cfg_space = config_space("quick")
-    costs = Pricing("v100").costs(cfg_space, 512)
+    costs = Pricing(device="v100").costs(cfg_space, 512)
     tiers = Tiers(blocks_begin=0.02, blocks_end=0.42)
     for seed in range(2):
         architecture = Architecture(costs, tiers, expansion=2.5)
-        controller, random = BudgetController(0.985 * budget), np.random.default_rng(seed)
+        controller, random = BudgetController(budget_ms=0.985 * budget), np.random.default_rng(seed)
         count, layers = len(architecture.logits), len(architecture.gates)
         wish = np.concatenate(
             [
@@ -192,6 +192,6 @@ def test_any_preferences_end_near_the_budget(budget):
             architecture.prune(progress, controller.budget_ms)
             if architecture.skips_entered != entered:
                 controller.integral = 0.0
-        repaired = repair(architecture.network(), costs, budget, architecture.worth())
+        repaired = repair(architecture.network(), costs, costs.budget(budget), architecture.worth())
         assert repaired.before_ms == pytest.approx(budget, rel=0.08)
         assert repaired.width_changed <= 0.1

@@ -69,7 +69,7 @@ def test_a_few_widths_are_interpolated(space):
     assert len(keys) < len(space_keys(space, 256))
     table = predict_table(keys, "v100")
     priced = SpaceCosts(space, 256, table)
-    exact = Pricing("v100").costs(space, 256)
+    exact = Pricing(device="v100").costs(space, 256)
     for seed in range(5):
         network = random_network(space, seed)
         assert priced.network_ms(network) == pytest.approx(exact.network_ms(network), rel=0.05)
@@ -78,7 +78,7 @@ def test_a_few_widths_are_interpolated(space):
 @pytest.mark.parametrize("budget", [0.5, 0.83])
 def test_random_networks_meet_the_budget(budget):
     space = config_space("quick")
-    costs = Pricing("v100").costs(space, 512)
+    costs = Pricing(device="v100").costs(space, 512)
     found = [random_repaired(costs, costs.budget(budget), seed) for seed in range(4)]
     for repaired in found:
         assert costs.budget(budget).fits(predicted(space, repaired.network, 512))
@@ -89,7 +89,7 @@ def test_random_networks_meet_the_budget(budget):
 @pytest.mark.parametrize("budget", [0.5, 0.83, 1.6])
 def test_the_published_p0_scales_to_the_budget(budget):
     wanted = Budget(ms=budget, conditions=load_device("v100").at(1), input_size=512)
-    costs, repaired = scaled_repaired(Pricing("v100"), wanted)
+    costs, repaired = scaled_repaired(Pricing(device="v100"), wanted)
     assert wanted.fits(predicted(costs.space, repaired.network, 512))
 
 
@@ -107,7 +107,7 @@ def test_repair_keeps_what_fits_and_narrows_last_what_is_worth_most(space, costs
     ms = costs.network_ms(network)
     assert repair(network, costs, costs.budget(ms / 0.98)).network == network
     larger = config_space("quick")
-    costs = Pricing("v100").costs(larger, 512)
+    costs = Pricing(device="v100").costs(larger, 512)
     wide = random_repaired(costs, costs.budget(0.83), 0).network
     budget = costs.budget(0.8)
     narrowed = repair(wide, costs, budget)
@@ -128,11 +128,11 @@ def test_repair_reaches_every_budget_from_either_end(costs, share):
 
 
 def test_the_weight_rises_above_the_budget_and_rests_far_from_it():
-    controller = BudgetController(1.0)
+    controller = BudgetController(budget_ms=1.0)
     first = controller.weight(1.1)
     assert controller.weight(1.1) > first > 0
-    assert BudgetController(1.0).weight(0.9) < 0
-    far = BudgetController(1.0)
+    assert BudgetController(budget_ms=1.0).weight(0.9) < 0
+    far = BudgetController(budget_ms=1.0)
     far.weight(2.0)
     assert far.integral == 0
 
@@ -142,7 +142,7 @@ def test_baselines_of_the_published_comparison_are_made_again():
     folder = ROOT / "docs" / "results" / "search" / "compare"
     published = json.loads((folder / "entries.json").read_text(encoding="utf-8"))
     recorded = {e["name"]: e["network"] for e in published["entries"]}
-    pricing = Pricing("v100")
+    pricing = Pricing(device="v100")
     costs = pricing.costs(config_space("quick"), published["about"]["input_size"])
     assert costs.space.hash == published["about"]["space"]
     budget = costs.budget(published["about"]["budget_ms"])

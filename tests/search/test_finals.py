@@ -12,7 +12,7 @@ from tests.search.test_space import config_space
 
 @pytest.fixture(scope="module")
 def costs():
-    return Pricing("v100").costs(config_space("quick"), 512)
+    return Pricing(device="v100").costs(config_space("quick"), 512)
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,13 @@ def test_the_published_prunets_are_points_of_the_default_space(name):
     space, spec = config_space("prunet"), load_spec(name)
     network = space.network_of(spec)
     assert space.to_spec(network, name, spec.provenance, 224).stages == spec.stages
-    costs = Pricing("v100").costs(space, 512)
+    costs = Pricing(device="v100").costs(space, 512)
     low, high = costs.reachable()
     assert low < costs.network_ms(network) < high
 
 
 def test_the_quick_space_reaches_what_it_promises():
-    low, high = Pricing("v100").costs(config_space("quick"), 512).reachable()
+    low, high = Pricing(device="v100").costs(config_space("quick"), 512).reachable()
     assert low <= 0.45 and high >= 1.2
 
 
@@ -58,9 +58,9 @@ def test_width_factor_activation_and_se():
     assert space.stem == 16 and [layer.out_chs for layer in space.layers][-1] == 352
     layer = space.layers[-1]
     assert len(layer.operators) == 2 * 2 * 2 * 2
-    block = layer.block(Operator("irb", 3, "silu", True), 96)
+    block = layer.block(Operator(kind="irb", kernel=3, act="silu", se=True), 96)
     assert (block.act, block.se) == ("silu", 88) and min(layer.widths) >= 88
-    assert layer.operator_of(block) == Operator("irb", 3, "silu", True)
+    assert layer.operator_of(block) == Operator(kind="irb", kernel=3, act="silu", se=True)
 
 
 def test_a_network_goes_to_a_spec_and_back(space, costs):

@@ -286,7 +286,7 @@ def test_a_searched_network_is_compared_with_its_own_operators(config, found, tm
     from mmengine.config import Config
 
     space = SearchSpace.from_config(Config.fromfile(config).space)
-    costs = Pricing("v100").costs(space, 256)
+    costs = Pricing(device="v100").costs(space, 256)
     entries = list(names.searched_entries(folder, names.SEARCHED, 0, costs, costs.budget(BUDGET)))
     groups = {e.group for e in entries}
     assert groups == {names.SEARCHED, names.FOUND, names.UNIFORM, names.WIDTHS}
