@@ -13,7 +13,7 @@ from prunet_det.utils.package import package_file
 
 def main() -> None:
     """Runs the tool that the first argument names, with the other arguments."""
-    tools = {path.stem: path for path in sorted(package_file("tools").glob("*.py"))}
+    tools = {path.stem: path for path in sorted(package_file("tools").glob("[!_]*.py"))}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in tools:
         asked = name in ("-h", "--help")
@@ -21,6 +21,7 @@ def main() -> None:
         (sys.stdout if asked else sys.stderr).write(usage)
         sys.exit(0 if asked else 2)
     sys.argv = [str(tools[name]), *sys.argv[2:]]
+    sys.path.insert(0, str(tools[name].parent))  # as Python does for a script: tools share a module
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -17,26 +17,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _flags import with_verb
+
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
 
 DEFAULT_SUITE = "configs/benchmark/digits.py"
 
 
-def common(verb: str) -> argparse.ArgumentParser:
-    """What all verbs but report take."""
-    parser = argparse.ArgumentParser(
-        prog=f"benchmark.py {verb}".rstrip(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """What all verbs but search and report take."""
     add = parser.add_argument
     add("--suite", default=DEFAULT_SUITE, help=f"what is compared [{DEFAULT_SUITE}]")
     add("--out", metavar="DIR", help="folder of the records [work_dirs/benchmark/SUITE]")
     add("--data-root", help="folder of the data, in the place of the config's")
     add("--max-iters", type=int, help="iterations (or epochs) of a training [the suite's]")
     add("--options", nargs="+", metavar="KEY=VALUE", help="override settings of the recipe")
-    return parser
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -104,17 +100,19 @@ def this_command() -> str:
     return recorded_command([sys.executable, *sys.argv])
 
 
-def run_run(argv: list[str]) -> int:
-    """Trains and evaluates what is left, then times all networks at once."""
-    from prunet_det.benchmark.campaign import run_suite
-
-    parser = common("")
+def add_run(parser: argparse.ArgumentParser) -> None:
+    add_common(parser)
     add_models(parser)
     add_launcher(parser)
     parser.add_argument("--seeds", type=int, help="trainings of each network [the suite's]")
     parser.add_argument("--no-timing", action="store_true", help="leave the latencies for later")
     add_timing(parser)
-    args = parser.parse_args(argv)
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """Trains and evaluates what is left, then times all networks at once."""
+    from prunet_det.benchmark.campaign import run_suite
+
     plan = read_plan(args, args.seeds)
     left, failed = run_suite(plan)
     if not left and not args.no_timing:
@@ -138,11 +136,13 @@ def add_timing(parser: argparse.ArgumentParser) -> None:
     add("--repeat-timing", action="store_true", help="measure again, and compare")
 
 
-def run_time(argv: list[str]) -> int:
-    """Measures the latencies of all networks that are trained, interleaved; predicts the V100's."""
-    parser = common("time")
+def add_time(parser: argparse.ArgumentParser) -> None:
+    add_common(parser)
     add_timing(parser)
-    args = parser.parse_args(argv)
+
+
+def run_time(args: argparse.Namespace) -> int:
+    """Measures the latencies of all networks that are trained, interleaved; predicts the V100's."""
     suite = read_suite(args)
     return time_plan(suite, Path(args.out or f"work_dirs/benchmark/{suite.name}"), args, again=True)
 
@@ -184,19 +184,21 @@ def say_repeat(comparisons: list[Any]) -> int:
     return int(any(c.contradicted or c.within < c.networks for c in comparisons))
 
 
-def run_job(argv: list[str]) -> None:
-    """One training, as the other verbs hand it out."""
-    from prunet_det.benchmark.campaign import check_points
-    from prunet_det.benchmark.rate import with_rate
-    from prunet_det.benchmark.run import run
-
-    parser = common("job")
+def add_job(parser: argparse.ArgumentParser) -> None:
+    add_common(parser)
     parser.add_argument("--model", required=True)
     parser.add_argument("--size", type=int, required=True, help="of the images, in pixels")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--held-out", action="store_true", help="test on training data kept back")
     parser.add_argument("--lr", type=float, help="learning rate of such a test")
-    args = parser.parse_args(argv)
+
+
+def run_job(args: argparse.Namespace) -> None:
+    """One training, as the other verbs hand it out."""
+    from prunet_det.benchmark.campaign import check_points
+    from prunet_det.benchmark.rate import with_rate
+    from prunet_det.benchmark.run import run
+
     suite = read_suite(args)
     if args.held_out:
         suite = with_rate(suite, args.lr)
@@ -207,14 +209,16 @@ def run_job(argv: list[str]) -> None:
     print(f"{record.key}: {record.metrics}")
 
 
-def run_lr(argv: list[str]) -> int:
+def add_lr(parser: argparse.ArgumentParser) -> None:
+    add_common(parser)
+    add_models(parser)
+    add_launcher(parser)
+
+
+def run_lr(args: argparse.Namespace) -> int:
     """Chooses the suite's one learning rate, on training data that is kept back for it."""
     from prunet_det.benchmark.rate import OPTION, choose_rate, one_a_family
 
-    parser = common("lr")
-    add_models(parser)
-    add_launcher(parser)
-    args = parser.parse_args(argv)
     plan = read_plan(args, seeds=1)
     if not args.models:
         plan = replace(plan, suite=replace(plan.suite, points=one_a_family(plan.suite)))
@@ -228,62 +232,91 @@ def run_lr(argv: list[str]) -> int:
     return 0
 
 
-def run_search(argv: list[str]) -> int:
-    """Hands searches for several budgets to the launcher; what follows -- is the search's."""
-    from prunet_det.benchmark.searches import run_searches
-
-    parser = argparse.ArgumentParser(prog="benchmark.py search", description=run_search.__doc__)
+def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budgets", type=float, nargs="+", required=True, metavar="MS")
     parser.add_argument("--out", metavar="DIR", required=True, help="gets one folder a budget")
     parser.add_argument("--threads", type=int, default=1, help="of a search on a CPU [1]")
     parser.add_argument("--gpus", type=int, default=0, help="of a search [0]")
     add_launcher(parser)
-    cut = argv.index("--") if "--" in argv else len(argv)
-    args = parser.parse_args(argv[:cut])
-    if not argv[cut + 1 :]:
+
+
+def run_search(args: argparse.Namespace) -> int:
+    """Hands searches for several budgets to the launcher; what follows -- is the search's."""
+    from prunet_det.benchmark.searches import SearchesPlan, run_searches
+
+    if not args.rest:
         raise UserError("give the search's config after --, such as -- configs/search/quick.py.")
     if args.threads < 1:
         raise UserError(f"--threads must be at least 1, got {args.threads}.")
-    return run_searches(args, argv[cut + 1 :])
+    plan = SearchesPlan(
+        budgets=args.budgets,
+        out=Path(args.out),
+        arguments=args.rest,
+        threads=args.threads,
+        gpus=args.gpus,
+        launcher=args.launcher,
+        max_workers=args.jobs,
+        max_minutes=args.max_minutes,
+    )
+    return int(run_searches(plan) > 0)
 
 
-def run_profile(argv: list[str]) -> None:
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    add_common(parser)
+    add_models(parser)
+    parser.add_argument("--iterations", type=int, default=20, help="to measure [20]")
+
+
+def run_profile(args: argparse.Namespace) -> None:
     """Where a training iteration's time goes, and what loading from disk costs."""
     from prunet_det.benchmark import throughput
 
-    parser = common("profile")
-    add_models(parser)
-    parser.add_argument("--iterations", type=int, default=20, help="to measure [20]")
-    args = parser.parse_args(argv)
     suite = read_suite(args)
     out = Path(args.out or f"work_dirs/benchmark/{suite.name}")
-    throughput.run_profile(suite, out, args.iterations, this_command())
+    for table in throughput.run_profile(suite, out, args.iterations, this_command()):
+        print(table)
 
 
-def run_report(argv: list[str]) -> int | None:
+def add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="of the benchmark, with its records")
+    parser.add_argument("--out", help="folder to write to; DIR/report by default")
+
+
+def run_report(args: argparse.Namespace) -> None:
     """Tables, plots and a page."""
-    from prunet_det.benchmark.report_cli import main as report
+    from prunet_det.benchmark.report_cli import reportable, verdicts, write_report
 
-    return report(argv)
+    out = Path(args.out) if args.out else Path(args.folder) / "report"
+    records = reportable(args.folder)
+    write_report(records, out, args.folder)
+    print(verdicts(records))
+    print(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
 
 
 VERBS = {
-    "job": run_job,
-    "time": run_time,
-    "lr": run_lr,
-    "search": run_search,
-    "profile": run_profile,
-    "report": run_report,
+    "run": (add_run, run_run),
+    "time": (add_time, run_time),
+    "lr": (add_lr, run_lr),
+    "profile": (add_profile, run_profile),
+    "search": (add_search, run_search),
+    "report": (add_report, run_report),
+    "job": (add_job, run_job),
 }
 
 
 def main() -> int | None:
-    argv = sys.argv[1:]
-    if argv and argv[0] in VERBS:
-        return VERBS[argv[0]](argv[1:])
-    if argv and argv[0] == "run":
-        argv = argv[1:]
-    return run_run(argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="|".join(VERBS))
+    for verb, (add_flags, run) in VERBS.items():
+        own = verbs.add_parser(verb, help=run.__doc__, description=run.__doc__)
+        add_flags(own)
+        own.set_defaults(run=run)
+    argv = with_verb(sys.argv[1:], VERBS, "run")
+    cut = argv.index("--") if "--" in argv else len(argv)  # what follows is another tool's
+    args = parser.parse_args(argv[:cut], argparse.Namespace(rest=argv[cut + 1 :]))
+    return args.run(args)
 
 
 if __name__ == "__main__":

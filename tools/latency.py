@@ -9,7 +9,6 @@ python tools/latency.py calibrate --from table.json --out my_machine.json
 """
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -65,8 +64,7 @@ def predict_any(name: str, args: argparse.Namespace) -> Any:
     from prunet_det.runtime.subject import is_ours, load_subject, timm_network
 
     if name.endswith(".py"):
-        with contextlib.redirect_stdout(sys.stderr):
-            subject = load_subject(name, args.scope, args.input_size, settle=False)
+        subject = load_subject(name, args.scope, args.input_size, settle=False)
         size = subject.input_size
         return predict_module(
             subject.module, subject.name, args.device, args.batch, size, args.scope
@@ -129,8 +127,7 @@ def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> 
     from prunet_det.runtime.subject import load_subject
 
     checkpoint = getattr(args, "checkpoint", None)
-    with contextlib.redirect_stdout(sys.stderr):  # which says what was loaded; stdout has figures
-        subjects = [load_subject(name, args.scope, args.input_size, checkpoint) for name in names]
+    subjects = [load_subject(name, args.scope, args.input_size, checkpoint) for name in names]
     return measure(
         subjects,
         asked_conditions(args, device),

@@ -9,21 +9,23 @@ python tools/search_backbone.py compare ...       # is it better than chance?
 
 import argparse
 import json
+import os
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+from _flags import with_verb
 
 from prunet_det.utils.errors import UserError, run_tool
 
 STRATEGIES = ("search", "random", "scale")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def add_search(parser: argparse.ArgumentParser) -> None:
     from mmengine.config import DictAction
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
     add = parser.add_argument
     add("config", help="a config of configs/search/")
     add("--budget-ms", type=float, required=True, help="latency to meet, of scope backbone")
@@ -50,18 +52,24 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override")
     add("--quiet", action="store_true", help="no progress bar")
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    return parser
 
 
-def canonical_command(args: argparse.Namespace) -> str:
+def search_options(args: argparse.Namespace) -> Any:
+    """The command line as the package takes it."""
+    from prunet_det.search.session import SearchOptions
+
+    return SearchOptions(**{f.name: getattr(args, f.name) for f in fields(SearchOptions)})
+
+
+def canonical_command(options: Any) -> str:
     """The command that gives the same result again, whatever folder and bar this one had."""
-    parts = ["python", "tools/search_backbone.py", args.config]
-    defaults = build_parser().parse_args([args.config, "--budget-ms", "1"])
-    silent = {"config", "out", "resume", "quiet", "tables", "launcher", "local_rank"}
-    for key, value in vars(args).items():
-        if key in silent or (value == getattr(defaults, key) and key != "budget_ms"):
+    parts = ["python", "tools/search_backbone.py", options.config]
+    silent = {"config", "out", "resume", "quiet", "tables", "launcher"}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in silent or value == field.default:
             continue
-        flag = f"--{key.replace('_', '-')}"
+        flag = f"--{field.name.replace('_', '-')}"
         if value is True:
             parts.append(flag)
         elif isinstance(value, dict):
@@ -73,18 +81,38 @@ def canonical_command(args: argparse.Namespace) -> str:
     return shlex.join(parts)
 
 
-def run_cost(argv: list[str]) -> None:
+def run_search(args: argparse.Namespace) -> int:
+    """Searches; what the command is for without a verb."""
+    from prunet_det.search import session
+    from prunet_det.search.results import ARCH_FILE
+
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    options = search_options(args)
+    found = session.run_search(options, canonical_command(options))
+    if found is None:  # another process has it
+        return 0
+    outcome, folder = found
+    print("\n".join(outcome.lines()))
+    print(f"{folder / ARCH_FILE} and report.md beside it")
+    if not outcome.accepted:
+        print("the result does not meet its budget.")
+    return int(not outcome.accepted)
+
+
+def add_cost(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", help="folder for supernet_cost.csv and .png")
+    add("--memory-gb", type=float, default=4.0, help="a supernet may keep [4]")
+    add("--seconds", type=float, default=3.0, help="to spend on each [3]")
+
+
+def run_cost(args: argparse.Namespace) -> None:
     """What a supernet's step costs, by the number of widths to choose from."""
     from prunet_det.search import cost_check
     from prunet_det.utils import plots
     from prunet_det.utils.env import environment
     from prunet_det.utils.io import text_table, write_csv
 
-    parser = argparse.ArgumentParser(prog="search_backbone.py cost", description=run_cost.__doc__)
-    parser.add_argument("--out", help="folder for supernet_cost.csv and .png")
-    parser.add_argument("--memory-gb", type=float, default=4.0, help="a supernet may keep [4]")
-    parser.add_argument("--seconds", type=float, default=3.0, help="to spend on each [3]")
-    args = parser.parse_args(argv)
     if args.memory_gb <= 0 or args.seconds <= 0:
         raise UserError("--memory-gb and --seconds must be above 0.")
     costs = cost_check.measure_costs(args.memory_gb, args.seconds)
@@ -110,7 +138,16 @@ def run_cost(argv: list[str]) -> None:
         plots.save(cost_check.draw_costs(records), Path(args.out) / "supernet_cost.png", records)
 
 
-def run_rule(argv: list[str]) -> None:
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--preferences", type=int, default=200, help="how many [200]")
+    add("--updates", type=int, default=600, help="of the rule [600]")
+    add("--noise", type=float, default=1.0, help="of the gradients [1.0]")
+    add("--seed", type=int, default=0)
+    add("--json", action="store_true", help="one JSON object per line")
+
+
+def run_rule(args: argparse.Namespace) -> None:
     """The Prunodes' rule on random preferences whose best width is known."""
     from dataclasses import asdict
 
@@ -118,13 +155,6 @@ def run_rule(argv: list[str]) -> None:
     from prunet_det.search.rule_check import run_rule as run
     from prunet_det.utils.io import text_table
 
-    parser = argparse.ArgumentParser(prog="search_backbone.py rule", description=run_rule.__doc__)
-    parser.add_argument("--preferences", type=int, default=200, help="how many [200]")
-    parser.add_argument("--updates", type=int, default=600, help="of the rule [600]")
-    parser.add_argument("--noise", type=float, default=1.0, help="of the gradients [1.0]")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    args = parser.parse_args(argv)
     if min(args.preferences, args.updates) < 1 or args.noise < 0 or args.seed < 0:
         raise UserError("--preferences and --updates must be at least 1, --noise and --seed 0.")
     preferences = random_preferences(args.preferences, args.seed)
@@ -141,17 +171,17 @@ def run_rule(argv: list[str]) -> None:
         print(text_table(title + "found within one step of the best", header, rows))
 
 
-def run_summary(argv: list[str]) -> None:
+def add_summary(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folders", nargs="+", metavar="DIR", help="of results")
+    add("--out", metavar="FILE.csv", help="also write the figures here")
+
+
+def run_summary(args: argparse.Namespace) -> None:
     """Finished results side by side; the latencies of named devices are predicted anew."""
     from prunet_det.search.results import summarize
     from prunet_det.utils.io import text_table, write_csv
 
-    parser = argparse.ArgumentParser(
-        prog="search_backbone.py summary", description=run_summary.__doc__
-    )
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="of results")
-    parser.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
-    args = parser.parse_args(argv)
     records = [summarize(folder) for folder in args.folders]
     rows = [
         [
@@ -174,13 +204,7 @@ def run_summary(argv: list[str]) -> None:
         write_csv(args.out, records, shlex.join(["python", *sys.argv]))
 
 
-def run_compare(argv: list[str]) -> int | None:
-    """Searched networks beside random ones, the scaled P0 and other widths, at one latency."""
-    from prunet_det.search.compare import compare
-
-    parser = argparse.ArgumentParser(
-        prog="search_backbone.py compare", description=run_compare.__doc__
-    )
+def add_compare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", required=True, help="a config of configs/search/ that names a recipe")
     add("--budget-ms", type=float, required=True, help="that all networks are filled up to")
@@ -195,18 +219,58 @@ def run_compare(argv: list[str]) -> int | None:
     add("--out", required=True, help="folder of searches, networks, records and plot")
     add("--publish", metavar="DIR", help="copy records and plot, without the searches, here")
     add("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    return compare(args)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Searched networks beside random ones, the scaled P0 and other widths, at one latency."""
+    from prunet_det.search import verdict
+    from prunet_det.search.compare import CompareOptions, compare
+    from prunet_det.utils.io import text_table
+
+    for name, least in (("random", 3), ("seeds", 0), ("train_seeds", 1), ("ablations", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}.")
+    if args.jobs < 1:
+        raise UserError("--jobs must be at least 1.")
+    options = CompareOptions(**{f.name: getattr(args, f.name) for f in fields(CompareOptions)})
+    found = compare(options)
+    print(text_table("networks of one latency", verdict.GROUP_HEADER, verdict.group_rows(found)))
+    if options.train_seeds > 1:
+        between, within = found.spread()
+        print(
+            f"spread of random networks {between:.4f}, of trainings {within:.4f}: "
+            f"ratio {between / within:.1f}"
+        )
+    if not options.seeds:
+        return 0
+    print(
+        text_table("how far the searches agree", verdict.AGREEMENT_HEADER, verdict.agreement(found))
+    )
+    header, rows = verdict.searched_header(found), verdict.searched_rows(found)
+    print(text_table("searched networks", header, rows))
+    return 0 if all(all(checks.values()) for _, checks in found.checks()) else 1
+
+
+VERBS = {
+    "search": (add_search, run_search),
+    "cost": (add_cost, run_cost),
+    "rule": (add_rule, run_rule),
+    "summary": (add_summary, run_summary),
+    "compare": (add_compare, run_compare),
+}
 
 
 def main() -> int | None:
-    verbs = {"cost": run_cost, "rule": run_rule, "summary": run_summary, "compare": run_compare}
-    if len(sys.argv) > 1 and sys.argv[1] in verbs:
-        return verbs[sys.argv[1]](sys.argv[2:])
-    from prunet_det.search.session import run_search
-
-    args = build_parser().parse_args()
-    return run_search(args, canonical_command(args))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="|".join(VERBS))
+    for verb, (add_flags, run) in VERBS.items():
+        own = verbs.add_parser(verb, help=run.__doc__, description=run.__doc__)
+        add_flags(own)
+        own.set_defaults(run=run)
+    args = parser.parse_args(with_verb(sys.argv[1:], VERBS, "search"))
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import argparse
 
+from _flags import add_config_flags, load_config
+
 from prunet_det.utils.errors import run_tool
 
 
@@ -11,11 +13,11 @@ def main() -> None:
     from prunet_det.training import evaluate, launch
 
     parser = argparse.ArgumentParser(description=__doc__)
-    launch.add_common_flags(parser)
+    add_config_flags(parser)
     parser.add_argument("checkpoint", help="weights: *.safetensors, or tensors saved by torch")
     parser.add_argument("--out", help="write a record with the metrics to this JSON file")
     args = parser.parse_args()
-    cfg = launch.load_config(args)
+    cfg = load_config(args)
     launch.require_file(args.checkpoint, "checkpoint")
     runner = launch.build_evaluation_runner(cfg)
     record = evaluate.evaluate(runner, cfg, args.config, args.checkpoint)

@@ -2,6 +2,8 @@
 
 import argparse
 
+from _flags import add_config_flags, load_config
+
 from prunet_det.utils.errors import UserError, run_tool
 
 
@@ -12,7 +14,7 @@ def main() -> None:
     from prunet_det.training import launch
 
     parser = argparse.ArgumentParser(description=__doc__)
-    launch.add_common_flags(parser)
+    add_config_flags(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch"
@@ -32,7 +34,7 @@ def main() -> None:
         "--teacher-checkpoint", metavar="FILE", help="weights of the teacher [timm's own]"
     )
     args = parser.parse_args()
-    cfg = launch.load_config(args)
+    cfg = load_config(args)
     if args.max_iters is not None:
         launch.set_max_iters(cfg, args.max_iters)
     if args.teacher or args.teacher_checkpoint:

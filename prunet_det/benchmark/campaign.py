@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from prunet_det.utils.io import make_folder
 from prunet_det.utils.jobs import Job, JobResult, launch
 from prunet_det.utils.package import recorded_command, tool_command
 from prunet_det.zoo.models import ALIASES, model_names
+
+logger = logging.getLogger(__name__)
 
 LOGS, DAMAGED = "logs", "damaged"
 
@@ -96,7 +99,7 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
     runs = {p.key(s): (p, s) for s in range(plan.seeds) for p in plan.suite.points}
     wanted = identity(plan.suite)
     left = [key for key in runs if not _is_done(plan, *runs[key], wanted)]
-    print(f"{plan.suite.name}: {len(runs) - len(left)} of {len(runs)} runs are done.", flush=True)
+    logger.info("%s: %d of %d runs are done.", plan.suite.name, len(runs) - len(left), len(runs))
     start = time.monotonic()
     deadline = None if plan.max_minutes is None else start + 60 * plan.max_minutes
     jobs = [plan.job(*runs[key]) for key in left]
@@ -109,8 +112,11 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
             save_record(plan.out, failure(*run, wanted, result))
         _say(plan, result, failed, len(left), time.monotonic() - start)
     if left:
-        print(f"stopped after {plan.max_minutes:g} minutes; left: {', '.join(left)}.")
-        print("the same command goes on from here.", flush=True)
+        logger.info(
+            "stopped after %g minutes; left: %s.\nthe same command goes on from here.",
+            plan.max_minutes,
+            ", ".join(left),
+        )
     return left, failed
 
 
@@ -138,7 +144,7 @@ def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, Any]) -> 
         aside = plan.out / WORK / DAMAGED / f"{key}.{time.time_ns()}.json"
         aside.parent.mkdir(parents=True, exist_ok=True)
         path.replace(aside)
-        print(f"{e} Moved to {aside}; the run is repeated.", flush=True)
+        logger.warning("%s Moved to %s; the run is repeated.", e, aside)
         return False
     return finished(plan.out, key, {**wanted, "arch": point.arch}) is not None
 
@@ -172,13 +178,17 @@ def _say(plan: Plan, result: JobResult, failed: Sequence[str], left: int, second
     name = result.job.name
     if name in failed:
         log = plan.out / WORK / LOGS / f"{name}.log"
-        print(f"{name}: failed: {result.error} (log: {log})", flush=True)
+        logger.warning("%s: failed: %s (log: %s)", name, result.error, log)
         return
     record = read_record(record_path(plan.out, name))
-    print(
-        f"{name}: mAP {record.metrics['mAP']:.3f} ({record.artifact}) in {record.seconds:.0f} s; "
-        f"{left} left after {seconds / 60:.1f} minutes.",
-        flush=True,
+    logger.info(
+        "%s: mAP %.3f (%s) in %.0f s; %d left after %.1f minutes.",
+        name,
+        record.metrics["mAP"],
+        record.artifact,
+        record.seconds,
+        left,
+        seconds / 60,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from dataclasses import replace
@@ -14,6 +15,8 @@ from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import write_json
+
+logger = logging.getLogger(__name__)
 
 OPTION = "optim_wrapper.optimizer.lr"
 
@@ -67,7 +70,7 @@ def choose_rate(plan: Plan, command: str) -> dict[str, Any] | None:
             found[rate] = _accuracies(out, plan.suite.points)
     if len(found) < len(rates):
         missing = ", ".join(f"{rate:g}" for rate in rates if rate not in found)
-        print(f"no learning rate is chosen: runs of {missing} are left, or failed.")
+        logger.warning("no learning rate is chosen: runs of %s are left, or failed.", missing)
         return None
     means = {rate: statistics.mean(values.values()) for rate, values in found.items()}
     best = max(means, key=lambda rate: means[rate])

@@ -1,8 +1,7 @@
-"""`tools/benchmark.py report DIR`: what the records of a folder say, for people and programs."""
+"""What the records of a folder say, for people and programs."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,29 +15,6 @@ from prunet_det.benchmark.records import Record, load_records
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import write_text
-
-
-def main(argv: Sequence[str]) -> int:
-    """Writes the report and says where.
-
-    Args:
-        argv: The command line after `report`.
-
-    Raises:
-        UserError: There is nothing to report.
-    """
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py report", description="Write the tables, the plots and the page."
-    )
-    parser.add_argument("folder", help="of the benchmark, with its records")
-    parser.add_argument("--out", help="folder to write to; DIR/report by default")
-    args = parser.parse_args(argv)
-    out = Path(args.out) if args.out else Path(args.folder) / "report"
-    records = reportable(args.folder)
-    write_report(records, out, args.folder)
-    print(verdicts(records))
-    print(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
-    return 0
 
 
 def reportable(folder: str | os.PathLike[str]) -> list[Record]:

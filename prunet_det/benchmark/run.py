@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import shutil
@@ -32,6 +33,8 @@ from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path, file_digest, file_lock, write_json
 
+logger = logging.getLogger(__name__)
+
 WORK, IDENTITY, SPEED = "work", "identity.json", "speed.json"
 CHECKPOINTS = 5  # of one training: what an interruption costs at most is a fifth of it
 
@@ -54,7 +57,7 @@ def run_lock(out: str | os.PathLike[str], key: str) -> Iterator[None]:
     work.mkdir(exist_ok=True)
 
     def say() -> None:
-        print(f"{key}: another process works on it; waiting for it.", flush=True)
+        logger.info("%s: another process works on it; waiting for it.", key)
 
     with file_lock(work.with_suffix(".lock"), say):
         yield

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prunet_det.benchmark.campaign import LOGS, check_launch
@@ -14,6 +15,33 @@ from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import make_folder
 from prunet_det.utils.jobs import Job, launch
 from prunet_det.utils.package import tool_command
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchesPlan:
+    """Searches, and how they are handed out.
+
+    Attributes:
+        budgets: Milliseconds, one search each.
+        out: Folder that gets a folder of each.
+        arguments: Of tools/search_backbone.py for all of them: the config first.
+        threads: CPU threads that a search asks for.
+        gpus: GPUs that a search asks for.
+        launcher: See `utils.jobs.LAUNCHERS`.
+        max_workers: Number of searches at once.
+        max_minutes: Minutes after which no search starts.
+    """
+
+    budgets: Sequence[float]
+    out: Path
+    arguments: Sequence[str]
+    threads: int = 1
+    gpus: int = 0
+    launcher: str = "none"
+    max_workers: int = 1
+    max_minutes: float | None = None
 
 
 def search_job(
@@ -41,32 +69,32 @@ def search_job(
     )
 
 
-def run_searches(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Runs what is left; returns the exit status.
+def run_searches(plan: SearchesPlan) -> int:
+    """Runs what is left; returns how many searches failed.
 
     Raises:
         UserError: Impossible arguments, a folder that cannot be written or holds another search,
             or as `launch`.
     """
-    out = Path(args.out)
-    check_launch(args.jobs, args.max_minutes)
-    for budget in args.budgets:
-        if not 0 < budget < float("inf") or args.budgets.count(budget) > 1:
+    check_launch(plan.max_workers, plan.max_minutes)
+    for budget in plan.budgets:
+        if not 0 < budget < float("inf") or list(plan.budgets).count(budget) > 1:
             raise UserError(f"--budgets must be different numbers above 0, got {budget:g}.")
+    out = plan.out
     make_folder(out)
-    jobs = [search_job(b, out, arguments, args.threads, args.gpus) for b in args.budgets]
+    jobs = [search_job(b, out, plan.arguments, plan.threads, plan.gpus) for b in plan.budgets]
     left = [
         job
-        for job, budget in zip(jobs, args.budgets, strict=True)
-        if not is_finished(out / job.name, arguments[0], budget)
+        for job, budget in zip(jobs, plan.budgets, strict=True)
+        if not is_finished(out / job.name, plan.arguments[0], budget)
     ]
-    print(f"{len(jobs) - len(left)} of {len(jobs)} searches are done.", flush=True)
-    deadline = None if args.max_minutes is None else time.monotonic() + 60 * args.max_minutes
+    logger.info("%d of %d searches are done.", len(jobs) - len(left), len(jobs))
+    deadline = None if plan.max_minutes is None else time.monotonic() + 60 * plan.max_minutes
     waiting, failed = [job.name for job in left], 0
-    for outcome in launch(left, args.launcher, out / LOGS, args.jobs, deadline):
-        waiting.remove(outcome.job.name)
-        failed += outcome.code != 0
-        print(f"{outcome.job.name}: {outcome.error or 'done'}", flush=True)
+    for result in launch(left, plan.launcher, out / LOGS, plan.max_workers, deadline):
+        waiting.remove(result.job.name)
+        failed += result.code != 0
+        logger.info("%s: %s", result.job.name, result.error or "done")
     if waiting:
-        print(f"left: {', '.join(waiting)}; the same command goes on from here.")
-    return int(failed > 0)
+        logger.info("left: %s; the same command goes on from here.", ", ".join(waiting))
+    return failed

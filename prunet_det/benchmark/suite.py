@@ -148,11 +148,10 @@ class Suite:
         Raises:
             UserError: There is no such config, or it cannot be changed as the suite says.
         """
-        cfg = read_config(self.config)
         for option in self.options:
             if option.startswith("model.backbone"):
                 raise UserError(f"{option} cannot be an option: backbones are a suite's models.")
-        cfg.merge_from_dict(dict(self.options))
+        cfg = read_config(self.config, self.options)
         if self.max_iters is not None:
             if self.max_iters < 1:
                 raise UserError(f"max_iters must be at least 1, got {self.max_iters}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.training.launch import build_runner
 from prunet_det.utils.env import device_title
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import text_table, write_csv
 
 ROUNDS = 5  # of disk against memory, in turns
@@ -246,19 +246,40 @@ def profile_point(
     return rows, speed
 
 
-def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> None:
-    """Profiles the suite's networks; prints, and writes profile.csv and throughput.csv."""
+def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> list[str]:
+    """Profiles the suite's networks, and writes profile.csv and throughput.csv.
+
+    Args:
+        suite: The networks, and how they are trained.
+        out: Folder of the files.
+        iterations: Number of iterations to measure.
+        command: Command that does it again, for the files.
+
+    Returns:
+        Two tables as text: where the time goes, and images a second.
+    """
     if iterations < 1:
-        raise UserError(f"--iterations must be at least 1, got {iterations}.")
+        raise InputError(f"--iterations must be at least 1, got {iterations}.")
     device = device_title(suite.device)
     rows, speeds = [], []
     for point in suite.points:
         own, speed = profile_point(suite, point, out, iterations)
         rows += [{"device": device, **row} for row in own]
         speeds.append({"device": device, "threads": suite.threads, **speed})
-    _print(rows, lambda r: [r["model"], str(r["input_size"]), r["part"], r["step"]])
-    header = ["model", "px", "from disk", "from memory", "ratio"]
-    table = [
+    write_csv(out / "profile.csv", rows, command)
+    write_csv(out / "throughput.csv", speeds, command)
+    times = [
+        [
+            r["model"],
+            str(r["input_size"]),
+            r["part"],
+            r["step"],
+            f"{r['ms']:.2f} per {r['per']}",
+            f"{r['share']:.1%}",
+        ]
+        for r in rows
+    ]
+    rates = [
         [
             s["model"],
             str(s["input_size"]),
@@ -266,12 +287,15 @@ def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> None:
         ]
         for s in speeds
     ]
-    print(text_table(f"images a second in training, {device}", header, table))
-    write_csv(out / "profile.csv", rows, command)
-    write_csv(out / "throughput.csv", speeds, command)
-
-
-def _print(rows: list[dict[str, Any]], names: Callable[[dict[str, Any]], list[str]]) -> None:
-    table = [[*names(r), f"{r['ms']:.2f} per {r['per']}", f"{r['share']:.1%}"] for r in rows]
-    header = ["model", "px", "part", "step", "ms", "share"]
-    print(text_table("where the time goes (shares of the part)", header, table))
+    return [
+        text_table(
+            "where the time goes (shares of the part)",
+            ["model", "px", "part", "step", "ms", "share"],
+            times,
+        ),
+        text_table(
+            f"images a second in training, {device}",
+            ["model", "px", "from disk", "from memory", "ratio"],
+            rates,
+        ),
+    ]

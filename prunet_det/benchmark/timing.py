@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.utils.env import device_title, environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import file_digest
+
+logger = logging.getLogger(__name__)
 
 REPEAT = "repeat"
 PREDICTED_FOR = "v100"
@@ -158,7 +161,7 @@ def time_suite(
 
     def save(name: str, rows: list[dict[str, Any]], failed: dict[str, str]) -> Path:
         for what, why in failed.items():
-            print(f"no latency of {what}: {why}", flush=True)
+            logger.warning("no latency of %s: %s", what, why)
         return save_latencies(out, name, rows, {**about, "failed": failed})
 
     not_predicted: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from prunet_det.classification.teacher import Teacher
 from prunet_det.training.norms import check_activations
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.zoo import create, load_backbone_weights
+
+logger = logging.getLogger(__name__)
 
 LOSSES = ("cross_entropy", "binary_cross_entropy")
 
@@ -72,7 +75,7 @@ class Classifier(BaseModel):
         else:
             self.net = create(arch, **args)
         if checkpoint is not None:
-            print(f"classifier: {load_backbone_weights(self.net, checkpoint)}")
+            logger.info("classifier: %s", load_backbone_weights(self.net, checkpoint))
         self._mixup = None
         if mixup is not None:
             self._mixup = Mixup(**mixup, label_smoothing=label_smoothing, num_classes=num_classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import timm
@@ -11,6 +12,8 @@ from torch import nn
 
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo import load_backbone_weights
+
+logger = logging.getLogger(__name__)
 
 
 class Teacher:
@@ -58,7 +61,7 @@ class Teacher:
                     f"{checkpoint} has no classifier of {num_classes} classes, so {name} cannot "
                     "teach with it."
                 )
-            print(f"teacher: {report}")
+            logger.info("teacher: %s", report)
         else:
             try:
                 net = timm.create_model(name, pretrained=True)

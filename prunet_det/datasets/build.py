@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from prunet_det.datasets.glyphs import GlyphsSet
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path, digest, file_lock
 from prunet_det.utils.jobs import ordered_map
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SHEET = "contact_sheet.png"
@@ -236,7 +239,9 @@ def _repair(
 ) -> None:
     """Draws damaged images again, or the whole set where an annotation file is damaged."""
     total = len(manifest["files"])
-    print(f"{root}: {len(damaged)} of {total} files are missing or damaged; repairing them.")
+    logger.warning(
+        "%s: %d of %d files are missing or damaged; repairing them.", root, len(damaged), total
+    )
     if any(file.startswith("annotations/") for file in damaged):
         _make(embedded, root, workers)
         return

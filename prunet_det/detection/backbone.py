@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,8 @@ from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create, load_backbone_weights, resolve_spec
 from prunet_det.zoo.features import choose_indices, timm_features
 from prunet_det.zoo.weights import refuse_pretrained
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from timm.models._features import FeatureGetterNet
@@ -67,7 +70,7 @@ class FeatureBackbone(BaseModule):
         self.out_strides: tuple[int, ...] = tuple(net.feature_info.reduction())
         self.norm_eval = norm_eval
         if checkpoint is not None:
-            print(f"backbone: {load_backbone_weights(net, checkpoint)}")
+            logger.info("backbone: %s", load_backbone_weights(net, checkpoint))
         if with_cp:
             try:
                 self._model.set_grad_checkpointing(True)

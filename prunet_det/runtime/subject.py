@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError, MissingPackageError
+
+logger = logging.getLogger(__name__)
 
 DETECTION_SIZE = 512  # pixels, where nothing else says
 
@@ -190,7 +193,7 @@ def _from_network(
         return _from_spec(resolve_spec(name), scope, input_size, checkpoint)
     module, size = timm_network(name, scope)
     if checkpoint is not None:
-        print(load_backbone_weights(module, checkpoint))
+        logger.info("%s", load_backbone_weights(module, checkpoint))
     return Subject(
         name=name,
         scope=scope,

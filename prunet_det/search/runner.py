@@ -24,6 +24,7 @@ from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
 from prunet_det.search.tiers import Tiers
 from prunet_det.training.evaluate import unwrap_model
+from prunet_det.training.launch import keep_messages
 from prunet_det.training.schedule import fitted_schedule
 from prunet_det.utils.config import check_keys, from_mapping
 from prunet_det.utils.errors import UserError
@@ -152,7 +153,8 @@ def build_search(
             kind["device_ids"] = None
         wrapper = kind
     length = dict(max_iters=options["warmup"] + options["steps"])
-    runner = Runner(
+    keep_messages()
+    return Runner(
         model=model,
         work_dir=out,
         train_dataloader=loaders[0],
@@ -181,7 +183,6 @@ def build_search(
         experiment_name=Path(out).name,
         cfg=Config(dict(model_wrapper_cfg=wrapper)) if wrapper else None,
     )
-    return runner
 
 
 def has_checkpoint(out: str) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,113 +39,176 @@ from prunet_det.utils.config import from_mapping, read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest, make_folder
 
+logger = logging.getLogger(__name__)
 
-def run_search(args: argparse.Namespace, command: str) -> int:
-    """Runs what the command line asks for.
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What a search is asked for, as tools/search_backbone.py has it.
+
+    Attributes:
+        config: A config of configs/search/.
+        budget_ms: Latency to meet, in milliseconds, of scope backbone.
+        device: A named device, `here`, or the path of a table or of a device file.
+        batch: Images at once, of the budget.
+        input_size: Pixels, of the budget.
+        threads: Threads of a CPU that is measured; all by default.
+        seed: Seed of everything random.
+        name: Name of the network.
+        out: Folder of the result; by default work_dirs/search/CONFIG_BUDGET_SEED.
+        resume: Whether to go on with the search that `out` holds.
+        strategy: `search`, or one of the baselines, `random` and `scale`.
+        data: An ImageFolder whose train/ is searched on, in the place of the config's data.
+        classes: Names of the classes to keep, or one number, which keeps the first ones.
+        fixed_expansions: Expansions to choose from, in the place of Prunodes.
+        no_block_pruning: Whether candidates stay to the end.
+        skip_from_start: Whether the skip is a candidate like any other.
+        no_finals: Whether to leave out the last tier, the trainings of finalists.
+        no_pruning: Whether all three tiers are off.
+        amp: Automatic mixed precision, on CUDA.
+        force: Whether to use a table of another device all the same.
+        tables: Folder where `here` keeps its tables.
+        launcher: `none`, or `pytorch` under torchrun.
+        cfg_options: Dotted key to value, merged into the config.
+        quiet: Whether to leave out the progress bar.
+    """
+
+    config: str
+    budget_ms: float
+    device: str = "v100"
+    batch: int = 1
+    input_size: int = 512
+    threads: int | None = None
+    seed: int = 0
+    name: str | None = None
+    out: str | None = None
+    resume: bool = False
+    strategy: str = "search"
+    data: str | None = None
+    classes: list[str] | None = None
+    fixed_expansions: list[int] | None = None
+    no_block_pruning: bool = False
+    skip_from_start: bool = False
+    no_finals: bool = False
+    no_pruning: bool = False
+    amp: bool = False
+    force: bool = False
+    tables: str = "work_dirs/tables"
+    launcher: str = "none"
+    cfg_options: dict[str, Any] | None = None
+    quiet: bool = False
+
+
+def run_search(options: SearchOptions, command: str) -> tuple[Outcome, Path] | None:
+    """Runs a search, or builds a baseline.
 
     Args:
-        args: See `tools/search_backbone.py`.
+        options: What is asked for.
         command: That regenerates the result.
 
     Returns:
-        0, or 1 where the result does not meet its budget.
+        The result and its folder; nothing in the other processes of a distributed search.
 
     Raises:
         UserError, ValueError, OSError: In sentences.
     """
-    cfg = _config(args)
-    check_arguments(args, cfg)
-    tiers = _tiers(args, cfg)
+    cfg = _config(options)
+    check_arguments(options, cfg)
+    tiers = _tiers(options, cfg)
     pricing = Pricing(
-        args.device,
-        args.batch,
-        args.tables,
-        threads=args.threads,
-        force=args.force,
-        progress=not args.quiet,
+        options.device,
+        options.batch,
+        options.tables,
+        threads=options.threads,
+        force=options.force,
+        progress=not options.quiet,
     )
     space = SearchSpace.from_config(cfg.space)
     main = dist.is_main_process()
-    if args.device == "here" and not main:
+    if options.device == "here" and not main:
         dist.barrier()  # the main process measures, alone; the others read its table
-    costs = pricing.costs(space, args.input_size)
-    if args.device == "here" and main:
+    costs = pricing.costs(space, options.input_size)
+    if options.device == "here" and main:
         dist.barrier()
     if main:
-        print(costs.describe())
-    budget = costs.budget(args.budget_ms)
+        logger.info("%s", costs.describe())
+    budget = costs.budget(options.budget_ms)
     costs.check_budget(budget)
-    out = prepare_folder(cfg.work_dir, args.resume)
-    if args.strategy != "search":
-        return _baseline(args, cfg, command, costs, pricing, out)
-    if args.fixed_expansions:
+    out = prepare_folder(cfg.work_dir, options.resume)
+    if options.strategy != "search":
+        return _baseline(options, cfg, command, costs, pricing, out)
+    if options.fixed_expansions:
         costs = SpaceCosts(
-            space.with_fixed_widths(args.fixed_expansions), args.input_size, costs.table
+            space.with_fixed_widths(options.fixed_expansions), options.input_size, costs.table
         )
-    loaders = load_data(cfg, args.seed)
+    loaders = load_data(cfg, options.seed)
     data: Any = loaders[0].dataset
     source = cfg.search_dataloader.dataset
     described = {
         "name": source.get("name") or source.get("data_root"),
         "classes": len(data.metainfo["classes"]),
     }
-    request = _request(args, cfg, command, costs, tiers, described, data.data_hash)
+    request = _request(options, cfg, command, costs, tiers, described, data.data_hash)
 
     def save(loop: SearchLoop) -> None:
         try:
             _save(loop, costs, request, out)
         except BudgetError as e:  # so far; the search goes on
-            print(f"no result yet at step {loop.iter}: {e}")
+            logger.info("no result yet at step %d: %s", loop.iter, e)
 
     runner = build_search(
         cfg,
         costs,
         budget,
-        args.seed,
+        options.seed,
         str(out),
         loaders,
         request,
         tiers,
-        args.resume,
+        options.resume,
         on_save=save,
-        progress=not args.quiet,
+        progress=not options.quiet,
     )
     runner.train()
     if dist.is_distributed():
         torch.distributed.destroy_process_group()  # the last tier is the main process's
     if not main:
-        return 0
+        return None
     loop: Any = runner.train_loop
-    finals = _last_tier(args, cfg, loop, costs, request, out)
+    finals = _last_tier(options, cfg, loop, costs, request, out)
     outcome = _save(loop, costs, request, out, finals, final=True)
-    return _report(outcome, out)
+    return outcome, out
 
 
-def _config(args: argparse.Namespace) -> Config:
-    args.work_dir, args.data_root = args.out, None
-    cfg = launch.load_config(args)
+def _config(options: SearchOptions) -> Config:
+    cfg = launch.load_config(
+        options.config,
+        work_dir=options.out,
+        options=options.cfg_options,
+        launcher=options.launcher,
+    )
     if "space" not in cfg or "search" not in cfg:
-        raise UserError(f"{args.config} is no search config: it has no `space` or no `search`.")
-    if not args.out:
-        name = f"{Path(args.config).stem}_{args.budget_ms:g}ms_seed{args.seed}"
+        raise UserError(f"{options.config} is no search config: it has no `space` or no `search`.")
+    if not options.out:
+        name = f"{Path(options.config).stem}_{options.budget_ms:g}ms_seed{options.seed}"
         cfg.work_dir = str(Path("work_dirs") / "search" / name)
     loader = cfg.search_dataloader
-    if args.data:
+    if options.data:
         transform = loader.dataset.transform
         loader.dataset = dict(
             type="ImageFolder",
-            data_root=args.data,
+            data_root=options.data,
             split="train",
             transform=transform,
         )
-    if args.classes:
-        first = args.classes[0]
-        only_number = len(args.classes) == 1 and first.isdigit()
-        loader.classes = int(first) if only_number else list(args.classes)
-    if args.amp:
+    if options.classes:
+        first = options.classes[0]
+        only_number = len(options.classes) == 1 and first.isdigit()
+        loader.classes = int(first) if only_number else list(options.classes)
+    if options.amp:
         cfg.optim_wrapper.type = "AmpSearchOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
-    if args.launcher == "pytorch" and not dist.is_distributed():
+    if options.launcher == "pytorch" and not dist.is_distributed():
         if torch.cuda.is_available():
             dist.init_dist("pytorch", backend="nccl")
         else:
@@ -153,36 +216,36 @@ def _config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def check_arguments(args: argparse.Namespace, cfg: Config) -> None:
+def check_arguments(options: SearchOptions, cfg: Config) -> None:
     """Refuses what no search can be run with, before anything slow starts.
 
     Raises:
         UserError: The sentence says what.
     """
-    if not 0 < args.budget_ms < float("inf"):
-        raise UserError(f"--budget-ms must be above 0, got {args.budget_ms:g}.")
-    if args.seed < 0:
-        raise UserError(f"--seed must be 0 or more, got {args.seed}.")
-    if args.amp and not torch.cuda.is_available():
+    if not 0 < options.budget_ms < float("inf"):
+        raise UserError(f"--budget-ms must be above 0, got {options.budget_ms:g}.")
+    if options.seed < 0:
+        raise UserError(f"--seed must be 0 or more, got {options.seed}.")
+    if options.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a CUDA device, and there is none here; leave it out.")
     if from_mapping(FinalSettings, cfg.get("finals") or {}, "finals").iterations:
-        recipe_of(cfg, args.config)
+        recipe_of(cfg, options.config)
     search = cfg.search
     if search.get("steps", 0) < 1 or search.get("warmup", 0) < 0:
         raise UserError("the config's search needs steps >= 1 and warmup >= 0.")
-    if args.strategy != "search" and (args.fixed_expansions or args.skip_from_start):
-        raise UserError(f"--strategy {args.strategy} has no tiers to switch off.")
-    if args.strategy != "search" and args.resume:
-        raise UserError(f"--strategy {args.strategy} takes seconds: there is nothing to resume.")
+    if options.strategy != "search" and (options.fixed_expansions or options.skip_from_start):
+        raise UserError(f"--strategy {options.strategy} has no tiers to switch off.")
+    if options.strategy != "search" and options.resume:
+        raise UserError(f"--strategy {options.strategy} takes seconds: there is nothing to resume.")
 
 
-def _tiers(args: argparse.Namespace, cfg: Config) -> Tiers:
+def _tiers(options: SearchOptions, cfg: Config) -> Tiers:
     tiers = from_mapping(Tiers, cfg.search.pop("tiers", {}), "search.tiers")
-    if args.no_pruning:
+    if options.no_pruning:
         return replace(tiers, widths=False, blocks=False, layers=False)
-    if args.skip_from_start:
+    if options.skip_from_start:
         tiers = replace(tiers, skip_from_start=True)
-    if args.no_block_pruning:
+    if options.no_block_pruning:
         tiers = replace(tiers, blocks=False)
     return tiers
 
@@ -198,7 +261,7 @@ def prepare_folder(path: str, resume: bool) -> Path:
         raise UserError(f"{path} holds a result without a checkpoint; give another --out.")
     if resume and not has_checkpoint(path):
         if dist.is_main_process():
-            print(f"{path} holds no checkpoint yet; the search starts afresh.")
+            logger.info("%s holds no checkpoint yet; the search starts afresh.", path)
     elif not resume and (has_checkpoint(path) or (out / ARCH_FILE).exists()):
         raise UserError(
             f"{path} holds a search already; go on with it by --resume, or give another --out."
@@ -207,7 +270,7 @@ def prepare_folder(path: str, resume: bool) -> Path:
 
 
 def _request(
-    args: argparse.Namespace,
+    options: SearchOptions,
     cfg: Config,
     command: str,
     costs: SpaceCosts,
@@ -226,17 +289,17 @@ def _request(
     settings = {key: cfg.get(key) for key in keys}
     length = dict(max_iters=cfg.search.get("warmup", 0) + cfg.search.steps)
     settings["param_scheduler"] = explicit_schedule(cfg.get("param_scheduler"), length)
-    if args.no_finals or not settings["finals"]:
+    if options.no_finals or not settings["finals"]:
         settings["finals"] = None
     else:
-        settings["recipe"] = recipe_hash(recipe_of(cfg, args.config))
+        settings["recipe"] = recipe_hash(recipe_of(cfg, options.config))
     return Request(
         command,
-        args.config,
-        costs.budget(args.budget_ms),
+        options.config,
+        costs.budget(options.budget_ms),
         costs.table.kind,
-        args.seed,
-        args.strategy,
+        options.seed,
+        options.strategy,
         {
             "config": digest([settings, tiers.__dict__, dist.get_world_size()]),
             "space": costs.space.hash,
@@ -244,28 +307,28 @@ def _request(
             "data": data_hash,
         },
         data,
-        args.name or "",
+        options.name or "",
     )
 
 
 def _baseline(
-    args: argparse.Namespace,
+    options: SearchOptions,
     cfg: Config,
     command: str,
     costs: SpaceCosts,
     pricing: Pricing,
     out: Path,
-) -> int:
-    if args.strategy == "random":
-        repaired = random_repaired(costs, costs.budget(args.budget_ms), args.seed)
+) -> tuple[Outcome, Path]:
+    if options.strategy == "random":
+        repaired = random_repaired(costs, costs.budget(options.budget_ms), options.seed)
     else:
-        costs, repaired = scaled_repaired(pricing, costs.budget(args.budget_ms))
-    request = _request(args, cfg, command, costs, Tiers(), {}, "none")
+        costs, repaired = scaled_repaired(pricing, costs.budget(options.budget_ms))
+    request = _request(options, cfg, command, costs, Tiers(), {}, "none")
     outcome = make_outcome(costs.space, repaired, request)
     outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
     write_outcome(out, outcome, request)
     write_report(out, outcome, request)
-    return _report(outcome, out)
+    return outcome, out
 
 
 def measure_here(outcome: Outcome, costs: SpaceCosts) -> float | None:
@@ -290,7 +353,7 @@ def _found(loop: SearchLoop, costs: SpaceCosts, request: Request) -> Repaired:
 
 
 def _last_tier(
-    args: argparse.Namespace,
+    options: SearchOptions,
     cfg: Config,
     loop: SearchLoop,
     costs: SpaceCosts,
@@ -299,7 +362,7 @@ def _last_tier(
 ) -> LastTier | None:
     """Trains finalists on the search's two halves; those whose scores are on file are not again."""
     settings = from_mapping(FinalSettings, cfg.get("finals") or {}, "finals")
-    if args.no_finals or not settings.iterations:
+    if options.no_finals or not settings.iterations:
         return None
     repaired = _found(loop, costs, request)
     make_outcome(costs.space, repaired, request).spec.save(out / FOUND_FILE)
@@ -309,10 +372,10 @@ def _last_tier(
         request.budget,
         request.seed,
         settings,
-        read_config(recipe_of(cfg, args.config)),
+        read_config(recipe_of(cfg, options.config)),
         cfg.search_dataloader,
         out / FINALS_FILE,
-        progress=not args.quiet,
+        progress=not options.quiet,
     )
 
 
@@ -353,12 +416,3 @@ def _save(
     ended = final or loop.interrupted  # until then its plots would be drawn for nobody
     write_report(out, outcome, request, loop if ended else None, extra)
     return outcome
-
-
-def _report(outcome: Outcome, out: Path) -> int:
-    print("\n".join(outcome.lines()))
-    print(f"{out / ARCH_FILE} and report.md beside it")
-    if outcome.accepted:
-        return 0
-    print("the result does not meet its budget.")
-    return 1

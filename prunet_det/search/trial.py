@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import time
@@ -96,7 +95,9 @@ def run_trial(
         )
         runner.register_hook(metrics)
         runner.train()
-        logging.getLogger("mmengine").handlers.clear()  # of the folder that goes
+        for handler in list(runner.logger.handlers):  # its file is in the folder that goes
+            runner.logger.removeHandler(handler)
+            handler.close()
     net: Any = unwrap_model(runner)
     seconds = time.perf_counter() - start
     return Trial(float(metrics.found["accuracy/top1"]), seconds, net.net.cpu().eval())

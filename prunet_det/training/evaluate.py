@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path, write_json
 from prunet_det.zoo.weights import load_all_weights, read_state_dict, save_safetensors
+
+logger = logging.getLogger(__name__)
 
 TRAINING_FILE = "train.json"
 
@@ -55,7 +58,7 @@ def evaluate(
     """
     model = unwrap_model(runner)
     count = load_all_weights(model, checkpoint)
-    print(f"{count}/{count} tensors from {checkpoint}")
+    logger.info("%d/%d tensors from %s", count, count, checkpoint)
     options = cfg.test_dataloader.dataset
     place = options.get("name") or options.get("data_root")
     metrics = runner.test()

@@ -2,59 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.training.schedule import fitted_schedule, set_length
 from prunet_det.utils.config import read_config
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.log import PACKAGE
 from prunet_det.zoo.weights import refuse_pretrained
 
 
-def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of MMDetection's own tools."""
-    parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", help="folder of logs and checkpoints [work_dirs/CONFIG]")
-    parser.add_argument("--data-root", help="folder of the data, in the place of the config's")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="job launcher",
-    )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+def load_config(
+    config: str | os.PathLike[str],
+    *,
+    work_dir: str | None = None,
+    data_root: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    launcher: str = "none",
+) -> Config:
+    """Reads a config and overrides its settings.
 
-
-def load_config(args: argparse.Namespace) -> Config:
-    """Loads the config of a command line, with its overrides.
+    Args:
+        config: A config file, or the name of one of the package's own.
+        work_dir: Folder of logs and checkpoints; the config's own, or work_dirs/CONFIG, by default.
+        data_root: Folder of the data, in the place of the config's.
+        options: Dotted key to value, merged into the config.
+        launcher: mmengine's: none, pytorch, slurm or mpi.
 
     Raises:
-        UserError: If the file is missing or not a valid config of a model.
+        UserError: If the file is missing or not a valid config of a model, or an option does
+            not fit.
     """
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    path = Path(args.config)
-    cfg = read_config(path)
-    cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.data_root:
-        set_data_root(cfg, args.data_root)
+    path = Path(config)
+    cfg = read_config(path, options)
+    cfg.launcher = launcher
+    if data_root:
+        set_data_root(cfg, data_root)
     if "model" not in cfg:
-        raise UserError(f"{path} is no model config: it has no `model`.")
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
+        raise InputError(f"{path} is no model config: it has no `model`.")
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     return cfg
 
 
@@ -172,7 +167,24 @@ def build_runner(cfg: Config) -> Runner:
     for name in ("ClassCheckHook", "RecordHook"):
         if not any(hook["type"] == name for hook in cfg.custom_hooks):
             cfg.custom_hooks.append(dict(type=name))
+    keep_messages()
     return Runner.from_cfg(cfg)
+
+
+class _RunnerFile(logging.Handler):
+    """Writes messages to the log file of the Runner that was built last."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in MMLogger.get_current_instance().handlers:
+            if isinstance(handler, logging.FileHandler) and record.levelno >= handler.level:
+                handler.handle(record)
+
+
+def keep_messages() -> None:
+    """Keeps the package's messages in the log files of the Runners that are built from now on."""
+    package = logging.getLogger(PACKAGE)
+    if not any(isinstance(handler, _RunnerFile) for handler in package.handlers):
+        package.addHandler(_RunnerFile())
 
 
 def check_one_batch(runner: Runner) -> None:

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def read_config(path: str | os.PathLike[str]) -> Config:
+def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Config:
     """Reads a config of MMEngine.
 
     Args:
-        path: Path of the file, or of one of the package's own configs, see `find_config`.
+        path: Path of the file, or of one of the package's own configs, see `find_config`. It
+            is Python, and runs.
+        options: Settings by dotted key, which override the file's.
 
     Raises:
         MissingFileError: If there is no such file.
-        UserError: If it is not a valid config.
+        InputError: If it, or a base of it, is not a valid config, or an option does not fit.
     """
     from mmengine.config import Config
 
@@ -34,8 +36,14 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         raise MissingFileError(f"there is no config file {os.fspath(path)}.")
     try:
         cfg = Config.fromfile(file)
-    except (SyntaxError, NameError, AttributeError, KeyError, TypeError) as e:
-        raise UserError(f"{os.fspath(path)} is no valid config: {e}.") from e
+    except Exception as e:  # its code may raise anything
+        reason = str(e).rstrip(".") or type(e).__name__
+        raise InputError(f"{os.fspath(path)} is no valid config: {reason}.") from e
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except (KeyError, TypeError, AttributeError) as e:
+        keys = ", ".join(options or {})
+        raise InputError(f"{os.fspath(path)} has no place for the option {keys}: {e}.") from e
     _remove_scope(cfg._cfg_dict)
     return cfg
 

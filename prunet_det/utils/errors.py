@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from prunet_det.utils.log import show_messages
+
 DEBUG_VARIABLE = "PRUNET_DEBUG"
 
 
@@ -28,9 +30,10 @@ class MissingPackageError(UserError, ImportError):
 def run_tool(main: Callable[[], int | None]) -> None:
     """Runs a tool's main function and exits with its code.
 
-    An error becomes one line on stderr and exit code 2, Ctrl-C exit code 130. All show their
-    traceback where the environment sets PRUNET_DEBUG=1.
+    The package's messages go to stderr. An error becomes one line there and exit code 2, Ctrl-C
+    exit code 130. All show their traceback where the environment sets PRUNET_DEBUG=1.
     """
+    show_messages()
     try:
         code = main() or 0
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Mapping
 from functools import cache, partial
@@ -17,6 +18,8 @@ from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo.weights import load_backbone_weights
+
+logger = logging.getLogger(__name__)
 
 SPEC_DIR = Path(__file__).parent / "specs"
 ALIASES = {"gpunet_p0": "prunet_p0", "gpunet_p1": "prunet_p1"}
@@ -128,7 +131,7 @@ def create(
     spec = resolve_spec(arch)
     model = _build(spec, spec.name, **kwargs)
     if checkpoint is not None:
-        print(load_backbone_weights(model, checkpoint))
+        logger.info("%s", load_backbone_weights(model, checkpoint))
     return model
 
 

@@ -83,9 +83,9 @@ def test_a_suite_that_is_not_timed_yet_is_reported(tmp_path):
 
 def test_nothing_to_report_is_refused(results):
     with pytest.raises(UserError, match="holds no records"):
-        report_cli.main([str(results / "missing")])
+        report_cli.reportable(results / "missing")
     with pytest.raises(UserError, match="no run in .* has succeeded"):
-        report_cli.main([str(results / "broken")])
+        report_cli.reportable(results / "broken")
 
 
 def test_published_parts_are_there_with_and_without_records(results, tmp_path):

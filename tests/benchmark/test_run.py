@@ -139,7 +139,7 @@ def test_a_second_call_keeps_what_is_done(undisturbed, tiny_suite, here):
     before = path.read_bytes()
     arguments = ["--suite", tiny_suite, "--out", undisturbed]
     done = here("benchmark", *arguments)
-    assert done.returncode == 0 and "1 of 1 runs are done" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 of 1 runs are done" in done.stderr, done.stderr
     assert "all networks are timed" in done.stdout
     other = here("benchmark", *arguments, "--options", "optim_wrapper.optimizer.lr=0.5")
     assert other.returncode == 2 and "is of another config" in other.stderr

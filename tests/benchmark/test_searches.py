@@ -34,9 +34,9 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
     flags = ["--budgets", 0.35, 0.5, 1.25, "--out", tmp_path, "--threads", 2, "--gpus", 1]
     flags += ["--launcher", "ray", "--jobs", 3, "--", "configs/search/quick.py", "--device", "v100"]
     done = here("benchmark", "search", *flags)
-    assert done.returncode == 1 and "0.5ms: no luck." in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and "0.5ms: no luck." in done.stderr, done.stdout + done.stderr
     again = here("benchmark", "search", *flags)
-    assert "2 of 3 searches are done" in again.stdout
+    assert "2 of 3 searches are done" in again.stderr
     assert handed == [("ray", 3, ["0.35ms", "0.5ms", "1.25ms"]), ("ray", 3, ["0.5ms"])]
     other = [*flags[: flags.index("--")], "--", "configs/search/zoo.py"]
     done = here("benchmark", "search", *other)

@@ -172,7 +172,8 @@ def test_norms_without_gradient():
         assert p.requires_grad == (".bn." not in name), name
 
 
-def test_checkpoint_is_counted(tmp_path, capsys):
+def test_checkpoint_is_counted(tmp_path, caplog):
+    caplog.set_level("INFO", "prunet_det")
     import prunet_det
     from prunet_det.zoo.weights import save_safetensors
 
@@ -180,7 +181,7 @@ def test_checkpoint_is_counted(tmp_path, capsys):
     save_safetensors(net.state_dict(), tmp_path / "w.safetensors")
     backbone = PruNet("prunet_demo", checkpoint=tmp_path / "w.safetensors")
     assert torch.equal(backbone.net.model.stem[0].conv.weight, net.stem[0].conv.weight)
-    assert "backbone tensors from" in capsys.readouterr().out
+    assert "backbone tensors from" in caplog.text
 
 
 @pytest.mark.parametrize("cfg", BACKBONES[:2], ids=lambda c: c["type"])

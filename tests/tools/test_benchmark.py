@@ -67,9 +67,9 @@ def test_damaged_record_is_moved_aside_and_time_is_kept(tiny_suite, tmp_path, he
     flags = ["--suite", tiny_suite, "--out", tmp_path, "--max-minutes", 1e-9]
     done = here("benchmark", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no readable record" in done.stdout and "Moved to" in done.stdout
+    assert "no readable record" in done.stderr and "Moved to" in done.stderr
     assert not path.exists() and list((tmp_path / "work" / "damaged").iterdir())
-    assert "left: prunet_tiny_64_seed0." in done.stdout
+    assert "left: prunet_tiny_64_seed0." in done.stderr
 
 
 @pytest.mark.parametrize("name", ["digits", "glyphs", "coco"])

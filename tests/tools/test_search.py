@@ -74,7 +74,7 @@ def found(config, tmp_path_factory, here):
     out = tmp_path_factory.mktemp("found") / "out"
     done = here("search_backbone", *flags(config, out))
     assert done.returncode == 0, done.stdout + done.stderr
-    return out, done.stdout
+    return out, done.stderr + done.stdout
 
 
 @pytest.fixture(autouse=True)
@@ -330,7 +330,7 @@ run("tools/train.py", "configs/detection/prunet_effdet.py", "--max-iters", "2",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     count = sum(1 for k in load_file(out / "weights.safetensors") if k.startswith(("stem", "stag")))
-    assert done.stdout.count(f"{count}/{count} backbone tensors") == 3
+    assert done.stderr.count(f"{count}/{count} backbone tensors") == 3
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from types import SimpleNamespace
 
 import pytest
@@ -141,16 +140,9 @@ def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):
     assert built.work_dir == "work_dirs/x/evaluation", "the training's config stays as it was"
 
 
-def load(*argv):
-    """The config that these arguments of a command line give."""
-    parser = argparse.ArgumentParser()
-    launch.add_common_flags(parser)
-    return launch.load_config(parser.parse_args(list(map(str, argv))))
-
-
 def test_overrides_reach_the_config():
     path = ROOT / "configs" / "detection" / "prunet_effdet.py"
-    cfg = load(path, "--data-root", "mine", "--cfg-options", "model.neck.channels=24")
+    cfg = launch.load_config(path, data_root="mine", options={"model.neck.channels": 24})
     assert cfg.model.neck.channels == 24
     assert cfg.work_dir == "work_dirs/prunet_effdet"
     assert cfg.train_dataloader.dataset.data_root == "mine"
@@ -169,13 +161,13 @@ def test_configs_that_are_refused(tmp_path, text, sentence):
     if text is not None:
         (tmp_path / "own.py").write_text(text)
     with pytest.raises(UserError, match=sentence):
-        load(tmp_path / "own.py")
+        launch.load_config(tmp_path / "own.py")
 
 
 def test_lengths_that_are_refused(cfg):
     with pytest.raises(UserError, match="--max-iters must be at least 1"):
         launch.set_max_iters(cfg, 0)
-    epochs = load(ROOT / "configs" / "classification" / "prunet_imagenet.py")
+    epochs = launch.load_config(ROOT / "configs" / "classification" / "prunet_imagenet.py")
     with pytest.raises(UserError, match="--max-iters is for configs that train by iterations"):
         launch.set_max_iters(epochs, 5)
 
@@ -183,7 +175,7 @@ def test_lengths_that_are_refused(cfg):
 def test_teachers_are_for_classifiers(cfg, tmp_path):
     with pytest.raises(UserError, match="for classification configs"):
         launch.set_teacher(cfg, "resnet10t", None)
-    classifier = load(ROOT / "configs" / "classification" / "prunet_digits.py")
+    classifier = launch.load_config(ROOT / "configs" / "classification" / "prunet_digits.py")
     with pytest.raises(UserError, match="needs --teacher NAME"):
         launch.set_teacher(classifier, None, tmp_path)
     with pytest.raises(UserError, match="there is no teacher's checkpoint"):

@@ -78,7 +78,7 @@ def test_every_tensor_finds_its_place(name):
 
 
 @pytest.mark.parametrize("container", [None, "state_dict_ema"])
-def test_a_file_loads_with_and_without_classifier(tmp_path, container, capsys):
+def test_a_file_loads_with_and_without_classifier(tmp_path, container):
     model = prunet_det.create("gpunet_0")
     content = released_state(model)
     if container:

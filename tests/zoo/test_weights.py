@@ -27,12 +27,13 @@ def same_backbone(a, b):
     return keys and all(torch.equal(a[k], b[k]) for k in keys)
 
 
-def test_all_of_it(trained, capsys):
+def test_all_of_it(trained, caplog):
+    caplog.set_level("INFO", "prunet_det")
     model, path = trained
     loaded = prunet_det.create("prunet_demo", checkpoint=path, num_classes=4)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
     count = len([k for k in model.state_dict() if k.startswith(("stem", "stages"))])
-    assert f"{count}/{count} backbone tensors from {path}" in capsys.readouterr().out
+    assert f"{count}/{count} backbone tensors from {path}" in caplog.text
 
 
 def test_other_class_count(trained):

@@ -1,0 +1,32 @@
+"""How the package's messages reach a user: tools show them, a Runner's log file keeps them.
+
+Modules log to `logging.getLogger(__name__)`, below the logger `prunet_det`. Nothing is configured
+on import: a program that uses the package decides by itself what it shows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+PACKAGE = "prunet_det"
+
+
+class _Console(logging.Handler):
+    """Writes messages, and nothing around them, to what is stderr at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+        sys.stderr.flush()
+
+
+def show_messages() -> None:
+    """Shows the package's messages on stderr, as tools do; stdout is for results.
+
+    Of the processes of a distributed run, only the first one shows what is no error.
+    """
+    logger = logging.getLogger(PACKAGE)
+    if not any(isinstance(handler, _Console) for handler in logger.handlers):
+        logger.addHandler(_Console())
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)

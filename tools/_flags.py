@@ -1,0 +1,51 @@
+"""Flags that several tools share."""
+
+import argparse
+import os
+from collections.abc import Collection, Sequence
+from typing import Any
+
+
+def with_verb(argv: Sequence[str], verbs: Collection[str], usual: str) -> list[str]:
+    """A command line with its verb; without one it begins with the usual verb's arguments."""
+    if argv and (argv[0] in verbs or argv[0] in ("-h", "--help")):
+        return list(argv)
+    return [usual, *argv]
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of MMDetection's own tools."""
+    from mmengine.config import DictAction
+
+    add = parser.add_argument
+    add("config", help="config file")
+    add("--work-dir", help="folder of logs and checkpoints [work_dirs/CONFIG]")
+    add("--data-root", help="folder of the data, in the place of the config's")
+    add(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+    add(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="job launcher",
+    )
+    add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Any:
+    """The config that `add_config_flags` describe."""
+    from prunet_det.training import launch
+
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return launch.load_config(
+        args.config,
+        work_dir=args.work_dir,
+        data_root=args.data_root,
+        options=args.cfg_options,
+        launcher=args.launcher,
+    )
