@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 
-import pytest
 import torch
 
 from prunet_det import ArchSpec
@@ -93,10 +92,3 @@ def test_every_linked_file_exists():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links {link}"
-
-
-@pytest.mark.parametrize("command", ["make demo", "make test"])
-def test_the_two_commands_are_targets(command):
-    makefile = (ROOT / "Makefile").read_text()
-    assert command in (ROOT / "README.md").read_text()
-    assert re.search(rf"^{command.split()[1]}: \.venv/\.ready", makefile, re.MULTILINE)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -111,3 +114,36 @@ def test_published_records_are_of_the_suite_s_networks(monkeypatch):
     smaller = {**point.arch, "stages": point.arch["stages"][:-1]}
     with pytest.raises(UserError, match="is of another arch"):
         finished("docs/results/benchmark/digits", key, {"arch": smaller})
+
+
+FINISHED = """
+import sys
+from pathlib import Path
+
+import prunet_det
+from prunet_det.benchmark.identity import identity
+from prunet_det.benchmark.records import load_records
+from prunet_det.benchmark.run import finished
+from prunet_det.benchmark.suite import load_suite
+from prunet_det.detection import pyramid
+
+copy, folder = map(Path, sys.argv[1:])
+assert copy in Path(prunet_det.__file__).parents
+wanted = identity(load_suite("digits"))
+print(sum(finished(folder, r.key, wanted) is not None for r in load_records(folder)))
+"""
+
+
+@pytest.mark.slow
+def test_a_refactoring_leaves_the_committed_records_valid(digits, tmp_path):
+    """A module that training imports is renamed in a copy of the package."""
+    copy = shutil.copytree(ROOT / "prunet_det", tmp_path / "prunet_det")
+    (copy / "detection" / "bifpn.py").rename(copy / "detection" / "pyramid.py")
+    for path in copy.rglob("*.py"):
+        path.write_text(path.read_text().replace("detection.bifpn", "detection.pyramid"))
+    folder = ROOT / "docs" / "results" / "benchmark" / "digits"
+    (tmp_path / "finished.py").write_text(FINISHED)  # beside the copy, which it imports
+    command = [sys.executable, tmp_path / "finished.py", tmp_path, folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) == len(list((folder / "records").glob("*.json")))

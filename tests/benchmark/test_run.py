@@ -10,11 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 
 import pytest
 
-from prunet_det.benchmark import run
 from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import load_records, read_record, record_path
 from prunet_det.latency.record import Latency
@@ -92,18 +90,6 @@ def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
         ]
         distance = torch.cdist(*boxes).min(1).values
         assert (distance < 0.5).float().mean() > 0.9
-
-
-@pytest.mark.parametrize("name", ["iter_4.pth", "epoch_2.pth"])
-def test_checkpoints_of_iterations_and_of_epochs_are_found(tmp_path, name):
-    assert run._resumable(tmp_path), "nothing is there yet"
-    with zipfile.ZipFile(tmp_path / name, "w") as file:
-        file.writestr("data", "")
-    assert not run._resumable(tmp_path), "killed before the pointer was written"
-    (tmp_path / "last_checkpoint").write_text(str(tmp_path / name))
-    assert run._resumable(tmp_path)
-    (tmp_path / name).write_bytes(b"cut off")
-    assert not run._resumable(tmp_path)
 
 
 @pytest.mark.slow
