@@ -16,6 +16,7 @@ from typing import Any
 
 import prunet_det
 from prunet_det.benchmark import publish
+from prunet_det.benchmark.published import metafile
 from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency import plots as latency_plots
 from prunet_det.latency.calibrate import FAMILIES_OF_ONE, errors, published_points
@@ -263,8 +264,9 @@ def fill_tables(page: Path) -> str:
 
 
 def texts() -> dict[Path, str]:
-    """Path to content of every page and CSV file."""
+    """Path to content of every page, CSV file and the index of models."""
     found = {page: fill_tables(page) for page in PAGES}
+    found[ROOT / "configs" / "metafile.yml"] = metafile()
     for name in prunet_det.model_names():
         spec = prunet_det.load_spec(name)
         found[DOCS / "networks" / f"{name}.md"] = model_card(spec, costs(spec), f"{name}.svg")

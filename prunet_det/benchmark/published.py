@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 import prunet_det
 from prunet_det.latency.calibrate import published_points
+from prunet_det.latency.device import device_names
 from prunet_det.utils.io import markdown_table, read_csv
+from prunet_det.utils.package import find_config, package_file, relative_path
 
 GPUNET_SOURCE = "NVIDIA DeepLearningExamples, PyTorch/Classification/GPUNet"
 CONDITIONS = "V100 32 GB, ONNX Runtime with TensorRT, FP16, batch 1, whole classifier"
+PRUNET_PAPER = (
+    "Tiered Pruning for Efficient Differentiable Inference-Aware Neural Architecture Search"
+)
+_METAFILE_HEADER = """\
+# Written by `python tools/report.py`; do not edit. Figures of classifiers are published ones, from
+# prunet_det/latency/published.csv and the specs, and were not measured here. No weights of them are
+# shipped; their Config is a recipe that trains them, with model.arch=NAME.
+"""
 
 
 class Classifier(NamedTuple):
@@ -79,3 +92,73 @@ def tables() -> list[Table]:
 def markdown() -> str:
     """The tables in Markdown, their titles above them."""
     return "\n".join(f"{t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables())
+
+
+def metafile() -> str:
+    """Text of configs/metafile.yml: the models in OpenMMLab's form, for `mim` and `mmengine.hub`.
+
+    Latencies are the published ones of whole classifiers at batch 1.
+    """
+    card = json.loads(package_file("checkpoints/prunet_demo_digits.json").read_text("utf-8"))
+    demo = {
+        "Name": "prunet_demo_digits",
+        "In Collection": "PruNet",
+        "Config": relative_path(find_config(card["config"])),
+        "Metadata": {
+            "Training Data": "embedded digits",
+            "Training Resources": card["training"]["machine"],
+            "Iterations": card["training"]["iterations"],
+            "Parameters": card["parameters"],
+        },
+        "Results": [
+            {
+                "Task": "Object Detection",
+                "Dataset": card["data"],
+                "Metrics": {"box AP": round(100 * card["metrics"]["bbox_mAP"], 1)},
+            }
+        ],
+        "Weights": "checkpoints/prunet_demo_digits.safetensors",
+    }
+    times = {device: published_points(device) for device in device_names()}
+    networks = [
+        {
+            "Name": c.model,
+            "In Collection": "PruNet" if c.family == "prunet" else "GPUNet",
+            "Config": "configs/classification/prunet_imagenet.py",
+            "Metadata": {
+                "inference time (ms/im)": [
+                    {
+                        "value": p.ms,
+                        "hardware": device.upper(),
+                        "backend": "ONNX Runtime with TensorRT",
+                        "batch size": 1,
+                        "mode": "FP16",
+                        "resolution": [p.input_size, p.input_size],
+                    }
+                    for device, points in times.items()
+                    for p in points
+                    if (p.network, p.batch) == (c.model, 1)
+                ]
+            },
+            "Results": [
+                {
+                    "Task": "Image Classification",
+                    "Dataset": "ImageNet-1k",
+                    "Metrics": {"Top 1 Accuracy": c.top1},
+                }
+            ],
+        }
+        for c in classifiers()
+    ]
+    collections = [
+        {
+            "Name": "PruNet",
+            "Paper": {"Title": PRUNET_PAPER, "URL": "https://arxiv.org/abs/2209.11785"},
+            "README": "docs/networks.md",
+        },
+        {"Name": "GPUNet", "README": "docs/networks.md"},
+    ]
+    text = yaml.safe_dump(
+        {"Collections": collections, "Models": [demo, *networks]}, sort_keys=False, width=100
+    )
+    return f"{_METAFILE_HEADER}{text}"
