@@ -6,16 +6,16 @@ reads it and however often the search was interrupted: p gives the epoch's permu
 
 from __future__ import annotations
 
-import random
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.registry import DATASETS
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from prunet_det.training.repeatable import Positions, seeded
 from prunet_det.utils.errors import UserError
 
 PARTS = ("weights", "architecture")
@@ -83,50 +83,9 @@ class SearchData(Dataset[dict[str, Any]]):
             self._epoch = epoch
             self._order = np.random.default_rng(seeds).permutation(len(self))
         index = int(self._indices[self._order[offset]])
-        with _seeded((self._seed * len(PARTS) + self._part) * 1_000_003 + position):
+        with seeded((self._seed * len(PARTS) + self._part) * 1_000_003 + position):
             item = self._base[index]
         return {"inputs": item["inputs"], "labels": self._label_of[item["labels"]]}
-
-
-class _seeded:
-    """Seeds the generators that augmentations draw from, and puts them back."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed % 2**32
-
-    def __enter__(self) -> None:
-        self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        random.seed(self.seed)
-        np.random.seed(self.seed)
-        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed asks every device
-
-    def __exit__(self, *exception: Any) -> None:
-        random.setstate(self.states[0])
-        np.random.set_state(self.states[1])
-        torch.set_rng_state(self.states[2])
-
-
-class Positions(Sampler[int]):
-    """start, start + 1, ... for ever; every process takes its share of each batch.
-
-    Args:
-        batch_size: Of one process.
-        rank, world_size: Of the process, and how many there are.
-    """
-
-    def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.batches_done = 0
-
-    def __iter__(self) -> Iterator[int]:
-        batch = self.batches_done
-        while True:
-            first = (batch * self.world_size + self.rank) * self.batch_size
-            yield from range(first, first + self.batch_size)
-            batch += 1
-
-    def __len__(self) -> int:
-        return 2**31  # without end
 
 
 def _leave_interrupts_to_the_main_process(_: int) -> None:

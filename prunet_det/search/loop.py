@@ -9,7 +9,6 @@ step runs, so no step waits for the device.
 from __future__ import annotations
 
 import json
-import random
 import signal
 import time
 import zlib
@@ -32,6 +31,7 @@ from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
 from prunet_det.search.supernet import SuperNet, rebind_optimizer
 from prunet_det.training.evaluate import unwrap_model
+from prunet_det.training.repeatable import random_state, set_random_state
 from prunet_det.utils.errors import UserError
 
 _SHRINK = 0.85  # a candidate is cut to what can be chosen when that is less than this share of it
@@ -390,10 +390,7 @@ class SearchLoop(BaseLoop):
             "seconds": self.seconds,
             "random": {
                 "generator": self.generator.get_state(),
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "numpy": np.random.get_state(),
-                "python": random.getstate(),
+                **random_state(),
             },
         }
 
@@ -411,8 +408,4 @@ class SearchLoop(BaseLoop):
         """The random states; last, since building things draws from them."""
         states = state["random"]
         self.generator.set_state(states["generator"].cpu())
-        torch.set_rng_state(states["torch"].cpu())
-        if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([s.cpu() for s in states["cuda"]])
-        np.random.set_state(states["numpy"])
-        random.setstate(states["python"])
+        set_random_state(states)

@@ -1,4 +1,4 @@
-"""Trainings that give the same bytes however often they were interrupted.
+"""Trainings and searches that give the same bytes however often they were interrupted.
 
 mmengine brings a resumed sampler to its place, but the augmentation in the data loader's processes
 starts from its seed again. Here the randomness of a sample depends on its place in the stream of
@@ -7,8 +7,9 @@ samples alone, so that neither an interruption nor the number of processes chang
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,52 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from mmengine.runner import Runner
+from torch.utils.data import Dataset, Sampler
 
 from prunet_det.utils.errors import InputError
 
 
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the CPU's random generators that augmentations draw from, and puts them back.
+
+    Args:
+        seed: Any integer; its last 32 bits count.
+    """
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed %= 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every device
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def random_state() -> dict[str, Any]:
+    """Returns the state of all random generators, those of all GPUs included."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Goes on where `random_state` was called; GPUs only where there are as many as then."""
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+
+
 @DATASETS.register_module()
-class PlacedSamples(torch.utils.data.Dataset):
+class PlacedSamples(Dataset[Any]):
     """A data set whose augmentation is seeded anew for each place in the stream of samples.
 
     An item's index is `place * len(dataset) + index`, as the samplers of this module give it.
@@ -42,10 +83,8 @@ class PlacedSamples(torch.utils.data.Dataset):
 
     def __getitem__(self, code: int) -> Any:
         place, index = divmod(int(code), len(self))
-        state = np.random.SeedSequence([self.seed, place]).generate_state(1)[0]
-        np.random.seed(state)
-        random.seed(int(state))
-        return self.dataset[index]
+        with seeded(int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])):
+            return self.dataset[index]
 
     def get_data_info(self, code: int) -> Any:
         """Returns the data set's information about an item, for samplers that group by shape."""
@@ -80,9 +119,36 @@ class PlacedSampler(DefaultSampler):
             yield (first + i * self.world_size) * len(self.dataset) + index
 
 
+class Positions(Sampler[int]):
+    """The numbers of a stream, for ever; each process takes its share of every batch.
+
+    Args:
+        batch_size: Number of samples in a batch of one process.
+        rank: Number of the process.
+        world_size: Number of processes.
+
+    Attributes:
+        batches_done: Number of batches that an iteration leaves out; set it to resume.
+    """
+
+    def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.batches_done = 0
+
+    def __iter__(self) -> Iterator[int]:
+        batch = self.batches_done
+        while True:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+            batch += 1
+
+    def __len__(self) -> int:
+        return 2**31  # without end
+
+
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Saves the state of PyTorch's random generators, and restores it in a resumed training."""
+    """Saves the state of all random generators, and restores it in a resumed training."""
 
     def __init__(self) -> None:
         self._state: dict[str, Any] | None = None
@@ -94,8 +160,7 @@ class RandomStateHook(Hook):
             runner: Runner of the training.
             checkpoint: Content of the checkpoint; changed in place.
         """
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        checkpoint["random_state"] = random_state()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Reads the state of a resumed training.
@@ -115,11 +180,8 @@ class RandomStateHook(Hook):
             batch_idx: Not used.
             data_batch: Not used.
         """
-        if self._state is None:
-            return
-        torch.set_rng_state(self._state["cpu"].cpu())
-        if self._state["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self._state["cuda"].cpu())
+        if self._state is not None:
+            set_random_state(self._state)
         self._state = None
 
 

@@ -9,7 +9,7 @@ import torch
 from prunet_det.arch.spec import Provenance
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.baselines import random_network
-from prunet_det.search.data import Positions, SearchData
+from prunet_det.search.data import SearchData
 from prunet_det.search.derive import inherit
 from prunet_det.search.layer import LayerMixture, Part
 from prunet_det.search.supernet import SuperNet
@@ -51,18 +51,6 @@ def test_a_position_alone_says_what_comes():
         assert torch.equal(other[p]["inputs"], straight[p])
     first, again = straight[0], [x for x in straight[30:60] if x[0] == straight[0][0]]
     assert not torch.equal(first, again[0])  # another augmentation in the next epoch
-
-
-def test_positions_go_on_where_they_stopped_and_are_shared_out():
-    def take(sampler, count):
-        iterator = iter(sampler)
-        return [next(iterator) for _ in range(count)]
-
-    assert take(Positions(4), 12) == list(range(12))
-    resumed = Positions(4)
-    resumed.batches_done = 2
-    assert take(resumed, 4) == [8, 9, 10, 11]
-    assert take(Positions(2, 0, 2), 4) + take(Positions(2, 1, 2), 4) == [0, 1, 4, 5, 2, 3, 6, 7]
 
 
 def test_a_subset_of_the_classes():

@@ -21,8 +21,8 @@ class Noisy(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return 7
 
-    def __getitem__(self, index: int) -> tuple[int, float, float]:
-        return index, np.random.rand(), random.random()
+    def __getitem__(self, index: int) -> tuple[int, float, float, float]:
+        return index, np.random.rand(), random.random(), torch.rand(1).item()
 
 
 def batches(workers: int, skip: int = 0, seed: int = 3) -> list[list[float]]:
@@ -51,7 +51,7 @@ def test_epochs():
     sampler.set_epoch(1)
     second = [samples[code] for code in sampler]
     assert sorted(i for i, *_ in first) == sorted(i for i, *_ in second) == list(range(7))
-    assert not {x for _, x, _ in first} & {x for _, x, _ in second}
+    assert not {x for _, x, *_ in first} & {x for _, x, *_ in second}
     sampler.set_epoch(0)
     assert [samples[code] for code in sampler] == first
 
@@ -60,3 +60,30 @@ def test_another_sampler_is_refused():
     loader = ConfigDict(sampler=dict(type="ClassAwareSampler"), dataset=dict(type="CocoFolder"))
     with pytest.raises(ValueError, match="ClassAwareSampler"):
         r.make_repeatable(ConfigDict(train_dataloader=loader), 0)
+
+
+def test_positions_go_on_where_they_stopped_and_are_shared_out():
+    def take(sampler, count):
+        iterator = iter(sampler)
+        return [next(iterator) for _ in range(count)]
+
+    assert take(r.Positions(4), 12) == list(range(12))
+    resumed = r.Positions(4)
+    resumed.batches_done = 2
+    assert take(resumed, 4) == [8, 9, 10, 11]
+    assert take(r.Positions(2, 0, 2), 4) + take(r.Positions(2, 1, 2), 4) == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+def test_random_numbers_go_on_where_the_state_was_taken():
+    def draw() -> tuple[float, float, float]:
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    state = r.random_state()
+    expected = draw()
+    with r.seeded(3):
+        inside = draw()
+    after = draw()
+    r.set_random_state(state)
+    assert draw() == expected and draw() == after
+    with r.seeded(3 + 2**32):
+        assert draw() == inside
