@@ -2,7 +2,7 @@
 
 import argparse
 
-from prunet_det.utils.errors import run_tool
+from prunet_det.utils.errors import UserError, run_tool
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.workers is not None and args.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {args.workers}.")
+        raise UserError(f"--workers must be at least 1, got {args.workers}.")
     root = ensure(args.name, args.out or f"data/{args.name}", args.workers)
     if args.crops:
         print(f"{ensure_crops(args.name, root, args.workers)}: complete")

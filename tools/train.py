@@ -50,10 +50,9 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     launch.set_resume(cfg, args.resume)
     runner = launch.build_runner(cfg)
-    launch.check_one_batch(runner)
     if is_main_process():
         print(launch.effective_batch(cfg, get_world_size()))
-    runner.train()
+    launch.train(runner)
 
 
 if __name__ == "__main__":

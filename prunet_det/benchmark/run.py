@@ -28,7 +28,7 @@ from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.trace import trace
 from prunet_det.training.hooks import WEIGHTS_FILE
-from prunet_det.training.launch import build_runner, check_one_batch
+from prunet_det.training.launch import build_runner, train
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path, file_digest, file_lock, write_json
@@ -165,8 +165,7 @@ def _train(cfg: Config, work: Path, wanted: dict[str, Any]) -> tuple[str, ...]:
         cfg.default_hooks.checkpoint.interval = max(1, length // CHECKPOINTS)
     cfg.custom_hooks.append(dict(type="SpeedHook"))
     runner = build_runner(cfg)
-    check_one_batch(runner)
-    runner.train()
+    train(runner)
     return tuple(runner.train_dataloader.dataset.metainfo["classes"])
 
 

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from prunet_det.utils.config import read_config
+from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo.weights import load_all_weights
 
@@ -53,7 +53,8 @@ def build_detector(
     if not isinstance(config, Config):
         config = read_config(config)
     init_default_scope(config.get("default_scope", "mmdet"))
-    model = MODELS.build(config.model) if "model" in config else None
+    with config_errors():
+        model = MODELS.build(config.model) if "model" in config else None
     if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):
         raise InputError(f"{config.filename} is no one-stage detector's config.")
     if classes is not None:

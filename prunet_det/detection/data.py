@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
@@ -50,6 +51,20 @@ class CocoFolder(CocoDataset):
         super().__init__(data_root=str(root), ann_file=ann_file, data_prefix=data_prefix, **kwargs)
         self._annotations = root / ann_file
 
+    def prepare_data(self, idx: int) -> Any:
+        """Reads and transforms an image, as CocoDataset does.
+
+        Raises:
+            InputError: If the image is missing or cannot be decoded.
+        """
+        try:
+            return super().prepare_data(idx)
+        except Exception as e:  # MMCV asserts, OpenCV and the operating system raise their own
+            path = self.get_data_info(idx)["img_path"]
+            if cv2.imread(path) is None:
+                raise InputError(f"{path} is missing or no image that can be read.") from e
+            raise
+
     @property
     def data_hash(self) -> str:
         """Digest of the annotation file, for records."""
@@ -75,7 +90,22 @@ def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
     for key in ("images", "categories"):
         if not counts[key]:
             raise InputError(f"{path} lists no {key}; there is nothing to train or evaluate on.")
+    _check_items(coco["images"], ("id", "file_name", "height", "width"), f"{path}: image")
+    needed = ("id", "image_id", "category_id", "bbox", "area")
+    _check_items(coco["annotations"], needed, f"{path}: annotation")
     return tuple(names)
+
+
+def _check_items(items: list[dict[str, Any]], required: tuple[str, ...], what: str) -> None:
+    """Refuses a list of which an item lacks a key, or has a box of other than four numbers."""
+    for item in items:
+        lacks = next((key for key in required if key not in item), None)
+        if lacks is not None:
+            raise InputError(f"{what} {item.get('id', '')} has no {lacks!r}: {item}."[:300])
+        if "bbox" in item and len(item["bbox"]) != 4:
+            raise InputError(
+                f"{what} {item['id']} has the bbox {item['bbox']}; it needs 4 numbers."
+            )
 
 
 @DATASETS.register_module()

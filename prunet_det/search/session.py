@@ -35,7 +35,7 @@ from prunet_det.search.tiers import Tiers
 from prunet_det.search.trial import recipe_hash, recipe_of
 from prunet_det.training import launch
 from prunet_det.training.schedule import explicit_schedule
-from prunet_det.utils.config import from_mapping, read_config
+from prunet_det.utils.config import config_errors, from_mapping, read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest, make_folder
 
@@ -169,7 +169,8 @@ def run_search(options: SearchOptions, command: str) -> tuple[Outcome, Path] | N
         on_save=save,
         progress=not options.quiet,
     )
-    runner.train()
+    with config_errors():
+        runner.train()
     if dist.is_distributed():
         torch.distributed.destroy_process_group()  # the last tier is the main process's
     if not main:

@@ -13,7 +13,7 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from prunet_det.training.launch import build_evaluation_runner
-from prunet_det.utils.config import read_config
+from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path, write_json
@@ -61,7 +61,8 @@ def evaluate(
     logger.info("%d/%d tensors from %s", count, count, checkpoint)
     options = cfg.test_dataloader.dataset
     place = options.get("name") or options.get("data_root")
-    metrics = runner.test()
+    with config_errors():
+        metrics = runner.test()
     dataset = runner.test_dataloader.dataset
     return {
         "config": config,

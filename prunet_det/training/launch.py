@@ -15,7 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.training.schedule import fitted_schedule, set_length
-from prunet_det.utils.config import read_config
+from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.log import PACKAGE
 from prunet_det.zoo.weights import refuse_pretrained
@@ -168,7 +168,8 @@ def build_runner(cfg: Config) -> Runner:
         if not any(hook["type"] == name for hook in cfg.custom_hooks):
             cfg.custom_hooks.append(dict(type=name))
     keep_messages()
-    return Runner.from_cfg(cfg)
+    with config_errors():
+        return Runner.from_cfg(cfg)
 
 
 class _RunnerFile(logging.Handler):
@@ -185,6 +186,17 @@ def keep_messages() -> None:
     package = logging.getLogger(PACKAGE)
     if not any(isinstance(handler, _RunnerFile) for handler in package.handlers):
         package.addHandler(_RunnerFile())
+
+
+def train(runner: Runner) -> None:
+    """Trains; nothing slow starts before the data and the config's other parts are built.
+
+    Raises:
+        InputError: If the data do not fill a batch, or the config names what there is not.
+    """
+    with config_errors():
+        check_one_batch(runner)
+        runner.train()
 
 
 def check_one_batch(runner: Runner) -> None:

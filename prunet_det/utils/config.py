@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Collection, Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
@@ -46,6 +49,31 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         raise InputError(f"{os.fspath(path)} has no place for the option {keys}: {e}.") from e
     _remove_scope(cfg._cfg_dict)
     return cfg
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """Raises what MMEngine says about a config's types and arguments as an InputError.
+
+    Only what its registry and its Runner raise themselves: an error inside of something that they
+    build or run stays as it is.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as e:
+        *_, last = traceback.walk_tb(e.__traceback__)
+        place = Path(last[0].f_code.co_filename)
+        if isinstance(e, UserError) or place.parts[-3:] not in _OF_CONFIGS:
+            raise
+        text = str(e.args[0] if isinstance(e, KeyError) and e.args else e)
+        reason = text.partition(". Please check")[0].rstrip(".")
+        raise InputError(f"the config cannot be used: {reason}.") from e
+
+
+_OF_CONFIGS = (
+    ("mmengine", "registry", "build_functions.py"),
+    ("mmengine", "runner", "runner.py"),
+)
 
 
 def _remove_scope(value: Any) -> None:

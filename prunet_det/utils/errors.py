@@ -9,6 +9,7 @@ from collections.abc import Callable
 from prunet_det.utils.log import show_messages
 
 DEBUG_VARIABLE = "PRUNET_DEBUG"
+_IN_A_WORKER = "Original Traceback (most recent call last)"
 
 
 class UserError(Exception):
@@ -30,8 +31,10 @@ class MissingPackageError(UserError, ImportError):
 def run_tool(main: Callable[[], int | None]) -> None:
     """Runs a tool's main function and exits with its code.
 
-    The package's messages go to stderr. An error becomes one line there and exit code 2, Ctrl-C
-    exit code 130. All show their traceback where the environment sets PRUNET_DEBUG=1.
+    The package's messages go to stderr. What the user can mend, a UserError or a file that the
+    operating system refuses, becomes one line there and exit code 2, Ctrl-C exit code 130. Any
+    other exception is a bug and shows its traceback, as everything does where the environment sets
+    PRUNET_DEBUG=1.
     """
     show_messages()
     try:
@@ -39,19 +42,24 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted.\n")
         code = 130
-    except (UserError, ValueError, KeyError, OSError, ImportError) as e:
-        if os.environ.get(DEBUG_VARIABLE):
+    except (UserError, OSError) as e:
+        sentence = _sentence(e)
+        if sentence is None or os.environ.get(DEBUG_VARIABLE):
             raise
-        sentence = " ".join(_sentence(e).split())
         sys.stderr.write(f"error: {sentence} (set {DEBUG_VARIABLE}=1 for the traceback)\n")
         code = 2
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _sentence(error: BaseException) -> str:
-    """Returns an exception's message, without the traceback of a data loader's worker."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if "Original Traceback" in text:
-        text = text.strip().splitlines()[-1].partition(": ")[2] or text
-    return text
+def _sentence(error: UserError | OSError) -> str | None:
+    """Returns an error's message in one line, or None if it does not say what the user can mend."""
+    text = str(error)
+    if _IN_A_WORKER in text:  # what a data loader's worker raised comes back with its traceback
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+        names_a_file = text.startswith("[Errno ")
+    else:
+        names_a_file = isinstance(error, OSError) and error.filename is not None
+    if isinstance(error, UserError) or names_a_file:
+        return " ".join(text.split())
+    return None

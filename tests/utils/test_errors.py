@@ -1,0 +1,96 @@
+"""How a tool ends: in one line where the user can mend it, with a traceback where we must."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from prunet_det.utils.errors import InputError, MissingPackageError, UserError, run_tool
+from prunet_det.zoo.models import UnknownModelError
+
+
+class Damaged(Dataset):
+    """Raises an error for the one item that it has."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def in_a_worker(error):
+    return lambda: next(iter(DataLoader(Damaged(error), num_workers=1)))
+
+
+MISSING = FileNotFoundError(2, "No such file or directory", "gone.json")
+
+
+@pytest.mark.parametrize(
+    ("main", "sentence"),
+    [
+        (raising(UserError("a\nb")), "error: a b (set"),
+        (raising(InputError("it does not fit.")), "error: it does not fit. (set"),
+        (raising(UnknownModelError("no network 'x'.")), "error: no network 'x'. (set"),
+        (raising(MissingPackageError("pip install x")), "error: pip install x (set"),
+        (raising(MISSING), "error: [Errno 2] No such file or directory: 'gone.json' (set"),
+        (in_a_worker(InputError("1.png: no image.")), "error: 1.png: no image. (set"),
+        (in_a_worker(MISSING), "error: [Errno 2] No such file or directory: 'gone.json' (set"),
+    ],
+)
+def test_what_a_user_can_mend(main, sentence, capsys, monkeypatch):
+    monkeypatch.delenv("PRUNET_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith(sentence) and said.count("\n") == 1
+    monkeypatch.setenv("PRUNET_DEBUG", "1")
+    with pytest.raises((UserError, OSError)):
+        run_tool(main)
+
+
+@pytest.mark.parametrize(
+    ("main", "kind"),
+    [
+        (lambda: np.zeros(2) + np.zeros(3), ValueError),
+        (lambda: {}["key"], KeyError),
+        (lambda: torch.zeros(2) @ torch.zeros(3), RuntimeError),
+        (in_a_worker(ValueError("of NumPy")), ValueError),
+        (raising(OSError("no file is named")), OSError),
+    ],
+)
+def test_a_bug_shows_its_traceback(main, kind):
+    with pytest.raises(kind):
+        run_tool(main)
+
+
+def test_a_bug_in_a_tool_ends_with_another_code(tmp_path):
+    """As the shell sees it: a NumPy error deep in a prediction is no mistake of the user's."""
+    script = """
+import runpy, sys
+import numpy as np
+from prunet_det.latency import predict
+predict.predict = predict.predict_module = lambda *_, **__: np.zeros(2) + np.zeros(3)
+import prunet_det.latency
+prunet_det.latency.predict = predict.predict
+sys.argv = ["latency.py", "predict", "--model", "prunet_demo"]
+sys.path.insert(0, "tools")
+runpy.run_path("tools/latency.py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "broadcast" in done.stderr
