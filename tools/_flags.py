@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 
@@ -11,6 +11,25 @@ def with_verb(argv: Sequence[str], verbs: Collection[str], usual: str) -> list[s
     if argv and (argv[0] in verbs or argv[0] in ("-h", "--help")):
         return list(argv)
     return [usual, *argv]
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of a flag whose value is an integer from a minimum upwards."""
+
+    def parse(text: str) -> int:
+        if not text.removeprefix("-").isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
+        return int(text)
+
+    return parse
+
+
+def above_zero(text: str) -> float:
+    """The type of a flag whose value is a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _flags import with_verb
+from _flags import above_zero, at_least, with_verb
 
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
@@ -31,7 +31,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--suite", default=DEFAULT_SUITE, help=f"what is compared [{DEFAULT_SUITE}]")
     add("--out", metavar="DIR", help="folder of the records [work_dirs/benchmark/SUITE]")
     add("--data-root", help="folder of the data, in the place of the config's")
-    add("--max-iters", type=int, help="iterations (or epochs) of a training [the suite's]")
+    add("--max-iters", type=at_least(1), help="iterations (or epochs) of a training [the suite's]")
     add("--options", nargs="+", metavar="KEY=VALUE", help="override settings of the recipe")
 
 
@@ -51,8 +51,8 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument
     add("--launcher", choices=LAUNCHERS, default="none", help="ray: on a Ray cluster [none]")
-    add("--jobs", type=int, default=1, help="at once [1]")
-    add("--max-minutes", type=float, help="start no further job after so long")
+    add("--jobs", type=at_least(1), default=1, help="at once [1]")
+    add("--max-minutes", type=above_zero, help="start no further job after so long")
 
 
 def read_suite(args: argparse.Namespace) -> Any:
@@ -104,7 +104,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     add_models(parser)
     add_launcher(parser)
-    parser.add_argument("--seeds", type=int, help="trainings of each network [the suite's]")
+    parser.add_argument("--seeds", type=at_least(1), help="trainings of each network [the suite's]")
     parser.add_argument("--no-timing", action="store_true", help="leave the latencies for later")
     add_timing(parser)
 
@@ -121,18 +121,10 @@ def run_run(args: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def seconds(text: str) -> float:
-    """A finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-    return value
-
-
 def add_timing(parser: argparse.ArgumentParser) -> None:
     """How latencies are measured."""
     add = parser.add_argument
-    add("--seconds", type=seconds, default=3.0, help="to spend on each network and scope [3]")
+    add("--seconds", type=above_zero, default=3.0, help="to spend on each network and scope [3]")
     add("--repeat-timing", action="store_true", help="measure again, and compare")
 
 
@@ -187,10 +179,10 @@ def say_repeat(comparisons: list[Any]) -> int:
 def add_job(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--size", type=int, required=True, help="of the images, in pixels")
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--size", type=at_least(1), required=True, help="of the images, in pixels")
+    parser.add_argument("--seed", type=at_least(0), required=True)
     parser.add_argument("--held-out", action="store_true", help="test on training data kept back")
-    parser.add_argument("--lr", type=float, help="learning rate of such a test")
+    parser.add_argument("--lr", type=above_zero, help="learning rate of such a test")
 
 
 def run_job(args: argparse.Namespace) -> None:
@@ -233,10 +225,10 @@ def run_lr(args: argparse.Namespace) -> int:
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--budgets", type=float, nargs="+", required=True, metavar="MS")
+    parser.add_argument("--budgets", type=above_zero, nargs="+", required=True, metavar="MS")
     parser.add_argument("--out", metavar="DIR", required=True, help="gets one folder a budget")
-    parser.add_argument("--threads", type=int, default=1, help="of a search on a CPU [1]")
-    parser.add_argument("--gpus", type=int, default=0, help="of a search [0]")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="of a search on a CPU [1]")
+    parser.add_argument("--gpus", type=at_least(0), default=0, help="of a search [0]")
     add_launcher(parser)
 
 
@@ -246,8 +238,6 @@ def run_search(args: argparse.Namespace) -> int:
 
     if not args.rest:
         raise UserError("give the search's config after --, such as -- configs/search/quick.py.")
-    if args.threads < 1:
-        raise UserError(f"--threads must be at least 1, got {args.threads}.")
     plan = SearchesPlan(
         budgets=args.budgets,
         out=Path(args.out),
@@ -264,7 +254,7 @@ def run_search(args: argparse.Namespace) -> int:
 def add_profile(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     add_models(parser)
-    parser.add_argument("--iterations", type=int, default=20, help="to measure [20]")
+    parser.add_argument("--iterations", type=at_least(1), default=20, help="to measure [20]")
 
 
 def run_profile(args: argparse.Namespace) -> None:

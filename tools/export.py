@@ -5,6 +5,8 @@ The file is written only after ONNX Runtime has reproduced the network's own out
 
 import argparse
 
+from _flags import at_least
+
 from prunet_det.utils.errors import UserError, run_tool
 
 
@@ -32,7 +34,7 @@ def main() -> None:
         help="[a config's detector, a network's backbone]",
     )
     parser.add_argument("--batch", default="1", help="images at once, or dynamic [1]")
-    parser.add_argument("--input-size", type=int, help="pixels [a config's own; 512]")
+    parser.add_argument("--input-size", type=at_least(1), help="pixels [a config's own; 512]")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
     args = parser.parse_args()
     batch = parse_batch(args.batch)

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _flags import above_zero, at_least
+
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.io import text_table
 
@@ -217,8 +219,6 @@ def run_table(args: argparse.Namespace) -> None:
     from prunet_det.latency.table import network_blocks, predict_table, variants
     from prunet_det.zoo.models import resolve_spec
 
-    if args.variants < 0:
-        raise UserError(f"--variants must be 0 or more, got {args.variants}.")
     size = args.input_size or 512
     specs = [resolve_spec(name) for name in args.model]
     keys = [key for spec in specs for key in network_blocks(spec, size)]
@@ -245,8 +245,6 @@ def run_check(args: argparse.Namespace) -> None:
     from prunet_det.latency.check import check_table, random_networks, summarize
     from prunet_det.latency.table import Table
 
-    if args.networks < 2:
-        raise UserError(f"--networks must be at least 2, got {args.networks}.")
     table = Table.load(args.table, force=args.force)
     fitted = load_device(args.fitted) if args.fitted else None
     device = torch_device(args.device)
@@ -395,15 +393,15 @@ def build_parser() -> argparse.ArgumentParser:
             required=required,
             help="a network of the zoo or of timm, a spec file, or a detector's config; repeatable",
         )
-        made.add_argument("--batch", type=int, default=1, help="images at once [1]")
-        made.add_argument("--input-size", type=int, help="pixels [512; a classifier's own]")
+        made.add_argument("--batch", type=at_least(1), default=1, help="images at once [1]")
+        made.add_argument("--input-size", type=at_least(1), help="pixels [512; a classifier's own]")
 
     def running(made: argparse.ArgumentParser, seconds: float) -> None:
         made.add_argument("--runtime", choices=list(RUNTIMES), help="[the device's usual one]")
         made.add_argument("--precision", choices=list(PRECISIONS), help="[the device's usual one]")
-        made.add_argument("--threads", type=int, help="of a CPU [all]")
+        made.add_argument("--threads", type=at_least(1), help="of a CPU [all]")
         made.add_argument(
-            "--seconds", type=float, default=seconds, help=f"to spend on each [{seconds}]"
+            "--seconds", type=above_zero, default=seconds, help=f"to spend on each [{seconds}]"
         )
 
     known = "v100, a100 or a device file"
@@ -429,17 +427,20 @@ def build_parser() -> argparse.ArgumentParser:
     networks(table)
     running(table, 0.3)
     table.add_argument(
-        "--variants", type=int, default=0, help="also other kinds, kernels and so many widths [0]"
+        "--variants",
+        type=at_least(0),
+        default=0,
+        help="also other kinds, kernels and so many widths [0]",
     )
     table.add_argument("--out", metavar="FILE.json", required=True, help="an existing one resumes")
 
     check = verb(run_check, "here", "here, cpu or cuda")
     check.add_argument("table", help="measured here")
-    check.add_argument("--networks", type=int, default=20, help="how many [20]")
-    check.add_argument("--seed", type=int, default=0, help="of the random networks [0]")
+    check.add_argument("--networks", type=at_least(2), default=20, help="how many [20]")
+    check.add_argument("--seed", type=at_least(0), default=0, help="of the random networks [0]")
     check.add_argument("--fitted", metavar="FILE.json", help="check this device file as well")
     check.add_argument("--force", action="store_true", help="also a table of another device")
-    check.add_argument("--seconds", type=float, default=2.0, help="to spend on each [2.0]")
+    check.add_argument("--seconds", type=above_zero, default=2.0, help="to spend on each [2.0]")
     check.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
 
     calibrate = verb(run_calibrate, "v100", "v100 or a100, to its published figures")

@@ -2,7 +2,9 @@
 
 import argparse
 
-from prunet_det.utils.errors import UserError, run_tool
+from _flags import at_least
+
+from prunet_det.utils.errors import run_tool
 
 
 def main() -> None:
@@ -11,13 +13,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help=f"one of {', '.join(SETS)}")
     parser.add_argument("--out", help="folder [data/NAME]")
-    parser.add_argument("--workers", type=int, help="processes [one a core]")
+    parser.add_argument("--workers", type=at_least(1), help="processes [one a core]")
     parser.add_argument(
         "--crops", action="store_true", help="also its objects as crops for classification"
     )
     args = parser.parse_args()
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {args.workers}.")
     root = ensure(args.name, args.out or f"data/{args.name}", args.workers)
     if args.crops:
         print(f"{ensure_crops(args.name, root, args.workers)}: complete")

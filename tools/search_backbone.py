@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from _flags import with_verb
+from _flags import above_zero, at_least, with_verb
 
 from prunet_det.utils.errors import UserError, run_tool
 
@@ -28,12 +28,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument
     add("config", help="a config of configs/search/")
-    add("--budget-ms", type=float, required=True, help="latency to meet, of scope backbone")
+    add("--budget-ms", type=above_zero, required=True, help="latency to meet, of scope backbone")
     add("--device", default="v100", help="v100, a100, here, a table's or a device's file [v100]")
-    add("--batch", type=int, default=1, help="images at once, of the budget [1]")
-    add("--input-size", type=int, default=512, help="pixels, of the budget [512]")
-    add("--threads", type=int, help="of a CPU that is measured [all]")
-    add("--seed", type=int, default=0, help="of everything random [0]")
+    add("--batch", type=at_least(1), default=1, help="images at once, of the budget [1]")
+    add("--input-size", type=at_least(1), default=512, help="pixels, of the budget [512]")
+    add("--threads", type=at_least(1), help="of a CPU that is measured [all]")
+    add("--seed", type=at_least(0), default=0, help="of everything random [0]")
     add("--name", help="of the network [prunet_search]")
     add("--out", help="folder of the result [work_dirs/search/CONFIG_BUDGET_SEED]")
     add("--resume", action="store_true", help="go on with the search that --out holds")
@@ -102,8 +102,8 @@ def run_search(args: argparse.Namespace) -> int:
 def add_cost(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", help="folder for supernet_cost.csv and .png")
-    add("--memory-gb", type=float, default=4.0, help="a supernet may keep [4]")
-    add("--seconds", type=float, default=3.0, help="to spend on each [3]")
+    add("--memory-gb", type=above_zero, default=4.0, help="a supernet may keep [4]")
+    add("--seconds", type=above_zero, default=3.0, help="to spend on each [3]")
 
 
 def run_cost(args: argparse.Namespace) -> None:
@@ -113,8 +113,6 @@ def run_cost(args: argparse.Namespace) -> None:
     from prunet_det.utils.env import environment
     from prunet_det.utils.io import text_table, write_csv
 
-    if args.memory_gb <= 0 or args.seconds <= 0:
-        raise UserError("--memory-gb and --seconds must be above 0.")
     costs = cost_check.measure_costs(args.memory_gb, args.seconds)
     ratio = cost_check.prunode_ratio(args.seconds)
     rows = [
@@ -140,10 +138,10 @@ def run_cost(args: argparse.Namespace) -> None:
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--preferences", type=int, default=200, help="how many [200]")
-    add("--updates", type=int, default=600, help="of the rule [600]")
+    add("--preferences", type=at_least(1), default=200, help="how many [200]")
+    add("--updates", type=at_least(1), default=600, help="of the rule [600]")
     add("--noise", type=float, default=1.0, help="of the gradients [1.0]")
-    add("--seed", type=int, default=0)
+    add("--seed", type=at_least(0), default=0)
     add("--json", action="store_true", help="one JSON object per line")
 
 
@@ -155,8 +153,8 @@ def run_rule(args: argparse.Namespace) -> None:
     from prunet_det.search.rule_check import run_rule as run
     from prunet_det.utils.io import text_table
 
-    if min(args.preferences, args.updates) < 1 or args.noise < 0 or args.seed < 0:
-        raise UserError("--preferences and --updates must be at least 1, --noise and --seed 0.")
+    if args.noise < 0:
+        raise UserError(f"--noise must be 0 or more, got {args.noise:g}.")
     preferences = random_preferences(args.preferences, args.seed)
     rows = []
     for bias in (0.0, 2.0):
@@ -207,15 +205,27 @@ def run_summary(args: argparse.Namespace) -> None:
 def add_compare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", required=True, help="a config of configs/search/ that names a recipe")
-    add("--budget-ms", type=float, required=True, help="that all networks are filled up to")
+    add("--budget-ms", type=above_zero, required=True, help="that all networks are filled up to")
     add("--device", default="v100", help="as of a search [v100]")
-    add("--batch", type=int, default=1, help="of the budget [1]")
-    add("--input-size", type=int, default=512, help="of the budget [512]")
-    add("--random", type=int, default=20, metavar="N", help="random networks [20]")
-    add("--seeds", type=int, default=3, metavar="N", help="of the search [3]")
-    add("--train-seeds", type=int, default=3, metavar="N", help="trainings of each network [3]")
-    add("--ablations", type=int, default=0, metavar="N", help="search seeds with a tier off [0]")
-    add("--jobs", type=int, default=1, help="processes at once [1]")
+    add("--batch", type=at_least(1), default=1, help="of the budget [1]")
+    add("--input-size", type=at_least(1), default=512, help="of the budget [512]")
+    add("--random", type=at_least(3), default=20, metavar="N", help="random networks [20]")
+    add("--seeds", type=at_least(0), default=3, metavar="N", help="of the search [3]")
+    add(
+        "--train-seeds",
+        type=at_least(1),
+        default=3,
+        metavar="N",
+        help="trainings of each network [3]",
+    )
+    add(
+        "--ablations",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="search seeds with a tier off [0]",
+    )
+    add("--jobs", type=at_least(1), default=1, help="processes at once [1]")
     add("--out", required=True, help="folder of searches, networks, records and plot")
     add("--publish", metavar="DIR", help="copy records and plot, without the searches, here")
     add("--quiet", action="store_true", help="no progress bar")
@@ -227,11 +237,6 @@ def run_compare(args: argparse.Namespace) -> int:
     from prunet_det.search.compare import CompareOptions, compare
     from prunet_det.utils.io import text_table
 
-    for name, least in (("random", 3), ("seeds", 0), ("train_seeds", 1), ("ablations", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}.")
-    if args.jobs < 1:
-        raise UserError("--jobs must be at least 1.")
     options = CompareOptions(**{f.name: getattr(args, f.name) for f in fields(CompareOptions)})
     found = compare(options)
     print(text_table("networks of one latency", verdict.GROUP_HEADER, verdict.group_rows(found)))

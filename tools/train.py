@@ -2,7 +2,7 @@
 
 import argparse
 
-from _flags import add_config_flags, load_config
+from _flags import add_config_flags, at_least, load_config
 
 from prunet_det.utils.errors import UserError, run_tool
 
@@ -26,7 +26,9 @@ def main() -> None:
         help="go on from this checkpoint, or from the newest one in the work dir; reads pickled "
         "state, so name your own checkpoints only",
     )
-    parser.add_argument("--max-iters", type=int, help="train for another number of iterations")
+    parser.add_argument(
+        "--max-iters", type=at_least(1), help="train for another number of iterations"
+    )
     parser.add_argument(
         "--teacher", metavar="NAME", help="a classifier's: distil from this timm model"
     )

@@ -22,6 +22,7 @@ from prunet_det.benchmark.records import (
 )
 from prunet_det.benchmark.run import WORK, finished
 from prunet_det.benchmark.suite import Point, Suite, check_points
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import make_folder
@@ -92,8 +93,7 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
             code, data or recipe.
     """
     check_points(plan.suite.points)
-    if plan.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {plan.seeds}.")
+    positive_int(plan.seeds, "the number of seeds")
     check_launch(plan.max_workers, plan.max_minutes)
     make_folder(plan.out / RECORDS)
     runs = {p.key(s): (p, s) for s in range(plan.seeds) for p in plan.suite.points}
@@ -126,10 +126,9 @@ def check_launch(max_workers: int, max_minutes: float | None) -> None:
     Raises:
         UserError: No job at once, or no time.
     """
-    if max_workers < 1:
-        raise UserError(f"--jobs must be at least 1, got {max_workers}.")
+    positive_int(max_workers, "the number of jobs at once")
     if max_minutes is not None and not max_minutes > 0:
-        raise UserError(f"--max-minutes must be above 0, got {max_minutes:g}.")
+        raise InputError(f"the minutes must be above 0, got {max_minutes:g}.")
 
 
 def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, Any]) -> bool:

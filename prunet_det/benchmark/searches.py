@@ -79,7 +79,7 @@ def run_searches(plan: SearchesPlan) -> int:
     check_launch(plan.max_workers, plan.max_minutes)
     for budget in plan.budgets:
         if not 0 < budget < float("inf") or list(plan.budgets).count(budget) > 1:
-            raise UserError(f"--budgets must be different numbers above 0, got {budget:g}.")
+            raise UserError(f"the budgets must be different numbers above 0, got {budget:g}.")
     out = plan.out
     make_folder(out)
     jobs = [search_job(b, out, plan.arguments, plan.threads, plan.gpus) for b in plan.budgets]

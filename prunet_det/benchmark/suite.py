@@ -153,8 +153,7 @@ class Suite:
                 raise UserError(f"{option} cannot be an option: backbones are a suite's models.")
         cfg = read_config(self.config, self.options)
         if self.max_iters is not None:
-            if self.max_iters < 1:
-                raise UserError(f"max_iters must be at least 1, got {self.max_iters}.")
+            positive_int(self.max_iters, "max_iters")
             set_length(cfg, self.max_iters)
         if self.data_root:
             set_data_root(cfg, self.data_root)

@@ -20,8 +20,8 @@ from prunet_det.benchmark.evaluate import make_artifact, predictor, without_work
 from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Point, Suite
 from prunet_det.training.launch import build_runner
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title
-from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import text_table, write_csv
 
 ROUNDS = 5  # of disk against memory, in turns
@@ -258,8 +258,7 @@ def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> list[
     Returns:
         Two tables as text: where the time goes, and images a second.
     """
-    if iterations < 1:
-        raise InputError(f"--iterations must be at least 1, got {iterations}.")
+    positive_int(iterations, "the number of iterations")
     device = device_title(suite.device)
     rows, speeds = [], []
     for point in suite.points:

@@ -15,7 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.training.schedule import fitted_schedule, set_length
-from prunet_det.utils.config import config_errors, read_config
+from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.log import PACKAGE
 from prunet_det.zoo.weights import refuse_pretrained
@@ -80,8 +80,7 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
     Raises:
         UserError: If the config trains by epochs, or the number is not positive.
     """
-    if max_iters < 1:
-        raise UserError(f"--max-iters must be at least 1, got {max_iters}.")
+    positive_int(max_iters, "the number of iterations")
     if "max_iters" not in cfg.train_cfg:
         raise UserError(
             "--max-iters is for configs that train by iterations; this one trains by epochs: "

@@ -47,11 +47,11 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
     ("flags", "said"),
     [
         (["--budgets", 0.5, 0.5], "different numbers above 0"),
-        (["--budgets", -1], "different numbers above 0"),
-        (["--budgets", "nan"], "different numbers above 0"),
-        (["--budgets", 1, "--jobs", 0], "--jobs must be at least 1"),
-        (["--budgets", 1, "--threads", 0], "--threads must be at least 1"),
-        (["--budgets", 1, "--max-minutes", -5], "--max-minutes must be above 0"),
+        (["--budgets", -1], "--budgets: must be a number above 0"),
+        (["--budgets", "nan"], "--budgets: must be a number above 0"),
+        (["--budgets", 1, "--jobs", 0], "--jobs: must be at least 1"),
+        (["--budgets", 1, "--threads", 0], "--threads: must be at least 1"),
+        (["--budgets", 1, "--max-minutes", -5], "--max-minutes: must be a number above 0"),
     ],
 )
 def test_impossible_searches(here, tmp_path, flags, said):

@@ -14,7 +14,7 @@ def refused(monkeypatch, here):
         done = here(name, *args)
         assert done.returncode == 2, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        lines = [line for line in done.stderr.splitlines() if "error: " in line]
         assert len(lines) == 1, done.stderr
         return lines[0]
 

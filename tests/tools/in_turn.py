@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main() -> None:
     for command in json.loads(Path(sys.argv[1]).read_text()):
-        sys.argv = command
+        sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
         try:
             runpy.run_path(command[0], run_name="__main__")
         except SystemExit as stop:

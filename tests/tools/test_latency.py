@@ -152,7 +152,7 @@ def test_calibrate_prints_the_errors(latency):
     assert (ROOT / "prunet_det" / "latency" / "devices" / "v100.json").read_bytes() == before
 
 
-def test_the_script_for_a_gpu_says_what_the_tool_understands(tmp_path):
+def test_the_script_for_a_gpu_says_what_the_tool_understands(tmp_path, monkeypatch):
     """Rehearsed with a Python that only notes what it is asked."""
     log, stub = tmp_path / "log", tmp_path / "python"
     stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {log}\n')
@@ -163,6 +163,7 @@ def test_the_script_for_a_gpu_says_what_the_tool_understands(tmp_path):
         check=True,
         capture_output=True,
     )
+    monkeypatch.syspath_prepend(ROOT / "tools")
     parser = runpy.run_path(str(ROOT / "tools" / "latency.py"))["build_parser"]()
     asked = [parser.parse_args(line.split()[1:]) for line in log.read_text().splitlines()]
     verbs = [args.run.__name__ for args in asked]

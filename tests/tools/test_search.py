@@ -264,7 +264,7 @@ def test_a_comparison_goes_on_and_trains_each_network_once(config, refused, tmp_
     assert all(old[k] == new[k] for k in ("network", "train_seed", "top1"))
     wrong = refused("search_backbone", *compare_flags(config, out), "--budget-ms", 0.27)
     assert "holds a comparison with another budget_ms (0.26, not 0.27)" in wrong
-    assert "--random must be at least 3" in refused(
+    assert "--random: must be at least 3" in refused(
         "search_backbone", *compare_flags(config, out), "--random", 1
     )
     assert "cannot be met" in refused(
@@ -302,6 +302,7 @@ def test_what_was_found_trains_without_the_search(config, found, few, tmp_path):
     out, _ = found
     code = f"""
 import sys, runpy
+sys.path.insert(0, "tools")
 class Gone:
     def find_spec(self, name, path=None, target=None):
         if name.startswith("prunet_det.search"):
@@ -402,13 +403,13 @@ def test_own_images(config, tmp_path, here):
     ("change", "sentence"),
     [
         (("--budget-ms", 5), "a budget of 5 ms cannot be met: the space reaches"),
-        (("--budget-ms", -1), "--budget-ms must be above 0"),
-        (("--budget-ms", 0), "--budget-ms must be above 0"),
+        (("--budget-ms", -1), "--budget-ms: must be a number above 0"),
+        (("--budget-ms", 0), "--budget-ms: must be a number above 0"),
         (("--device", "tpu"), "there is no device 'tpu'; the known ones are a100, v100"),
         (("--device", "gone.json"), "there is no table or device file gone.json"),
-        (("--batch", 0), "the batch must be a positive integer"),
-        (("--input-size", 0), "the input size must be a positive integer"),
-        (("--seed", -1), "--seed must be 0 or more"),
+        (("--batch", 0), "--batch: must be at least 1"),
+        (("--input-size", 0), "--input-size: must be at least 1"),
+        (("--seed", -1), "--seed: must be at least 0"),
         (("--amp",), "--amp needs a CUDA device"),
         (("--data", "gone"), "there is no data folder"),
         (("--classes", "x", "1"), "there is no class 'x'"),

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 
 from tests.conftest import ROOT
 
-TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("[!_]*.py") if p.stem != "doctor")
+TOOLS = sorted(
+    p.stem for p in (ROOT / "tools").glob("[!_]*.py") if p.stem not in ("doctor", "_flags")
+)
 DETECTOR = "configs/detection/prunet_effdet.py"
 CLASSIFIER = "configs/classification/prunet_digits.py"
 TINY = ("--model", "prunet_demo", "--input-size", 64)
@@ -28,7 +30,7 @@ def test_help(name, here):
     ("tool", "args", "sentence"),
     [
         ("train", ("nowhere.py",), "there is no config file nowhere.py"),
-        ("train", (DETECTOR, "--max-iters", 0), "--max-iters must be at least 1"),
+        ("train", (DETECTOR, "--max-iters", 0), "--max-iters: must be at least 1"),
         ("train", (DETECTOR, "--resume", "none.pth"), "there is no checkpoint"),
         ("train", (DETECTOR, "--teacher", "resnet10t"), "for classification configs"),
         pytest.param("train", (DETECTOR, "--amp"), "--amp needs a CUDA device", marks=NO_GPU),
@@ -38,7 +40,7 @@ def test_help(name, here):
         ("detect", ("gone.png", "--score-thr", 2), "--score-thr must lie in 0..1"),
         ("make_data", ("letters", "--out", "x"), "no embedded set 'letters'"),
         ("make_data", ("digits", "--out", "/proc/nowhere/digits"), "/proc/nowhere"),
-        ("make_data", ("digits", "--out", "x", "--workers", 0), "--workers must be at least 1"),
+        ("make_data", ("digits", "--out", "x", "--workers", 0), "--workers: must be at least 1"),
         ("convert_weights", ("gpunet", "gpunet_0", "none.pth", "x"), "there is no checkpoint"),
         ("export", ("prunet_p9", "--out", "x.onnx"), "there is no network 'prunet_p9'"),
         ("export", ("prunet_demo", "--out", "x.pt"), "--out must end in .onnx"),
@@ -49,24 +51,32 @@ def test_help(name, here):
         ("latency", ("measure", *TINY, "--device", "v100"), "no device 'v100' to measure on"),
         ("latency", ("measure", *TINY, "--device", "cuda:9"), "there is no CUDA device cuda:9"),
         ("latency", ("check", "gone.json"), "there is no latency table gone.json"),
-        ("latency", ("table", *TINY, "--variants", -1, "--out", "x"), "--variants must be 0 or"),
+        (
+            "latency",
+            ("table", *TINY, "--variants", -1, "--out", "x"),
+            "--variants: must be at least 0",
+        ),
         ("latency", ("calibrate", "--from", "gone.json"), "--out FILE.json"),
         ("latency", ("calibrate", "--device", "h200"), "no published times of 'h200'"),
         ("search_backbone", ("rule", "--updates", 0), "at least 1"),
-        ("search_backbone", ("cost", "--memory-gb", 0), "above 0"),
+        ("search_backbone", ("cost", "--memory-gb", 0), "--memory-gb: must be a number above 0"),
         ("search_backbone", ("summary", "tests/data"), "holds no result"),
         ("search_backbone", (DETECTOR, "--budget-ms", 1), "no search config"),
         ("benchmark", ("--suite", "nowhere.py", "--out", "x"), "there is no suite nowhere.py"),
         ("benchmark", ("--models", "vgg16", "--out", "x"), "has no model 'vgg16'; it has"),
-        ("benchmark", ("--seeds", 0, "--out", "x"), "--seeds must be at least 1"),
-        ("benchmark", ("--jobs", 0, "--out", "x"), "--jobs must be at least 1"),
-        ("benchmark", ("--max-minutes", 0, "--out", "x"), "--max-minutes must be above 0"),
-        ("benchmark", ("--max-iters", 0, "--out", "x"), "max_iters must be at least 1"),
+        ("benchmark", ("--seeds", 0, "--out", "x"), "--seeds: must be at least 1"),
+        ("benchmark", ("--jobs", 0, "--out", "x"), "--jobs: must be at least 1"),
+        (
+            "benchmark",
+            ("--max-minutes", 0, "--out", "x"),
+            "--max-minutes: must be a number above 0",
+        ),
+        ("benchmark", ("--max-iters", 0, "--out", "x"), "--max-iters: must be at least 1"),
         ("benchmark", ("--out", "/proc/out"), "cannot be written"),
         ("benchmark", ("report", "/nonexistent"), "/nonexistent"),
         ("benchmark", ("search", "--budgets", 1, "--out", "x"), "config after --"),
         ("benchmark", ("time", "--out", "/nonexistent"), "holds no records"),
-        ("benchmark", ("profile", "--iterations", 0), "--iterations must be at least 1"),
+        ("benchmark", ("profile", "--iterations", 0), "--iterations: must be at least 1"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )

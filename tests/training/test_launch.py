@@ -165,7 +165,7 @@ def test_configs_that_are_refused(tmp_path, text, sentence):
 
 
 def test_lengths_that_are_refused(cfg):
-    with pytest.raises(UserError, match="--max-iters must be at least 1"):
+    with pytest.raises(UserError, match="iterations must be a positive integer"):
         launch.set_max_iters(cfg, 0)
     epochs = launch.load_config(ROOT / "configs" / "classification" / "prunet_imagenet.py")
     with pytest.raises(UserError, match="--max-iters is for configs that train by iterations"):
