@@ -32,11 +32,11 @@ def load_config(
     """Reads a config and overrides its settings.
 
     Args:
-        config: A config file, or the name of one of the package's own.
-        work_dir: Folder of logs and checkpoints; the config's own, or work_dirs/CONFIG, by default.
-        data_root: Folder of the data, in the place of the config's.
-        options: Dotted key to value, merged into the config.
-        launcher: mmengine's: none, pytorch, slurm or mpi.
+        config: Path of a config, or name of one of the package's own.
+        work_dir: Folder of logs and checkpoints; None for the config's, or else work_dirs/CONFIG.
+        data_root: Folder of the data; None for the config's.
+        options: Values that replace those of the config, by dotted key.
+        launcher: mmengine's launcher: none, pytorch, slurm or mpi.
 
     Raises:
         UserError: If the file is missing or not a valid config of a model, or an option does
@@ -181,17 +181,17 @@ class _RunnerFile(logging.Handler):
 
 
 def keep_messages() -> None:
-    """Keeps the package's messages in the log files of the Runners that are built from now on."""
+    """Writes the package's messages to the log files of Runners that are built from now on."""
     package = logging.getLogger(PACKAGE)
     if not any(isinstance(handler, _RunnerFile) for handler in package.handlers):
         package.addHandler(_RunnerFile())
 
 
 def train(runner: Runner) -> None:
-    """Trains; nothing slow starts before the data and the config's other parts are built.
+    """Trains, once the data and all other parts of the config are built and checked.
 
     Raises:
-        InputError: If the data do not fill a batch, or the config names what there is not.
+        InputError: If the data do not fill a batch, or the config names something unknown.
     """
     with config_errors():
         check_one_batch(runner)

@@ -26,10 +26,10 @@ from prunet_det.utils.errors import InputError
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds the CPU's random generators that augmentations draw from, and puts them back.
+    """Seeds the CPU's random generators within a block, and restores their state after it.
 
     Args:
-        seed: Any integer; its last 32 bits count.
+        seed: Any integer, of which the last 32 bits are used.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed %= 2**32
@@ -55,7 +55,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Goes on where `random_state` was called; GPUs only where there are as many as then."""
+    """Restores a state of `random_state`; that of GPUs only if their number is the same."""
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
@@ -120,7 +120,7 @@ class PlacedSampler(DefaultSampler):
 
 
 class Positions(Sampler[int]):
-    """The numbers of a stream, for ever; each process takes its share of every batch.
+    """Places in an endless stream of samples; each process takes its part of every batch.
 
     Args:
         batch_size: Number of samples in a batch of one process.
@@ -128,7 +128,7 @@ class Positions(Sampler[int]):
         world_size: Number of processes.
 
     Attributes:
-        batches_done: Number of batches that an iteration leaves out; set it to resume.
+        batches_done: Number of batches to skip; set it to resume.
     """
 
     def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

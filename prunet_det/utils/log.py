@@ -1,4 +1,4 @@
-"""How the package's messages reach a user: tools show them, a Runner's log file keeps them.
+"""Logging: tools show the package's messages, and a Runner's log file keeps them.
 
 Modules log to `logging.getLogger(__name__)`, below the logger `prunet_det`. Nothing is configured
 on import: a program that uses the package decides by itself what it shows.
@@ -14,7 +14,7 @@ PACKAGE = "prunet_det"
 
 
 class _Console(logging.Handler):
-    """Writes messages, and nothing around them, to what is stderr at that moment."""
+    """Writes bare messages to the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(f"{self.format(record)}\n")
@@ -24,7 +24,7 @@ class _Console(logging.Handler):
 def show_messages() -> None:
     """Shows the package's messages on stderr, as tools do; stdout is for results.
 
-    Of the processes of a distributed run, only the first one shows what is no error.
+    In a distributed run, only the first process shows messages below errors.
     """
     logger = logging.getLogger(PACKAGE)
     if not any(isinstance(handler, _Console) for handler in logger.handlers):

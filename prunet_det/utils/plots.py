@@ -62,8 +62,8 @@ def log_scale(axes: Axes, which: str = "xy", leading: Sequence[int] = (1, 2, 5))
     """Makes axes logarithmic, with ticks that are written out: 0.5, 1, 2 and not 10^0.
 
     Args:
-        axes: What is drawn on.
-        which: `x`, `y` or `xy`.
+        axes: Axes to change.
+        which: Axes to make logarithmic: `x`, `y` or `xy`.
         leading: First digits of the ticks.
     """
     ticker = require("matplotlib.ticker", "det")
@@ -82,9 +82,9 @@ def save(figure: Figure, path: str | os.PathLike[str], data: Any) -> None:
     machine.
 
     Args:
-        figure: What to write.
-        path: The file, *.svg or *.png.
-        data: What it shows: rows and titles, as `shows` is asked for them.
+        figure: Figure to write.
+        path: File to write, *.svg or *.png.
+        data: Data of the figure, such as rows and titles; `shows` compares them.
     """
     kind = Path(path).suffix[1:]
     nothing = {"svg": {"Creator": None, "Date": None}, "png": {"Software": None}}[kind]
@@ -95,10 +95,14 @@ def save(figure: Figure, path: str | os.PathLike[str], data: Any) -> None:
 
 
 def shows(path: str | os.PathLike[str], data: Any) -> bool:
-    """Whether `save` wrote a file from these data.
+    """Returns True if `save` wrote a file from the same data.
 
     The bytes of a picture depend on fonts and on the last bits of floats, and so on the machine;
     its data, rounded to six digits, do not.
+
+    Args:
+        path: File of the figure.
+        data: Data of the figure.
     """
     path = Path(path)
     return path.is_file() and _described(data).encode() in path.read_bytes()

@@ -1,4 +1,4 @@
-"""Networks as feature maps: timm's, and the choice of strides for all."""
+"""Networks that return feature maps: choosing their strides, and building timm's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def choose_indices(
 
     Args:
         strides: Strides of the network's features, finest first.
-        out_strides: Strides to choose, by default all from MIN_STRIDE upwards.
+        out_strides: Strides to choose; None for all from MIN_STRIDE upwards.
         out_indices: Indices to choose, in the place of out_strides; -1 is the last.
         name: Name of the network, for messages.
 
@@ -66,14 +66,14 @@ def timm_features(
     check_maps: bool = False,
     **kwargs: Any,
 ) -> FeatureGetterNet:
-    """Builds one of timm's networks as feature maps, without pretrained weights.
+    """Builds a timm network that returns feature maps, without pretrained weights.
 
     Args:
         name: Name of the network in timm.
         out_strides: Strides of the maps, see `choose_indices`.
         out_indices: Indices of the maps, see `choose_indices`.
-        check_maps: Whether to check that the maps are of the channels and strides that the network
-            declares; a transformer's need not be.
+        check_maps: Check that the maps have the channels and strides that the network declares;
+            those of a transformer may not.
         **kwargs: Further arguments of `timm.create_model`.
 
     Raises:
