@@ -2,15 +2,36 @@
 
 import argparse
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+Verb = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int | None]]
 
-def with_verb(argv: Sequence[str], verbs: Collection[str], usual: str) -> list[str]:
-    """A command line with its verb; without one it begins with the usual verb's arguments."""
-    if argv and (argv[0] in verbs or argv[0] in ("-h", "--help")):
-        return list(argv)
-    return [usual, *argv]
+
+def parse_verbs(
+    description: str | None, verbs: Mapping[str, Verb], usual: str, argv: Sequence[str]
+) -> argparse.Namespace:
+    """Parses a command line whose first word is a verb.
+
+    Args:
+        description: The tool's docstring.
+        verbs: For each verb, what adds its flags to a parser, and the function that runs it.
+        usual: Verb of a command line without one.
+        argv: The command line, without the program.
+
+    Returns:
+        The verb's flags, with its function as `run`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parsers = parser.add_subparsers(required=True, metavar="|".join(verbs))
+    for verb, (add_flags, run) in verbs.items():
+        own = parsers.add_parser(verb, help=run.__doc__, description=run.__doc__)
+        add_flags(own)
+        own.set_defaults(run=run)
+    named = argv and (argv[0] in verbs or argv[0] in ("-h", "--help"))
+    return parser.parse_args(argv if named else [usual, *argv])
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

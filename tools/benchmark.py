@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _flags import above_zero, at_least, with_verb
+from _flags import above_zero, at_least, parse_verbs
 
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
@@ -295,17 +295,10 @@ VERBS = {
 
 
 def main() -> int | None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    verbs = parser.add_subparsers(required=True, metavar="|".join(VERBS))
-    for verb, (add_flags, run) in VERBS.items():
-        own = verbs.add_parser(verb, help=run.__doc__, description=run.__doc__)
-        add_flags(own)
-        own.set_defaults(run=run)
-    argv = with_verb(sys.argv[1:], VERBS, "run")
+    argv = sys.argv[1:]
     cut = argv.index("--") if "--" in argv else len(argv)  # what follows is another tool's
-    args = parser.parse_args(argv[:cut], argparse.Namespace(rest=argv[cut + 1 :]))
+    args = parse_verbs(__doc__, VERBS, "run", argv[:cut])
+    args.rest = argv[cut + 1 :]
     return args.run(args)
 
 

@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from _flags import above_zero, at_least, with_verb
+from _flags import above_zero, at_least, parse_verbs
 
 from prunet_det.utils.errors import UserError, run_tool
 
@@ -266,15 +266,7 @@ VERBS = {
 
 
 def main() -> int | None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    verbs = parser.add_subparsers(required=True, metavar="|".join(VERBS))
-    for verb, (add_flags, run) in VERBS.items():
-        own = verbs.add_parser(verb, help=run.__doc__, description=run.__doc__)
-        add_flags(own)
-        own.set_defaults(run=run)
-    args = parser.parse_args(with_verb(sys.argv[1:], VERBS, "search"))
+    args = parse_verbs(__doc__, VERBS, "search", sys.argv[1:])
     return args.run(args)
 
 

@@ -7,18 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from prunet_det.arch import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
 from prunet_det.arch.blocks import Block
-from prunet_det.arch.spec import (
-    BLOCK_KINDS,
-    ArchSpec,
-    BlockKind,
-    BlockSpec,
-    Provenance,
-    SpecError,
-    StageSpec,
-    StemSpec,
-    TailSpec,
-)
+from prunet_det.arch.spec import BLOCK_KINDS, BlockKind, SpecError
 from prunet_det.benchmark.blocks import blocks_svg
 from prunet_det.latency import spec_kernels, trace
 from prunet_det.latency.table import network_blocks, predict_table, variants

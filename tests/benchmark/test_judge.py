@@ -9,15 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from prunet_det.benchmark.fronts import (
-    Axis,
-    FrontPoint,
-    axes,
-    hypervolume,
-    pareto,
-    points,
-    reference_ms,
-)
+from prunet_det.benchmark import fronts
+from prunet_det.benchmark.fronts import Axis, FrontPoint, axes, points
 from prunet_det.benchmark.judge import judge, latency_ratio
 from prunet_det.latency.record import Conditions, Latency
 from prunet_det.runtime.subject import Scope
@@ -216,10 +209,10 @@ def point(value, ms):
 
 def test_front_and_hypervolume_by_hand():
     every = [point(0.2, 1.0), point(0.4, 3.0), point(0.35, 4.0), point(0.4, 5.0), point(0.5, 10.0)]
-    front = pareto(every[::-1])
+    front = fronts.pareto(every[::-1])
     assert front == [every[0], every[1], every[4]]
-    assert reference_ms(every) == pytest.approx(11.0)
-    assert hypervolume(front, 11.0) == pytest.approx((0.2 * 2 + 0.4 * 7 + 0.5 * 1) / 11)
+    assert fronts.reference_ms(every) == pytest.approx(11.0)
+    assert fronts.hypervolume(front, 11.0) == pytest.approx((0.2 * 2 + 0.4 * 7 + 0.5 * 1) / 11)
 
 
 def test_points_hold_their_own_axis_only():

@@ -12,14 +12,7 @@ import dataclasses
 from pathlib import Path
 
 from prunet_det.arch.scaling import scale_width
-from prunet_det.arch.spec import (
-    ArchSpec,
-    BlockSpec,
-    Provenance,
-    StageSpec,
-    StemSpec,
-    TailSpec,
-)
+from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
 from prunet_det.zoo.models import load_spec
 
 FOLDER = Path("configs/benchmark/networks")
