@@ -1,0 +1,85 @@
+"""Suites: one recipe for all their networks, and what is no suite."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from prunet_det.benchmark.suite import check_points, load_suite, set_input_size
+from prunet_det.utils.errors import UserError
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs", "coco"])
+def test_suites_are_fair(name, monkeypatch):
+    """One recipe: two points' configs differ in the backbone and the size alone."""
+    monkeypatch.chdir(ROOT)
+    suite = load_suite(name)
+    check_points(suite.points)
+    assert {p.family for p in suite.points} == {"prunet", "gpunet", "efficientnet"}
+
+    def rest(point):
+        cfg = suite.build(point, 0, "work")
+        scales = [s["scale"] for s in cfg.test_dataloader.dataset.pipeline if "scale" in s]
+        assert scales == [(point.input_size,) * 2]
+        cfg.model.pop("backbone")
+        cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.dataset
+        set_input_size(cfg, 0)
+        return json.dumps(cfg.to_dict(), default=str)
+
+    assert len({rest(p) for p in suite.points}) == 1
+
+
+def test_recipe_has_one_hash(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("digits")
+    own = suite.config_hash()
+    assert replace(suite, points=suite.points[:1]).config_hash() == own
+    assert replace(suite, data_root="elsewhere").config_hash() == own, "the data have their own"
+    assert replace(suite, max_iters=7).config_hash() != own
+    assert replace(suite, held_out=True).config_hash() != own
+    with pytest.raises(UserError, match=r"NAME@PIXELS|MODEL@PIXELS"):
+        suite.choose(["gpunet_2"])
+    assert str(suite.choose(["gpunet_2@96"]).points[0]) == "gpunet_2@96"
+    own = next(p for p in suite.points if p.source.endswith(".json"))
+    other = suite.choose([f"{own.model}@64"]).points[0]
+    assert other.source == own.source and str(other) == f"{own.model}@64"
+    assert suite.choose([f"{own.source}@{own.input_size}"]).points == (own,)
+    mine = suite.choose(["/home/prunet/gpunet_x.json@64"]).points[0]
+    assert (mine.model, mine.family, mine.source) == (
+        "gpunet_x",
+        "gpunet",
+        "/home/prunet/gpunet_x.json",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config = 'x.py'\n", "has no 'models'"),
+        ("config = 'x.py'\nmodels = dict()\nsees = 1\n", "unknown 'sees'"),
+        ("config = 'x.py'\nmodels = dict(resnet=[('resnet18', 64)])\n", "family 'resnet'"),
+        ("config = 'x.py'\nmodels = dict(prunet=[('prunet_p0', 64)])\n", "no config file x.py"),
+        ("config = (\n", "no valid config"),
+        ("config = 'x.py'\nmodels = dict(prunet=[])\n", "names no models"),
+        (
+            "config = 'x.py'\nmodels = dict(prunet=[('a/x.json', 64), ('b/x.json', 64)])\n",
+            "names x@64 twice",
+        ),
+    ],
+)
+def test_suites_that_are_refused(tmp_path, text, said):
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_suite(tmp_path / "bad.py").recipe()
+
+
+def test_options_that_are_no_suites(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("digits")
+    with pytest.raises(UserError, match="backbones are a suite's models"):
+        replace(suite, options={"model.backbone.drop_path_rate": 0.1}).recipe()
+    with pytest.raises(UserError, match="max_iters must be a positive integer"):
+        replace(suite, max_iters=0).recipe()
