@@ -124,7 +124,7 @@ def compare(options: CompareOptions) -> Comparison:
     """
     cfg = launch.load_config(options.config)
     recipe = recipe_of(cfg, options.config, "compare_recipe")
-    pricing = Pricing(options.device, options.batch, progress=not options.quiet)
+    pricing = Pricing(device=options.device, batch=options.batch, progress=not options.quiet)
     costs = pricing.costs(SearchSpace.from_config(cfg.space), options.input_size)
     logger.info("%s", costs.describe())
     budget = costs.budget(options.budget_ms)

@@ -204,7 +204,7 @@ class SpaceCosts:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pricing:
     """Where milliseconds come from: `v100`, `here`, or a table's file.
 

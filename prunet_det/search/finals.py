@@ -25,7 +25,7 @@ from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance
 from prunet_det.search.costs import Budget, BudgetError, SpaceCosts
 from prunet_det.search.data import scoring_loader, search_loader
 from prunet_det.search.repair import repair
-from prunet_det.search.space import LayerSpace, Network
+from prunet_det.search.space import LayerSpace, Network, SearchSpace
 from prunet_det.search.trial import Trial, run_trial
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path
@@ -239,6 +239,78 @@ class Finals:
                 finalist.scores.append(self._train(finalist.network, training))
 
 
+class FinalistTrainer:
+    """Trains networks of a space briefly from scratch, on the search's two halves.
+
+    Args:
+        space: The space.
+        recipe: A classification config.
+        data: The search's `search_dataloader`.
+        seed: Seed of the search.
+        iterations: Iterations of each training.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        recipe: Config,
+        data: Mapping[str, Any],
+        seed: int,
+        iterations: int,
+    ) -> None:
+        self.space, self.recipe, self.seed, self.iterations = space, recipe, seed, iterations
+        size = data["dataset"]["transform"]["input_size"]
+        transform = {**recipe.val_dataloader.dataset.transform, "input_size": size}
+        self.train = search_loader(data, "weights", seed)
+        self.score = scoring_loader(data, transform, "architecture", seed)
+        classes: Any = self.score.dataset
+        recipe.model.num_classes = len(classes.metainfo["classes"])
+
+    def spec(self, network: Network) -> ArchSpec:
+        """Spec that a network is trained as."""
+        reason = {"reason": "a finalist of a search"}
+        return self.space.to_spec(network, "finalist", Provenance("hand-written", reason), 64)
+
+    def __call__(self, network: Network, training: int) -> Trial:
+        """Trains a network for the first time (`training` 0), or with another seed."""
+        sampler: Any = self.train.sampler
+        sampler.batches_done = 0  # the same images for all
+        seed = self.seed * 1000 + training
+        loaders = self.train, self.score
+        return run_trial(self.spec(network), self.recipe, seed, loaders, self.iterations)
+
+
+class Scores:
+    """Top-1 of finalists, kept in a file as they come.
+
+    Args:
+        trainer: Trains those that the file does not hold.
+        path: The file.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+
+    def __init__(self, trainer: FinalistTrainer, path: Path) -> None:
+        self.trainer, self.path = trainer, path
+        self._known = _read_scores(path)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all trainings, those of interrupted runs included."""
+        return sum(seconds for _, seconds in self._known.values())
+
+    def top1(self, network: Network, training: int) -> float:
+        """Top-1 of a network's training, see `FinalistTrainer`."""
+        key = f"{self.trainer.spec(network).digest} {training}"
+        if key not in self._known:
+            trial = self.trainer(network, training)
+            self._known[key] = [trial.top1, round(trial.seconds, 2)]
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+        return self._known[key][0]
+
+
 @dataclass(frozen=True)
 class LastTier:
     """What came of it.
@@ -269,61 +341,33 @@ def run_last_tier(
     found: Network,
     costs: SpaceCosts,
     budget: Budget,
-    seed: int,
     settings: FinalSettings,
-    recipe: Config,
-    data: Mapping[str, Any],
-    path: Path,
+    scores: Scores,
     progress: bool = True,
 ) -> LastTier:
-    """Trains the finalists on the search's two halves.
+    """Trains the finalists whose scores are not known yet, and keeps the best.
 
     Args:
         found: What the search found, within the budget.
-        costs, budget, seed: Of the search.
+        costs: Costs of the search's space.
+        budget: What the result may cost.
         settings: How much to spend.
-        recipe: A classification config.
-        data: The search's `search_dataloader`.
-        path: Where scores are kept as they come; those that it holds are not worked out again.
+        scores: Judge of the finalists.
         progress: Whether to show a bar.
     """
     from tqdm import tqdm
 
-    train = search_loader(data, "weights", seed)
-    size = data["dataset"]["transform"]["input_size"]
-    transform = {**recipe.val_dataloader.dataset.transform, "input_size": size}
-    score = scoring_loader(data, transform, "architecture", seed)
-    recipe.model.num_classes = len(score.dataset.metainfo["classes"])  # type: ignore[attr-defined]
-    known = _read_scores(path)
     bar = tqdm(desc="last tier", unit="training", disable=not progress)
 
-    def spec_of(network: Network) -> ArchSpec:
-        reason = {"reason": "a finalist of a search"}
-        return costs.space.to_spec(network, "finalist", Provenance("hand-written", reason), 64)
-
-    def trial_of(network: Network, training: int) -> Trial:
-        sampler: Any = train.sampler
-        sampler.batches_done = 0  # the same images for all
-        loaders = train, score
-        return run_trial(
-            spec_of(network), recipe, seed * 1000 + training, loaders, settings.iterations
-        )
-
-    def top1(network: Network, training: int) -> float:
-        key = f"{spec_of(network).digest} {training}"
-        if key not in known:
-            trial = trial_of(network, training)
-            known[key] = [trial.top1, round(trial.seconds, 2)]
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    def train(network: Network, training: int) -> float:
+        top1 = scores.top1(network, training)
         bar.update()
-        return known[key][0]
+        return top1
 
-    finals = Finals(found, costs, budget, settings, top1)
+    finals = Finals(found, costs, budget, settings, train)
     best = finals.run()
     bar.close()
-    seconds = sum(seconds for _, seconds in known.values())
-    return LastTier(best, finals.finalists, seconds, trial_of)
+    return LastTier(best, finals.finalists, scores.seconds, scores.trainer)
 
 
 def _read_scores(path: Path) -> dict[str, list[float]]:

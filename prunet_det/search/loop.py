@@ -13,6 +13,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,32 @@ _RECORDS = 200  # of a search, for its plots
 _GRADIENT_SCALE = 1024.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How long a search is, what it aims at, and what it leaves on the way.
+
+    Attributes:
+        aim_ms: Expected latency to arrive at, in milliseconds.
+        warmup: Iterations of the weights alone.
+        steps: Iterations of weights and architecture, after the warm-up.
+        temperature: Temperatures of the Gumbel softmax at the start and at the end of the steps;
+            between them it falls geometrically.
+        checkpoint_interval: Iterations between checkpoints.
+        ema_momentum: Momentum of the averaged weights that a result inherits.
+        seed: Seed of the Gumbel noise.
+        progress: Whether to show a bar.
+    """
+
+    aim_ms: float
+    warmup: int
+    steps: int
+    temperature: tuple[float, float] = (2.0, 0.3)
+    checkpoint_interval: int = 100
+    ema_momentum: float = 0.02
+    seed: int = 0
+    progress: bool = True
+
+
 @LOOPS.register_module()
 class SearchLoop(BaseLoop):
     """Warm-up of the weights alone, then architecture and weights in turn.
@@ -48,14 +75,8 @@ class SearchLoop(BaseLoop):
         dataloader: Of the weights' half.
         architecture_loader: Of the other half.
         architecture: What is searched.
-        budget_ms: What the search aims at.
-        warmup, steps: Iterations without and with the architecture.
-        temperature: Of the Gumbel softmax at the start and at the end; falls geometrically.
-        checkpoint_interval: Iterations between checkpoints.
-        ema_momentum: Of the averaged weights that a result inherits.
-        seed: Of the Gumbel noise.
+        settings: How long it is, and what it aims at.
         on_save: Called after every checkpoint but the last with the loop, on the main process.
-        progress: Whether to show a bar.
     """
 
     def __init__(
@@ -64,28 +85,17 @@ class SearchLoop(BaseLoop):
         dataloader: DataLoader[Any],
         architecture_loader: DataLoader[Any],
         architecture: Architecture,
-        budget_ms: float,
-        warmup: int,
-        steps: int,
-        temperature: tuple[float, float] = (2.0, 0.3),
-        checkpoint_interval: int = 100,
-        ema_momentum: float = 0.02,
-        seed: int = 0,
+        settings: LoopSettings,
         on_save: Callable[[SearchLoop], None] | None = None,
-        progress: bool = True,
     ) -> None:
         super().__init__(runner, dataloader)
         self.architecture_loader = architecture_loader
         self.architecture = architecture
-        self.controller = BudgetController(budget_ms=budget_ms)
-        self.warmup, self.steps = warmup, steps
-        self.temperature = temperature
-        self.checkpoint_interval = checkpoint_interval
-        self.on_save, self.show_progress = on_save, progress
-        self.generator = torch.Generator().manual_seed(seed)
+        self.settings, self.on_save = settings, on_save
+        self.controller = BudgetController(budget_ms=settings.aim_ms)
+        self.generator = torch.Generator().manual_seed(settings.seed)
         self.model: SearchModel = unwrap_model(runner)
         self.supernet: SuperNet = self.model.supernet
-        self.ema_momentum = ema_momentum
         self.ema = self._average(self.supernet)
         self.device = next(self.supernet.parameters()).device
         self.history: list[dict[str, Any]] = []
@@ -105,7 +115,7 @@ class SearchLoop(BaseLoop):
     @property
     def max_iters(self) -> int:
         """Of the whole search."""
-        return self.warmup + self.steps
+        return self.settings.warmup + self.settings.steps
 
     @property
     def epoch(self) -> int:
@@ -119,7 +129,7 @@ class SearchLoop(BaseLoop):
     @property
     def progress(self) -> float:
         """Of the part with the architecture, 0..1."""
-        return max(self._iter - self.warmup, 0) / max(self.steps, 1)
+        return max(self._iter - self.settings.warmup, 0) / max(self.settings.steps, 1)
 
     @property
     def expected_ms(self) -> float:
@@ -127,7 +137,7 @@ class SearchLoop(BaseLoop):
         return self.architecture.expected_ms(self.progress)[0]
 
     def _average(self, network: nn.Module) -> ExponentialMovingAverage:
-        return ExponentialMovingAverage(network, momentum=self.ema_momentum)
+        return ExponentialMovingAverage(network, momentum=self.settings.ema_momentum)
 
     # The loop.
 
@@ -147,7 +157,7 @@ class SearchLoop(BaseLoop):
             initial=self._iter,
             desc="search",
             unit="step",
-            disable=not self.show_progress or not dist.is_main_process(),
+            disable=not self.settings.progress or not dist.is_main_process(),
         )
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
@@ -160,7 +170,7 @@ class SearchLoop(BaseLoop):
                 bar.set_postfix_str(self._postfix(), refresh=False)
                 bar.update()
                 last = self._iter + 1 == self.max_iters
-                due = (self._iter + 1) % self.checkpoint_interval == 0
+                due = (self._iter + 1) % self.settings.checkpoint_interval == 0
                 self.runner.call_hook("after_train_iter", batch_idx=self._iter, outputs=outputs)
                 if last or due or self.interrupted:
                     # The last result is for whoever started the loop.
@@ -185,12 +195,12 @@ class SearchLoop(BaseLoop):
         sampler: Any = loader.sampler
         done = self._iter
         if loader is self.architecture_loader:
-            done = max(self._iter - self.warmup, 0)
+            done = max(self._iter - self.settings.warmup, 0)
         sampler.batches_done = done
         return iter(loader)
 
     def _run_iter(self, weights: Iterator[Any], other: Iterator[Any]) -> dict[str, float]:
-        if self._iter < self.warmup:
+        if self._iter < self.settings.warmup:
             loss = self._weight_step(next(weights))
             if self._iter % 10 == 0:  # a look at the loss waits for the device
                 self._losses["weights"] = float(loss)
@@ -228,7 +238,7 @@ class SearchLoop(BaseLoop):
 
     def _mixtures(self, theta: torch.Tensor) -> list[LayerMixture | None]:
         noise = self._on_device(self.architecture.noise(self.generator))
-        first, last = self.temperature
+        first, last = self.settings.temperature
         temperature = first * (last / first) ** self.progress
         return self.architecture.mixtures(theta, noise, temperature, self.progress)
 
@@ -354,7 +364,7 @@ class SearchLoop(BaseLoop):
         self.history.append(record)
 
     def _postfix(self) -> str:
-        if self._iter < self.warmup:
+        if self._iter < self.settings.warmup:
             return f"warm-up, loss {self._losses['weights']:.2f}"
         left = self.architecture.counts()
         return (

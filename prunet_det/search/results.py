@@ -42,7 +42,7 @@ _RECALIBRATION_BATCHES = 20
 _SCORED_BATCHES = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What was asked for: everything that a result depends on, and nothing else.
 
@@ -115,7 +115,7 @@ class Request:
         return {**fields, **{f"{k} (digest)": v for k, v in self.hashes.items()}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """A network and its latencies.
 
@@ -177,7 +177,7 @@ def make_outcome(space: SearchSpace, repaired: Repaired, request: Request) -> Ou
     """Names a repaired network and gives it its provenance."""
     name = request.name or f"prunet_{request.strategy}"
     spec = space.to_spec(repaired.network, name, request.provenance(), request.budget.input_size)
-    return Outcome(spec, repaired, request.budget)
+    return Outcome(spec=spec, repaired=repaired, budget=request.budget)
 
 
 def write_outcome(

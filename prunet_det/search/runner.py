@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
 from prunet_det.search.architecture import Architecture
-from prunet_det.search.costs import Budget, SpaceCosts
+from prunet_det.search.costs import SpaceCosts
 from prunet_det.search.data import search_loader
-from prunet_det.search.loop import SearchLoop
+from prunet_det.search.loop import LoopSettings, SearchLoop
 from prunet_det.search.model import SearchModel
 from prunet_det.search.motion import MotionRule
 from prunet_det.search.results import Request
@@ -30,15 +31,7 @@ from prunet_det.utils.config import check_keys, from_mapping
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import check_fit
 
-_LOOP_SETTINGS = {
-    "warmup",
-    "steps",
-    "temperature",
-    "checkpoint_interval",
-    "ema_momentum",
-    "expansion",
-    "rule",
-}
+_ARCHITECTURE_KEYS = ("tiers", "rule", "expansion")  # of a config's `search`
 AIM = 0.985  # of the budget, in the middle of what is accepted
 
 
@@ -110,77 +103,85 @@ def load_data(cfg: Config, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]
     return weights, other
 
 
+def build_architecture(cfg: Config, costs: SpaceCosts, tiers: Tiers) -> Architecture:
+    """Builds the architecture of a search at its start.
+
+    Args:
+        cfg: A search's config; `rule` and `expansion` of its `search` are read.
+        costs: Costs of the space.
+        tiers: What is pruned and when.
+    """
+    rule = from_mapping(MotionRule, cfg.search.get("rule", {}), "search.rule")
+    return Architecture(costs, tiers, rule, cfg.search.get("expansion"))
+
+
+def _loop_settings(cfg: Config, request: Request, progress: bool) -> LoopSettings:
+    """Settings of the loop: the config's `search`, less what the architecture has of it."""
+    options = dict(cfg.search)
+    asked: dict[str, Any] = dict(
+        aim_ms=AIM * request.budget.ms, seed=request.seed, progress=progress
+    )
+    own = [f.name for f in fields(LoopSettings) if f.name not in asked]
+    check_keys(options, [*own, *_ARCHITECTURE_KEYS], (), "the config's search")
+    return LoopSettings(**{k: v for k, v in options.items() if k in own}, **asked)
+
+
 def build_search(
     cfg: Config,
-    costs: SpaceCosts,
-    budget: Budget,
-    seed: int,
-    out: str,
+    architecture: Architecture,
     loaders: tuple[DataLoader[Any], DataLoader[Any]],
     request: Request,
-    tiers: Tiers,
-    resume: bool = False,
     on_save: Callable[[SearchLoop], None] | None = None,
     progress: bool = True,
 ) -> Runner:
-    """Builds supernet, architecture and Runner.
+    """Builds supernet and Runner.
 
     Args:
-        cfg: `search` (warmup, steps, temperature, expansion, rule, ...), `model`, `optim_wrapper`,
-            `param_scheduler` and the hooks.
-        costs: Of the space.
-        budget: What the result may cost.
-        seed: Of everything random.
-        out: Folder of checkpoints and logs.
+        cfg: `search` (warmup, steps, temperature, ...), `model`, `optim_wrapper`,
+            `param_scheduler`, the hooks, `work_dir`, and `resume` to go on from the newest
+            checkpoint there.
+        architecture: See `build_architecture`.
         loaders: See `load_data`.
-        request: What a resumed search must agree on.
-        tiers: What is pruned and when.
-        resume: Go on from the newest checkpoint in `out`.
+        request: What was asked for; a resumed search must agree on it.
         on_save: See SearchLoop.
         progress: Whether to show a bar.
     """
-    set_random_seed(seed)
-    options = dict(cfg.search)
-    check_keys(options, _LOOP_SETTINGS, (), "the config's search")
-    rule = from_mapping(MotionRule, options.pop("rule", {}), "search.rule")
-    architecture = Architecture(costs, tiers, rule, options.pop("expansion", None))
+    set_random_seed(request.seed)
+    settings = _loop_settings(cfg, request, progress)
     classes = len(loaders[0].dataset.metainfo["classes"])  # type: ignore[attr-defined]
-    model = SearchModel(SuperNet(costs.space, classes), **cfg.get("model", {}))
+    model = SearchModel(SuperNet(architecture.space, classes), **cfg.get("model", {}))
     wrapper = cfg.get("model_wrapper_cfg")
     if cfg.launcher == "pytorch":
         kind = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
         if not torch.cuda.is_available():
             kind["device_ids"] = None
         wrapper = kind
-    length = dict(max_iters=options["warmup"] + options["steps"])
+    length = dict(max_iters=settings.warmup + settings.steps)
     keep_messages()
     return Runner(
         model=model,
-        work_dir=out,
+        work_dir=cfg.work_dir,
         train_dataloader=loaders[0],
         train_cfg=dict(
             type="SearchLoop",
             architecture_loader=loaders[1],
             architecture=architecture,
-            budget_ms=AIM * budget.ms,
-            seed=seed,
+            settings=settings,
             on_save=on_save,
-            progress=progress,
-            **options,
         ),
         optim_wrapper=cfg.optim_wrapper,
         param_scheduler=fitted_schedule(cfg.get("param_scheduler"), length),
         default_hooks=cfg.get("default_hooks"),
         custom_hooks=[dict(type="SearchStateHook", identity=request.digest())],
-        resume=resume,
+        resume=cfg.get("resume", False),
         launcher=cfg.launcher,
         env_cfg=cfg.env_cfg,
         log_processor=cfg.get("log_processor"),
         log_level=cfg.get("log_level", "INFO"),
         visualizer=cfg.get("visualizer"),
         default_scope=cfg.get("default_scope", "mmengine"),
-        randomness=dict(seed=seed),
-        experiment_name=Path(out).name,
+        randomness=dict(seed=request.seed),
+        experiment_name=Path(cfg.work_dir).name,
         cfg=Config(dict(model_wrapper_cfg=wrapper)) if wrapper else None,
     )
 

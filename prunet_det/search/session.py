@@ -13,7 +13,13 @@ from mmengine.config import Config
 
 from prunet_det.search.baselines import random_repaired, scaled_repaired
 from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
-from prunet_det.search.finals import FinalSettings, LastTier, run_last_tier
+from prunet_det.search.finals import (
+    FinalistTrainer,
+    FinalSettings,
+    LastTier,
+    Scores,
+    run_last_tier,
+)
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.repair import Repaired, repair
 from prunet_det.search.report import write_report
@@ -29,7 +35,7 @@ from prunet_det.search.results import (
     score,
     write_outcome,
 )
-from prunet_det.search.runner import build_search, has_checkpoint, load_data
+from prunet_det.search.runner import build_architecture, build_search, has_checkpoint, load_data
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.tiers import Tiers
 from prunet_det.search.trial import recipe_hash, recipe_of
@@ -116,9 +122,9 @@ def run_search(options: SearchOptions, command: str) -> tuple[Outcome, Path] | N
     check_arguments(options, cfg)
     tiers = _tiers(options, cfg)
     pricing = Pricing(
-        options.device,
-        options.batch,
-        options.tables,
+        device=options.device,
+        batch=options.batch,
+        tables=options.tables,
         threads=options.threads,
         force=options.force,
         progress=not options.quiet,
@@ -142,13 +148,7 @@ def run_search(options: SearchOptions, command: str) -> tuple[Outcome, Path] | N
             space.with_fixed_widths(options.fixed_expansions), options.input_size, costs.table
         )
     loaders = load_data(cfg, options.seed)
-    data: Any = loaders[0].dataset
-    source = cfg.search_dataloader.dataset
-    described = {
-        "name": source.get("name") or source.get("data_root"),
-        "classes": len(data.metainfo["classes"]),
-    }
-    request = _request(options, cfg, command, costs, tiers, described, data.data_hash)
+    request = _request(options, cfg, command, costs, tiers, loaders[0].dataset)
 
     def save(loop: SearchLoop) -> None:
         try:
@@ -156,19 +156,8 @@ def run_search(options: SearchOptions, command: str) -> tuple[Outcome, Path] | N
         except BudgetError as e:  # so far; the search goes on
             logger.info("no result yet at step %d: %s", loop.iter, e)
 
-    runner = build_search(
-        cfg,
-        costs,
-        budget,
-        options.seed,
-        str(out),
-        loaders,
-        request,
-        tiers,
-        options.resume,
-        on_save=save,
-        progress=not options.quiet,
-    )
+    architecture = build_architecture(cfg, costs, tiers)
+    runner = build_search(cfg, architecture, loaders, request, save, not options.quiet)
     with config_errors():
         runner.train()
     if dist.is_distributed():
@@ -193,6 +182,7 @@ def _config(options: SearchOptions) -> Config:
     if not options.out:
         name = f"{Path(options.config).stem}_{options.budget_ms:g}ms_seed{options.seed}"
         cfg.work_dir = str(Path("work_dirs") / "search" / name)
+    cfg.resume = options.resume
     loader = cfg.search_dataloader
     if options.data:
         transform = loader.dataset.transform
@@ -276,8 +266,7 @@ def _request(
     command: str,
     costs: SpaceCosts,
     tiers: Tiers,
-    data: dict[str, Any],
-    data_hash: str,
+    dataset: Any = None,
 ) -> Request:
     keys = (
         "space",
@@ -294,21 +283,26 @@ def _request(
         settings["finals"] = None
     else:
         settings["recipe"] = recipe_hash(recipe_of(cfg, options.config))
+    data: dict[str, Any] = {}
+    if dataset is not None:
+        source = cfg.search_dataloader.dataset
+        data["name"] = source.get("name") or source.get("data_root")
+        data["classes"] = len(dataset.metainfo["classes"])
     return Request(
-        command,
-        options.config,
-        costs.budget(options.budget_ms),
-        costs.table.kind,
-        options.seed,
-        options.strategy,
-        {
+        command=command,
+        config=options.config,
+        budget=costs.budget(options.budget_ms),
+        kind=costs.table.kind,
+        seed=options.seed,
+        strategy=options.strategy,
+        hashes={
             "config": digest([settings, tiers.__dict__, dist.get_world_size()]),
             "space": costs.space.hash,
             "table": costs.table_hash,
-            "data": data_hash,
+            "data": "none" if dataset is None else dataset.data_hash,
         },
-        data,
-        options.name or "",
+        data=data,
+        name=options.name or "",
     )
 
 
@@ -324,7 +318,7 @@ def _baseline(
         repaired = random_repaired(costs, costs.budget(options.budget_ms), options.seed)
     else:
         costs, repaired = scaled_repaired(pricing, costs.budget(options.budget_ms))
-    request = _request(options, cfg, command, costs, Tiers(), {}, "none")
+    request = _request(options, cfg, command, costs, Tiers())
     outcome = make_outcome(costs.space, repaired, request)
     outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
     write_outcome(out, outcome, request)
@@ -367,16 +361,16 @@ def _last_tier(
         return None
     repaired = _found(loop, costs, request)
     make_outcome(costs.space, repaired, request).spec.save(out / FOUND_FILE)
-    return run_last_tier(
-        repaired.network,
-        costs,
-        request.budget,
-        request.seed,
-        settings,
+    trainer = FinalistTrainer(
+        costs.space,
         read_config(recipe_of(cfg, options.config)),
         cfg.search_dataloader,
-        out / FINALS_FILE,
-        progress=not options.quiet,
+        request.seed,
+        settings.iterations,
+    )
+    scores = Scores(trainer, out / FINALS_FILE)
+    return run_last_tier(
+        repaired.network, costs, request.budget, settings, scores, progress=not options.quiet
     )
 
 
