@@ -166,7 +166,7 @@ def check_about(out: Path, about: dict[str, Any]) -> None:
         write_json(path, {"about": about, "entries": []})
     else:
         before = json.loads(path.read_text(encoding="utf-8"))["about"]
-        for key in ("space", "table", "budget", "recipe"):
+        for key in ("space", "table", "budget_ms", "recipe"):
             if before.get(key) != about[key]:
                 raise UserError(
                     f"{out} holds a comparison with another {key} ({before.get(key)}, not "

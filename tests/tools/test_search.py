@@ -208,10 +208,10 @@ def test_the_last_tier_keeps_one_of_its_finalists_and_goes_on_after_a_fault(
         trained.append(train(*args))
         return trained[-1]
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(finals, "run_trial", dies)
-        first = here("search_backbone", *flags(config, out, *few))
-    assert first.returncode == 2 and len(json.loads((out / "finals.json").read_text())) == 3
+        here("search_backbone", *flags(config, out, *few))
+    assert len(json.loads((out / "finals.json").read_text())) == 3
     second = here("search_backbone", *flags(config, out, *few, "--resume"))
     assert second.returncode == 0, second.stdout + second.stderr
     assert "last tier     of " in second.stdout and "networks keeps: " in second.stdout
@@ -463,7 +463,7 @@ def test_this_machine(config, tmp_path, here, monkeypatch):
     assert run["conditions"]["device"] == device_title("cpu") and run["measured_ms"] > 0
     assert 0.97 * BUDGET <= run["after_repair_ms"] <= BUDGET and not run["accepted"]
     (path,) = (tmp_path / "tables").glob("*_onnxruntime_fp32_batch1_1threads.json")
-    assert Table.load(path).conditions.kind == "measured"
+    assert Table.load(path).kind == "measured"
 
 
 def test_rule(here):
