@@ -9,6 +9,14 @@ from collections.abc import Callable
 from prunet_det.utils.log import show_messages
 
 DEBUG_VARIABLE = "PRUNET_DEBUG"
+# The packages that prunet_det's extras install, by the name that is imported.
+EXTRAS = {
+    **dict.fromkeys(("mmengine", "mmcv", "mmdet", "cv2", "pycocotools", "tensorboard"), "det"),
+    **dict.fromkeys(("matplotlib", "scipy", "skimage", "sklearn"), "det"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    "plotly": "benchmark",
+    "ray": "ray",
+}
 _IN_A_WORKER = "Original Traceback (most recent call last)"
 
 
@@ -31,10 +39,10 @@ class MissingPackageError(UserError, ImportError):
 def run_tool(main: Callable[[], int | None]) -> None:
     """Runs a tool's main function and exits with its code.
 
-    The package's messages go to stderr. What the user can mend, a UserError or a file that the
-    operating system refuses, becomes one line there and exit code 2, Ctrl-C exit code 130. Any
-    other exception is a bug and shows its traceback, as everything does where the environment sets
-    PRUNET_DEBUG=1.
+    The package's messages go to stderr. What the user can mend, a UserError, a file that the
+    operating system refuses or a package of an extra that is not installed, becomes one line there
+    and exit code 2, Ctrl-C exit code 130. Any other exception is a bug and shows its traceback, as
+    everything does where the environment sets PRUNET_DEBUG=1.
     """
     show_messages()
     try:
@@ -42,7 +50,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted.\n")
         code = 130
-    except (UserError, OSError) as e:
+    except (UserError, OSError, ModuleNotFoundError) as e:
         sentence = _sentence(e)
         if sentence is None or os.environ.get(DEBUG_VARIABLE):
             raise
@@ -52,7 +60,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def _sentence(error: UserError | OSError) -> str | None:
+def _sentence(error: UserError | OSError | ModuleNotFoundError) -> str | None:
     """Returns an error's message in one line, or None if it does not say what the user can mend."""
     text = str(error)
     if _IN_A_WORKER in text:  # what a data loader's worker raised comes back with its traceback
@@ -60,6 +68,9 @@ def _sentence(error: UserError | OSError) -> str | None:
         names_a_file = text.startswith("[Errno ")
     else:
         names_a_file = isinstance(error, OSError) and error.filename is not None
+    if isinstance(error, ModuleNotFoundError) and not isinstance(error, UserError):
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        return f"{text}: pip install 'prunet_det[{extra}]'." if extra else None
     if isinstance(error, UserError) or names_a_file:
         return " ".join(text.split())
     return None

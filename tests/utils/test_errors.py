@@ -94,3 +94,29 @@ runpy.run_path("tools/latency.py", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "broadcast" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("mmengine.dist", "det"), ("onnx", "onnx"), ("plotly", "benchmark")]
+)
+def test_a_package_of_an_extra_is_named(name, extra, capsys):
+    missing = ModuleNotFoundError(f"No module named {name!r}", name=name)
+    with pytest.raises(SystemExit) as stop:
+        run_tool(raising(missing))
+    assert stop.value.code == 2
+    assert f"pip install 'prunet_det[{extra}]'" in capsys.readouterr().err
+
+
+def test_extras_are_those_of_the_metadata():
+    import importlib.metadata as metadata
+
+    from prunet_det.utils.errors import EXTRAS
+
+    assert set(EXTRAS.values()) <= set(metadata.metadata("prunet_det").get_all("Provides-Extra"))
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug():
+    with pytest.raises(ModuleNotFoundError):
+        run_tool(
+            raising(ModuleNotFoundError("No module named 'prunet_det.x'", name="prunet_det.x"))
+        )
