@@ -141,19 +141,19 @@ def run_time(args: argparse.Namespace) -> int:
 
 def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> int:
     """As run_time; what has been timed is timed again only where that is wanted."""
-    from prunet_det.benchmark.campaign import done_points
+    from prunet_det.benchmark.campaign import done_candidates
     from prunet_det.benchmark.timing import is_timed, repeat, time_suite
 
-    points = done_points(suite, out)
-    if args.repeat_timing and is_timed(suite, points, out):
-        return say_repeat(repeat(suite, points, out, args.seconds, this_command()))
-    if not again and is_timed(suite, points, out):
+    candidates = done_candidates(suite, out)
+    if args.repeat_timing and is_timed(suite, candidates, out):
+        return say_repeat(repeat(suite, candidates, out, args.seconds, this_command()))
+    if not again and is_timed(suite, candidates, out):
         print("all networks are timed on this machine.")
         return 0
-    for path in time_suite(suite, points, out, args.seconds, this_command()):
+    for path in time_suite(suite, candidates, out, args.seconds, this_command()):
         print(f"written: {path}")
     if args.repeat_timing:
-        return say_repeat(repeat(suite, points, out, args.seconds, this_command()))
+        return say_repeat(repeat(suite, candidates, out, args.seconds, this_command()))
     return 0
 
 
@@ -187,7 +187,7 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 def run_job(args: argparse.Namespace) -> None:
     """One training, as the other verbs hand it out."""
-    from prunet_det.benchmark.campaign import check_points
+    from prunet_det.benchmark.campaign import check_candidates
     from prunet_det.benchmark.rate import with_rate
     from prunet_det.benchmark.run import run
 
@@ -195,9 +195,9 @@ def run_job(args: argparse.Namespace) -> None:
     if args.held_out:
         suite = with_rate(suite, args.lr)
     suite = suite.choose([f"{args.model}@{args.size}"])
-    check_points(suite.points)
+    check_candidates(suite.candidates)
     out = args.out or f"work_dirs/benchmark/{suite.name}"
-    record = run(suite, suite.points[0], args.seed, out, this_command())
+    record = run(suite, suite.candidates[0], args.seed, out, this_command())
     print(f"{record.key}: {record.metrics}")
 
 
@@ -213,7 +213,7 @@ def run_lr(args: argparse.Namespace) -> int:
 
     plan = read_plan(args, seeds=1)
     if not args.models:
-        plan = replace(plan, suite=replace(plan.suite, points=one_a_family(plan.suite)))
+        plan = replace(plan, suite=replace(plan.suite, candidates=one_a_family(plan.suite)))
     chosen = choose_rate(plan, this_command())
     if chosen is None:
         return 1

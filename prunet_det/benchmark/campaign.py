@@ -21,7 +21,7 @@ from prunet_det.benchmark.records import (
     save_record,
 )
 from prunet_det.benchmark.run import WORK, finished
-from prunet_det.benchmark.suite import Point, Suite, check_points
+from prunet_det.benchmark.suite import Candidate, Suite, check_candidates
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
@@ -41,7 +41,7 @@ class Plan:
 
     Attributes:
         suite: What.
-        seeds: How many a point; they count from 0.
+        seeds: How many a candidate; they count from 0.
         out: Folder of the records.
         flags: Of the command line that each job repeats: suite, options, data.
         launcher: See `launchers`.
@@ -61,12 +61,12 @@ class Plan:
         """A command line of this tool."""
         return tool_command("benchmark", verb, *self.flags, "--out", self.out, *more)
 
-    def job(self, point: Point, seed: int) -> Job:
+    def job(self, candidate: Candidate, seed: int) -> Job:
         """The job of one run."""
-        key = point.key(seed)
+        key = candidate.key(seed)
         results = (f"{RECORDS}/{key}.json", f"{WORK}/{key}/weights.safetensors")
         command = self.command(
-            "job", "--model", point.source, "--size", point.input_size, "--seed", seed
+            "job", "--model", candidate.source, "--size", candidate.input_size, "--seed", seed
         )
         gpus = int(self.suite.device != "cpu")
         return Job(
@@ -92,11 +92,11 @@ def run_suite(plan: Plan) -> tuple[list[str], list[str]]:
         UserError: Unknown networks, no seeds, a folder that cannot be written, or records of other
             code, data or recipe.
     """
-    check_points(plan.suite.points)
+    check_candidates(plan.suite.candidates)
     positive_int(plan.seeds, "the number of seeds")
     check_launch(plan.max_workers, plan.max_minutes)
     make_folder(plan.out / RECORDS)
-    runs = {p.key(s): (p, s) for s in range(plan.seeds) for p in plan.suite.points}
+    runs = {c.key(s): (c, s) for s in range(plan.seeds) for c in plan.suite.candidates}
     wanted = identity(plan.suite)
     left = [key for key in runs if not _is_done(plan, *runs[key], wanted)]
     logger.info("%s: %d of %d runs are done.", plan.suite.name, len(runs) - len(left), len(runs))
@@ -131,9 +131,9 @@ def check_launch(max_workers: int, max_minutes: float | None) -> None:
         raise InputError(f"the minutes must be above 0, got {max_minutes:g}.")
 
 
-def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, Any]) -> bool:
+def _is_done(plan: Plan, candidate: Candidate, seed: int, wanted: Mapping[str, Any]) -> bool:
     """Whether a run's record is there; a damaged one is moved aside."""
-    key = point.key(seed)
+    key = candidate.key(seed)
     path = record_path(plan.out, key)
     if not path.exists():
         return False
@@ -145,26 +145,28 @@ def _is_done(plan: Plan, point: Point, seed: int, wanted: Mapping[str, Any]) -> 
         path.replace(aside)
         logger.warning("%s Moved to %s; the run is repeated.", e, aside)
         return False
-    return finished(plan.out, key, {**wanted, "arch": point.arch}) is not None
+    return finished(plan.out, key, {**wanted, "arch": candidate.arch}) is not None
 
 
-def failure(point: Point, seed: int, wanted: Mapping[str, Any], result: JobResult) -> Record:
+def failure(
+    candidate: Candidate, seed: int, wanted: Mapping[str, Any], result: JobResult
+) -> Record:
     """The record of a run that failed.
 
     Args:
-        point, seed: Of the run.
+        candidate, seed: Of the run.
         wanted: See `identity`.
         result: How its job ended.
     """
     where = environment()
     return Record(
-        model=point.model,
-        family=point.family,
-        input_size=point.input_size,
+        model=candidate.model,
+        family=candidate.family,
+        input_size=candidate.input_size,
         seed=seed,
         metrics={},
         **wanted,
-        arch=point.arch,
+        arch=candidate.arch,
         commit=where["commit"],
         environment=where,
         command=recorded_command(result.job.command),
@@ -191,8 +193,8 @@ def _say(plan: Plan, result: JobResult, failed: Sequence[str], left: int, second
     )
 
 
-def done_points(suite: Suite, out: Path) -> dict[Point, Record]:
-    """The points that have a finished run, with that of the lowest seed, the suite's own first.
+def done_candidates(suite: Suite, out: Path) -> dict[Candidate, Record]:
+    """The candidates that have a finished run, with that of the lowest seed, the suite's own first.
 
     Args:
         suite: All of it; records of other networks count too.
@@ -204,8 +206,8 @@ def done_points(suite: Suite, out: Path) -> dict[Point, Record]:
     """
     done = [r for r in load_records(out) if r.status == "done"]
     here = {"artifact": suite.artifact, "recipe": suite.config_hash()}
-    own = {(p.model, p.input_size): p for p in suite.points}
-    found: dict[Point, Record] = {}
+    own = {(c.model, c.input_size): c for c in suite.candidates}
+    found: dict[Candidate, Record] = {}
     for record in sorted(done, key=lambda r: r.seed):
         for what, value in {"artifact": record.artifact, "recipe": record.config_hash}.items():
             if value != here[what]:
@@ -213,13 +215,13 @@ def done_points(suite: Suite, out: Path) -> dict[Point, Record]:
                     f"the accuracy of {record.key} is of another {what} ({value}, here "
                     f"{here[what]}); time it where and how it was evaluated."
                 )
-        point = own.get((record.model, record.input_size)) or Point(
+        candidate = own.get((record.model, record.input_size)) or Candidate(
             _source(suite, record, out), record.family, record.input_size
         )
-        found.setdefault(point, record)
+        found.setdefault(candidate, record)
     if not found:
         raise UserError(f"{out} has no finished run of the suite {suite.name}; run it first.")
-    return {p: found[p] for p in (*suite.points, *found) if p in found}
+    return {c: found[c] for c in (*suite.candidates, *found) if c in found}
 
 
 def _source(suite: Suite, record: Record, out: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from prunet_det.benchmark.campaign import Plan, run_suite
 from prunet_det.benchmark.records import RATE_FILE, load_records
-from prunet_det.benchmark.suite import Point, Suite
+from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import write_json
@@ -26,11 +26,11 @@ def with_rate(suite: Suite, rate: float) -> Suite:
     return replace(suite, options={**suite.options, OPTION: rate}, held_out=True)
 
 
-def one_a_family(suite: Suite) -> tuple[Point, ...]:
-    """The first point of each family."""
-    first: dict[str, Point] = {}
-    for point in suite.points:
-        first.setdefault(point.family, point)
+def one_a_family(suite: Suite) -> tuple[Candidate, ...]:
+    """The first candidate of each family."""
+    first: dict[str, Candidate] = {}
+    for candidate in suite.candidates:
+        first.setdefault(candidate.family, candidate)
     return tuple(first.values())
 
 
@@ -38,7 +38,7 @@ def choose_rate(plan: Plan, command: str) -> dict[str, Any] | None:
     """Trains one network a family with each learning rate, and takes the best mean mAP.
 
     Args:
-        plan: Of the suite, whose points are tried; one seed.
+        plan: Of the suite, whose candidates are tried; one seed.
         command: For the file.
 
     Returns:
@@ -67,7 +67,7 @@ def choose_rate(plan: Plan, command: str) -> dict[str, Any] | None:
             )
         )
         if not left and not failed:
-            found[rate] = _accuracies(out, plan.suite.points)
+            found[rate] = _accuracies(out, plan.suite.candidates)
     if len(found) < len(rates):
         missing = ", ".join(f"{rate:g}" for rate in rates if rate not in found)
         logger.warning("no learning rate is chosen: runs of %s are left, or failed.", missing)
@@ -90,8 +90,8 @@ def choose_rate(plan: Plan, command: str) -> dict[str, Any] | None:
     return chosen
 
 
-def _accuracies(out: Path, points: tuple[Point, ...]) -> dict[str, float]:
-    wanted = {(p.model, p.input_size): str(p) for p in points}
+def _accuracies(out: Path, candidates: tuple[Candidate, ...]) -> dict[str, float]:
+    wanted = {(c.model, c.input_size): str(c) for c in candidates}
     return {
         wanted[r.model, r.input_size]: float(r.metrics["mAP"] or 0.0)
         for r in load_records(out)

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from prunet_det.benchmark.evaluate import evaluate, make_artifact, predictor
 from prunet_det.benchmark.identity import identity
 from prunet_det.benchmark.records import Record, read_record, record_path, save_record
-from prunet_det.benchmark.suite import Point, Suite
+from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.trace import trace
 from prunet_det.training.hooks import WEIGHTS_FILE
@@ -63,12 +63,14 @@ def run_lock(out: str | os.PathLike[str], key: str) -> Iterator[None]:
         yield
 
 
-def run(suite: Suite, point: Point, seed: int, out: str | os.PathLike[str], command: str) -> Record:
+def run(
+    suite: Suite, candidate: Candidate, seed: int, out: str | os.PathLike[str], command: str
+) -> Record:
     """Does one run, from where an earlier process stopped, and writes its record.
 
     Args:
         suite: With the recipe.
-        point: The network.
+        candidate: The network.
         seed: Of everything random.
         out: Folder of the benchmark.
         command: For the record.
@@ -79,24 +81,24 @@ def run(suite: Suite, point: Point, seed: int, out: str | os.PathLike[str], comm
     Raises:
         Whatever building, training, exporting and evaluating raise.
     """
-    key = point.key(seed)
+    key = candidate.key(seed)
     with run_lock(out, key):
-        wanted: dict[str, Any] = {**identity(suite), "arch": point.arch}
+        wanted: dict[str, Any] = {**identity(suite), "arch": candidate.arch}
         done = finished(out, key, wanted)
         if done is not None:
             return done
         start = time.perf_counter()
         torch.set_num_threads(suite.threads)
         work = work_folder(out, key)
-        cfg = suite.build(point, seed, work)
+        cfg = suite.build(candidate, seed, work)
         classes = _train(cfg, work, {**wanted, "seed": seed})
-        figures = _evaluate(cfg, suite, point, work, classes)
+        figures = _evaluate(cfg, suite, candidate, work, classes)
         speed = json.loads((work / SPEED).read_text(encoding="utf-8"))
         where = environment()
         record = Record(
-            model=point.model,
-            family=point.family,
-            input_size=point.input_size,
+            model=candidate.model,
+            family=candidate.family,
+            input_size=candidate.input_size,
             seed=seed,
             **wanted,
             **figures,
@@ -224,13 +226,15 @@ class SpeedHook(Hook):
 
 
 def _evaluate(
-    cfg: Config, suite: Suite, point: Point, work: Path, classes: tuple[str, ...]
+    cfg: Config, suite: Suite, candidate: Candidate, work: Path, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """Accuracy of the artifact, and the detector's counts."""
     detector = build_detector(cfg, work / WEIGHTS_FILE)
-    traced = trace(NetworkPart(detector, point.input_size), (3, point.input_size, point.input_size))
+    traced = trace(
+        NetworkPart(detector, candidate.input_size), (3, candidate.input_size, candidate.input_size)
+    )
     part, program = make_artifact(
-        detector, point.input_size, suite.artifact, suite.device, suite.threads
+        detector, candidate.input_size, suite.artifact, suite.device, suite.threads
     )
     detector.to(suite.device)
     metrics = evaluate(cfg, predictor(detector, part, program), classes)

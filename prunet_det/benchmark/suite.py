@@ -22,16 +22,16 @@ from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config, package_file, relative_path
 
-# What a suite's file may say; the last is what its points are made of.
+# What a suite's file may say; the last is what its candidates are made of.
 KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
 KEYS |= {"learning_rates", "models"}
-# Of a recipe, what is no part of it: places, and what a point sets.
+# Of a recipe, what is no part of it: places, and what a candidate sets.
 _PLACES = ("data_root", "ann_file", "work_dir", "resume", "load_from", "randomness", "seed")
 
 
 @dataclass(frozen=True)
-class Point:
-    """A backbone at an input size: what a front is made of.
+class Candidate:
+    """Network of a suite: a backbone at an input size, which a detector is trained on.
 
     Attributes:
         source: A network of the zoo's or of timm's, or the file of a spec (*.json).
@@ -83,7 +83,7 @@ class Suite:
         name: Of the file.
         path: Of the file.
         config: The detector and its recipe.
-        points: In the order in which they are trained.
+        candidates: In the order in which they are trained.
         options: `--cfg-options` of the recipe.
         seeds: How many, where the command line does not say.
         max_iters: Iterations of a training, or epochs where the config counts these, with its
@@ -100,7 +100,7 @@ class Suite:
     name: str
     path: str
     config: str
-    points: tuple[Point, ...]
+    candidates: tuple[Candidate, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 3
     max_iters: int | None = None
@@ -124,26 +124,28 @@ class Suite:
     @property
     def sources(self) -> dict[str, str]:
         """Name of each network to where it is from."""
-        return {p.model: p.source for p in self.points}
+        return {c.model: c.source for c in self.candidates}
 
     def choose(self, names: Sequence[str]) -> Suite:
-        """With some of its points, by model or `model@size`; others of the latter form are added.
+        """With some of its candidates, by model or `model@size`; others of that form are added.
 
         Raises:
             UserError: A name that is neither.
         """
-        points: list[Point] = []
+        candidates: list[Candidate] = []
         for name in names:
             found = [
-                p for p in self.points if name in (p.model, str(p), f"{p.source}@{p.input_size}")
+                c
+                for c in self.candidates
+                if name in (c.model, str(c), f"{c.source}@{c.input_size}")
             ]
             if not found:
-                found = [_other_point(name, self)]
-            points += [p for p in found if p not in points]
-        return replace(self, points=tuple(points))
+                found = [_other_candidate(name, self)]
+            candidates += [c for c in found if c not in candidates]
+        return replace(self, candidates=tuple(candidates))
 
     def recipe(self) -> Config:
-        """The config that all points share.
+        """The config that all candidates share.
 
         Raises:
             UserError: There is no such config, or it cannot be changed as the suite says.
@@ -168,17 +170,17 @@ class Suite:
         cfg.launcher = "none"
         return cfg
 
-    def build(self, point: Point, seed: int, work: str | os.PathLike[str]) -> Config:
+    def build(self, candidate: Candidate, seed: int, work: str | os.PathLike[str]) -> Config:
         """The config of one run.
 
         Args:
-            point: Of this suite.
+            candidate: Of this suite.
             seed: Of everything random.
             work: Folder of checkpoints and logs.
         """
         cfg = self.recipe()
-        cfg.model.backbone = point.backbone
-        set_input_size(cfg, point.input_size, self.crop)
+        cfg.model.backbone = candidate.backbone
+        set_input_size(cfg, candidate.input_size, self.crop)
         if self.held_out:
             from prunet_det.benchmark.held_out import hold_out
 
@@ -224,20 +226,20 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
             f"{file} has the unknown family {min(unknown)!r}; the families are "
             f"{', '.join(FAMILIES)}."
         )
-    points = [
-        Point(str(find_config(name)) if name.endswith(".json") else name, family, int(size))
+    candidates = [
+        Candidate(str(find_config(name)) if name.endswith(".json") else name, family, int(size))
         for family in models
         for name, size in models[family]
     ]
-    keys = [p.key(0) for p in points]
-    twins = sorted({str(p) for p in points if keys.count(p.key(0)) > 1})
-    if twins or not points:
+    keys = [c.key(0) for c in candidates]
+    twins = sorted({str(c) for c in candidates if keys.count(c.key(0)) > 1})
+    if twins or not candidates:
         raise UserError(f"{file} names {twins[0] + ' twice' if twins else 'no models'}.")
     found["learning_rates"] = tuple(found.get("learning_rates", ()))
-    return Suite(name=file.stem, path=relative_path(file), points=tuple(points), **found)
+    return Suite(name=file.stem, path=relative_path(file), candidates=tuple(candidates), **found)
 
 
-def check_points(points: Iterable[Point]) -> None:
+def check_candidates(candidates: Iterable[Candidate]) -> None:
     """Refuses unknown networks before anything slow starts.
 
     Raises:
@@ -248,13 +250,13 @@ def check_points(points: Iterable[Point]) -> None:
     from prunet_det.runtime.subject import is_ours
     from prunet_det.zoo.models import model_names
 
-    for point in points:
-        positive_int(point.input_size, "the input size")
-        if point.source.endswith(".json"):
-            load_spec_file(point.source)
-        elif not is_ours(point.source) and not timm.is_model(point.source):
+    for candidate in candidates:
+        positive_int(candidate.input_size, "the input size")
+        if candidate.source.endswith(".json"):
+            load_spec_file(candidate.source)
+        elif not is_ours(candidate.source) and not timm.is_model(candidate.source):
             raise UserError(
-                f"there is no network {point.source!r}, neither here "
+                f"there is no network {candidate.source!r}, neither here "
                 f"({', '.join(model_names())}) nor in timm."
             )
 
@@ -275,17 +277,17 @@ def load_spec_file(path: str) -> None:
         raise UserError(f"{path} holds the network {name}; name the file {name}.json.")
 
 
-def _other_point(name: str, suite: Suite) -> Point:
+def _other_candidate(name: str, suite: Suite) -> Candidate:
     source, _, size = name.rpartition("@")
     model = Path(source).stem if source.endswith(".json") else source
     family = next((f for f in FAMILIES if f in model), None)
     if not size.isdigit() or family is None:
-        known = dict.fromkeys(p.model for p in suite.points)
+        known = dict.fromkeys(c.model for c in suite.candidates)
         raise UserError(
             f"the suite {suite.name} has no model {name!r}; it has {', '.join(known)}. Another "
             f"network of {', '.join(FAMILIES)} is named with its input size: MODEL@PIXELS."
         )
-    return Point(suite.sources.get(source, source), family, int(size))
+    return Candidate(suite.sources.get(source, source), family, int(size))
 
 
 def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from prunet_det.benchmark.evaluate import make_artifact, predictor, without_workers
 from prunet_det.benchmark.run import work_folder
-from prunet_det.benchmark.suite import Point, Suite
+from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.training.launch import build_runner
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title
@@ -52,14 +52,16 @@ class Clock:
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def rows(self, point: Point, part: str, per: str, times: int = 1) -> list[dict[str, Any]]:
+    def rows(
+        self, candidate: Candidate, part: str, per: str, times: int = 1
+    ) -> list[dict[str, Any]]:
         """Median milliseconds of each step, and its share of their sum."""
         medians = {k: 1e3 * times * statistics.median(v) for k, v in self.seconds.items()}
         total = sum(medians.values())
         return [
             {
-                "model": point.model,
-                "input_size": point.input_size,
+                "model": candidate.model,
+                "input_size": candidate.input_size,
                 "part": part,
                 "step": name,
                 "per": per,
@@ -70,7 +72,7 @@ class Clock:
         ]
 
 
-def loading_rows(cfg: Config, point: Point, images: int = 64) -> list[dict[str, Any]]:
+def loading_rows(cfg: Config, candidate: Candidate, images: int = 64) -> list[dict[str, Any]]:
     """What the loader's process does for a batch: each step of the pipeline."""
     loader = without_workers(cfg.train_dataloader)
     samples = loader.dataset
@@ -83,12 +85,12 @@ def loading_rows(cfg: Config, point: Point, images: int = 64) -> list[dict[str, 
             with clock(type(transform).__name__):
                 data = transform(data)
         collected.append(data)
-    rows = clock.rows(point, "loading (in the loader's processes)", "batch", batch)
+    rows = clock.rows(candidate, "loading (in the loader's processes)", "batch", batch)
     collate = Clock("cpu")
     for i in range(0, len(collected) - batch + 1, batch):
         with collate("collate"):
             loader.collate_fn(collected[i : i + batch])
-    return rows + collate.rows(point, "collating (in the loader's processes)", "batch")
+    return rows + collate.rows(candidate, "collating (in the loader's processes)", "batch")
 
 
 @dataclass
@@ -126,7 +128,9 @@ class Trainer:
         return iter(self.runner.train_loop.dataloader_iterator)
 
 
-def iteration_rows(trainer: Trainer, batches: list[Any], point: Point) -> list[dict[str, Any]]:
+def iteration_rows(
+    trainer: Trainer, batches: list[Any], candidate: Candidate
+) -> list[dict[str, Any]]:
     """What one iteration does with a batch that is there."""
     runner = trainer.runner
     model, optim = runner.model, runner.optim_wrapper
@@ -162,7 +166,7 @@ def iteration_rows(trainer: Trainer, batches: list[Any], point: Point) -> list[d
     both, alone = (clock.seconds[name] for name in ("targets and loss", "targets"))
     clock.seconds["loss"] = [max(b - a, 0.0) for b, a in zip(both, alone, strict=True)]
     del clock.seconds["targets and loss"]
-    return clock.rows(point, "iteration", "batch")
+    return clock.rows(candidate, "iteration", "batch")
 
 
 def disk_against_memory(trainer: Trainer, held: list[Any], iterations: int) -> tuple[float, float]:
@@ -196,12 +200,12 @@ def disk_against_memory(trainer: Trainer, held: list[Any], iterations: int) -> t
 
 
 def evaluation_rows(
-    cfg: Config, suite: Suite, point: Point, detector: Any, images: int = 32
+    cfg: Config, suite: Suite, candidate: Candidate, detector: Any, images: int = 32
 ) -> list[dict[str, Any]]:
     """What evaluation does for one image."""
     detector = detector.cpu().eval()
     part, program = make_artifact(
-        detector, point.input_size, suite.artifact, suite.device, suite.threads
+        detector, candidate.input_size, suite.artifact, suite.device, suite.threads
     )
     detector.to(suite.device)
     predict = predictor(detector, part, program)
@@ -218,25 +222,27 @@ def evaluation_rows(
     both, alone = clock.seconds.pop("all"), clock.seconds["network"]
     rest = [max(b - a, 0.0) for b, a in zip(both, alone, strict=True)]
     clock.seconds["normalise, selection and NMS"] = rest
-    return clock.rows(point, "evaluation", "image")
+    return clock.rows(candidate, "evaluation", "image")
 
 
-def profile_point(
-    suite: Suite, point: Point, out: Path, iterations: int
+def profile_candidate(
+    suite: Suite, candidate: Candidate, out: Path, iterations: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """All rows of one network, and its throughputs."""
     torch.set_num_threads(suite.threads)
-    cfg = suite.build(point, 0, work_folder(out, f"profile_{point.model}_{point.input_size}"))
+    cfg = suite.build(
+        candidate, 0, work_folder(out, f"profile_{candidate.model}_{candidate.input_size}")
+    )
     trainer = Trainer.of(cfg)
-    rows = loading_rows(cfg, point)
+    rows = loading_rows(cfg, candidate)
     batches = trainer.batches()
     held = [next(batches) for _ in range(8)]
-    rows += iteration_rows(trainer, [held[i % 8] for i in range(iterations)], point)
+    rows += iteration_rows(trainer, [held[i % 8] for i in range(iterations)], candidate)
     disk, memory = disk_against_memory(trainer, held, iterations)
-    rows += evaluation_rows(cfg, suite, point, trainer.runner.model)
+    rows += evaluation_rows(cfg, suite, candidate, trainer.runner.model)
     speed = {
-        "model": point.model,
-        "input_size": point.input_size,
+        "model": candidate.model,
+        "input_size": candidate.input_size,
         "batch": cfg.train_dataloader.batch_size,
         "workers": cfg.train_dataloader.num_workers,
         "disk_images_per_s": round(disk, 3),
@@ -261,8 +267,8 @@ def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> list[
     positive_int(iterations, "the number of iterations")
     device = device_title(suite.device)
     rows, speeds = [], []
-    for point in suite.points:
-        own, speed = profile_point(suite, point, out, iterations)
+    for candidate in suite.candidates:
+        own, speed = profile_candidate(suite, candidate, out, iterations)
         rows += [{"device": device, **row} for row in own]
         speeds.append({"device": device, "threads": suite.threads, **speed})
     write_csv(out / "profile.csv", rows, command)

@@ -17,7 +17,7 @@ from prunet_det.benchmark.evaluate import without_workers
 from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import Record, latency_path, save_latencies
 from prunet_det.benchmark.run import work_folder
-from prunet_det.benchmark.suite import Point, Suite
+from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.measure import local_conditions, measure
 from prunet_det.latency.predict import predict, predict_module
@@ -34,7 +34,7 @@ REPEAT = "repeat"
 PREDICTED_FOR = "v100"
 
 
-def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[Subject]:
+def subjects_of(suite: Suite, candidate: Candidate, record: Record, out: Path) -> list[Subject]:
     """Backbone, detector and end to end of a trained network.
 
     Raises:
@@ -49,13 +49,13 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[S
         )
     if file_digest(weights) != record.weights_hash:
         raise UserError(f"{weights} is not what {record.key} was evaluated with; train it anew.")
-    cfg = suite.build(point, record.seed, work)
+    cfg = suite.build(candidate, record.seed, work)
     detector = build_detector(cfg, weights)
     dataset = without_workers(cfg.test_dataloader).dataset
     image = dataset[0]["inputs"]
-    picture = torch.zeros(3, point.input_size, point.input_size, dtype=torch.uint8)
+    picture = torch.zeros(3, candidate.input_size, candidate.input_size, dtype=torch.uint8)
     picture[:, : image.shape[1], : image.shape[2]] = image
-    part = NetworkPart(detector, point.input_size).eval()
+    part = NetworkPart(detector, candidate.input_size).eval()
     modules = {
         Scope.BACKBONE: detector.backbone.eval(),
         Scope.DETECTOR: part,
@@ -63,10 +63,10 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[S
     }
     return [
         Subject(
-            name=point.model,
+            name=candidate.model,
             scope=scope,
             module=module,
-            input_size=point.input_size,
+            input_size=candidate.input_size,
             detector=detector,
             picture=picture,
         )
@@ -76,7 +76,7 @@ def subjects_of(suite: Suite, point: Point, record: Record, out: Path) -> list[S
 
 def measure_suite(
     suite: Suite,
-    points: Mapping[Point, Record],
+    candidates: Mapping[Candidate, Record],
     out: Path,
     seconds: float,
     failed: dict[str, str],
@@ -85,7 +85,7 @@ def measure_suite(
 
     Args:
         suite: Says device, runtime, precision and threads.
-        points: With the records whose weights are run.
+        candidates: With the records whose weights are run.
         out: Folder of the benchmark.
         seconds: To spend on each network and scope.
         failed: Gets what cannot be timed, and why; the others are timed.
@@ -94,11 +94,11 @@ def measure_suite(
         Rows of `Measurement.to_dict()`.
     """
     subjects = []
-    for point, record in points.items():
+    for candidate, record in candidates.items():
         try:
-            subjects += subjects_of(suite, point, record, out)
+            subjects += subjects_of(suite, candidate, record, out)
         except UserError as e:
-            failed[str(point)] = str(e)
+            failed[str(candidate)] = str(e)
     runtime, precision = suite.artifact.split()
     conditions = local_conditions(suite.device, runtime, precision, threads=suite.threads)
     torch.set_num_threads(suite.threads)  # of what stands around the network
@@ -114,28 +114,28 @@ def measure_suite(
 
 
 def predict_suite(
-    suite: Suite, points: Sequence[Point], out: Path, failed: dict[str, str]
+    suite: Suite, candidates: Sequence[Candidate], out: Path, failed: dict[str, str]
 ) -> list[dict[str, Any]]:
     """Latencies of backbones and detectors that are predicted for a device that is not here.
 
     Args:
-        suite, points, out: As for `measure_suite`.
+        suite, candidates, out: As for `measure_suite`.
         failed: Gets what cannot be predicted, and why.
     """
     rows = []
-    for point in points:
-        cfg = suite.build(point, 0, work_folder(out, "predicted"))
+    for candidate in candidates:
+        cfg = suite.build(candidate, 0, work_folder(out, "predicted"))
         detector: Any = build_detector(cfg)
-        options: dict[str, Any] = dict(device=PREDICTED_FOR, input_size=point.input_size)
+        options: dict[str, Any] = dict(device=PREDICTED_FOR, input_size=candidate.input_size)
         try:
-            if is_ours(point.source):
-                backbone = predict(point.source, **options)
+            if is_ours(candidate.source):
+                backbone = predict(candidate.source, **options)
             else:
-                backbone = predict_module(detector.backbone, point.model, **options)
-            part = NetworkPart(detector, point.input_size)
-            whole = predict_module(part, point.model, **options, scope=Scope.DETECTOR)
+                backbone = predict_module(detector.backbone, candidate.model, **options)
+            part = NetworkPart(detector, candidate.input_size)
+            whole = predict_module(part, candidate.model, **options, scope=Scope.DETECTOR)
         except InputError as e:
-            failed[str(point)] = str(e)
+            failed[str(candidate)] = str(e)
             continue
         rows += [{**p.latency.to_dict(), "note": " ".join(p.warnings)} for p in (backbone, whole)]
     return rows
@@ -143,7 +143,7 @@ def predict_suite(
 
 def time_suite(
     suite: Suite,
-    points: Mapping[Point, Record],
+    candidates: Mapping[Candidate, Record],
     out: Path,
     seconds: float,
     command: str,
@@ -156,7 +156,7 @@ def time_suite(
     about = {
         "command": command,
         "environment": environment(),
-        "weights": weights_of(points),
+        "weights": weights_of(candidates),
     }
 
     def save(name: str, rows: list[dict[str, Any]], failed: dict[str, str]) -> Path:
@@ -166,17 +166,17 @@ def time_suite(
 
     not_predicted: dict[str, str] = {}
     not_measured: dict[str, str] = {}
-    predicted = predict_suite(suite, list(points), out, not_predicted)
-    measured = measure_suite(suite, points, out, seconds, not_measured)
+    predicted = predict_suite(suite, list(candidates), out, not_predicted)
+    measured = measure_suite(suite, candidates, out, seconds, not_measured)
     return [
         save(f"predicted {PREDICTED_FOR}", predicted, not_predicted),
         save(measured_name(suite), measured, not_measured),
     ]
 
 
-def weights_of(points: Mapping[Point, Record]) -> dict[str, str]:
-    """Name of each point to the digest of the weights that are timed."""
-    return {str(p): r.weights_hash for p, r in points.items()}
+def weights_of(candidates: Mapping[Candidate, Record]) -> dict[str, str]:
+    """Name of each candidate to the digest of the weights that are timed."""
+    return {str(c): r.weights_hash for c, r in candidates.items()}
 
 
 def measured_name(suite: Suite) -> str:
@@ -184,13 +184,13 @@ def measured_name(suite: Suite) -> str:
     return f"{device_title(suite.device)} {suite.artifact}"
 
 
-def is_timed(suite: Suite, points: Mapping[Point, Record], out: Path) -> bool:
-    """Whether this machine has timed just these points already, with these weights."""
+def is_timed(suite: Suite, candidates: Mapping[Candidate, Record], out: Path) -> bool:
+    """Whether this machine has timed just these candidates already, with these weights."""
     try:
         text = latency_path(out, measured_name(suite)).read_text(encoding="utf-8")
         found = json.loads(text)
         threads = suite.threads if suite.device == "cpu" else 0
-        return found["weights"] == weights_of(points) and all(
+        return found["weights"] == weights_of(candidates) and all(
             row["threads"] == threads for row in found["rows"]
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -259,7 +259,7 @@ def _apart(a: Latency, b: Latency) -> bool:
 
 
 def repeat(
-    suite: Suite, points: Mapping[Point, Record], out: Path, seconds: float, command: str
+    suite: Suite, candidates: Mapping[Candidate, Record], out: Path, seconds: float, command: str
 ) -> list[Comparison]:
     """Measures again, writes the rows and how they compare beside the first ones.
 
@@ -267,10 +267,10 @@ def repeat(
         UserError: There is no first measurement on this machine.
     """
     path = latency_path(out, measured_name(suite))
-    if not is_timed(suite, points, out):
+    if not is_timed(suite, candidates, out):
         raise UserError(f"there is no measurement of these networks to repeat ({path}).")
     first = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    second = measure_suite(suite, points, out, seconds, {})
+    second = measure_suite(suite, candidates, out, seconds, {})
     comparisons = compare(*(list(map(Latency.from_row, rows)) for rows in (first, second)))
     about = {
         "command": command,

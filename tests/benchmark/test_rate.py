@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 def test_the_test_split_is_not_looked_at(tiny_suite, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     suite = rate.with_rate(load_suite(tiny_suite), 0.05)
-    cfg = suite.build(suite.points[0], 0, tmp_path / "run")
+    cfg = suite.build(suite.candidates[0], 0, tmp_path / "run")
     assert cfg.optim_wrapper.optimizer.lr == 0.05
     train, test = cfg.train_dataloader.dataset.dataset, cfg.test_dataloader.dataset
     assert test.data_prefix == train.data_prefix and test.data_root == train.data_root
@@ -35,19 +35,19 @@ def test_the_test_split_is_not_looked_at(tiny_suite, tmp_path, monkeypatch):
 
 def test_the_best_mean_is_chosen(tiny_suite, tmp_path, monkeypatch):
     suite = load_suite(tiny_suite).choose(["prunet_tiny", "gpunet_0@64", "gpunet_1@64"])
-    assert [str(p) for p in rate.one_a_family(suite)] == ["prunet_tiny@64", "gpunet_0@64"]
-    suite = replace(suite, points=rate.one_a_family(suite))
+    assert [str(c) for c in rate.one_a_family(suite)] == ["prunet_tiny@64", "gpunet_0@64"]
+    suite = replace(suite, candidates=rate.one_a_family(suite))
     accuracy = {"prunet_tiny": {0.01: 0.3, 0.02: 0.2}, "gpunet_0": {0.01: 0.1, 0.02: 0.4}}
 
     def run(plan):
         assert plan.suite.held_out and "--held-out" in plan.flags
         lr = plan.suite.options[rate.OPTION]
-        for p in plan.suite.points:
-            metrics = dict.fromkeys(METRICS, accuracy[p.model][lr])
+        for c in plan.suite.candidates:
+            metrics = dict.fromkeys(METRICS, accuracy[c.model][lr])
             record = Record(
-                model=p.model,
-                family=p.family,
-                input_size=p.input_size,
+                model=c.model,
+                family=c.family,
+                input_size=c.input_size,
                 seed=0,
                 suite="tiny",
                 metrics=metrics,

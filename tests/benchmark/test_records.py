@@ -106,12 +106,12 @@ def test_published_records_are_of_the_suite_s_networks(monkeypatch):
     """Whatever a spec says of where it comes from: its maker's file may have moved."""
     monkeypatch.chdir(ROOT)
     suite = load_suite("digits")
-    for point in suite.points:
+    for candidate in suite.candidates:
         for seed in (0, 1):
-            key = point.key(seed)
-            record = finished("docs/results/benchmark/digits", key, {"arch": point.arch})
+            key = candidate.key(seed)
+            record = finished("docs/results/benchmark/digits", key, {"arch": candidate.arch})
             assert record is not None and record.key == key
-    smaller = {**point.arch, "stages": point.arch["stages"][:-1]}
+    smaller = {**candidate.arch, "stages": candidate.arch["stages"][:-1]}
     with pytest.raises(UserError, match="is of another arch"):
         finished("docs/results/benchmark/digits", key, {"arch": smaller})
 

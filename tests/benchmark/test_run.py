@@ -70,7 +70,7 @@ def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
     monkeypatch.chdir(ROOT)
     suite = load_suite(tiny_suite)
     work = undisturbed / "work" / KEY
-    cfg = suite.build(suite.points[0], 0, work)
+    cfg = suite.build(suite.candidates[0], 0, work)
     detector = build_detector(cfg, work / "weights.safetensors")
     detector.bbox_head.test_cfg["score_thr"] = 0.0  # ten iterations teach nothing
     part, program = make_artifact(detector, 64, suite.artifact, "cpu", 1)

@@ -7,47 +7,47 @@ from dataclasses import replace
 
 import pytest
 
-from prunet_det.benchmark.suite import check_points, load_suite, set_input_size
+from prunet_det.benchmark.suite import check_candidates, load_suite, set_input_size
 from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("name", ["digits", "glyphs", "coco"])
 def test_suites_are_fair(name, monkeypatch):
-    """One recipe: two points' configs differ in the backbone and the size alone."""
+    """One recipe: two candidates' configs differ in the backbone and the size alone."""
     monkeypatch.chdir(ROOT)
     suite = load_suite(name)
-    check_points(suite.points)
-    assert {p.family for p in suite.points} == {"prunet", "gpunet", "efficientnet"}
+    check_candidates(suite.candidates)
+    assert {c.family for c in suite.candidates} == {"prunet", "gpunet", "efficientnet"}
 
-    def rest(point):
-        cfg = suite.build(point, 0, "work")
+    def rest(candidate):
+        cfg = suite.build(candidate, 0, "work")
         scales = [s["scale"] for s in cfg.test_dataloader.dataset.pipeline if "scale" in s]
-        assert scales == [(point.input_size,) * 2]
+        assert scales == [(candidate.input_size,) * 2]
         cfg.model.pop("backbone")
         cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.dataset
         set_input_size(cfg, 0)
         return json.dumps(cfg.to_dict(), default=str)
 
-    assert len({rest(p) for p in suite.points}) == 1
+    assert len({rest(c) for c in suite.candidates}) == 1
 
 
 def test_recipe_has_one_hash(monkeypatch):
     monkeypatch.chdir(ROOT)
     suite = load_suite("digits")
     own = suite.config_hash()
-    assert replace(suite, points=suite.points[:1]).config_hash() == own
+    assert replace(suite, candidates=suite.candidates[:1]).config_hash() == own
     assert replace(suite, data_root="elsewhere").config_hash() == own, "the data have their own"
     assert replace(suite, max_iters=7).config_hash() != own
     assert replace(suite, held_out=True).config_hash() != own
     with pytest.raises(UserError, match=r"NAME@PIXELS|MODEL@PIXELS"):
         suite.choose(["gpunet_2"])
-    assert str(suite.choose(["gpunet_2@96"]).points[0]) == "gpunet_2@96"
-    own = next(p for p in suite.points if p.source.endswith(".json"))
-    other = suite.choose([f"{own.model}@64"]).points[0]
+    assert str(suite.choose(["gpunet_2@96"]).candidates[0]) == "gpunet_2@96"
+    own = next(c for c in suite.candidates if c.source.endswith(".json"))
+    other = suite.choose([f"{own.model}@64"]).candidates[0]
     assert other.source == own.source and str(other) == f"{own.model}@64"
-    assert suite.choose([f"{own.source}@{own.input_size}"]).points == (own,)
-    mine = suite.choose(["/home/prunet/gpunet_x.json@64"]).points[0]
+    assert suite.choose([f"{own.source}@{own.input_size}"]).candidates == (own,)
+    mine = suite.choose(["/home/prunet/gpunet_x.json@64"]).candidates[0]
     assert (mine.model, mine.family, mine.source) == (
         "gpunet_x",
         "gpunet",
