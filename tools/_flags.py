@@ -53,10 +53,22 @@ def above_zero(text: str) -> float:
     return value
 
 
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of MMDetection's own tools."""
+def settings_action() -> type[argparse.Action]:
+    """The action of a flag that takes KEY=VALUE, as MMEngine's, which needs the `=`."""
     from mmengine.config import DictAction
 
+    class Settings(DictAction):
+        def __call__(self, parser, namespace, values, option_string=None):
+            for text in values:
+                if "=" not in text:
+                    parser.error(f"argument {option_string}: expected KEY=VALUE, got {text}")
+            super().__call__(parser, namespace, values, option_string)
+
+    return Settings
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of MMDetection's own tools."""
     add = parser.add_argument
     add("config", help="config file")
     add("--work-dir", help="folder of logs and checkpoints [work_dirs/CONFIG]")
@@ -64,7 +76,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=settings_action(),
         metavar="KEY=VALUE",
         help="override settings of the config",
     )

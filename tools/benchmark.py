@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _flags import above_zero, at_least, parse_verbs
+from _flags import above_zero, at_least, parse_verbs, settings_action
 
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
@@ -57,8 +57,6 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
 def read_suite(args: argparse.Namespace) -> Any:
     """The suite as the command line has it."""
-    from mmengine.config import DictAction
-
     from prunet_det.benchmark.suite import load_suite
 
     suite = load_suite(args.suite)
@@ -68,7 +66,7 @@ def read_suite(args: argparse.Namespace) -> Any:
         suite = replace(suite, data_root=args.data_root)
     if args.options:
         parser = argparse.ArgumentParser()
-        parser.add_argument("--options", nargs="+", action=DictAction)
+        parser.add_argument("--options", nargs="+", action=settings_action())
         options = parser.parse_args(["--options", *args.options]).options
         suite = replace(suite, options={**suite.options, **options})
     return suite.choose(args.models) if getattr(args, "models", None) else suite

@@ -54,6 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 <= args.score_thr <= 1:
         raise UserError(f"--score-thr must lie in 0..1, got {args.score_thr}.")
+    if args.montage and not args.montage.lower().endswith((".png", ".jpg", ".jpeg")):
+        raise UserError(f"--montage must end in .png or .jpg, got {args.montage}.")
     images = find_images(args.images)
     if not Path(args.checkpoint).is_file():
         raise UserError(f"there is no checkpoint {args.checkpoint}.")

@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from _flags import above_zero, at_least, parse_verbs
+from _flags import above_zero, at_least, parse_verbs, settings_action
 
 from prunet_det.utils.errors import UserError, run_tool
 
@@ -24,8 +24,6 @@ STRATEGIES = ("search", "random", "scale")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
-    from mmengine.config import DictAction
-
     add = parser.add_argument
     add("config", help="a config of configs/search/")
     add("--budget-ms", type=above_zero, required=True, help="latency to meet, of scope backbone")
@@ -49,7 +47,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="use a table of another device all the same")
     add("--tables", default="work_dirs/tables", help="where `here` keeps its tables")
     add("--launcher", choices=["none", "pytorch"], default="none", help="pytorch: under torchrun")
-    add("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override")
+    add("--cfg-options", nargs="+", action=settings_action(), metavar="KEY=VALUE", help="override")
     add("--quiet", action="store_true", help="no progress bar")
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 

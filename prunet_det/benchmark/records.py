@@ -170,7 +170,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     text = Path(path).read_text(encoding="utf-8")
     try:
         record = Record.from_dict(json.loads(text))
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, AttributeError) as e:
         raise InputError(f"{os.fspath(path)} is no readable record: {e}") from e
     if record.key != Path(path).stem:
         raise InputError(f"{os.fspath(path)} is no readable record: it is {record.key}'s.")

@@ -220,17 +220,23 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         what = f"has no {sorted(missing)[0]!r}" if missing else f"has the unknown {min(wrong)!r}"
         raise UserError(f"{file} is no valid suite: it {what}; a suite has {', '.join(KEYS)}.")
     models = found.pop("models")
+    if not isinstance(models, dict):
+        raise UserError(f"{file}: models must be a dict, of a list a family.")
+    positive_int(found.get("seeds", 1), f"{file}: seeds")
     unknown = set(models) - set(FAMILIES)
     if unknown:
         raise UserError(
             f"{file} has the unknown family {min(unknown)!r}; the families are "
             f"{', '.join(FAMILIES)}."
         )
-    candidates = [
-        Candidate(str(find_config(name)) if name.endswith(".json") else name, family, int(size))
-        for family in models
-        for name, size in models[family]
-    ]
+    try:
+        candidates = [
+            Candidate(str(find_config(name)) if name.endswith(".json") else name, family, int(size))
+            for family in models
+            for name, size in models[family]
+        ]
+    except (TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"{file}: models need (network, pixels) pairs: {e}.") from e
     keys = [c.key(0) for c in candidates]
     twins = sorted({str(c) for c in candidates if keys.count(c.key(0)) > 1})
     if twins or not candidates:

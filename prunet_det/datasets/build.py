@@ -70,6 +70,8 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
         OSError: If the folder cannot be written.
     """
     embedded, root = get_set(name), Path(root)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is no folder; give another place for the data.")
     if not root.is_dir():
         root.parent.mkdir(parents=True, exist_ok=True)
     with lock(root):

@@ -48,7 +48,11 @@ def build_detector(
         InputError: If the config is not of a one-stage detector, the number of classes is not the
             head's, or there is no such device.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        missing = torch.device(device).type == "cuda" and not torch.cuda.is_available()
+    except RuntimeError:  # no such type of device
+        missing = True
+    if missing:
         raise InputError(f"there is no device {device}; use cpu.")
     if not isinstance(config, Config):
         config = read_config(config)

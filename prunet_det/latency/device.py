@@ -144,6 +144,9 @@ class Device:
         settings: dict[str, Any] = {"runtime": "tensorrt", "precision": "fp16", "threads": 0}
         known = {"name", *settings, *(f.name for f in fields(cls))} - {"conditions"}
         check_keys(data, sorted(known), required, f"{where} is no device file", InputError)
+        for key in known - {"name", "title", "provenance", "runtime", "precision"}:
+            if not isinstance(data.get(key, 0), (int, float)):
+                raise InputError(f"{where} is no device file: {key} must be a number.")
         settings |= {k: data.pop(k) for k in settings if k in data}
         conditions = Conditions(device=data.pop("name"), **settings)
         return cls(conditions=conditions, **data)

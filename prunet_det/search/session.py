@@ -222,7 +222,8 @@ def check_arguments(options: SearchOptions, cfg: Config) -> None:
     if from_mapping(FinalSettings, cfg.get("finals") or {}, "finals").iterations:
         recipe_of(cfg, options.config)
     search = cfg.search
-    if search.get("steps", 0) < 1 or search.get("warmup", 0) < 0:
+    steps, warmup = search.get("steps", 0), search.get("warmup", 0)
+    if not (isinstance(steps, int) and isinstance(warmup, int) and steps >= 1 and warmup >= 0):
         raise UserError("the config's search needs steps >= 1 and warmup >= 0.")
     if options.strategy != "search" and (options.fixed_expansions or options.skip_from_start):
         raise UserError(f"--strategy {options.strategy} has no tiers to switch off.")

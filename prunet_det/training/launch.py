@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.training.schedule import fitted_schedule, set_length
@@ -49,6 +50,9 @@ def load_config(
         set_data_root(cfg, data_root)
     if "model" not in cfg:
         raise InputError(f"{path} is no model config: it has no `model`.")
+    for key in ("model", "train_cfg", "train_dataloader", "optim_wrapper"):
+        if not isinstance(cfg.get(key, {}), (dict, type(None))):
+            raise InputError(f"{path}: {key} must be a dict, got {cfg[key]!r}.")
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     return cfg
 
@@ -168,7 +172,11 @@ def build_runner(cfg: Config) -> Runner:
             cfg.custom_hooks.append(dict(type=name))
     keep_messages()
     with config_errors():
-        return Runner.from_cfg(cfg)
+        runner = Runner.from_cfg(cfg)
+    name = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("type")
+    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+        raise InputError(f"there is no optimizer {name!r}.")
+    return runner
 
 
 class _RunnerFile(logging.Handler):

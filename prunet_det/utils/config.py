@@ -51,29 +51,36 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     return cfg
 
 
+# Files that check arguments of a config as they are handed over: MMEngine's registry and Runner,
+# torch's samplers and loaders.
+_ENTRANCES = (
+    ("mmengine", "registry", "build_functions.py"),
+    ("mmengine", "runner", "runner.py"),
+    ("mmengine", "config", "lazy.py"),  # imports of a config, which come late
+    ("utils", "data", "sampler.py"),
+    ("utils", "data", "dataloader.py"),
+)
+
+
 @contextlib.contextmanager
 def config_errors() -> Iterator[None]:
-    """Raises what MMEngine says about a config's types and arguments as an InputError.
+    """Raises as an InputError what the entrances say about a config's types and arguments.
 
-    Only what its registry and its Runner raise themselves: an error inside of something that they
-    build or run stays as it is.
+    An error inside of something that they build or run stays as it is, except that a constructor
+    was given a keyword that it does not have.
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError) as e:
-        *_, last = traceback.walk_tb(e.__traceback__)
-        place = Path(last[0].f_code.co_filename)
-        if isinstance(e, UserError) or place.parts[-3:] not in _OF_CONFIGS:
+    except (ImportError, KeyError, TypeError, ValueError) as e:
+        if isinstance(e, UserError):
             raise
+        *_, (last, _) = traceback.walk_tb(e.__traceback__)
         text = str(e.args[0] if isinstance(e, KeyError) and e.args else e)
+        entered = Path(last.f_code.co_filename).parts[-3:] in _ENTRANCES
+        if not entered and "__init__() got an unexpected keyword argument" not in text:
+            raise
         reason = text.partition(". Please check")[0].rstrip(".")
         raise InputError(f"the config cannot be used: {reason}.") from e
-
-
-_OF_CONFIGS = (
-    ("mmengine", "registry", "build_functions.py"),
-    ("mmengine", "runner", "runner.py"),
-)
 
 
 def _remove_scope(value: Any) -> None:

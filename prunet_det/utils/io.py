@@ -123,6 +123,7 @@ def file_lock(path: PathLike, on_wait: Callable[[], None] | None = None) -> Iter
     """
     from filelock import FileLock, Timeout
 
+    Path(path).touch()  # filelock would wait for a file that nobody can write
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
