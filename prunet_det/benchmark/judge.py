@@ -30,7 +30,7 @@ AIMS = {"gpunet": 0.8, "efficientnet": 0.6}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ratio:
+class RatioEstimate:
     """Latency of one family over another's at equal accuracy.
 
     Attributes:
@@ -47,14 +47,14 @@ class Ratio:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class LatencyRatio:
     """PruNet against another family on one axis, by one metric.
 
     Attributes:
         axis, metric, other: What is compared.
         verdict: `faster`, `slower` or `tie` (the interval lies below, above or around 1),
             `not established` (a point estimate only) or `refused` (no estimate).
-        ratio: PruNet's latency over the other's; None where refused.
+        estimate: PruNet's latency over the other's; None where refused.
         interval: Of the ratio, over seeds; None unless established.
         reason: Why it is refused or not established.
     """
@@ -63,16 +63,16 @@ class Comparison:
     metric: str
     other: str
     verdict: str
-    ratio: Ratio | None = None
+    estimate: RatioEstimate | None = None
     interval: tuple[float, float] | None = None
     reason: str = ""
 
     def sentence(self) -> str:
         """What may be said, in one sentence."""
         ours, other = STYLES[OURS].title, STYLES[self.other].title
-        if self.ratio is None:
+        if self.estimate is None:
             return f"{ours} against {other}: refused, {self.reason}."
-        r = self.ratio
+        r = self.estimate
         over = f"over {self.metric} {r.low:.3f} to {r.high:.3f}"
         if self.interval is None:
             return (
@@ -98,9 +98,9 @@ class NoCommonRangeError(InputError):
     """Two fronts that cannot be compared; the sentence says why."""
 
 
-def latency_ratio(
+def estimate_ratio(
     ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]
-) -> Ratio:
+) -> RatioEstimate:
     """The ratio of two fronts, exactly: between knots of either, its logarithm is linear.
 
     Args:
@@ -119,7 +119,7 @@ def latency_ratio(
     knots = np.unique(np.clip(np.concatenate([a, b]), low, high))
     logs = np.interp(knots, a, np.log(t)) - np.interp(knots, b, np.log(u))
     mean = float(np.sum((logs[1:] + logs[:-1]) / 2 * np.diff(knots)) / (high - low))
-    return Ratio(
+    return RatioEstimate(
         value=float(np.exp(mean)),
         least=float(np.exp(logs.min())),
         most=float(np.exp(logs.max())),
@@ -128,7 +128,7 @@ def latency_ratio(
     )
 
 
-def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) -> Comparison:
+def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) -> LatencyRatio:
     """PruNet against another family.
 
     Args:
@@ -141,12 +141,12 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) ->
     for family, side in zip((OURS, other), sides, strict=True):
         if not side:
             reason = f"{STYLES[family].title} has no point here"
-            return Comparison(**about, verdict="refused", reason=reason)
+            return LatencyRatio(**about, verdict="refused", reason=reason)
     seeds = min(len(p.values) for side in sides for p in side)
     try:
-        ratio = latency_ratio(*(_knots(pareto(side)) for side in sides))
+        estimate = estimate_ratio(*(_knots(pareto(side)) for side in sides))
     except NoCommonRangeError as e:
-        return Comparison(**about, verdict="refused", reason=str(e))
+        return LatencyRatio(**about, verdict="refused", reason=str(e))
     reason, bounds = "", None
     if seeds < ENOUGH_SEEDS:
         reason = f"{counted('seed', seeds)} at a point, {ENOUGH_SEEDS} needed"
@@ -164,9 +164,9 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) ->
             reason = f"it is within the predictions' error band of {band - 1:.0%}"
             bounds = None
     if bounds is None:
-        return Comparison(**about, verdict="not established", ratio=ratio, reason=reason)
+        return LatencyRatio(**about, verdict="not established", estimate=estimate, reason=reason)
     verdict = "faster" if bounds[1] < 1 else "slower" if bounds[0] > 1 else "tie"
-    return Comparison(**about, verdict=verdict, ratio=ratio, interval=bounds)
+    return LatencyRatio(**about, verdict=verdict, estimate=estimate, interval=bounds)
 
 
 def resampled_ratios(ours: Sequence[FrontPoint], theirs: Sequence[FrontPoint]) -> list[float]:
@@ -179,7 +179,7 @@ def resampled_ratios(ours: Sequence[FrontPoint], theirs: Sequence[FrontPoint]) -
             _front(means[part], ms[part]) for part in (slice(0, len(ours)), slice(len(ours), None))
         ]
         try:
-            ratios.append(latency_ratio(*fronts).value)
+            ratios.append(estimate_ratio(*fronts).value)
         except NoCommonRangeError:
             continue
     return ratios
@@ -200,7 +200,7 @@ def _front(means: np.ndarray, ms: np.ndarray) -> list[tuple[float, float]]:
 
 def judge(
     records: Sequence[Record], metrics: Sequence[str] = ("mAP",), only: Sequence[Axis] | None = None
-) -> list[Comparison]:
+) -> list[LatencyRatio]:
     """PruNet against every other family that is there, on every axis.
 
     Args:

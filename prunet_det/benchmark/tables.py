@@ -18,7 +18,7 @@ from prunet_det.benchmark.fronts import (
     points,
     reference_ms,
 )
-from prunet_det.benchmark.judge import Comparison
+from prunet_det.benchmark.judge import LatencyRatio
 from prunet_det.benchmark.records import METRICS, Record
 from prunet_det.utils.io import csv_text, markdown_table
 
@@ -168,16 +168,16 @@ FRONT_NOTE = (
 )
 
 
-def verdict_table(comparisons: Sequence[Comparison], title: bool = True) -> str:
+def verdict_table(comparisons: Sequence[LatencyRatio], title: bool = True) -> str:
     """A row a comparison."""
     rows = []
     for c in comparisons:
         row = [c.axis.title] if title else []
         row += [STYLES[c.other].title, c.metric]
-        if c.ratio is None:
+        if c.estimate is None:
             row += ["", "", "", ""]
         else:
-            r = c.ratio
+            r = c.estimate
             bounds = f"{c.interval[0]:.2f} to {c.interval[1]:.2f}" if c.interval else "none"
             row += [f"{r.value:.2f}", bounds, f"{r.least:.2f} to {r.most:.2f}"]
             row += [f"{r.low:.3f} to {r.high:.3f}"]

@@ -11,7 +11,7 @@ import pytest
 
 from prunet_det.benchmark import fronts
 from prunet_det.benchmark.fronts import Axis, FrontPoint, axes, points
-from prunet_det.benchmark.judge import judge, latency_ratio
+from prunet_det.benchmark.judge import estimate_ratio, judge
 from prunet_det.latency.record import Conditions, Latency
 from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import UserError
@@ -46,9 +46,9 @@ def times(factor, front=FRONT):
 def test_a_known_front_gives_the_known_answer():
     # Everywhere half: no mean over the range can come out otherwise.
     found = verdict(family("prunet", FRONT) + family("gpunet", times(2.0)))
-    assert found.ratio.value == pytest.approx(0.5)
+    assert found.estimate.value == pytest.approx(0.5)
     # A straight line in the logarithm against a constant one: sqrt(1 * 4) / 4.
-    found = latency_ratio([(0.2, 1.0), (0.6, 4.0)], [(0.2, 4.0), (0.6, 4.0 * (1 + 1e-12))])
+    found = estimate_ratio([(0.2, 1.0), (0.6, 4.0)], [(0.2, 4.0), (0.6, 4.0 * (1 + 1e-12))])
     assert found.value == pytest.approx(0.5)
     assert (found.least, found.most) == pytest.approx((0.25, 1.0))
 
@@ -91,7 +91,9 @@ def test_ratio_and_interval_recomputed_by_other_means():
     for other in ("gpunet", "efficientnet"):
         sides = [[v for (f, _), v in grouped.items() if f == name] for name in ("prunet", other)]
         means = [[(statistics.mean(values), ms) for values, ms in side] for side in sides]
-        assert found[other].ratio.value == pytest.approx(ratio_by_loops(*means, 20_000), rel=1e-4)
+        assert found[other].estimate.value == pytest.approx(
+            ratio_by_loops(*means, 20_000), rel=1e-4
+        )
         resampled = []
         for _ in range(1000):
             drawn = [
@@ -111,7 +113,7 @@ def test_ratio_and_interval_recomputed_by_other_means():
 def test_verdicts(factor, expected):
     found = verdict(family("prunet", FRONT) + family("gpunet", times(factor)))
     assert found.verdict == expected
-    assert found.interval[0] < found.ratio.value < found.interval[1]
+    assert found.interval[0] < found.estimate.value < found.interval[1]
     assert ("a tie" in found.sentence()) == (expected == "tie")
 
 
@@ -131,7 +133,7 @@ def test_too_few_seeds_establish_nothing(seeds):
     records = family("prunet", FRONT) + family("gpunet", times(9.0), SHIFTS[:seeds])
     found = verdict(records)
     assert (found.verdict, found.interval) == ("not established", None)
-    assert found.ratio.value < 0.2  # still shown
+    assert found.estimate.value < 0.2  # still shown
     assert f"not established ({seeds} seed" in found.sentence()
 
 
@@ -147,15 +149,15 @@ def test_fronts_without_a_common_range_are_refused(theirs):
     if not theirs:  # trained, but with no latency
         records += family("gpunet", FRONT, latencies=[])
     found = verdict(records)
-    assert (found.verdict, found.ratio, found.interval) == ("refused", None, None)
+    assert (found.verdict, found.estimate, found.interval) == ("refused", None, None)
     assert "refused" in found.sentence()
 
 
 def test_nothing_is_extrapolated():
     near = family("prunet", FRONT) + family("gpunet", times(2.0, FRONT[:2]))
     far = family("prunet", [*FRONT[:2], (0.90, 1000.0)]) + family("gpunet", times(2.0, FRONT[:2]))
-    assert verdict(near).ratio.high == pytest.approx(0.42)
-    assert verdict(far).ratio == verdict(near).ratio
+    assert verdict(near).estimate.high == pytest.approx(0.42)
+    assert verdict(far).estimate == verdict(near).estimate
 
 
 def test_seeds_that_move_fronts_apart_leave_no_interval():
