@@ -155,7 +155,7 @@ def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> i
     return 0
 
 
-def say_repeat(comparisons: list[Any]) -> int:
+def say_repeat(repeated: list[Any]) -> int:
     """A table; fails where a repeat contradicts."""
     from prunet_det.utils.io import text_table
 
@@ -168,10 +168,10 @@ def say_repeat(comparisons: list[Any]) -> int:
             *(str(n) for n in (c.pairs, c.swapped, c.contradicted)),
             f"{c.worst:.1%}",
         ]
-        for c in comparisons
+        for c in repeated
     ]
     print(text_table("the second measurement against the first", header, rows))
-    return int(any(c.contradicted or c.within < c.networks for c in comparisons))
+    return int(any(c.contradicted or c.within < c.networks for c in repeated))
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:

@@ -198,8 +198,8 @@ def is_timed(suite: Suite, candidates: Mapping[Candidate, Record], out: Path) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two measurements of the same networks.
+class RepeatedTiming:
+    """Two measurements of the same networks, and how far they agree.
 
     Attributes:
         scope: What part of the detector was timed.
@@ -220,7 +220,7 @@ class Comparison:
     worst: float
 
 
-def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[Comparison]:
+def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[RepeatedTiming]:
     """Whether a repeat gives the same order, and values within the stated spread.
 
     Args:
@@ -230,7 +230,7 @@ def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[Compari
     Raises:
         UserError: If they are not of the same networks.
     """
-    comparisons = []
+    repeated = []
     for scope in reversed(SCOPES):
         a, b = (
             {(x.model, x.input_size): x for x in latencies if x.scope is scope}
@@ -240,8 +240,8 @@ def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[Compari
             raise UserError("the first measurement is of other networks; measure anew (time).")
         pairs = list(itertools.combinations(a, 2))
         swapped = [(i, j) for i, j in pairs if (a[i].ms - a[j].ms) * (b[i].ms - b[j].ms) < 0]
-        comparisons.append(
-            Comparison(
+        repeated.append(
+            RepeatedTiming(
                 scope=scope,
                 networks=len(a),
                 within=sum(a[i].low <= b[i].ms <= a[i].high for i in a),
@@ -251,7 +251,7 @@ def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[Compari
                 worst=max(abs(b[i].ms / a[i].ms - 1) for i in a),
             )
         )
-    return comparisons
+    return repeated
 
 
 def _apart(a: Latency, b: Latency) -> bool:
@@ -260,7 +260,7 @@ def _apart(a: Latency, b: Latency) -> bool:
 
 def repeat(
     suite: Suite, candidates: Mapping[Candidate, Record], out: Path, seconds: float, command: str
-) -> list[Comparison]:
+) -> list[RepeatedTiming]:
     """Measures again, writes the rows and how they compare beside the first ones.
 
     Raises:
@@ -271,12 +271,12 @@ def repeat(
         raise UserError(f"there is no measurement of these networks to repeat ({path}).")
     first = json.loads(path.read_text(encoding="utf-8"))["rows"]
     second = measure_suite(suite, candidates, out, seconds, {})
-    comparisons = compare(*(list(map(Latency.from_row, rows)) for rows in (first, second)))
+    repeated = compare(*(list(map(Latency.from_row, rows)) for rows in (first, second)))
     about = {
         "command": command,
         "environment": environment(),
         "repeats": os.fspath(path.name),
-        "comparison": [vars(c) for c in comparisons],
+        "comparison": [vars(c) for c in repeated],
     }
     save_latencies(out / REPEAT, measured_name(suite), second, about)
-    return comparisons
+    return repeated

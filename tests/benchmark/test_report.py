@@ -130,10 +130,10 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
     chosen["config_hash"] = "h"
     write_json(tmp_path / "learning_rate.json", chosen)
     records = suite(1)
-    comparison = timing.Comparison(
+    repeated = timing.RepeatedTiming(
         scope="e2e", networks=9, within=8, pairs=36, swapped=2, contradicted=1, worst=0.034
     )
-    save_latencies(tmp_path / "repeat", "cpu", [], {"comparison": [vars(comparison)]})
+    save_latencies(tmp_path / "repeat", "cpu", [], {"comparison": [vars(repeated)]})
     speed = dict(device="CPU", model="m", input_size=128, ratio=0.912)
     speed |= dict(disk_images_per_s=9.12, memory_images_per_s=10.0)
     write_csv(tmp_path / "throughput.csv", [speed], "profile")
