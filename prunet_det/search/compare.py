@@ -24,7 +24,7 @@ from prunet_det.search.results import is_finished
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.trainings import RECORDS, train_all
 from prunet_det.search.trial import recipe_hash, recipe_of
-from prunet_det.search.verdict import Comparison, draw_comparison
+from prunet_det.search.verdict import SearchStudy, draw_comparison
 from prunet_det.training import launch
 from prunet_det.utils import jobs, plots
 from prunet_det.utils.config import read_config
@@ -112,7 +112,7 @@ class CompareOptions:
     quiet: bool = False
 
 
-def compare(options: CompareOptions) -> Comparison:
+def compare(options: CompareOptions) -> SearchStudy:
     """Searches, trains and compares; what is there already is not done again.
 
     Args:
@@ -160,7 +160,7 @@ def compare(options: CompareOptions) -> Comparison:
     write_entries(out, entries, about)
     train_all(out, entries, recipe, options.train_seeds, options.jobs, not options.quiet)
 
-    found = Comparison.load(out)
+    found = SearchStudy.load(out)
     plots.save(draw_comparison(found), out / PLOT, found)
     if options.publish:
         for name in (ENTRIES, RECORDS, PLOT):

@@ -92,14 +92,14 @@ def rule(_: Path) -> str:
     )
 
 
-def comparison(results: Path) -> verdict.Comparison:
-    """The published comparison of searched networks with what they have to beat."""
-    return verdict.Comparison.load(results / "compare")
+def study(results: Path) -> verdict.SearchStudy:
+    """The published study of what searches found beside what they have to beat."""
+    return verdict.SearchStudy.load(results / "compare")
 
 
 def compared(results: Path) -> str:
     """Groups of networks of one latency."""
-    found = comparison(results)
+    found = study(results)
     rows = [row for row in verdict.group_rows(found) if row[0] not in ABLATIONS]
     between, within = found.spread()
     return (
@@ -111,20 +111,20 @@ def compared(results: Path) -> str:
 
 def searched(results: Path) -> str:
     """Each searched network against what it has to beat."""
-    found = comparison(results)
+    found = study(results)
     return markdown_table(verdict.searched_header(found), verdict.searched_rows(found))
 
 
 def ablations(results: Path) -> str:
     """Searches with a tier off, beside the whole search before its last tier."""
     shown = (SEARCHED, FOUND, *ABLATIONS)
-    rows = [row for row in verdict.group_rows(comparison(results)) if row[0] in shown]
+    rows = [row for row in verdict.group_rows(study(results)) if row[0] in shown]
     return markdown_table(verdict.GROUP_HEADER, rows)
 
 
 def agreement(results: Path) -> str:
     """How far the search's seeds agree."""
-    return markdown_table(verdict.AGREEMENT_HEADER, verdict.agreement(comparison(results)))
+    return markdown_table(verdict.AGREEMENT_HEADER, verdict.agreement(study(results)))
 
 
 # Name to the table, given the folder of the records.
@@ -152,5 +152,5 @@ def figures(results: Path) -> dict[str, tuple[Any, ...]]:
     ]
     return {
         "supernet_cost.svg": (draw_costs, costs),
-        "comparison.svg": (verdict.draw_comparison, comparison(results)),
+        "comparison.svg": (verdict.draw_comparison, study(results)),
     }

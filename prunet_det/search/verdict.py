@@ -1,4 +1,4 @@
-"""What a comparison says: spreads, percentiles with intervals, and a strip plot."""
+"""What a study of searches says: spreads, percentiles with intervals, and a strip plot."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """All of a folder.
+class SearchStudy:
+    """What searches found beside what they have to beat, with the trainings of all.
 
     Attributes:
         about: What it was made under.
@@ -65,7 +65,7 @@ class Comparison:
     contestants: list[Contestant]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Comparison:
+    def load(cls, folder: str | os.PathLike[str]) -> SearchStudy:
         """From entries.json and records.jsonl.
 
         Raises:
@@ -76,7 +76,7 @@ class Comparison:
             data = json.loads(path.read_text(encoding="utf-8"))
             about, entries = data["about"], data["entries"]
         except (OSError, ValueError, KeyError) as e:
-            raise UserError(f"{path} holds no comparison: {e}.") from e
+            raise UserError(f"{path} holds no study of searches: {e}.") from e
         scores: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
         for r in read_records(Path(folder)):
             if r["recipe"] == about["recipe"]:
@@ -194,11 +194,11 @@ def interval(values: list[float]) -> float:
     return float(t.ppf(0.975, len(values) - 1) * scale)
 
 
-def group_rows(comparison: Comparison) -> list[list[str]]:
+def group_rows(study: SearchStudy) -> list[list[str]]:
     """Group, networks, trainings, top-1 of the group's networks, latency, blocks, cost."""
     rows = []
-    for group in comparison.groups:
-        own = comparison.group(group)
+    for group in study.groups:
+        own = study.group(group)
         means = [c.mean for c in own]
         half = interval(means)
         seconds = [c.search_seconds for c in own if c.search_seconds]
@@ -230,12 +230,12 @@ GROUP_HEADER = [
 ]
 
 
-def searched_rows(comparison: Comparison) -> list[list[str]]:
+def searched_rows(study: SearchStudy) -> list[list[str]]:
     """Every searched network: its percentile and what it beats."""
     rows = []
-    for c, checks in comparison.checks():
-        point, low, high = comparison.percentile(c)
-        count, best = comparison.random_search(c.search_seconds)
+    for c, checks in study.checks():
+        point, low, high = study.percentile(c)
+        count, best = study.random_search(c.search_seconds)
         rows.append(
             [
                 str(c.search_seed),
@@ -248,9 +248,9 @@ def searched_rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def searched_header(comparison: Comparison) -> list[str]:
+def searched_header(study: SearchStudy) -> list[str]:
     """Of `searched_rows`."""
-    checks = comparison.checks()[0][1] if comparison.checks() else {}
+    checks = study.checks()[0][1] if study.checks() else {}
     return ["search seed", "top-1", "percentile of random", *checks, "the same time would train"]
 
 
@@ -264,11 +264,11 @@ AGREEMENT_HEADER = [
 ]
 
 
-def agreement(comparison: Comparison) -> list[list[str]]:
+def agreement(study: SearchStudy) -> list[list[str]]:
     """How alike the networks of two search seeds are; layers are matched by stage and place."""
     rows = []
     for group in (FOUND, SEARCHED):
-        for a, b in combinations(comparison.group(group), 2):
+        for a, b in combinations(study.group(group), 2):
             pairs = list(_matched(a, b))
             wide = [(x, y) for x, y in pairs if x[4] and y[4]]
             factor = np.exp(np.mean([abs(np.log(x[4] / y[4])) for x, y in wide])) if wide else 1.0
@@ -296,21 +296,21 @@ def _matched(a: Contestant, b: Contestant) -> Iterator[tuple[Any, Any]]:
         yield from zip(*own, strict=False)
 
 
-def draw_comparison(comparison: Comparison) -> Figure:
+def draw_comparison(study: SearchStudy) -> Figure:
     """A strip a group: a dot a network, a line over its trainings."""
-    groups = comparison.groups
+    groups = study.groups
     figure, (axes,) = plots.figure(8.0, 0.9 + 0.48 * len(groups))
     rng = np.random.default_rng(0)
     colours = {SEARCHED: PALETTE["blue"], RANDOM: GREY}
     for row, group in enumerate(groups):
-        own = sorted(comparison.group(group), key=lambda c: c.mean)
+        own = sorted(study.group(group), key=lambda c: c.mean)
         spread = np.linspace(-0.28, 0.28, len(own)) if len(own) > 1 else [0.0]
         spread = rng.permutation(spread) if group == RANDOM else spread
         colour = colours.get(group, PALETTE["vermilion"])
         for c, shift in zip(own, spread, strict=True):
             axes.plot([min(c.scores), max(c.scores)], [row + shift] * 2, color=colour, alpha=0.45)
             axes.plot(c.mean, row + shift, "o", color=colour, markersize=5)
-    random = [c.mean for c in comparison.group(RANDOM)]
+    random = [c.mean for c in study.group(RANDOM)]
     if random:
         for value, style, what in (
             (np.median(random), ":", "median of random"),
@@ -320,7 +320,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
         axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
-    about = comparison.about
+    about = study.about
     axes.set_xlabel("top-1 from scratch (dot: mean, line: over trainings)")
     title = f"{about['budget_ms']:g} ms, {about['device']}, {about['data']}"
     axes.set_title(title, fontsize=10, loc="left")
