@@ -89,12 +89,12 @@ def run_search(args: argparse.Namespace) -> int:
     found = session.run_search(options, canonical_command(options))
     if found is None:  # another process has it
         return 0
-    outcome, folder = found
-    print("\n".join(outcome.lines()))
+    result, folder = found
+    print("\n".join(result.lines()))
     print(f"{folder / ARCH_FILE} and report.md beside it")
-    if not outcome.accepted:
+    if not result.accepted:
         print("the result does not meet its budget.")
-    return int(not outcome.accepted)
+    return int(not result.accepted)
 
 
 def add_cost(parser: argparse.ArgumentParser) -> None:

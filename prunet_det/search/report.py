@@ -12,7 +12,7 @@ import numpy as np
 from prunet_det.arch.spec import ArchSpec, BlockSpec
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.loop import SearchLoop
-from prunet_det.search.results import Outcome, Request
+from prunet_det.search.results import Request, SearchResult
 from prunet_det.utils import plots
 from prunet_det.utils.io import write_text
 from prunet_det.utils.plots import COLOURS, DASHES, PALETTE
@@ -22,7 +22,7 @@ _WIDE = (7.5, 3.2)  # inches
 
 def write_report(
     out: str | os.PathLike[str],
-    outcome: Outcome,
+    result: SearchResult,
     request: Request,
     loop: SearchLoop | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -31,13 +31,14 @@ def write_report(
 
     Args:
         out: Folder.
-        outcome, request: What came out, and what was asked for.
+        result: What came out.
+        request: What was asked for.
         loop: Of a search, to draw how it went; None leaves the plots out.
         extra: Further lines of run.json.
     """
     out = Path(out)
-    lines = [f"# {outcome.spec.name}: {outcome.budget.ms:g} ms", "", f"    {request.command}", ""]
-    lines += ["    " + line for line in outcome.lines()] + [""]
+    lines = [f"# {result.spec.name}: {result.budget.ms:g} ms", "", f"    {request.command}", ""]
+    lines += ["    " + line for line in result.lines()] + [""]
     conditions = ", ".join(f"{k} {v}" for k, v in request.conditions.items() if v)
     lines += [f"Latency: {conditions}, {request.budget.input_size} px, scope backbone.", ""]
     if extra:
@@ -48,10 +49,10 @@ def write_report(
         }
         lines += [f"* {text}: {extra[key]:.5g}" for key, text in names.items() if key in extra]
         lines.append("")
-    lines += ["## The network", "", *_network_table(outcome.spec), ""]
+    lines += ["## The network", "", *_network_table(result.spec), ""]
     if loop is not None and loop.history:
         lines += ["## How it was found", ""]
-        for name, caption in draw(out, loop.history, loop.architecture, outcome.budget.ms).items():
+        for name, caption in draw(out, loop.history, loop.architecture, result.budget.ms).items():
             lines += [f"![{caption}]({name})", "", f"*{caption}*", ""]
         lines += ["## What was pruned", ""]
         lines += [f"* step {at}: {event}" for at, event in loop.events] + [""]

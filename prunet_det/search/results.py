@@ -116,8 +116,8 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A network and its latencies.
+class SearchResult:
+    """What a search found: a network and its latencies.
 
     Attributes:
         spec: The network.
@@ -173,22 +173,22 @@ class Outcome:
         }
 
 
-def make_outcome(space: SearchSpace, repaired: Repaired, request: Request) -> Outcome:
+def make_result(space: SearchSpace, repaired: Repaired, request: Request) -> SearchResult:
     """Names a repaired network and gives it its provenance."""
     name = request.name or f"prunet_{request.strategy}"
     spec = space.to_spec(repaired.network, name, request.provenance(), request.budget.input_size)
-    return Outcome(spec=spec, repaired=repaired, budget=request.budget)
+    return SearchResult(spec=spec, repaired=repaired, budget=request.budget)
 
 
-def write_outcome(
+def write_result(
     out: str | os.PathLike[str],
-    outcome: Outcome,
+    result: SearchResult,
     request: Request,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes arch.json and run.json."""
-    outcome.spec.save(Path(out) / ARCH_FILE)
-    record = {**request.to_dict(), **outcome.to_dict(), **(extra or {}), **environment()}
+    result.spec.save(Path(out) / ARCH_FILE)
+    record = {**request.to_dict(), **result.to_dict(), **(extra or {}), **environment()}
     write_json(Path(out) / RUN_FILE, record)
 
 

@@ -27,13 +27,13 @@ from prunet_det.search.results import (
     ARCH_FILE,
     FINALS_FILE,
     FOUND_FILE,
-    Outcome,
     Request,
+    SearchResult,
     inherited_network,
-    make_outcome,
+    make_result,
     save_weights,
     score,
-    write_outcome,
+    write_result,
 )
 from prunet_det.search.runner import build_architecture, build_search, has_checkpoint, load_data
 from prunet_det.search.space import SearchSpace
@@ -105,7 +105,7 @@ class SearchOptions:
     quiet: bool = False
 
 
-def run_search(options: SearchOptions, command: str) -> tuple[Outcome, Path] | None:
+def run_search(options: SearchOptions, command: str) -> tuple[SearchResult, Path] | None:
     """Runs a search, or builds a baseline.
 
     Args:
@@ -166,8 +166,8 @@ def run_search(options: SearchOptions, command: str) -> tuple[Outcome, Path] | N
         return None
     loop: Any = runner.train_loop
     finals = _last_tier(options, cfg, loop, costs, request, out)
-    outcome = _save(loop, costs, request, out, finals, final=True)
-    return outcome, out
+    result = _save(loop, costs, request, out, finals, final=True)
+    return result, out
 
 
 def _config(options: SearchOptions) -> Config:
@@ -314,20 +314,20 @@ def _baseline(
     costs: SpaceCosts,
     pricing: Pricing,
     out: Path,
-) -> tuple[Outcome, Path]:
+) -> tuple[SearchResult, Path]:
     if options.strategy == "random":
         repaired = random_repaired(costs, costs.budget(options.budget_ms), options.seed)
     else:
         costs, repaired = scaled_repaired(pricing, costs.budget(options.budget_ms))
     request = _request(options, cfg, command, costs, Tiers())
-    outcome = make_outcome(costs.space, repaired, request)
-    outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
-    write_outcome(out, outcome, request)
-    write_report(out, outcome, request)
-    return outcome, out
+    result = make_result(costs.space, repaired, request)
+    result = replace(result, measured_ms=measure_here(result, costs))
+    write_result(out, result, request)
+    write_report(out, result, request)
+    return result, out
 
 
-def measure_here(outcome: Outcome, costs: SpaceCosts) -> float | None:
+def measure_here(result: SearchResult, costs: SpaceCosts) -> float | None:
     """Median milliseconds of a network on the device of a measured table, where that is here."""
     if costs.table.kind != "measured":
         return None
@@ -337,7 +337,7 @@ def measure_here(outcome: Outcome, costs: SpaceCosts) -> float | None:
     device = find_device(costs.conditions)
     if device is None:
         return None
-    subject = load_subject(outcome.spec, input_size=costs.input_size)
+    subject = load_subject(result.spec, input_size=costs.input_size)
     (found,) = measure([subject], costs.conditions, device=device, seconds=3.0)
     return found.latency.ms
 
@@ -361,7 +361,7 @@ def _last_tier(
     if options.no_finals or not settings.iterations:
         return None
     repaired = _found(loop, costs, request)
-    make_outcome(costs.space, repaired, request).spec.save(out / FOUND_FILE)
+    make_result(costs.space, repaired, request).spec.save(out / FOUND_FILE)
     trainer = FinalistTrainer(
         costs.space,
         read_config(recipe_of(cfg, options.config)),
@@ -382,16 +382,16 @@ def _save(
     out: Path,
     finals: LastTier | None = None,
     final: bool = False,
-) -> Outcome:
+) -> SearchResult:
     """Writes what the search would answer now; last tier and measurement wait for the end."""
     repaired = _found(loop, costs, request)
     if finals is not None:
         best = finals.best
         repaired = replace(repaired, network=best.network, after_ms=best.latency_ms)
-    outcome = make_outcome(costs.space, repaired, request)
+    result = make_result(costs.space, repaired, request)
     if finals is not None:
-        outcome = replace(outcome, last_tier=finals.line)
-    net: Any = inherited_network(loop, outcome.spec, repaired.network)
+        result = replace(result, last_tier=finals.line)
+    net: Any = inherited_network(loop, result.spec, repaired.network)
     extra: dict[str, Any] = {
         "weights": "inherited",
         "iterations": loop.iter,
@@ -401,14 +401,14 @@ def _save(
     if finals is not None:
         extra["final_seconds"] = round(finals.seconds, 2)
     if final:
-        outcome = replace(outcome, measured_ms=measure_here(outcome, costs))
+        result = replace(result, measured_ms=measure_here(result, costs))
         extra["inherited_top1"] = score(loop, net)
     if finals is not None and finals.best.scores[0] > extra["inherited_top1"]:
         # Blocks that the supernet never had inherit nothing: a short training does better.
         net = finals.train(repaired.network, 0).net
         extra["weights"] = "trained briefly in the last tier"
     save_weights(out, net)
-    write_outcome(out, outcome, request, extra)
+    write_result(out, result, request, extra)
     ended = final or loop.interrupted  # until then its plots would be drawn for nobody
-    write_report(out, outcome, request, loop if ended else None, extra)
-    return outcome
+    write_report(out, result, request, loop if ended else None, extra)
+    return result
