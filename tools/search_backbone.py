@@ -140,6 +140,7 @@ def add_rule(parser: argparse.ArgumentParser) -> None:
     add("--updates", type=at_least(1), default=600, help="of the rule [600]")
     add("--noise", type=float, default=1.0, help="of the gradients [1.0]")
     add("--seed", type=at_least(0), default=0)
+    add("--out", metavar="FILE.csv", help="also write the figures here")
     add("--json", action="store_true", help="one JSON object per line")
 
 
@@ -149,19 +150,23 @@ def run_rule(args: argparse.Namespace) -> None:
 
     from prunet_det.search.rule_check import random_preferences
     from prunet_det.search.rule_check import run_rule as run
-    from prunet_det.utils.io import text_table
+    from prunet_det.utils.io import text_table, write_csv
 
     if args.noise < 0:
         raise UserError(f"--noise must be 0 or more, got {args.noise:g}.")
     preferences = random_preferences(args.preferences, args.seed)
-    rows = []
+    given = {k: getattr(args, k) for k in ("preferences", "updates", "noise", "seed")}
+    records, rows = [], []
     for bias in (0.0, 2.0):
-        result = asdict(run(preferences, args.updates, args.noise, bias, args.seed))
-        if args.json:
-            print(json.dumps({"bias": bias, "noise": args.noise, **result}))
-        rows.append([f"{bias:g}", *(f"{100 * v:.1f} %" for v in list(result.values())[:3])])
-        rows[-1].append(f"{result['mean_regret']:.4f}")
-    if not args.json:
+        result = run(preferences, args.updates, args.noise, bias, args.seed)
+        records.append({"bias": bias, **given, **asdict(result)})
+        shares = (result.within_one, result.clear, result.monotone)
+        rows.append([f"{bias:g}", *(f"{s:.1%}" for s in shares), f"{result.mean_regret:.4f}"])
+    if args.out:
+        write_csv(args.out, records, shlex.join(["python", *sys.argv]))
+    if args.json:
+        print("\n".join(map(json.dumps, records)))
+    else:
         header = ["early bias", "all", "with a clear optimum", "monotone", "mean regret"]
         title = f"{args.preferences} preferences, {args.updates} updates, noise {args.noise:g}: "
         print(text_table(title + "found within one step of the best", header, rows))

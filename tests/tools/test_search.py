@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from prunet_det import ArchSpec
 from prunet_det.search.loop import SearchLoop
+from prunet_det.utils.io import read_csv
 from tests.conftest import NO_WORKERS, ROOT
 from tests.search.conftest import SMALL
 from tests.tools.test_training import ENV, torchrun
@@ -86,8 +87,6 @@ def test_a_search_ends_within_its_budget_and_says_so(found, here):
 
 
 def test_results_side_by_side(found, here, refused, tmp_path):
-    from prunet_det.utils.io import read_csv
-
     done = here("search_backbone", "summary", found[0], "--out", tmp_path / "s.csv")
     assert done.returncode == 0 and "before repair" in done.stdout
     _, (record,) = read_csv(tmp_path / "s.csv")
@@ -466,8 +465,10 @@ def test_this_machine(config, tmp_path, here, monkeypatch):
     assert Table.load(path).kind == "measured"
 
 
-def test_rule(here):
-    lines = here("search_backbone", "rule", "--json").stdout.splitlines()
-    plain, biased = map(json.loads, lines)
+def test_rule(here, tmp_path):
+    done = here("search_backbone", "rule", "--json", "--out", tmp_path / "rule.csv")
+    plain, biased = map(json.loads, done.stdout.splitlines())
     assert plain["clear"] >= 0.95 and biased["bias"] == 2 and biased["within_one"] >= 0.75
+    written = read_csv(tmp_path / "rule.csv")[1]
+    assert [float(r["within_one"]) for r in written] == [plain["within_one"], biased["within_one"]]
     assert "with a clear optimum" in here("search_backbone", "rule").stdout
