@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := work_dirs/demo
-CONFIG := configs/detection/prunet_effdet_searched.py
+CONFIG := configs/prunet_effdet_searched.py
 SAMPLES := $(foreach i,0 1 2 3 4 5 6 7,data/digits/val/00000$(i).jpg)
 
 .PHONY: help env demo test lint clean-demo

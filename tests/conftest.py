@@ -90,7 +90,7 @@ def tiny_suite(few, tmp_path_factory) -> Path:
             f"{split}_dataloader.persistent_workers": False,
         }
     suite = {
-        "config": "configs/detection/prunet_effdet.py",
+        "config": "configs/prunet_effdet.py",
         "max_iters": 10,
         "options": options,
         "seeds": 1,

@@ -23,7 +23,7 @@ RESULTS = ROOT / "docs" / "results"
 CONFIGS = ROOT / "configs"
 # One of each detector; other backbones differ in the name of theirs alone.
 COCO = [f"prunet_{detector}_coco.py" for detector in ("effdet", "retinanet", "rtmdet")]
-MODEL_CONFIGS = sorted([*CONFIGS.glob("detection/*.py"), *CONFIGS.glob("classification/*.py")])
+MODEL_CONFIGS = sorted([*CONFIGS.glob("*.py"), *CONFIGS.glob("classification/*.py")])
 
 
 @pytest.mark.parametrize("path", MODEL_CONFIGS, ids=lambda path: path.stem)
@@ -101,7 +101,7 @@ def test_trains_and_evaluates_on_a_folder_in_cocos_layout(config, coco, tmp_path
     ]
     if "effdet" not in config:  # MMDetection's heads suppress class by class, slowly on a CPU
         options.append("model.test_cfg.nms_pre=100")
-    args = [f"configs/detection/{config}", "--data-root", coco, "--work-dir", tmp_path]
+    args = [f"configs/{config}", "--data-root", coco, "--work-dir", tmp_path]
     done = here("train", *args, "--cfg-options", *options)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output

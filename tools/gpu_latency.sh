@@ -27,7 +27,7 @@ blocks_of=${BLOCKS_OF:-prunet_p0}
 variants=${VARIANTS:-7}     # inner widths of every kind and kernel
 networks=${NETWORKS:-20}    # random ones, of the table's blocks
 seconds=${TIME:-2}
-detectors=${DETECTORS-configs/detection/prunet_effdet_coco.py configs/detection/efficientnet_effdet_coco.py}
+detectors=${DETECTORS-configs/prunet_effdet_coco.py configs/efficientnet_effdet_coco.py}
 running=(--runtime "${RUNTIME:-cuda_graph}" --precision "${PRECISION:-fp16}" --device "$device")
 
 latency() { "$python" tools/latency.py "$@" --json; }

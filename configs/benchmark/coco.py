@@ -10,6 +10,6 @@ random at the start.
 
 _base_ = ["glyphs.py"]
 
-config = "configs/detection/prunet_effdet_coco.py"
+config = "configs/prunet_effdet_coco.py"
 options = {"optim_wrapper.optimizer.lr": 0.02}
 learning_rates = [0.01, 0.02, 0.04]

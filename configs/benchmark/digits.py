@@ -10,7 +10,7 @@ the benchmark works, and says nothing about the networks in full. All weights ar
 start: no pretrained ones exist here for any of the families.
 """
 
-config = "configs/detection/prunet_effdet.py"
+config = "configs/prunet_effdet.py"
 max_iters = 480
 options = {
     "model.neck.num_cells": 1,

@@ -7,7 +7,7 @@ random at the start: no pretrained ones exist here for any of the families. With
 single precision, as another recipe, and takes days.
 """
 
-config = "configs/detection/prunet_effdet_glyphs.py"
+config = "configs/prunet_effdet_glyphs.py"
 seeds = 3
 amp = True
 learning_rates = [0.005, 0.01, 0.02]

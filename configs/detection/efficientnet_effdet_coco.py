@@ -1,5 +1,3 @@
-"""EfficientNet in EfficientDet on COCO 2017: prunet_effdet_coco.py with another backbone."""
+"""configs/efficientnet_effdet_coco.py, in the folder that MMEngine's `prunet_det::` names want."""
 
-_base_ = ["prunet_effdet_coco.py"]
-
-model = dict(backbone=dict(_delete_=True, type="TimmBackbone", name="efficientnet_b0"))
+_base_ = ["../efficientnet_effdet_coco.py"]

@@ -1,5 +1,3 @@
-"""EfficientNet in EfficientDet on the glyphs: prunet_effdet_glyphs.py with another backbone."""
+"""configs/efficientnet_effdet_glyphs.py in the folder that MMEngine's `prunet_det::` names want."""
 
-_base_ = ["prunet_effdet_glyphs.py"]
-
-model = dict(backbone=dict(_delete_=True, type="TimmBackbone", name="efficientnet_b0"))
+_base_ = ["../efficientnet_effdet_glyphs.py"]

@@ -1,5 +1,3 @@
-"""GPUNet in EfficientDet on COCO 2017: prunet_effdet_coco.py with another backbone."""
+"""configs/gpunet_effdet_coco.py, in the folder that MMEngine's `prunet_det::` names want."""
 
-_base_ = ["prunet_effdet_coco.py"]
-
-model = dict(backbone=dict(arch="gpunet_1"))
+_base_ = ["../gpunet_effdet_coco.py"]

@@ -1,5 +1,3 @@
-"""GPUNet in EfficientDet on the embedded glyphs: prunet_effdet_glyphs.py with another backbone."""
+"""configs/gpunet_effdet_glyphs.py, in the folder that MMEngine's `prunet_det::` names want."""
 
-_base_ = ["prunet_effdet_glyphs.py"]
-
-model = dict(backbone=dict(arch="gpunet_1"))
+_base_ = ["../gpunet_effdet_glyphs.py"]

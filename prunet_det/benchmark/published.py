@@ -12,7 +12,7 @@ import prunet_det
 from prunet_det.latency.calibrate import published_points
 from prunet_det.latency.device import device_names
 from prunet_det.utils.io import markdown_table, read_csv
-from prunet_det.utils.package import find_config, package_file, relative_path
+from prunet_det.utils.package import package_file
 
 GPUNET_SOURCE = "NVIDIA DeepLearningExamples, PyTorch/Classification/GPUNet"
 CONDITIONS = "V100 32 GB, ONNX Runtime with TensorRT, FP16, batch 1, whole classifier"
@@ -103,7 +103,7 @@ def metafile() -> str:
     demo = {
         "Name": "prunet_demo_digits",
         "In Collection": "PruNet",
-        "Config": relative_path(find_config(card["config"])),
+        "Config": f"configs/detection/{Path(card['config']).name}",
         "Metadata": {
             "Training Data": "embedded digits",
             "Training Resources": card["training"]["machine"],

@@ -308,7 +308,7 @@ run("tools/train.py", "configs/classification/prunet_digits.py", "--max-iters", 
     "{tmp_path}/c", "--cfg-options", *small, f"model.arch={{arch}}",
     f"model.checkpoint={{weights}}",
     "train_cfg.val_interval=1000", "train_dataloader.batch_size=4")
-run("tools/train.py", "configs/detection/prunet_effdet.py", "--max-iters", "2",
+run("tools/train.py", "configs/prunet_effdet.py", "--max-iters", "2",
     "--work-dir", "{tmp_path}/d", "--cfg-options", *small, *{few},
     f"model.backbone.arch={{arch}}", "model.neck.num_levels=3",
     "train_cfg.val_interval=1000", f"model.backbone.checkpoint={{weights}}",

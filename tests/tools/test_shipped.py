@@ -39,7 +39,7 @@ def test_ones_own_weights_know_their_classes(digits, tmp_path, here):
     shutil.copy(SHIPPED, tmp_path / "weights.safetensors")
     names = [f"digit {i}" for i in range(10)]
     (tmp_path / "train.json").write_text(json.dumps({"classes": names}))
-    args = ["--config", "configs/detection/prunet_effdet.py", "--out", tmp_path / "out"]
+    args = ["--config", "configs/prunet_effdet.py", "--out", tmp_path / "out"]
     args += ["--checkpoint", tmp_path / "weights.safetensors"]
     done = here("detect", digits / "val" / "000001.jpg", *args)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -28,7 +28,7 @@ SHORT = [
 def train_args(work, iters, *flags):
     return [
         str(ROOT / "tools" / "train.py"),
-        "configs/detection/prunet_effdet.py",
+        "configs/prunet_effdet.py",
         "--work-dir",
         str(work),
         "--max-iters",
@@ -105,7 +105,7 @@ def test_two_processes_on_the_cpu(few, tmp_path):
     """Part of the backbone frozen and checkpointed; no parameter is left waiting."""
     work, out = tmp_path / "work", tmp_path / "metrics.json"
     frozen = ["model.backbone.frozen_stages=1", "model.backbone.with_cp=True"]
-    evaluate = [str(ROOT / "tools" / "test.py"), "configs/detection/prunet_effdet.py"]
+    evaluate = [str(ROOT / "tools" / "test.py"), "configs/prunet_effdet.py"]
     evaluate += [work / "weights.safetensors", "--work-dir", tmp_path / "test"]
     evaluate += ["--launcher", "pytorch", "--out", out, "--cfg-options", *few, *NO_WORKERS]
     train = [*train_args(work, 3, "--launcher", "pytorch"), *frozen, *few, *NO_WORKERS]
@@ -122,7 +122,7 @@ def test_stock_mmdet_trains_the_same_config(few, tmp_path, here):
     stock = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
     options = ["--cfg-options", *SHORT, *few, *NO_WORKERS, "train_cfg.max_iters=2"]
     options += ["param_scheduler.0.end=1", "param_scheduler.1.begin=1"]
-    done = here(str(stock), "configs/detection/prunet_effdet.py", "--work-dir", tmp_path, *options)
+    done = here(str(stock), "configs/prunet_effdet.py", "--work-dir", tmp_path, *options)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "Iter(train) [2/2]" in output
@@ -140,7 +140,7 @@ def test_evaluation_writes_metrics(few, tmp_path, here):
     assert half.stat().st_size < 8_000_000
     flags = ["--work-dir", tmp_path / "test", "--out", tmp_path / "metrics.json"]
     flags += ["--cfg-options", *few, *NO_WORKERS]
-    done = here("test", "configs/detection/prunet_effdet.py", half, *flags)
+    done = here("test", "configs/prunet_effdet.py", half, *flags)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert f"{len(state)}/{len(state)} tensors from" in output

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 TOOLS = sorted(
     p.stem for p in (ROOT / "tools").glob("[!_]*.py") if p.stem not in ("doctor", "_flags")
 )
-DETECTOR = "configs/detection/prunet_effdet.py"
+DETECTOR = "configs/prunet_effdet.py"
 CLASSIFIER = "configs/classification/prunet_digits.py"
 TINY = ("--model", "prunet_demo", "--input-size", 64)
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

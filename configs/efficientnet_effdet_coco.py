@@ -1,0 +1,5 @@
+"""EfficientNet in EfficientDet on COCO 2017: prunet_effdet_coco.py with another backbone."""
+
+_base_ = ["prunet_effdet_coco.py"]
+
+model = dict(backbone=dict(_delete_=True, type="TimmBackbone", name="efficientnet_b0"))
