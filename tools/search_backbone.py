@@ -99,7 +99,7 @@ def run_search(args: argparse.Namespace) -> int:
 
 def add_cost(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", help="folder for supernet_cost.csv and .png")
+    add("--out", help="folder for supernet_cost.csv")
     add("--memory-gb", type=above_zero, default=4.0, help="a supernet may keep [4]")
     add("--seconds", type=above_zero, default=3.0, help="to spend on each [3]")
 
@@ -107,7 +107,6 @@ def add_cost(parser: argparse.ArgumentParser) -> None:
 def run_cost(args: argparse.Namespace) -> None:
     """What a supernet's step costs, by the number of widths to choose from."""
     from prunet_det.search import cost_check
-    from prunet_det.utils import plots
     from prunet_det.utils.env import environment
     from prunet_det.utils.io import text_table, write_csv
 
@@ -131,7 +130,6 @@ def run_cost(args: argparse.Namespace) -> None:
         records = [{**r, "prunode_of_plain": ratio} for r in cost_check.to_records(costs)]
         command = shlex.join(["python", *sys.argv])
         write_csv(str(Path(args.out) / "supernet_cost.csv"), records, command)
-        plots.save(cost_check.draw_costs(records), Path(args.out) / "supernet_cost.png", records)
 
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
@@ -230,7 +228,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     )
     add("--jobs", type=at_least(1), default=1, help="processes at once [1]")
     add("--out", required=True, help="folder of searches, networks, records and plot")
-    add("--publish", metavar="DIR", help="copy records and plot, without the searches, here")
+    add("--publish", metavar="DIR", help="copy the records, without the searches, here")
     add("--quiet", action="store_true", help="no progress bar")
 
 

@@ -93,7 +93,7 @@ class CompareOptions:
         train_seeds: Number of trainings of each network.
         ablations: Number of searches with a tier off, of each tier.
         jobs: Processes at once.
-        publish: Folder that gets copies of records and plot, without the searches.
+        publish: Folder that gets copies of the records, without the searches.
         quiet: Whether to leave out the progress bar.
     """
 
@@ -163,7 +163,7 @@ def compare(options: CompareOptions) -> SearchStudy:
     found = SearchStudy.load(out)
     plots.save(draw_comparison(found), out / PLOT, found)
     if options.publish:
-        for name in (ENTRIES, RECORDS, PLOT):
+        for name in (ENTRIES, RECORDS):
             with atomic_path(Path(options.publish) / name) as temporary:
                 temporary.write_bytes((out / name).read_bytes())
     return found
