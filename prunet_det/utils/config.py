@@ -39,6 +39,7 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         raise MissingFileError(f"there is no config file {os.fspath(path)}.")
     try:
         cfg = Config.fromfile(file)
+        _remove_scope(cfg._cfg_dict)
     except Exception as e:  # its code may raise anything
         reason = str(e).rstrip(".") or type(e).__name__
         raise InputError(f"{os.fspath(path)} is no valid config: {reason}.") from e
@@ -47,7 +48,6 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     except (KeyError, TypeError, AttributeError) as e:
         keys = ", ".join(options or {})
         raise InputError(f"{os.fspath(path)} has no place for the option {keys}: {e}.") from e
-    _remove_scope(cfg._cfg_dict)
     return cfg
 
 
@@ -56,7 +56,6 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
 _ENTRANCES = (
     ("mmengine", "registry", "build_functions.py"),
     ("mmengine", "runner", "runner.py"),
-    ("mmengine", "config", "lazy.py"),  # imports of a config, which come late
     ("utils", "data", "sampler.py"),
     ("utils", "data", "dataloader.py"),
 )
@@ -71,7 +70,7 @@ def config_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         if isinstance(e, UserError):
             raise
         *_, (last, _) = traceback.walk_tb(e.__traceback__)
