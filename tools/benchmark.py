@@ -11,16 +11,23 @@ Without a verb the suite is run: what is done already is kept, so the same comma
 earlier one stopped, and several short calls add up.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from _flags import above_zero, at_least, parse_verbs, settings_action
 
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
+
+if TYPE_CHECKING:
+    from prunet_det.benchmark.campaign import Plan
+    from prunet_det.benchmark.suite import Suite
+    from prunet_det.benchmark.timing import RepeatedTiming
 
 DEFAULT_SUITE = "configs/benchmark/digits.py"
 
@@ -55,7 +62,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     add("--max-minutes", type=above_zero, help="start no further job after so long")
 
 
-def read_suite(args: argparse.Namespace) -> Any:
+def read_suite(args: argparse.Namespace) -> Suite:
     """The suite as the command line has it."""
     from prunet_det.benchmark.suite import load_suite
 
@@ -72,7 +79,7 @@ def read_suite(args: argparse.Namespace) -> Any:
     return suite.choose(args.models) if getattr(args, "models", None) else suite
 
 
-def read_plan(args: argparse.Namespace, seeds: int | None = None) -> Any:
+def read_plan(args: argparse.Namespace, seeds: int | None = None) -> Plan:
     """Suite, folder and launcher as the command line has them."""
     from prunet_det.benchmark.campaign import Plan
 
@@ -137,7 +144,7 @@ def run_time(args: argparse.Namespace) -> int:
     return time_plan(suite, Path(args.out or f"work_dirs/benchmark/{suite.name}"), args, again=True)
 
 
-def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> int:
+def time_plan(suite: Suite, out: Path, args: argparse.Namespace, again: bool) -> int:
     """As run_time; what has been timed is timed again only where that is wanted."""
     from prunet_det.benchmark.campaign import done_candidates
     from prunet_det.benchmark.timing import is_timed, repeat, time_suite
@@ -155,7 +162,7 @@ def time_plan(suite: Any, out: Path, args: argparse.Namespace, again: bool) -> i
     return 0
 
 
-def say_repeat(repeated: list[Any]) -> int:
+def say_repeat(repeated: list[RepeatedTiming]) -> int:
     """A table; fails where a repeat contradicts."""
     from prunet_det.utils.io import text_table
 

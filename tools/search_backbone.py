@@ -7,6 +7,8 @@ python tools/search_backbone.py summary DIR...    # finished results side by sid
 python tools/search_backbone.py compare ...       # is it better than chance?
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -14,11 +16,14 @@ import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from _flags import above_zero, at_least, parse_verbs, settings_action
 
 from prunet_det.utils.errors import UserError, run_tool
+
+if TYPE_CHECKING:
+    from prunet_det.search.session import SearchOptions
 
 STRATEGIES = ("search", "random", "scale")
 
@@ -52,14 +57,14 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def search_options(args: argparse.Namespace) -> Any:
+def search_options(args: argparse.Namespace) -> SearchOptions:
     """The command line as the package takes it."""
     from prunet_det.search.session import SearchOptions
 
     return SearchOptions(**{f.name: getattr(args, f.name) for f in fields(SearchOptions)})
 
 
-def canonical_command(options: Any) -> str:
+def canonical_command(options: SearchOptions) -> str:
     """The command that gives the same result again, whatever folder and bar this one had."""
     parts = ["python", "tools/search_backbone.py", options.config]
     silent = {"config", "out", "resume", "quiet", "tables", "launcher"}

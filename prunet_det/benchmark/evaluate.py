@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
@@ -22,7 +23,7 @@ _COCO = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "
 
 
 def make_artifact(
-    detector: Any, input_size: int, artifact: str, device: str, threads: int
+    detector: BaseDetector, input_size: int, artifact: str, device: str, threads: int
 ) -> tuple[NetworkPart, Program]:
     """A detector's network as it is deployed, for one image.
 
@@ -44,7 +45,7 @@ def make_artifact(
 
 
 def predictor(
-    detector: Any, part: NetworkPart, program: Program
+    detector: BaseDetector, part: NetworkPart, program: Program
 ) -> Callable[[dict[str, Any]], Sequence[Any]]:
     """Predicts a batch of a data loader, image by image, through the program.
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, counted, pareto
+from prunet_det.benchmark.fronts import STYLES, Axis, Family, FrontPoint, counted, pareto
 from prunet_det.utils import plots
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import Bbox, BboxBase
 
 _SIZE = (7.6, 5.0)  # inches
 _LABEL = 7.5  # points
@@ -119,7 +123,7 @@ def _range(p: FrontPoint) -> list[list[float]]:
     return [[max(0.0, p.mean - min(p.values))], [max(0.0, max(p.values) - p.mean)]]
 
 
-def _handle(style: Any, label: str) -> Any:
+def _handle(style: Family, label: str) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D(
@@ -133,7 +137,7 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _margins(axes: Any, found: Sequence[FrontPoint]) -> None:
+def _margins(axes: Axes, found: Sequence[FrontPoint]) -> None:
     """Room for labels and bars, and ticks that one can read on less than two decades."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
@@ -163,10 +167,10 @@ def _ticks(left: float, right: float) -> list[float]:
 
 
 def _place_labels(
-    figure: Any,
-    axes: Any,
+    figure: Figure,
+    axes: Axes,
     labels: Sequence[tuple[str, float, float, str]],
-    legend: Any,
+    legend: Legend,
     spans: Sequence[tuple[float, float, float, float]],
 ) -> None:
     """Sets labels, (text, x, y, family), where they cover no marker, error bar, front or label.
@@ -176,10 +180,9 @@ def _place_labels(
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # the layout settles here, before anything is placed
-    renderer = figure.canvas.get_renderer()
     scale = figure.dpi / 72
-    inside = axes.get_window_extent(renderer)
-    taken = [legend.get_window_extent(renderer).padded(2)]
+    inside = axes.get_window_extent()
+    taken = [legend.get_window_extent().padded(2)]
     for (_, x, y, _), (low, high, least, most) in zip(labels, spans, strict=True):
         (cx, cy), corner, other = axes.transData.transform([(x, y), (low, least), (high, most)])
         r = 6 * scale
@@ -187,8 +190,9 @@ def _place_labels(
         taken.append(Bbox([[corner[0], cy - 2], [other[0], cy + 2]]))
         taken.append(Bbox([[cx - 2, corner[1]], [cx + 2, other[1]]]))
     for line in axes.lines:
-        if len(line.get_xdata()) > 1:
-            taken += _beads(axes.transData.transform(line.get_xydata()), 3 * scale)
+        corners = axes.transData.transform(line.get_xydata())
+        if len(corners) > 1:
+            taken += _beads(corners, 3 * scale)
     for text, x, y, family in sorted(labels, key=lambda label: (label[1], label[2])):
         note = axes.annotate(
             text,
@@ -199,7 +203,7 @@ def _place_labels(
             color=STYLES[family].colour,
             zorder=5,
         )
-        size = note.get_window_extent(renderer)
+        size = note.get_window_extent()
         here = axes.transData.transform((x, y))
         best, least = _PLACES[0], float("inf")
         for place in _PLACES:
@@ -211,8 +215,7 @@ def _place_labels(
             if cover == 0:
                 break
         note.set_position(best)
-        note.set_ha(_SIDES[_sign(best[0])][0])
-        note.set_va(_SIDES[_sign(best[1])][1])
+        note.set(ha=_SIDES[_sign(best[0])][0], va=_SIDES[_sign(best[1])][1])
         taken.append(_box(here, best, size, scale))
         if math.hypot(*best) > _LEADER:
             axes.annotate(
@@ -230,7 +233,7 @@ def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def _box(here: Any, place: tuple[float, float], size: Any, scale: float) -> Any:
+def _box(here: np.ndarray, place: tuple[float, float], size: BboxBase, scale: float) -> Bbox:
     """What a label covers at a place, with a pixel round it."""
     from matplotlib.transforms import Bbox
 
@@ -240,13 +243,13 @@ def _box(here: Any, place: tuple[float, float], size: Any, scale: float) -> Any:
     return Bbox([[left - 1, low - 1], [left + size.width + 1, low + size.height + 1]])
 
 
-def _overlap(a: Any, b: Any) -> float:
+def _overlap(a: BboxBase, b: BboxBase) -> float:
     width = min(a.x1, b.x1) - max(a.x0, b.x0)
     height = min(a.y1, b.y1) - max(a.y0, b.y0)
     return max(0.0, width) * max(0.0, height)
 
 
-def _beads(corners: Any, size: float) -> list[Any]:
+def _beads(corners: np.ndarray, size: float) -> list[Bbox]:
     """Small boxes along a line, so that labels keep off it."""
     import numpy as np
     from matplotlib.transforms import Bbox

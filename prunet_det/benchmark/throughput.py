@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
@@ -200,7 +201,7 @@ def disk_against_memory(trainer: Trainer, held: list[Any], iterations: int) -> t
 
 
 def evaluation_rows(
-    cfg: Config, suite: Suite, candidate: Candidate, detector: Any, images: int = 32
+    cfg: Config, suite: Suite, candidate: Candidate, detector: BaseDetector, images: int = 32
 ) -> list[dict[str, Any]]:
     """What evaluation does for one image."""
     detector = detector.cpu().eval()

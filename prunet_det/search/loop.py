@@ -30,7 +30,7 @@ from prunet_det.search.checkpoints import save_checkpoint
 from prunet_det.search.layer import LayerMixture
 from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
-from prunet_det.search.supernet import SuperNet, rebind_optimizer
+from prunet_det.search.supernet import Structure, SuperNet, rebind_optimizer
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.repeatable import random_state, set_random_state
 from prunet_det.utils.errors import UserError
@@ -317,7 +317,7 @@ class SearchLoop(BaseLoop):
         if (removed or narrower) and target != now:
             self.restructure(target)
 
-    def restructure(self, structure: Any) -> None:
+    def restructure(self, structure: Structure) -> None:
         """Cuts supernet, optimizer, average and, where there is one, the DDP wrapper."""
         before = dict(self.supernet.named_parameters())
         self.supernet.restructure(structure)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
@@ -11,9 +13,9 @@ from mmengine.registry import OPTIM_WRAPPERS
 class _ClipsQuietly:
     """Clips gradients; their norm stays on the device."""
 
-    clip_func: Any
+    clip_func: Callable[..., object]
     clip_grad_kwargs: dict[str, Any]
-    optimizer: Any
+    optimizer: torch.optim.Optimizer
 
     def _clip_grad(self) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

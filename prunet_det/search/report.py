@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,12 @@ from prunet_det.utils import plots
 from prunet_det.utils.io import write_text
 from prunet_det.utils.plots import COLOURS, DASHES, PALETTE
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+History = Sequence[Mapping[str, Any]]  # what the loop notes of its steps
 _WIDE = (7.5, 3.2)  # inches
 
 
@@ -73,7 +79,7 @@ def _network_table(spec: ArchSpec) -> list[str]:
 
 
 def draw(
-    out: Path, history: Sequence[Mapping[str, Any]], architecture: Architecture, budget_ms: float
+    out: Path, history: History, architecture: Architecture, budget_ms: float
 ) -> dict[str, str]:
     """Draws the plots of a search.
 
@@ -110,7 +116,9 @@ def draw(
     return captions
 
 
-def _twin(axis: Any, steps: Sequence[int] | np.ndarray, values: Any, label: str) -> Any:
+def _twin(
+    axis: Axes, steps: Sequence[int] | np.ndarray, values: Sequence[float], label: str
+) -> Axes:
     """A dashed line on an axis of its own, on the right."""
     twin = axis.twinx()
     twin.spines["top"].set_visible(False)
@@ -119,7 +127,7 @@ def _twin(axis: Any, steps: Sequence[int] | np.ndarray, values: Any, label: str)
     return twin
 
 
-def _draw_budget(steps: np.ndarray, records: Any, _: Architecture, budget_ms: float) -> Any:
+def _draw_budget(steps: np.ndarray, records: History, _: Architecture, budget_ms: float) -> Figure:
     figure, (axis,) = plots.figure(*_WIDE)
     axis.grid(alpha=0.25)
     green, blue = PALETTE["green"], PALETTE["blue"]
@@ -131,7 +139,7 @@ def _draw_budget(steps: np.ndarray, records: Any, _: Architecture, budget_ms: fl
     return figure
 
 
-def _grid(architecture: Architecture, label: str) -> tuple[Any, list[Any]]:
+def _grid(architecture: Architecture, label: str) -> tuple[Figure, list[Axes]]:
     count = len(architecture.space.layers)
     columns = 4
     rows = -(-count // columns)
@@ -148,7 +156,9 @@ def _grid(architecture: Architecture, label: str) -> tuple[Any, list[Any]]:
     return figure, list(axes[:count])
 
 
-def _draw_widths(steps: np.ndarray, records: Any, architecture: Architecture, _: float) -> Any:
+def _draw_widths(
+    steps: np.ndarray, records: History, architecture: Architecture, _: float
+) -> Figure:
     figure, axes = _grid(architecture, "inner width, channels")
     last = records[-1]
     for i, (axis, layer) in enumerate(zip(axes, architecture.space.layers, strict=True)):
@@ -172,9 +182,11 @@ def _draw_widths(steps: np.ndarray, records: Any, architecture: Architecture, _:
     return figure
 
 
-def _draw_candidates(steps: np.ndarray, records: Any, architecture: Architecture, _: float) -> Any:
+def _draw_candidates(
+    steps: np.ndarray, records: History, architecture: Architecture, _: float
+) -> Figure:
     figure, axes = _grid(architecture, "probability")
-    names: dict[str, Any] = {}
+    names: dict[str, Line2D] = {}
     every = list(dict.fromkeys(str(o) if o else "skip" for o in architecture.operators))
     for i, axis in enumerate(axes):
         for m in np.flatnonzero(architecture.layer_of == i):
@@ -198,7 +210,9 @@ def _draw_candidates(steps: np.ndarray, records: Any, architecture: Architecture
     return figure
 
 
-def _draw_layers(steps: np.ndarray, records: Any, architecture: Architecture, _: float) -> Any:
+def _draw_layers(
+    steps: np.ndarray, records: History, architecture: Architecture, _: float
+) -> Figure:
     figure, (axis,) = plots.figure(*_WIDE)
     axis.grid(alpha=0.25)
     place = 0
@@ -215,7 +229,7 @@ def _draw_layers(steps: np.ndarray, records: Any, architecture: Architecture, _:
     return figure
 
 
-def _draw_cost(_: np.ndarray, records: Any, __: Architecture, ___: float) -> Any:
+def _draw_cost(_: np.ndarray, records: History, __: Architecture, ___: float) -> Figure:
     figure, (axis,) = plots.figure(*_WIDE)
     axis.grid(alpha=0.25)
     steps = [r["iter"] for r in records]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine import dist
@@ -51,7 +51,7 @@ class SearchStateHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Called on the main process only."""
-        loop: Any = runner.train_loop
+        loop = cast("SearchLoop", runner.train_loop)
         checkpoint["search"] = {**loop.state_dict(), "identity": self.identity}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ class SearchStateHook(Hook):
                     f"{_short(value)}); resume with the command that it was started with, or give "
                     "another --out."
                 )
-        loop: Any = runner.train_loop
+        loop = cast("SearchLoop", runner.train_loop)
         loop.load_structure(state)
         check_fit(unwrap_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
         self._resumed = state
@@ -79,12 +79,12 @@ class SearchStateHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Sets the random states last: building and loading draw from them."""
         if self._resumed is not None:
-            loop: Any = runner.train_loop
+            loop = cast("SearchLoop", runner.train_loop)
             loop.load_random(self._resumed)
             self._resumed = None
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine import dist
@@ -164,7 +164,7 @@ def run_search(options: SearchOptions, command: str) -> tuple[SearchResult, Path
         torch.distributed.destroy_process_group()  # the last tier is the main process's
     if not main:
         return None
-    loop: Any = runner.train_loop
+    loop = cast("SearchLoop", runner.train_loop)
     finals = _last_tier(options, cfg, loop, costs, request, out)
     result = _save(loop, costs, request, out, finals, final=True)
     return result, out

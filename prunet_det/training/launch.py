@@ -173,9 +173,9 @@ def build_runner(cfg: Config) -> Runner:
     keep_messages()
     with config_errors():
         runner = Runner.from_cfg(cfg)
-    name = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("type")
-    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
-        raise InputError(f"there is no optimizer {name!r}.")
+    optimizer = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("type")
+    if isinstance(optimizer, str) and OPTIMIZERS.get(optimizer) is None:
+        raise InputError(f"there is no optimizer {optimizer!r}.")
     return runner
 
 
