@@ -189,7 +189,7 @@ def run_summary(args: argparse.Namespace) -> None:
     records = [summarize(folder) for folder in args.folders]
     rows = [
         [
-            " ".join([r["strategy"], r["switches"]]),
+            r["strategy"] + (f" without {r['tiers_off']}" if r["tiers_off"] else ""),
             r["device"],
             f"{r['budget_ms']:g}",
             str(r["seed"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,14 +29,13 @@ ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensor
 FOUND_FILE, FINALS_FILE = "found.json", "finals.json"  # before the last tier, and its trainings
 # What a result measured on the device itself must lie within, of the budget.
 MEASURED_RANGE = (0.92, 1.05)
-# Flags that turn a tier off.
-SWITCHES = (
-    "--no-pruning",
-    "--no-block-pruning",
-    "--skip-from-start",
-    "--fixed-expansions",
-    "--no-finals",
-)
+# Tiers that can be switched off, with the flags that did so in records without `tiers_off`.
+_TIERS = {
+    "widths": {"--fixed-expansions", "--no-pruning"},
+    "blocks": {"--no-block-pruning", "--no-pruning"},
+    "layers": {"--skip-from-start", "--no-pruning"},
+    "finals": {"--no-finals"},
+}
 _RECALIBRATION_BATCHES = 20
 _SCORED_BATCHES = 16
 
@@ -55,6 +53,7 @@ class Request:
         hashes: Of config, space, table and data.
         data: Name or folder, and the number of classes.
         name: Of the network; by default prunet_ and the strategy.
+        tiers_off: Tiers that were switched off, of `widths`, `blocks`, `layers` and `finals`.
     """
 
     command: str
@@ -66,6 +65,7 @@ class Request:
     hashes: Mapping[str, str]
     data: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    tiers_off: tuple[str, ...] = ()
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -82,6 +82,7 @@ class Request:
             "input_size": self.budget.input_size,
             "seed": self.seed,
             "strategy": self.strategy,
+            "tiers_off": list(self.tiers_off),
             "conditions": self.conditions,
             "hashes": dict(self.hashes),
             "data": dict(self.data),
@@ -109,9 +110,9 @@ class Request:
 
     def digest(self) -> dict[str, Any]:
         """What a resumed search must agree on."""
-        fields = {
-            k: v for k, v in self.to_dict().items() if k not in ("command", "config", "hashes")
-        }
+        # What matters of a command, a config and its tiers is in the config's hash.
+        hashed = ("command", "config", "tiers_off", "hashes")
+        fields = {k: v for k, v in self.to_dict().items() if k not in hashed}
         return {**fields, **{f"{k} (digest)": v for k, v in self.hashes.items()}}
 
 
@@ -240,6 +241,20 @@ def save_weights(out: str | os.PathLike[str], net: ArchNet) -> None:
     save_safetensors(net.state_dict(), Path(out) / WEIGHTS_FILE)
 
 
+def tiers_off(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tiers that a search did without.
+
+    Args:
+        record: What run.json says, or a row of a CSV file of `summarize`. Those without
+            `tiers_off` are older: their flags are among the words of `command` or `switches`.
+    """
+    if "tiers_off" in record:
+        off = record["tiers_off"]
+        return tuple(off.split() if isinstance(off, str) else off)
+    flags = set(record.get("switches", record.get("command", "")).split())
+    return tuple(tier for tier, switches in _TIERS.items() if flags & switches)
+
+
 def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """One flat record of a finished result.
 
@@ -264,7 +279,7 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
             ms = run["measured_ms"] or run["after_repair_ms"]
         return {
             "strategy": run["strategy"],
-            "switches": " ".join(w for w in run["command"].split() if w in SWITCHES),
+            "tiers_off": " ".join(tiers_off(run)),
             "config": run["config"],
             **c,
             "input_size": run["input_size"],
@@ -301,12 +316,11 @@ def is_finished(folder: Path, config: str, budget_ms: float) -> bool:
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         if "inherited_top1" not in run:
             return False
-        command = shlex.split(run["command"])
-        found = os.path.normpath(command[2]), run["budget_ms"]
-    except (OSError, ValueError, KeyError, IndexError):
+        found = os.path.normpath(run["config"]), run["budget_ms"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     if found != (os.path.normpath(config), budget_ms):
         raise UserError(
-            f"{folder} holds another search ({shlex.join(command)}); give another --out."
+            f"{folder} holds another search ({found[0]}, {found[1]:g} ms); give another --out."
         )
     return True

@@ -104,6 +104,17 @@ class SearchOptions:
     cfg_options: dict[str, Any] | None = None
     quiet: bool = False
 
+    @property
+    def tiers_off(self) -> tuple[str, ...]:
+        """Tiers that are switched off, see `Request`."""
+        off = {
+            "widths": self.no_pruning or bool(self.fixed_expansions),
+            "blocks": self.no_pruning or self.no_block_pruning,
+            "layers": self.no_pruning or self.skip_from_start,
+            "finals": self.no_finals,
+        }
+        return tuple(tier for tier, without in off.items() if without)
+
 
 def run_search(options: SearchOptions, command: str) -> tuple[SearchResult, Path] | None:
     """Runs a search, or builds a baseline.
@@ -304,6 +315,7 @@ def _request(
         },
         data=data,
         name=options.name or "",
+        tiers_off=options.tiers_off,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from prunet_det.search import verdict
 from prunet_det.search.cost_check import draw_costs
 from prunet_det.search.entries import ABLATIONS, FOUND, SEARCHED
+from prunet_det.search.results import tiers_off
 from prunet_det.utils.io import markdown_table, read_csv
 
 
@@ -38,11 +39,10 @@ def budgets(results: Path) -> str:
 
 def pruning(results: Path) -> str:
     """The same search with and without pruning, run at the same time."""
+    records = read_csv(results / "pruning.csv")[1]
     on, off = (
-        next(
-            r for r in read_csv(results / "pruning.csv")[1] if ("no-pruning" in r["switches"]) is o
-        )
-        for o in (False, True)
+        next(r for r in records if ("widths" in tiers_off(r)) is without)
+        for without in (False, True)
     )
     seconds = [float(r["search_seconds"]) for r in (on, off)]
     rows = [

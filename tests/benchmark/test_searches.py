@@ -26,7 +26,7 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
             if job.name != "0.5ms":
                 (tmp_path / job.name).mkdir()
                 found = {"inherited_top1": 0.5, "budget_ms": float(job.name.removesuffix("ms"))}
-                found["command"] = "python tools/search_backbone.py configs/search/quick.py"
+                found["config"] = "configs/search/quick.py"
                 (tmp_path / job.name / RUN_FILE).write_text(json.dumps(found))
             yield JobResult(job, int(job.name == "0.5ms"), "error: no luck.")
 

@@ -347,17 +347,21 @@ def test_baselines_by_the_same_command(config, tmp_path, here, strategy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "switch",
-    [("--fixed-expansions", 1, 3, 6), ("--skip-from-start",), ("--no-pruning",)],
-    ids=lambda s: s[0],
+    ("switch", "off"),
+    [
+        (("--fixed-expansions", 1, 3, 6), ["widths"]),
+        (("--skip-from-start",), ["layers"]),
+        (("--no-pruning", "--no-finals"), ["widths", "blocks", "layers", "finals"]),
+    ],
+    ids=["widths", "layers", "all"],
 )
-def test_tiers_switched_off(config, tmp_path, here, switch):
+def test_tiers_switched_off(config, tmp_path, here, switch, off):
     out = tmp_path / "out"
     few = ("--cfg-options", "search.warmup=1", "search.steps=6")
     done = here("search_backbone", *flags(config, out, *switch, *few))
     assert done.returncode == 0, done.stdout + done.stderr
     run = json.loads((out / "run.json").read_text())
-    assert run["accepted"] and switch[0] in run["command"]
+    assert run["accepted"] and run["tiers_off"] == off
 
 
 def test_a_search_goes_on_when_nothing_is_left_to_choose(config, tmp_path, here):
