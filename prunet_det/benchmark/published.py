@@ -94,6 +94,14 @@ def markdown() -> str:
     return "\n".join(f"{t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables())
 
 
+def _hub_path(config: str | Path) -> str:
+    """Path of a config at the top of configs/, which `mmengine.hub` then calls `prunet_det::/NAME`.
+
+    MMEngine takes only names with a slash, and compares them with what follows the first one here.
+    """
+    return f"configs//{Path(config).name}"
+
+
 def metafile() -> str:
     """Text of configs/metafile.yml: the models in OpenMMLab's form, for `mim` and `mmengine.hub`.
 
@@ -103,7 +111,7 @@ def metafile() -> str:
     demo = {
         "Name": "prunet_demo_digits",
         "In Collection": "PruNet",
-        "Config": f"configs/detection/{Path(card['config']).name}",
+        "Config": _hub_path(card["config"]),
         "Metadata": {
             "Training Data": "embedded digits",
             "Training Resources": card["training"]["machine"],
@@ -150,6 +158,10 @@ def metafile() -> str:
         }
         for c in classifiers()
     ]
+    recipes = [
+        {"Name": path.stem, "In Collection": "PruNet", "Config": _hub_path(path)}
+        for path in sorted(package_file("configs").glob("*.py"))
+    ]
     collections = [
         {
             "Name": "PruNet",
@@ -159,6 +171,8 @@ def metafile() -> str:
         {"Name": "GPUNet", "README": "docs/networks.md"},
     ]
     text = yaml.safe_dump(
-        {"Collections": collections, "Models": [demo, *networks]}, sort_keys=False, width=100
+        {"Collections": collections, "Models": [demo, *recipes, *networks]},
+        sort_keys=False,
+        width=100,
     )
     return f"{_METAFILE_HEADER}{text}"

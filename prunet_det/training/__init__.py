@@ -13,7 +13,7 @@ except ImportError as e:
 from prunet_det.training import optimizer, repeatable  # noqa: F401
 from prunet_det.training.hooks import ClassCheckHook, RecordHook
 
-# Configs and `mmengine.hub` find ours as `prunet_det::FOLDER/CONFIG.py`.
+# So `mmengine.hub` finds `prunet_det::/CONFIG.py`, and configs a base `prunet_det::FOLDER/FILE.py`.
 MODULE2PACKAGE.setdefault("prunet_det", "prunet_det")
 
 __all__ = ["ClassCheckHook", "RecordHook"]

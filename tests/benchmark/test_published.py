@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import yaml
 
-import prunet_det
 from prunet_det.utils.package import FILES, package_file
 
 
@@ -27,7 +26,13 @@ def test_published_figures(models):
     assert accuracy["Metrics"] == {"Top 1 Accuracy": 80.3}
     a100, v100 = models["prunet_p0"]["Metadata"]["inference time (ms/im)"]
     assert (v100["hardware"], v100["value"]) == ("V100", 0.63) and a100["hardware"] == "A100"
-    assert not set(models) - {*prunet_det.model_names(), "prunet_demo_digits"}
+
+
+def test_no_two_configs_have_one_name():
+    """`mim train prunet_det NAME.py` looks everywhere below the package, and refuses a choice."""
+    for config in package_file("configs").glob("*.py"):
+        assert len([*FILES.rglob(config.name), *FILES.parent.glob(f"*/{config.name}")]) <= 1
+        assert len(list(package_file("configs").rglob(config.name))) == 1
 
 
 def test_hub_finds_configs(models):
@@ -35,7 +40,7 @@ def test_hub_finds_configs(models):
 
     import prunet_det.training  # noqa: F401 (tells MMEngine of the package)
 
-    cfg = get_config("prunet_det::detection/prunet_effdet.py", pretrained=True)
+    cfg = get_config("prunet_det::/prunet_effdet.py", pretrained=True)
     assert cfg.model.backbone.arch == "prunet_demo"
     assert cfg.model_path == models["prunet_demo_digits"]["Weights"]
     assert get_config("prunet_det::search/quick.py").space.stem == 24

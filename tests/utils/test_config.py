@@ -21,7 +21,7 @@ def test_a_config_of_the_package_as_a_base(tmp_path):
     import prunet_det.training  # noqa: F401 (what lets MMEngine find our configs)
 
     mine = tmp_path / "mine.py"
-    mine.write_text('_base_ = ["prunet_det::detection/prunet_effdet.py"]\nmax_iters = 7\n')
+    mine.write_text('_base_ = ["prunet_det::_base_/../prunet_effdet.py"]\nmax_iters = 7\n')
     cfg = read_config(mine)
     assert (cfg.max_iters, cfg.model.backbone.arch) == (7, "prunet_demo")
     assert "_scope_" not in cfg.pretty_text

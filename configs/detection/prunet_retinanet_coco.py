@@ -1,3 +1,0 @@
-"""configs/prunet_retinanet_coco.py, in the folder that MMEngine's `prunet_det::` names want."""
-
-_base_ = ["../prunet_retinanet_coco.py"]
