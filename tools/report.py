@@ -10,18 +10,22 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import prunet_det
 from prunet_det.benchmark import publish
+from prunet_det.benchmark.fronts import counted
 from prunet_det.benchmark.published import metafile
 from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency import plots as latency_plots
 from prunet_det.latency.calibrate import FAMILIES_OF_ONE, errors, published_points
 from prunet_det.latency.check import summarize
 from prunet_det.latency.kernels import spec_kernels, totals
+from prunet_det.latency.record import Latency
+from prunet_det.runtime.subject import Scope
 from prunet_det.search import tables as search_tables
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError, run_tool
@@ -161,65 +165,54 @@ def predictions() -> str:
     return markdown_table(header, rows)
 
 
-def conditions(record: dict[str, str]) -> str:
-    """What measured milliseconds hold for, whatever the network, scope and threads."""
-    keys = ("device", "runtime", "precision")
-    return f"{', '.join(record[k] for k in keys)}, batch {record['batch']}"
-
-
 def measured() -> str:
-    """Networks measured, a table for each set of conditions."""
-    groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    """Networks measured, a table for each set of conditions but their threads."""
+    groups: dict[str, dict[str, dict[str, Latency]]] = {}
     for path in sorted(MEASURED.glob("*.csv")):
         if path.stem.endswith("_check"):
             continue
         header, records = read_csv(path)
-        for r in records:
-            size = "" if r["scope"] == "classifier" else f" {r['input_size']} px"
-            threads = {"0": "", "1": ", 1 thread"}.get(r["threads"], f", {r['threads']} threads")
-            columns = groups.setdefault(f"{conditions(r)}, {header['date']}", {})
-            columns.setdefault(f"{r['scope']}{size}{threads}", {})[r["model"]] = r
+        for latency in map(Latency.from_row, records):
+            c = latency.conditions
+            title = f"{replace(c, threads=0)}, {header['date']}"
+            size = "" if latency.scope is Scope.CLASSIFIER else f" {latency.input_size} px"
+            threads = f", {counted('thread', c.threads)}" if c.threads else ""
+            columns = groups.setdefault(title, {})
+            columns.setdefault(f"{latency.scope}{size}{threads}", {})[latency.model] = latency
     parts = []
-    for group, columns in groups.items():
+    for title, columns in groups.items():
         names = list(dict.fromkeys(name for rows in columns.values() for name in rows))
-        rows = [[f"`{n}`", *(_cell(c.get(n)) for c in columns.values())] for n in names]
-        figures = [r for c in columns.values() for r in c.values()]
-        shaky = sum(bool(r["unstable"]) for r in figures)
+        rows = [[f"`{n}`", *(str(c.get(n, "")) for c in columns.values())] for n in names]
+        latencies = [latency for c in columns.values() for latency in c.values()]
+        shaky = sum(bool(latency.note) for latency in latencies)
         parts.append(
-            f"{group}: median ms (10th to 90th percentile); {shaky} of {len(figures)} figures are "
-            "unstable (~).\n\n" + markdown_table(["network", *columns], rows)
+            f"{title}: median ms (10th to 90th percentile); {shaky} of {len(latencies)} figures "
+            "are unstable (~).\n\n" + markdown_table(["network", *columns], rows)
         )
     return "\n".join(parts)
-
-
-def _cell(record: dict[str, str] | None) -> str:
-    if record is None:
-        return ""
-    ms, low, high = (f"{float(record[k]):.4g}" for k in ("latency_ms", "low_ms", "high_ms"))
-    return f"{ms} ({low} to {high}){' ~' if record['unstable'] else ''}"
 
 
 KINDS = {"sum of the table": "table_ms", "fitted model": "model_ms"}
 
 
-def read_checks() -> dict[str, tuple[list[dict[str, str]], dict[str, list[float]]]]:
-    """Name of a check of a table to its records, and the milliseconds that were added up."""
+def read_checks() -> dict[str, tuple[list[Latency], dict[str, list[float]]]]:
+    """Name of a check of a table to its latencies, and the milliseconds that were added up."""
     found = {}
     for path in sorted(MEASURED.glob("*_check.csv")):
         records = read_csv(path)[1]
         sums = {
             kind: [float(r[key]) for r in records] for kind, key in KINDS.items() if records[0][key]
         }
-        found[path.stem.removesuffix("_check")] = records, sums
+        found[path.stem.removesuffix("_check")] = [Latency.from_row(r) for r in records], sums
     return found
 
 
 def checks() -> str:
     """How tables of blocks, and models fitted to them, add up to whole networks."""
     rows = []
-    for name, (records, sums) in read_checks().items():
-        where = conditions(records[0])
-        whole = [float(r["latency_ms"]) for r in records]
+    for name, (latencies, sums) in read_checks().items():
+        where = str(replace(latencies[0].conditions, threads=0))
+        whole = [latency.ms for latency in latencies]
         for kind, values in sums.items():
             s = summarize(whole, values)
             errors = [f"{s[k]:.1%}" for k in ("mean_error", "worst_error")]
@@ -292,10 +285,12 @@ def latency_figures() -> dict[str, tuple[Any, ...]]:
     found["time_v100.svg"] = (latency_plots.draw_breakdown, parts, where)
     shown = latency_plots.roofline(predicted["prunet_p0"].kernels, device, 1)
     found["roofline_v100.svg"] = (latency_plots.draw_roofline, shown, f"prunet_p0, {where}")
-    for name, (records, sums) in read_checks().items():
-        whole = [float(r["latency_ms"]) for r in records]
+    for name, (latencies, sums) in read_checks().items():
+        whole, first = [latency.ms for latency in latencies], latencies[0]
         pairs = {kind: list(zip(whole, ms, strict=True)) for kind, ms in sums.items()}
-        title = f"{conditions(records[0])}, {records[0]['input_size']} px, scope backbone"
+        title = (
+            f"{replace(first.conditions, threads=0)}, {first.input_size} px, scope {first.scope}"
+        )
         axes = ("measured whole", "added up")
         found[f"check_{name}.svg"] = (latency_plots.draw_pairs, pairs, *axes, title)
     return found
