@@ -3,10 +3,14 @@
 Use it from a config with `custom_imports = dict(imports=["prunet_det.detection"])`.
 """
 
+import contextlib
+import sys
+
 from prunet_det.utils.errors import MissingPackageError
 
 try:
-    import mmdet  # noqa: F401
+    with contextlib.redirect_stdout(sys.stderr):  # mmdet prints when it is imported
+        import mmdet.datasets  # noqa: F401
 except ImportError as e:
     raise MissingPackageError(
         "prunet_det.detection needs mmdet, mmcv and mmengine, and one of them does not import "
