@@ -11,7 +11,7 @@ from prunet_det.detection.inference import detect, read_card
 from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
-CONFIG = ROOT / "configs" / "detection" / "prunet_effdet.py"
+CONFIG = ROOT / "configs" / "prunet_effdet.py"
 SHIPPED = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
 
 

@@ -81,7 +81,7 @@ def test_a_whole_detector():
     import prunet_det.detection  # noqa: F401
 
     init_default_scope("mmdet")
-    cfg = Config.fromfile(ROOT / "configs" / "detection" / "prunet_effdet.py")
+    cfg = Config.fromfile(ROOT / "configs" / "prunet_effdet.py")
     with torch.device("meta"):
         detector = MODELS.build({**cfg.model, "data_preprocessor": None})
     found = trace(detector, (3, 256, 256))

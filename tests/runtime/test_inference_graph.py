@@ -52,7 +52,7 @@ def shared_convolution():
 
 
 def detector():
-    model = build_detector(ROOT / "configs" / "detection" / "prunet_effdet.py")
+    model = build_detector(ROOT / "configs" / "prunet_effdet.py")
     size = image_size(model.cfg)
     return NetworkPart(model, size)
 

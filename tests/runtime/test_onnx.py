@@ -34,7 +34,7 @@ def test_a_backbone_at_batch_1_and_3(name, tmp_path):
 def test_the_detector_at_batch_1_and_3(tmp_path):
     """In half precision, and at a fixed batch: tests/tools/test_export.py."""
     weights = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
-    config = ROOT / "configs" / "detection" / "prunet_effdet.py"
+    config = ROOT / "configs" / "prunet_effdet.py"
     subject = load_subject(config, "detector", 128, weights)
     assert subject.output_names[:2] == ("scores_stride8", "scores_stride16")
     path = tmp_path / "net.onnx"

@@ -31,7 +31,7 @@ def test_a_network_with_weights(here, tmp_path):
 
 @pytest.mark.slow
 def test_a_detector_in_half_precision(here, tmp_path):
-    config = ROOT / "configs" / "detection" / "prunet_effdet.py"
+    config = ROOT / "configs" / "prunet_effdet.py"
     weights = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
     flags = ("--out", tmp_path / "net.onnx", "--input-size", 128, "--precision", "fp16")
     done = here("export", config, weights, *flags)

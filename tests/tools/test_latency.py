@@ -61,7 +61,7 @@ def test_table_and_plots(latency, tmp_path):
 
 
 def test_a_whole_detector_is_predicted(latency):
-    config = ROOT / "configs" / "detection" / "prunet_effdet.py"
+    config = ROOT / "configs" / "prunet_effdet.py"
     flags = ("--model", config, "--input-size", 512, "--json")
     detector = json.loads(latency("predict", *flags, "--scope", "detector"))
     backbone = json.loads(latency("predict", "--model", "prunet_demo", "--json"))
@@ -74,7 +74,7 @@ QUICK = ("--runtime", "channels_last", "--threads", 1, "--seconds", 0.05)
 
 def test_measure(latency, tmp_path):
     """Whole detectors from the pixels on, in lines for machines, in CSV and in a table."""
-    models = ("--model", ROOT / "configs" / "detection" / "prunet_effdet.py", "--scope", "e2e")
+    models = ("--model", ROOT / "configs" / "prunet_effdet.py", "--scope", "e2e")
     models += ("--checkpoint", ROOT / "checkpoints" / "prunet_demo_digits.safetensors")
     models += ("--batch", 2, "--input-size", 128, *QUICK)
     line = latency("measure", *models, "--json", "--out", tmp_path / "m.csv")

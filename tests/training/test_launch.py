@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def cfg():
-    return Config.fromfile(ROOT / "configs" / "detection" / "prunet_effdet.py")
+    return Config.fromfile(ROOT / "configs" / "prunet_effdet.py")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_evaluation_ignores_other_weights(cfg, tmp_path, monkeypatch):
 
 
 def test_overrides_reach_the_config():
-    path = ROOT / "configs" / "detection" / "prunet_effdet.py"
+    path = ROOT / "configs" / "prunet_effdet.py"
     cfg = launch.load_config(path, data_root="mine", options={"model.neck.channels": 24})
     assert cfg.model.neck.channels == 24
     assert cfg.work_dir == "work_dirs/prunet_effdet"
