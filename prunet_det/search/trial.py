@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -40,16 +39,6 @@ class Trial:
     net: nn.Module
 
 
-class _Metrics(Hook):
-    """Keeps what the evaluation found."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, float] = {}
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self.found = dict(metrics or {})
-
-
 def run_trial(
     spec: ArchSpec,
     recipe: Config,
@@ -73,7 +62,7 @@ def run_trial(
         launch.set_max_iters(cfg, iterations)
     cfg.train_cfg.val_interval = cfg.train_cfg.max_iters
     train, score = loaders or (cfg.train_dataloader, cfg.val_dataloader)
-    metrics, start = _Metrics(), time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(
             model=cfg.model,
@@ -93,14 +82,15 @@ def run_trial(
             randomness=dict(seed=seed),
             experiment_name=f"trial_{time.time_ns()}",
         )
-        runner.register_hook(metrics)
         runner.train()
+        # Not `runner.val()`, before which an average of the weights would start anew.
+        top1 = float(runner.message_hub.get_scalar("val/accuracy/top1").current())
         for handler in list(runner.logger.handlers):  # its file is in the folder that goes
             runner.logger.removeHandler(handler)
             handler.close()
     net: Any = unwrap_model(runner)
     seconds = time.perf_counter() - start
-    return Trial(float(metrics.found["accuracy/top1"]), seconds, net.net.cpu().eval())
+    return Trial(top1, seconds, net.net.cpu().eval())
 
 
 def recipe_of(cfg: Config, config: str | os.PathLike[str], key: str = "recipe") -> str:
