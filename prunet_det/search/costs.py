@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -177,13 +178,14 @@ class SpaceCosts:
             network.append(layer.block(operator, layer.widths_of(operator)[place]))
         return tuple(network)
 
+    @cached_property
     def reachable(self) -> tuple[float, float]:
         """Least and greatest milliseconds of the space's networks."""
         return self.network_ms(self.extreme(False)), self.network_ms(self.extreme(True))
 
     def describe(self) -> str:
         """One line: the size of the space and what it reaches."""
-        low, high = self.reachable()
+        low, high = self.reachable
         return (
             f"space: {len(self.space.layers)} layers, 10^{self.space.log10_size:.1f} networks, "
             f"{low:.3f} to {high:.3f} ms at {self.input_size} px ({self.table.title})"
@@ -195,7 +197,7 @@ class SpaceCosts:
         Raises:
             BudgetError: The sentence has the range.
         """
-        low, high = self.reachable()
+        low, high = self.reachable
         if not low <= budget.ms <= high:
             raise BudgetError(
                 f"a budget of {budget.ms:g} ms cannot be met: the space reaches {low:.3f} to "

@@ -167,7 +167,7 @@ def _miss(ms: float, budget: Budget) -> float:
 
 
 def _no_fit(costs: SpaceCosts, budget: Budget, ms: float) -> BudgetError:
-    low, high = costs.reachable()
+    low, high = costs.reachable
     return BudgetError(
         f"no network of the space was found within {FILLED:.0%} to 100% of {budget.ms:g} ms, "
         f"although it reaches {low:.3f} to {high:.3f} ms; the closest costs {ms:.3f} "

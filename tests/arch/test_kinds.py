@@ -86,7 +86,7 @@ def test_a_new_kind_is_searched(network):
         dict(stem=16, tail=32, stages=[stage], kinds=("ds", "irb"), se=(False, True))
     )
     costs = Pricing(device="v100").costs(space, 64)
-    low, high = costs.reachable()
+    low, high = costs.reachable
     assert 0 < low < high
     layer = space.layers[1]
     operator = next(o for o in layer.operators if o.kind == "ds")

@@ -51,7 +51,7 @@ def test_the_expected_latencys_gradient_is_the_finite_difference(costs):
         live = k >= count or architecture.live[k]
         numeric = (values[0] - values[1]) / (2 * h) if live else 0.0
         assert gradient[k] == pytest.approx(numeric, abs=1e-7)
-    low, high = costs.reachable()
+    low, high = costs.reachable
     assert low < ms < high
 
 
@@ -113,7 +113,7 @@ def test_layers_that_cannot_be_paid_for_leave_at_the_end(costs):
     architecture = Architecture(costs)
     architecture.prune(architecture.tiers.skip_enters, 0.1)
     architecture.gates[2], architecture.gates[3], architecture.gates[5] = -0.5, -1.0, -0.1
-    low, _ = costs.reachable()
+    low, _ = costs.reachable
     architecture.prune(architecture.tiers.skip_end, low)
     assert architecture.gone[[2, 3, 5]].all()
     enough = Architecture(costs, Tiers(blocks=False))

@@ -35,7 +35,7 @@ def test_a_network_costs_what_is_predicted_for_it(space, costs):
 
 
 def test_nothing_is_cheaper_or_dearer_than_the_extremes(space, costs):
-    low, high = costs.reachable()
+    low, high = costs.reachable
     for seed in range(50):
         assert low <= costs.network_ms(random_network(space, seed)) <= high
     assert f"{low:.3f} to {high:.3f} ms at 256 px" in costs.describe()
@@ -43,7 +43,7 @@ def test_nothing_is_cheaper_or_dearer_than_the_extremes(space, costs):
 
 @pytest.mark.parametrize("share", [0.9, 1.1])
 def test_a_budget_out_of_reach_is_refused_with_the_range(costs, share):
-    low, high = costs.reachable()
+    low, high = costs.reachable
     budget = low * share if share < 1 else high * share
     with pytest.raises(BudgetError, match=f"the space reaches {low:.3f} to {high:.3f} ms"):
         costs.check_budget(costs.budget(budget))
@@ -121,7 +121,7 @@ def test_repair_keeps_what_fits_and_narrows_last_what_is_worth_most(space, costs
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_repair_reaches_every_budget_from_either_end(costs, share):
-    low, high = costs.reachable()
+    low, high = costs.reachable
     budget = costs.budget(low + share * (high - low))
     for most in (False, True):
         assert budget.fits(repair(costs.extreme(most), costs, budget).after_ms)

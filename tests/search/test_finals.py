@@ -114,7 +114,7 @@ def test_what_was_found_stays_where_nothing_is_better(costs, found, budget):
 
 
 def test_a_change_that_leads_out_of_the_budget_is_left_out(costs):
-    low, _ = costs.reachable()
+    low, _ = costs.reachable
     budget = costs.budget(1.005 * low)
     least = repair(costs.extreme(False), costs, budget, fill=True).network
     _, finals, _ = run(least, costs, budget, lambda network: 0.0)

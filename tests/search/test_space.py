@@ -28,12 +28,12 @@ def test_the_published_prunets_are_points_of_the_default_space(name):
     network = space.network_of(spec)
     assert space.to_spec(network, name, spec.provenance, 224).stages == spec.stages
     costs = Pricing(device="v100").costs(space, 512)
-    low, high = costs.reachable()
+    low, high = costs.reachable
     assert low < costs.network_ms(network) < high
 
 
 def test_the_quick_space_reaches_what_it_promises():
-    low, high = Pricing(device="v100").costs(config_space("quick"), 512).reachable()
+    low, high = Pricing(device="v100").costs(config_space("quick"), 512).reachable
     assert low <= 0.45 and high >= 1.2
 
 
