@@ -142,11 +142,8 @@ def run_search(options: SearchOptions, command: str) -> tuple[SearchResult, Path
     )
     space = SearchSpace.from_config(cfg.space)
     main = dist.is_main_process()
-    if options.device == "here" and not main:
-        dist.barrier()  # the main process measures, alone; the others read its table
-    costs = pricing.costs(space, options.input_size)
-    if options.device == "here" and main:
-        dist.barrier()
+    price = price_in_turn if options.device == "here" else Pricing.costs
+    costs = price(pricing, space, options.input_size)
     if main:
         logger.info("%s", costs.describe())
     budget = costs.budget(options.budget_ms)
@@ -179,6 +176,32 @@ def run_search(options: SearchOptions, command: str) -> tuple[SearchResult, Path
     finals = _last_tier(options, cfg, loop, costs, request, out)
     result = _save(loop, costs, request, out, finals, final=True)
     return result, out
+
+
+def price_in_turn(pricing: Pricing, space: SearchSpace, input_size: int) -> SpaceCosts:
+    """Prices a space in the main process, which measures alone; the others then read its table.
+
+    Args:
+        pricing: Where milliseconds come from.
+        space: The space.
+        input_size: Side of the square images, in pixels.
+
+    Raises:
+        UserError: If the main process raised; there it is what `Pricing.costs` raises.
+    """
+    failure = [""]
+    if dist.is_main_process():
+        try:
+            return pricing.costs(space, input_size)
+        except BaseException as e:
+            failure = [str(e) or type(e).__name__]
+            raise
+        finally:  # without it the others would wait until the backend gives up
+            dist.broadcast_object_list(failure)
+    dist.broadcast_object_list(failure)
+    if failure[0]:
+        raise UserError(f"the main process could not price the space: {failure[0]}")
+    return pricing.costs(space, input_size)
 
 
 def _config(options: SearchOptions) -> Config:
