@@ -50,6 +50,9 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted.\n")
         code = 130
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # as a shell reports SIGPIPE
     except (UserError, OSError, ModuleNotFoundError) as e:
         sentence = _sentence(e)
         if sentence is None or os.environ.get(DEBUG_VARIABLE):
