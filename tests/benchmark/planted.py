@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import prunet_det
 from prunet_det.benchmark.records import Record, save_latencies, save_record
+from prunet_det.benchmark.suite import Candidate
 from prunet_det.latency.record import Conditions, Latency
 
 CONDITIONS = Conditions(device="AMD EPYC, 2 cores", runtime="onnxruntime", precision="fp32")
@@ -13,19 +15,26 @@ PREDICTED = Conditions(device="v100", runtime="tensorrt", precision="fp16")
 SHARE = {"backbone": 0.6, "detector": 1.0, "e2e": 1.3}
 
 
+@dataclass(frozen=True)
+class Timed:
+    """How latencies are planted: their spread as a share, the scopes measured, and where."""
+
+    spread: float = 0.05
+    scopes: Sequence[str] = tuple(SHARE)
+    where: Conditions = CONDITIONS
+
+
+TIMED = Timed()
+
+
 def runs(
-    model: str,
-    family: str,
-    size: int,
-    values: Sequence[float],
-    ms: float,
-    seed: int = 0,
-    spread: float = 0.05,
-    scopes: Sequence[str] = tuple(SHARE),
-    where: Conditions = CONDITIONS,
-    **more,
+    candidate: Candidate, values: Sequence[float], ms: float, timed: Timed = TIMED, **more
 ) -> list[Record]:
-    """The runs of one point, a seed a value, timed at every scope and predicted for a V100."""
+    """The runs of one candidate, a seed a value; `ms` is the detector's, on this machine.
+
+    Every scope of `timed` is measured, and the backbone is predicted for a V100.
+    """
+    model, size = candidate.model, candidate.input_size
 
     def row(conditions, kind, scope, value):
         return Latency(
@@ -34,12 +43,16 @@ def runs(
             scope=scope,
             conditions=conditions,
             ms=value,
-            low=value * (1 - spread),
-            high=value * (1 + spread),
+            low=value * (1 - timed.spread),
+            high=value * (1 + timed.spread),
             kind=kind,
         )
 
-    latencies = [row(where, "measured", s, ms * share) for s, share in SHARE.items() if s in scopes]
+    latencies = [
+        row(timed.where, "measured", s, ms * share)
+        for s, share in SHARE.items()
+        if s in timed.scopes
+    ]
     latencies.append(row(PREDICTED, "predicted", "backbone", ms / 20))
     spec = prunet_det.load_spec(model).to_dict() if model in prunet_det.model_names() else None
     fixed = dict(suite="planted", artifact="onnxruntime fp32", data_hash="d")
@@ -51,7 +64,7 @@ def runs(
     for i, v in enumerate(values):
         metrics = {"mAP": v, "AP50": v**0.6, "AP75": v**0.8, "APs": v**1.2, "APm": v**0.9}
         metrics["APl"] = None
-        run = dict(model=model, family=family, input_size=size, seed=seed + i, metrics=metrics)
+        run = dict(model=model, family=candidate.family, input_size=size, seed=i, metrics=metrics)
         found.append(Record(**{**run, **fixed, **more}))
     return found
 
@@ -70,7 +83,9 @@ def suite(seeds: int = 3, **more) -> list[Record]:
         ("efficientnet_b0", "efficientnet", 192, 0.425, 31.0),
         ("efficientnet_b0", "efficientnet", 256, 0.480, 55.0),
     ]
-    return [r for *p, v, ms in table for r in runs(*p, [v + s for s in shifts], ms, **more)]
+    return [
+        r for *p, v, ms in table for r in runs(Candidate(*p), [v + s for s in shifts], ms, **more)
+    ]
 
 
 def save(folder, records: Sequence[Record]) -> None:

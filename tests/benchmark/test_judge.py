@@ -12,10 +12,11 @@ import pytest
 from prunet_det.benchmark import fronts
 from prunet_det.benchmark.fronts import Axis, FrontPoint, axes, points
 from prunet_det.benchmark.judge import estimate_ratio, judge
+from prunet_det.benchmark.suite import Candidate
 from prunet_det.latency.record import Conditions, Latency
 from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import UserError
-from tests.benchmark.planted import CONDITIONS, runs, suite
+from tests.benchmark.planted import CONDITIONS, Timed, runs, suite
 
 MODELS = {"prunet": "prunet_demo", "gpunet": "gpunet_0", "efficientnet": "efficientnet_b0"}
 SHIFTS = (-0.01, 0.0, 0.01)
@@ -26,7 +27,9 @@ def family(name, front, shifts=SHIFTS, **more):
     return [
         run
         for i, (value, ms) in enumerate(front)
-        for run in runs(MODELS[name], name, 128 + 64 * i, [value + s for s in shifts], ms, **more)
+        for run in runs(
+            Candidate(MODELS[name], name, 128 + 64 * i), [value + s for s in shifts], ms, **more
+        )
     ]
 
 
@@ -121,7 +124,8 @@ def test_verdicts(factor, expected):
     ("factor", "state"), [(1.5, "is met"), (1.1, "is missed"), (1.25, "may be met or missed")]
 )
 def test_the_aim_is_of_gpus_and_held_to_the_interval(factor, state):
-    gpu = dict(where=Conditions(device="NVIDIA H100", runtime="cuda_graph", precision="fp16"))
+    h100 = Conditions(device="NVIDIA H100", runtime="cuda_graph", precision="fp16")
+    gpu = dict(timed=Timed(where=h100))
     found = verdict(family("prunet", FRONT, **gpu) + family("gpunet", times(factor), **gpu))
     assert found.sentence().endswith(f"; the aim of 0.8 {state}.")
     here = verdict(family("prunet", FRONT) + family("gpunet", times(factor)))
@@ -170,7 +174,8 @@ def test_seeds_that_move_fronts_apart_leave_no_interval():
 
 
 def test_a_predicted_difference_within_the_error_band_establishes_nothing():
-    records = family("prunet", FRONT, spread=0.2) + family("gpunet", times(1.2), spread=0.2)
+    wide = Timed(spread=0.2)
+    records = family("prunet", FRONT, timed=wide) + family("gpunet", times(1.2), timed=wide)
     assert verdict(records).verdict == "faster"  # as measured, whose spread is another thing
     assert verdict(records, "backbone", "predicted").verdict == "not established"
 
@@ -184,7 +189,7 @@ def test_records_of_other_data_or_revision_are_refused():
 
 def test_a_failed_run_is_no_point():
     records = family("prunet", FRONT) + family("gpunet", times(2.0))
-    broken = runs("gpunet_0", "gpunet", 999, [0.9], 0.1, status="failed", metrics={})
+    broken = runs(Candidate("gpunet_0", "gpunet", 999), [0.9], 0.1, status="failed", metrics={})
     assert verdict(records + broken) == verdict(records)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from prunet_det.benchmark.blocks import blocks_of, blocks_svg
 from prunet_det.benchmark.page import write_page
-from tests.benchmark.planted import suite
+from tests.benchmark.planted import Timed, suite
 
 pytest.importorskip("plotly", reason="the page needs plotly (extra benchmark)")
 
@@ -17,7 +17,7 @@ pytest.importorskip("plotly", reason="the page needs plotly (extra benchmark)")
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
-    write_page(suite(2, scopes=("e2e", "detector")), "A </script><b> title", path)
+    write_page(suite(2, timed=Timed(scopes=("e2e", "detector"))), "A </script><b> title", path)
     return path
 
 

@@ -11,18 +11,21 @@ import pytest
 from prunet_det.benchmark import extras, plot, publish, report_cli, tables, timing
 from prunet_det.benchmark.fronts import axes, points
 from prunet_det.benchmark.records import load_records, save_latencies, save_record
+from prunet_det.benchmark.suite import Candidate
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import read_csv, write_csv, write_json
-from tests.benchmark.planted import runs, save, suite
+from tests.benchmark.planted import Timed, runs, save, suite
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """A folder of two suites: one with two seeds, one of a single run that failed."""
     root = tmp_path_factory.mktemp("results")
-    broken = runs("gpunet_1", "gpunet", 128, [0.1], 9.0, metrics={}, status="failed", error="boom")
-    save(root / "small", suite(2, scopes=("e2e",)) + broken)
+    broken = runs(
+        Candidate("gpunet_1", "gpunet", 128), [0.1], 9.0, metrics={}, status="failed", error="boom"
+    )
+    save(root / "small", suite(2, timed=Timed(scopes=("e2e",))) + broken)
     save(root / "broken", broken)
     return root
 
@@ -69,7 +72,7 @@ def test_the_csv_is_what_the_records_say(results, tmp_path):
 
 
 def test_a_suite_that_is_not_timed_yet_is_reported(tmp_path):
-    records = runs("prunet_demo", "prunet", 128, [0.3, 0.4], 9.0, latencies=())
+    records = runs(Candidate("prunet_demo", "prunet", 128), [0.3, 0.4], 9.0, latencies=())
     save(tmp_path / "young", records)
     text = publish.full(tmp_path) + publish.summary(tmp_path)
     assert "0.350 \u00b1 0.071" in text and "no latency yet" in text
@@ -100,9 +103,9 @@ def test_published_parts_are_there_with_and_without_records(results, tmp_path):
 
 
 def test_verdicts_follow_the_records(tmp_path):
-    save(tmp_path / "a", suite(3, scopes=("e2e",)))
+    save(tmp_path / "a", suite(3, timed=Timed(scopes=("e2e",))))
     assert "PruNet needs 0.58 of GPUNet's latency" in publish.summary(tmp_path)
-    records = suite(3, scopes=("e2e",))
+    records = suite(3, timed=Timed(scopes=("e2e",)))
     slower = [
         r if r.family == "prunet" else s for r, s in zip(records, swapped(records), strict=True)
     ]
@@ -150,7 +153,7 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
 
 
 def test_equal_seeds_and_narrow_ranges_are_drawn():
-    records = runs("prunet_demo", "prunet", 128, [0.1, 0.1, 0.1], 9.0)
+    records = runs(Candidate("prunet_demo", "prunet", 128), [0.1, 0.1, 0.1], 9.0)
     axis = next(a for a in axes(records) if a.scope == "detector")
     figure = plot.draw_pareto(points(records, axis), axis, "mAP", "one")
     (left, right), ticks = figure.axes[0].get_xlim(), figure.axes[0].get_xticks()
@@ -158,7 +161,7 @@ def test_equal_seeds_and_narrow_ranges_are_drawn():
 
 
 def test_latencies_of_other_weights_are_left_out(tmp_path):
-    (record,) = runs("prunet_demo", "prunet", 128, [0.1], 9.0, weights_hash="new")
+    (record,) = runs(Candidate("prunet_demo", "prunet", 128), [0.1], 9.0, weights_hash="new")
     save_record(tmp_path, replace(record, latencies=()))
     for weights, count in (("new", len(record.latencies)), ("old", 0)):
         about = {"weights": {"prunet_demo@128": weights}}
@@ -178,9 +181,7 @@ def test_labels_cover_nothing():
         for i, model in enumerate(models)
         for size in (256, 320)
         for run in runs(
-            model,
-            family,
-            size,
+            Candidate(model, family, size),
             [0.3 + 0.05 * i + (size - 256) / 2000] * 2,
             start + 8 * i + size / 9,
         )
@@ -199,7 +200,7 @@ def test_labels_cover_nothing():
 
 
 def test_no_bar_is_cut_off():
-    wide = runs("prunet_demo", "prunet", 128, [0.3, 0.4], 9.0, spread=0.8)
+    wide = runs(Candidate("prunet_demo", "prunet", 128), [0.3, 0.4], 9.0, timed=Timed(spread=0.8))
     axis = axes(wide)[0]
     figure = plot.draw_pareto(points(wide, axis), axis, "mAP", "wide")
     low, high = figure.axes[0].get_xlim()
