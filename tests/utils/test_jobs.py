@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,10 @@ def test_without_ray_one_sentence(tmp_path, monkeypatch):
         list(launch([stub(tmp_path, "a")], "ray", tmp_path / "logs"))
 
 
+def codes_by_ray(jobs: list[Job], logs: Path) -> list[tuple[str, int]]:
+    return sorted((result.job.name, result.code) for result in launch(jobs, "ray", logs, 2))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
@@ -108,25 +113,32 @@ def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     killer = threading.Thread(target=kill_worker)
     killer.start()
     jobs = [stub(tmp_path, "a", 0.5), stub(tmp_path, "b", 120), *(stub(tmp_path, n) for n in "cd")]
-    results = list(launch(jobs, "ray", tmp_path / "logs", 2))
+    greedy = Job(name="greedy", command=("true",), folder=str(tmp_path), gpus=9)
+    # In a process of its own, for Ray's threads live on, and a process with threads forks badly.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as apart:
+        codes = apart.submit(codes_by_ray, jobs, tmp_path / "logs").result()
+        with pytest.raises(UserError, match="asks for 9 GPUs"):
+            apart.submit(codes_by_ray, [greedy], tmp_path / "logs").result()
     killer.join()
-    assert sorted((r.job.name, r.code) for r in results) == [(n, 0) for n in "abcd"]
+    assert codes == [(n, 0) for n in "abcd"]
     assert {n: (tmp_path / f"{n}.done").read_text() for n in "abcd"} == dict.fromkeys(
         "abcd", "done\n"
     )
     starts = {n: len((tmp_path / f"{n}.started").read_text().splitlines()) for n in "abcd"}
     assert starts == {"a": 1, "b": 2, "c": 1, "d": 1}
-    greedy = Job(name="greedy", command=("true",), folder=str(tmp_path), gpus=9)
-    with pytest.raises(UserError, match="asks for 9 GPUs"):
-        list(launch([greedy], "ray", tmp_path / "logs"))
 
 
-def call(argument: tuple[float, str]) -> tuple[str, int, bool]:
-    """Waits; raises or dies where it is told to."""
+def call(argument: tuple[float | Path, str]) -> tuple[str, int, bool]:
+    """Waits, for a time or until after a file is there; raises, dies or leaves the file."""
     import torch
 
     wait, what = argument
-    time.sleep(wait)
+    while isinstance(wait, Path) and not wait.exists():
+        time.sleep(0.01)
+    time.sleep(0.5 if isinstance(wait, Path) else wait)
+    if what.startswith("/"):
+        Path(what).touch()
     if what == "raise":
         raise ValueError("no luck.")
     if what == "die":
@@ -136,7 +148,7 @@ def call(argument: tuple[float, str]) -> tuple[str, int, bool]:
 
 
 @pytest.mark.parametrize("spawn", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_calls_in_processes(spawn):
+def test_calls_in_processes(spawn, tmp_path):
     arguments = [(0.2, "a"), (0.0, "raise"), (0.0, "c")]
     calls = run_in_processes(call, arguments, "", 2, spawn=spawn)
     a, error, c = (done.exception() or done.result() for done in calls)
@@ -145,8 +157,9 @@ def test_calls_in_processes(spawn):
         ("a", 1, True),
         ("b", 1, True),
     ]
-    unordered = run_in_processes(call, [(0.5, "a"), (0.0, "b")], "", 2, in_order=False)
-    assert [done.result()[0] for done in unordered] == ["b", "a"]
+    arguments = [(tmp_path / "b", "a"), (0.0, str(tmp_path / "b"))]
+    unordered = run_in_processes(call, arguments, "", 2, in_order=False)
+    assert [done.result()[0] for done in unordered] == [str(tmp_path / "b"), "a"]
 
 
 def test_who_stops_listening_stops_the_processes():
