@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 BLOCKED = (
     "mmengine",
     "mmcv",
@@ -23,6 +25,7 @@ def python(code):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_import_needs_the_core_only():
     code = f"""
 import sys
@@ -36,6 +39,7 @@ predict("prunet_p0")
     assert python(code) == (0, "")
 
 
+@pytest.mark.slow
 def test_detection_names_the_extra():
     code, output = python("import sys; sys.modules['mmdet'] = None; import prunet_det.detection")
     assert code == 1

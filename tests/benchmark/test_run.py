@@ -19,6 +19,8 @@ from prunet_det.latency.record import Latency
 from tests.benchmark.planted import CONDITIONS
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # trains, exports, evaluates and times a whole run
+
 KEY = "prunet_tiny_64_seed0"
 TOOL = [sys.executable, str(ROOT / "tools" / "benchmark.py")]
 KILLS = int(os.environ.get("PRUNET_KILLS", "1"))  # more of them take minutes
@@ -92,7 +94,6 @@ def test_evaluates_what_is_deployed(undisturbed, tiny_suite, monkeypatch):
         assert (distance < 0.5).float().mean() > 0.9
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_is_undisturbed(undisturbed, tiny_suite, tmp_path, here):
     command = [*TOOL, "--suite", str(tiny_suite), "--out", str(tmp_path), "--no-timing"]
     log, draw = tmp_path / "work" / "logs" / f"{KEY}.log", random.Random(KILLS)

@@ -50,6 +50,7 @@ def looks(character):
     return np.stack(found)
 
 
+@pytest.mark.slow
 def test_no_two_characters_look_alike():
     """In no two faces, at no angles that the set draws; printed digits stand for written ones."""
     twins = ("0O", "1l", "A\u039b", "Vv", "Cc", "H\u0418", "U\u0075", "\u03a6\u0424")
@@ -72,6 +73,7 @@ def test_no_two_characters_look_alike():
         assert alike[at[a], at[b]] > pairs[worst] + 0.03, a + b
 
 
+@pytest.mark.slow
 def test_sizes_and_counts_are_like_cocos():
     counts, sides, seen = [], [], {"train": set(), "val": set()}
     for split, images in (("train", 60), ("val", 60)):

@@ -112,13 +112,10 @@ def test_its_spec_names_what_it_comes_from(found):
 
 
 @pytest.mark.slow
-def test_the_quick_search_is_regenerated_from_its_provenance(tmp_path, here):
-    """The space and schedules of configs/search/quick.py, with fewer steps and no last tier."""
-    few = ["search.warmup=1", "search.steps=8", "search_dataloader.batch_size=4"]
-    few += ["search_dataloader.num_workers=0"]
-    given = ("--budget-ms", 0.5, "--seed", 3, "--name", "mine", "--classes", 2, "--no-finals")
-    first = ("configs/search/quick.py", *given, "--quiet", "--cfg-options", *few)
-    done = here("search_backbone", *first, "--out", tmp_path / "first")
+def test_a_search_is_regenerated_from_its_provenance(config, tmp_path, here):
+    given = ("--seed", 3, "--name", "mine", "--classes", 2, "--no-finals", "--cfg-options")
+    first = flags(config, tmp_path / "first", *given, "search.warmup=1", "search.steps=8")
+    done = here("search_backbone", *first)
     assert done.returncode == 0, done.stdout + done.stderr
     path = tmp_path / "first" / "arch.json"
     spec = ArchSpec.load(path)
@@ -364,6 +361,7 @@ def test_tiers_switched_off(config, tmp_path, here, switch, off):
     assert run["accepted"] and run["tiers_off"] == off
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_when_nothing_is_left_to_choose(config, tmp_path, here):
     """One expansion, so no Prunodes; halfway every layer has one operator."""
     out = tmp_path / "out"

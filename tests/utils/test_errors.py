@@ -79,6 +79,7 @@ def test_a_bug_shows_its_traceback(main, kind):
         run_tool(main)
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_tool_ends_with_another_code(tmp_path):
     """As the shell sees it: a NumPy error deep in a prediction is no mistake of the user's."""
     script = """
