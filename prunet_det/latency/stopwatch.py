@@ -13,7 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Timing:
     """
 
     samples_ms: tuple[float, ...]
+    _: KW_ONLY
     runs_a_sample: int = 1
     peak_memory_mb: float | None = None
     before: Mapping[str, float] = field(default_factory=dict)
@@ -201,7 +202,7 @@ def _time(
             samples[i].append(tasks[i].sample(runs[i]))
     after = readings(tasks[0].device)
     return [
-        Timing(tuple(own), n, memory, before, after)
+        Timing(tuple(own), runs_a_sample=n, peak_memory_mb=memory, before=before, after=after)
         for own, n, (_, memory) in zip(samples, runs, warm, strict=True)
     ]
 
