@@ -34,21 +34,10 @@ def write_records(path: str, records: Sequence[dict[str, Any]]) -> None:
 
 def torch_device(name: str) -> str:
     """A torch device from `here`, `cpu`, `cuda` or `cuda:1`."""
-    import torch
-
     from prunet_det.latency.measure import local_device
+    from prunet_det.utils.env import check_device
 
-    if name == "here":
-        return local_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError as e:
-        raise UserError(
-            f"there is no device {name!r} to measure on; give here, cpu or cuda."
-        ) from e
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"there is no CUDA device {name} here; give --device here or cpu.")
-    return name
+    return local_device() if name == "here" else check_device(name)
 
 
 def asked_conditions(args: argparse.Namespace, device: str) -> Any:

@@ -43,7 +43,7 @@ def load_photos(split: str) -> tuple[np.ndarray, ...]:
         from skimage.data import data_dir
     except ImportError as e:
         raise MissingPackageError(
-            "the embedded data needs scikit-image and scikit-learn: pip install prunet_det[det]."
+            "the embedded data needs scikit-image and scikit-learn: pip install 'prunet_det[det]'."
         ) from e
     photos = []
     for name in PHOTOS[split]:

@@ -14,7 +14,7 @@ try:
 except ImportError as e:
     raise MissingPackageError(
         "prunet_det.detection needs mmdet, mmcv and mmengine, and one of them does not import "
-        f"({e}). Install them with `make .venv` or `pip install prunet_det[det]`; "
+        f"({e}). Install them with `make env` or `pip install 'prunet_det[det]'`; "
         "`python tools/doctor.py` names what is wrong."
     ) from e
 

@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from prunet_det.utils.config import config_errors, read_config
+from prunet_det.utils.env import check_device
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo.weights import load_all_weights
 
@@ -48,19 +49,14 @@ def build_detector(
         InputError: If the config is not of a one-stage detector, the number of classes is not the
             head's, or there is no such device.
     """
-    try:
-        missing = torch.device(device).type == "cuda" and not torch.cuda.is_available()
-    except RuntimeError:  # no such type of device
-        missing = True
-    if missing:
-        raise InputError(f"there is no device {device}; use cpu.")
+    check_device(device)
     if not isinstance(config, Config):
         config = read_config(config)
     init_default_scope(config.get("default_scope", "mmdet"))
     with config_errors():
         model = MODELS.build(config.model) if "model" in config else None
     if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):
-        raise InputError(f"{config.filename} is no one-stage detector's config.")
+        raise InputError(f"{config.filename or 'the config'} is no one-stage detector's config.")
     if classes is not None:
         outputs = getattr(model.bbox_head, "num_classes", len(classes))
         if outputs != len(classes):

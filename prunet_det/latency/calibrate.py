@@ -152,7 +152,7 @@ def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np
     try:
         from scipy.optimize import least_squares
     except ImportError as e:
-        raise MissingPackageError("calibration needs SciPy: pip install prunet_det[det].") from e
+        raise MissingPackageError("calibration needs SciPy: pip install 'prunet_det[det]'.") from e
     start = np.log(PRIOR)
     efficiencies = np.array([name in FITTED[2:4] for name in FITTED])  # of a peak: at most 1
 

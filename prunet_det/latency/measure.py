@@ -99,7 +99,10 @@ def local_device() -> str:
 
 
 def find_device(conditions: Conditions) -> str | None:
-    """Returns the torch device that has the title in the conditions, None where it is not here."""
+    """Returns the torch device that has the title in the conditions, None where it is not here.
+
+    Of several equal GPUs it is the first; CUDA_VISIBLE_DEVICES chooses among them.
+    """
     return next((k for k, title in local_devices().items() if title == conditions.device), None)
 
 
@@ -206,7 +209,7 @@ def _task(subject: Subject, program: Program, images: torch.Tensor) -> Task:
 
 
 REPEATS = 4  # of a block in the longer of the two networks that are compared
-RUNTIMES = ("eager", "channels_last", "cuda_graph", "onnxruntime", "tensorrt")
+BLOCK_RUNTIMES = ("eager", "channels_last", "cuda_graph", "onnxruntime", "tensorrt")
 _SAVE_SECONDS = 20.0
 
 
@@ -270,9 +273,9 @@ class BlockTimer:
     def __init__(
         self, conditions: Conditions, device: str | None = None, seconds: float = 0.4
     ) -> None:
-        if conditions.runtime not in RUNTIMES:
+        if conditions.runtime not in BLOCK_RUNTIMES:
             raise InputError(
-                f"a table needs one of the runtimes {', '.join(RUNTIMES)}, got "
+                f"a table needs one of the runtimes {', '.join(BLOCK_RUNTIMES)}, got "
                 f"{conditions.runtime!r}."
             )
         self.device = device or require_device(conditions)

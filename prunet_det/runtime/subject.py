@@ -16,7 +16,7 @@ from torch import nn
 from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.config import positive_int
-from prunet_det.utils.errors import InputError, MissingPackageError
+from prunet_det.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -242,12 +242,8 @@ def _from_config(
     input_size: int | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
-    try:
-        from prunet_det.detection import build
-    except ImportError as e:
-        raise MissingPackageError(
-            f"configs need the extra: pip install prunet_det[det] ({e})."
-        ) from e
+    from prunet_det.detection import build
+
     detector = build.build_detector(path, checkpoint)
     size = input_size or build.image_size(detector.cfg) or DETECTION_SIZE
     name = os.path.splitext(os.path.basename(path))[0]

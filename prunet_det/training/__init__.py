@@ -6,8 +6,8 @@ try:
     from mmengine.config.utils import MODULE2PACKAGE
 except ImportError as e:
     raise MissingPackageError(
-        f"training needs mmengine, which does not import ({e}). Install it with `make .venv` or "
-        "`pip install prunet_det[det]`; `python tools/doctor.py` names what is wrong."
+        f"training needs mmengine, which does not import ({e}). Install it with `make env` or "
+        "`pip install 'prunet_det[det]'`; `python tools/doctor.py` names what is wrong."
     ) from e
 
 from prunet_det.training import optimizer, repeatable  # noqa: F401

@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.training.schedule import fitted_schedule, set_length
 from prunet_det.utils.config import config_errors, positive_int, read_config
-from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.errors import InputError, MissingFileError, UserError
 from prunet_det.utils.log import PACKAGE
 from prunet_det.zoo.weights import refuse_pretrained
 
@@ -125,7 +125,7 @@ def require_file(path: str | os.PathLike[str], title: str) -> None:
         UserError: If there is no such file.
     """
     if not Path(path).is_file():
-        raise UserError(f"there is no {title} {path}.")
+        raise MissingFileError(f"there is no {title} {path}.")
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

@@ -21,7 +21,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset, Sampler
 
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, UserError
 
 
 @contextlib.contextmanager
@@ -45,20 +45,32 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """Returns the state of all random generators, those of all GPUs included."""
+    """Returns the state of all random generators that this process draws from.
+
+    Of GPUs it is the current one's: every process of a distributed training has a GPU of its own,
+    and all have the same seed.
+    """
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "numpy": np.random.get_state(),
         "python": random.getstate(),
     }
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restores a state of `random_state`; that of GPUs only if their number is the same."""
+    """Restores a state of `random_state`; that of a GPU only where there is one.
+
+    Raises:
+        UserError: If the state is of an earlier version of the package.
+    """
+    if "torch" not in state:
+        raise UserError(
+            "the checkpoint's random states are of an earlier prunet_det; start the training anew."
+        )
     torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    if torch.cuda.is_available() and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu())
     np.random.set_state(state["numpy"])
     random.setstate(state["python"])
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from prunet_det.utils.errors import InputError
+
 # Distributions that a figure may depend on.
 _PACKAGES = (
     "torch",
@@ -83,6 +85,21 @@ def local_devices() -> dict[str, str]:
     """Title of every torch device of this machine, by its name: `cpu`, `cuda:0`, ..."""
     names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return {name: device_title(name) for name in names}
+
+
+def check_device(name: str) -> str:
+    """Returns the name of a torch device, once it is known to be here.
+
+    Raises:
+        InputError: If PyTorch knows no such device, or it is not here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise InputError(f"there is no device {name!r}; give cpu, cuda or cuda:N.") from e
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"there is no CUDA device {name} here; use cpu.")
+    return name
 
 
 def driver(device: str | torch.device) -> str:

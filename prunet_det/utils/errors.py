@@ -47,6 +47,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     show_messages()
     try:
         code = main() or 0
+        sys.stdout.flush()  # here, for whoever reads it may have gone
     except KeyboardInterrupt:
         sys.stderr.write("interrupted.\n")
         code = 130
@@ -59,7 +60,6 @@ def run_tool(main: Callable[[], int | None]) -> None:
             raise
         sys.stderr.write(f"error: {sentence} (set {DEBUG_VARIABLE}=1 for the traceback)\n")
         code = 2
-    sys.stdout.flush()
     sys.exit(code)
 
 

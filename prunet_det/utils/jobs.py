@@ -182,9 +182,7 @@ def require_ray() -> Any:
         UserError: If it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "--launcher ray needs the extra: pip install -c constraints.txt 'prunet_det[ray]'."
-        )
+        raise UserError("--launcher ray needs the extra: pip install 'prunet_det[ray]'.")
     import ray
 
     return ray

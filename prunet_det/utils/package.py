@@ -46,6 +46,8 @@ def find_config(path: str | os.PathLike[str]) -> Path:
     for candidate in (FILES / given, configs / given):
         if candidate.is_file():
             return candidate
+    if given.parent != Path("."):  # a folder that is not there is no reason to take another
+        return given
     named = [p for p in configs.rglob(given.name) if "_base_" not in p.parts]
     return named[0] if len(named) == 1 else given
 

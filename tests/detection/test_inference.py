@@ -30,7 +30,7 @@ def test_a_card_says_config_and_classes(tmp_path):
         ({"checkpoint": "gone.safetensors"}, "there is no checkpoint"),
         pytest.param(
             {"device": "cuda"},
-            "there is no device cuda",
+            "there is no CUDA device cuda",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
     ],

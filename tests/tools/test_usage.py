@@ -48,7 +48,7 @@ def test_help(name, here):
         ("latency", ("predict", "--model", "prunet_p7"), "there is no network 'prunet_p7'"),
         ("latency", ("predict", *TINY, "--device", "tpu"), "no device 'tpu'; the known ones are"),
         ("latency", ("predict", "--model", "gone.json"), "there is no spec file gone.json"),
-        ("latency", ("measure", *TINY, "--device", "v100"), "no device 'v100' to measure on"),
+        ("latency", ("measure", *TINY, "--device", "v100"), "no device 'v100'; give cpu"),
         ("latency", ("measure", *TINY, "--device", "cuda:9"), "there is no CUDA device cuda:9"),
         ("latency", ("check", "gone.json"), "there is no latency table gone.json"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -121,3 +122,14 @@ def test_a_module_of_ours_that_is_missing_is_a_bug():
         run_tool(
             raising(ModuleNotFoundError("No module named 'prunet_det.x'", name="prunet_det.x"))
         )
+
+
+def test_output_that_nobody_reads_is_no_error():
+    """A short one too, which is still in the buffer when the tool ends."""
+    code = "import time; from prunet_det.utils.errors import run_tool\n"
+    code += "run_tool(lambda: (time.sleep(0.3), print('x'))[1])"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", code], env=env, **pipe) as tool:
+        tool.stdout.close()
+        assert (tool.stderr.read(), tool.wait()) == ("", 141)
