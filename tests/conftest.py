@@ -9,6 +9,7 @@ import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,15 @@ NO_WORKERS = [
 ]
 
 
+# Runs that must give the same bytes, here and in processes of their own, need as many threads.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed() -> Iterator[None]:
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(1)  # a network that was timed may have left another number
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow  # trains, exports, evaluates and times a whole ru
 KEY = "prunet_tiny_64_seed0"
 TOOL = [sys.executable, str(ROOT / "tools" / "benchmark.py")]
 KILLS = int(os.environ.get("PRUNET_KILLS", "1"))  # more of them take minutes
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")

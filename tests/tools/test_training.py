@@ -40,7 +40,7 @@ def train_args(work, iters, *flags):
 
 
 # One thread a process: several busy-waiting thread pools on two cores would stall one another.
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def run(command):
