@@ -43,4 +43,4 @@ predict("prunet_p0")
 def test_detection_names_the_extra():
     code, output = python("import sys; sys.modules['mmdet'] = None; import prunet_det.detection")
     assert code == 1
-    assert "pip install prunet_det[det]" in output and "doctor.py" in output
+    assert "pip install 'prunet_det[det]'" in output and "doctor.py" in output

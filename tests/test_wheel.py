@@ -105,7 +105,7 @@ print(json.dumps([prunet_det.__file__, sum(p.numel() for p in model.parameters()
     assert str(ROOT) not in place
     assert parameters == 22_815_080
     assert len(names) == len(list((ROOT / "prunet_det" / "zoo" / "specs").glob("*.json")))
-    assert "pip install prunet_det[det]" in message
+    assert "pip install 'prunet_det[det]'" in message
 
 
 def test_tools_in_an_empty_folder(core, tmp_path):
