@@ -29,7 +29,8 @@ from prunet_det.latency.stopwatch import Task, time_interleaved
 from prunet_det.latency.table import Table, TableError, without_width
 from prunet_det.runtime.program import PRECISIONS
 from prunet_det.utils.env import device_title, readings
-from prunet_det.utils.errors import InputError, MissingPackageError
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.extras import require
 from prunet_det.utils.io import read_csv
 from prunet_det.zoo.models import load_spec
 
@@ -133,7 +134,7 @@ def fit(device: Device, points: Sequence[PublishedTime]) -> Device:
     """Fits a device's constants to published times, see `fit_to`.
 
     Raises:
-        ImportError: SciPy is missing.
+        MissingPackageError: If SciPy is missing.
     """
     return fit_to(device, _predictor(points), np.array([p.ms for p in points]))
 
@@ -147,12 +148,9 @@ def fit_to(device: Device, predict: Callable[[Device], np.ndarray], measured: np
         measured: Measured milliseconds, (samples,).
 
     Raises:
-        ImportError: SciPy is missing.
+        MissingPackageError: If SciPy is missing.
     """
-    try:
-        from scipy.optimize import least_squares
-    except ImportError as e:
-        raise MissingPackageError("calibration needs SciPy: pip install 'prunet_det[det]'.") from e
+    least_squares = require("scipy.optimize", "det").least_squares
     start = np.log(PRIOR)
     efficiencies = np.array([name in FITTED[2:4] for name in FITTED])  # of a peak: at most 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import multiprocessing
 import os
 import shlex
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.extras import require
 from prunet_det.utils.io import atomic_path
 
 Argument = TypeVar("Argument")
@@ -175,24 +175,11 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def require_ray() -> Any:
-    """Imports Ray.
-
-    Raises:
-        UserError: If it is not installed.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--launcher ray needs the extra: pip install 'prunet_det[ray]'.")
-    import ray
-
-    return ray
-
-
 def _launch_on_ray(
     jobs: Sequence[Job], logs: Path, max_workers: int, deadline: float | None
 ) -> Iterator[JobResult]:
     """Runs jobs on the cluster of RAY_ADDRESS, or on a local one with room for `max_workers`."""
-    ray = require_ray()
+    ray = require("ray", "ray")
     if not jobs:
         return
     options: dict[str, Any] = dict(log_to_driver=False, logging_level="warning")

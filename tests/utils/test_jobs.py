@@ -87,8 +87,7 @@ def test_jobs_share_the_gpus_that_are_given(tmp_path, monkeypatch):
 
 
 def test_without_ray_one_sentence(tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "ray" else find(n))
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"prunet_det\[ray\]"):
         list(launch([stub(tmp_path, "a")], "ray", tmp_path / "logs"))
 
