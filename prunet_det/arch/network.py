@@ -1,10 +1,11 @@
 """Network of a spec, with timm's interface of a backbone."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: torch.fx writes annotations into the code that it makes,
+# which TorchScript compiles only where they are types.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -55,9 +56,10 @@ class ArchNet(nn.Module):
         if padding not in PADDING_MODES:
             raise InputError(f"padding must be one of {', '.join(PADDING_MODES)}, got {padding!r}.")
         for key, value, minimum in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
                 raise InputError(f"{key} must be an integer of at least {minimum}, got {value!r}.")
         self.spec = spec
+        num_classes, in_chans = int(num_classes), int(in_chans)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -325,7 +327,7 @@ class _OnlyNorms(nn.Module):
         super().__init__()
         self.net = net
 
-    def train(self, mode: bool = True) -> _OnlyNorms:
+    def train(self, mode: bool = True) -> "_OnlyNorms":
         self.training = mode
         for module in self.net.modules():
             if isinstance(module, _BatchNorm):

@@ -183,6 +183,14 @@ class BlockSpec:
         """Whether the block adds its input to its output."""
         return self.kind_info.has_project and self.stride == 1 and self.in_chs == self.out_chs
 
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns (height, width) of the output for the (height, width) of the input."""
+        if self.stride > 1 and self.padding == "valid":
+            height, width = ((s - self.kernel) // self.stride + 1 for s in size)
+        else:
+            height, width = (-(-s // self.stride) for s in size)
+        return height, width
+
     def padded(self) -> BlockSpec:
         """Returns the block as networks that are built with `padding="same"` have it."""
         return self if self.padding == "same" else dataclasses.replace(self, padding="same")
@@ -373,6 +381,12 @@ class ArchSpec:
             total *= stage.stride
             out.append(total)
         return tuple(out)
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns (height, width) of the last map for the (height, width) of the image."""
+        for block in (*self.stem.blocks(), *self.blocks):
+            size = block.output_size(size)
+        return size
 
     def feature_stages(self) -> Iterator[tuple[int, int, int]]:
         """Yields (index, number of channels, stride) of the last stage at each stride."""

@@ -204,11 +204,7 @@ def spec_kernels(
 
 def output_size(block: BlockSpec, size: tuple[int, int]) -> tuple[int, int]:
     """Returns (height, width) of a block's output for the (height, width) of its input."""
-    if block.stride > 1 and block.padding == "valid":
-        height, width = ((s - block.kernel) // block.stride + 1 for s in size)
-    else:
-        height, width = (-(-s // block.stride) for s in size)
-    return height, width
+    return block.output_size(size)
 
 
 def _conv(name: str, shape: ConvShape, act: str | None, residual: bool = False) -> list[Kernel]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, register_model, resolve_pretrained_cfg
 from torch import nn
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.errors import InputError
-from prunet_det.zoo.weights import load_backbone_weights
+from prunet_det.zoo.weights import checkpoint_filter_fn, load_backbone_weights
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ def _data_cfg(spec: ArchSpec) -> dict[str, Any]:
         url="",
         num_classes=1000,
         input_size=(3, spec.input_size, spec.input_size),
+        pool_size=spec.output_size((spec.input_size, spec.input_size)),
         interpolation="bicubic",
         crop_pct=spec.crop_pct,
         mean=IMAGENET_DEFAULT_MEAN,
@@ -89,18 +90,27 @@ def _data_cfg(spec: ArchSpec) -> dict[str, Any]:
 
 
 def _build(spec: ArchSpec, variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    kwargs["pretrained_cfg"] = kwargs.get("pretrained_cfg") or _data_cfg(spec)
     if pretrained:
-        raise InputError(
-            f"no pretrained weights are published for {variant}; create it with pretrained=False, "
-            "and load your own with prunet_det.create(..., checkpoint=FILE)."
-        )
-    kwargs.setdefault("pretrained_cfg", _data_cfg(spec))
+        overlay = kwargs.get("pretrained_cfg_overlay")
+        source = resolve_pretrained_cfg(variant, kwargs["pretrained_cfg"], overlay)
+        if not (source.has_weights or source.state_dict):
+            raise InputError(
+                f"no pretrained weights are published for {variant}; load your own with "
+                "prunet_det.create(..., checkpoint=FILE), or give timm their source with "
+                "pretrained_cfg_overlay=dict(file=FILE)."
+            )
+    deepest = spec.strides()[-1]
+    if kwargs.pop("output_stride", deepest) != deepest:
+        raise InputError(f"{variant} has the output_stride {deepest}; it cannot be dilated.")
     features = len(list(spec.feature_stages()))
+    feature_cfg = dict(out_indices=tuple(range(features)), feature_cls="getter")
     return build_model_with_cfg(
         partial(ArchNet, spec),
         variant,
-        pretrained=False,
-        feature_cfg=dict(out_indices=tuple(range(features)), feature_cls="getter"),
+        pretrained,
+        feature_cfg={**feature_cfg, **kwargs.pop("feature_cfg", {})},
+        pretrained_filter_fn=checkpoint_filter_fn,
         **kwargs,
     )
 

@@ -20,11 +20,17 @@ from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
-# Keys under which training frameworks save the tensors, averaged ones first. (mmengine's
-# `ema_state_dict` holds the raw weights: its EMA hook swaps the averaged ones into `state_dict`.)
-_CONTAINERS = ("state_dict_ema", "state_dict", "model")
+# Keys under which training frameworks save the tensors, averaged ones first, and then in timm's
+# order. (mmengine's `ema_state_dict` holds the raw weights: its EMA hook swaps the averaged ones
+# into `state_dict`.)
+_CONTAINERS = (
+    *("state_dict_ema", "model_ema", "params_ema"),
+    *("state_dict", "model", "model_state_dict", "params", "module", "net", "weights"),
+)
 # Prefixes that wrappers put before a network's tensor names, in the order of trying.
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
+# What wrappers keep beside the tensors of the network (torch's AveragedModel).
+_COUNTERS = ("n_averaged",)
 _HEAD = ("conv_head.", "pre_logits.", "classifier.")
 
 
@@ -95,14 +101,34 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         ) from e
     except Exception as e:  # bytes that are no checkpoint fail in as many ways as there are bytes
         raise CheckpointError(f"{path} is truncated or no checkpoint: {e}.") from e
-    for key in _CONTAINERS:
-        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
-            data = data[key]
-            break
-    is_map = isinstance(data, Mapping)
-    tensors = {k: v for k, v in data.items() if torch.is_tensor(v)} if is_map else {}
+    tensors = _unwrap(data)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors under a name that is known.")
+    return tensors
+
+
+def _unwrap(data: object) -> dict[str, torch.Tensor]:
+    """Takes tensors out of a checkpoint's containers, and the names of torch's wrappers off them.
+
+    Args:
+        data: What a file holds.
+
+    Returns:
+        Tensors by name: without `_orig_mod.` of torch.compile, wherever it stands, and without the
+        `module.` that DataParallel, DDP and averaged models put before all names.
+    """
+    if not isinstance(data, Mapping):
+        return {}
+    inner = next((data[key] for key in _CONTAINERS if isinstance(data.get(key), Mapping)), None)
+    if inner is not None:
+        return _unwrap(inner)
+    tensors = {
+        str(key).replace("_orig_mod.", ""): value
+        for key, value in data.items()
+        if torch.is_tensor(value) and key not in _COUNTERS
+    }
+    while tensors and all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors
 
 
@@ -233,6 +259,26 @@ def _classifier_prefixes(model: nn.Module) -> list[str]:
     return [f"{name}." for name in ((names,) if isinstance(names, str) else names)]
 
 
+def checkpoint_filter_fn(
+    state: dict[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    """Names the tensors of a checkpoint as a network does; timm calls it for pretrained weights.
+
+    Args:
+        state: Tensors by name: of the network, of a wrapper around it, or as released for GPUNet.
+        model: The network.
+
+    Raises:
+        ReleasedNameError: If they are a GPUNet's, and the network is another one.
+    """
+    state = _unwrap(state)
+    if not is_released(state):
+        return _strip_prefixes(state, set(model.state_dict()))
+    if not isinstance(model, ArchNet):
+        raise ReleasedNameError(f"it does not fit a {type(model).__name__}.")
+    return from_released(model.spec, state)
+
+
 def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
     """Loads the backbone's weights and, as far as they fit, the classifier's.
 
@@ -253,17 +299,10 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
     inner = getattr(model, "model", None)
     target = inner if isinstance(inner, nn.Module) else model
     tensors = target.state_dict()
-    state = read_state_dict(path)
-    if is_released(state):
-        if not isinstance(target, ArchNet):
-            raise CheckpointError(
-                f"{path} is a GPUNet checkpoint, which does not fit a {type(target).__name__}."
-            )
-        try:
-            state = from_released(target.spec, state)
-        except ReleasedNameError as e:
-            raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
-    state = _strip_prefixes(state, set(tensors))
+    try:
+        state = checkpoint_filter_fn(read_state_dict(path), target)
+    except ReleasedNameError as e:
+        raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
     head = (*_HEAD, *_classifier_prefixes(target))
     head_names = [k for k in tensors if k.startswith(head)]
     backbone = [k for k in tensors if not k.startswith(head)]

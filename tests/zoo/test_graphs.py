@@ -103,9 +103,3 @@ def test_compiled_code_on_a_gpu(full_precision):
     model, x = model.cuda(), x.cuda()
     torch.compiler.reset()
     assert close(torch.compile(model)(x), model(x))
-
-
-@torch.no_grad()
-def test_scripted():
-    model, x = network("prunet_demo")
-    assert close(torch.jit.script(model)(x), model(x))

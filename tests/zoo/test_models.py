@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -87,6 +88,13 @@ def test_demo_size():
 def test_pretrained_says_what_to_do():
     with pytest.raises(ValueError, match="no pretrained weights are published for prunet_p0"):
         timm.create_model("prunet_p0", pretrained=True)
+
+
+def test_numbers_of_numpy_and_timms_output_stride():
+    model = timm.create_model("prunet_demo", num_classes=np.int64(5), output_stride=32)
+    assert model.num_classes == 5 and type(model.num_classes) is int
+    with pytest.raises(ValueError, match="output_stride 32; it cannot be dilated"):
+        timm.create_model("prunet_demo", output_stride=16)
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -77,10 +77,12 @@ def test_every_tensor_finds_its_place(name):
     assert all(back[k] is own[k] for k in own)
 
 
-@pytest.mark.parametrize("container", [None, "state_dict_ema"])
-def test_a_file_loads_with_and_without_classifier(tmp_path, container):
+@pytest.mark.parametrize(
+    ("container", "prefix"), [(None, ""), ("state_dict_ema", ""), ("state_dict_ema", "module.")]
+)
+def test_a_file_loads_with_and_without_classifier(tmp_path, container, prefix):
     model = prunet_det.create("gpunet_0")
-    content = released_state(model)
+    content = {f"{prefix}{k}": v for k, v in released_state(model).items()}
     if container:
         content = {container: content, "args": argparse.Namespace(lr=0.1), "epoch": 3}
     torch.save(content, tmp_path / "gpunet_0.pth")
@@ -131,7 +133,8 @@ def test_what_does_not_convert(tmp_path):
 
 def test_the_tool_converts_every_tensor(tmp_path, here):
     model = prunet_det.create("gpunet_0", num_classes=12)
-    torch.save({"state_dict_ema": released_state(model)}, tmp_path / "in.pth.tar")
+    state = {f"module.{k}": v for k, v in released_state(model).items()}
+    torch.save({"state_dict_ema": state}, tmp_path / "in.pth.tar")
     out = tmp_path / "out.safetensors"
     done = here("convert_weights", "gpunet", "gpunet_0", tmp_path / "in.pth.tar", out)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -50,14 +51,82 @@ def test_into_features(trained):
     assert same_backbone(features.model.state_dict(), model.state_dict())
 
 
-@pytest.mark.parametrize("prefix", ["module.", "backbone.net.model.", "module.model."])
-@pytest.mark.parametrize("container", [None, "state_dict", "state_dict_ema"])
+PREFIXES = [
+    *(
+        "module.",
+        "backbone.net.model.",
+        "module.model.",
+        "model.",
+        "_orig_mod.",
+        "module._orig_mod.",
+    ),
+    *("_orig_mod.module.", "backbone._orig_mod.net."),
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("container", [None, "state_dict", "state_dict_ema", "model_state_dict"])
 def test_wrappers(trained, tmp_path, prefix, container):
     model, _ = trained
     state = {prefix + k: v for k, v in model.state_dict().items()}
     torch.save({container: state} if container else state, tmp_path / "w.pth")
     report = load_backbone_weights(prunet_det.create("prunet_demo"), tmp_path / "w.pth")
     assert report.loaded == report.total
+
+
+@pytest.mark.parametrize(
+    ("raw", "averaged"),
+    [
+        ("state_dict", "state_dict_ema"),
+        ("model", "model_ema"),
+        ("state_dict", "model_ema"),
+        ("params", "params_ema"),
+    ],
+)
+def test_averaged_weights_before_raw_ones(trained, tmp_path, raw, averaged):
+    """As timm takes them, where it knows the names."""
+    model, _ = trained
+    zeros = {k: torch.zeros_like(v) for k, v in model.state_dict().items()}
+    torch.save({raw: zeros, averaged: model.state_dict(), "epoch": 3}, tmp_path / "w.pth")
+    loaded = prunet_det.create("prunet_demo", num_classes=4, checkpoint=tmp_path / "w.pth")
+    assert same_backbone(model.state_dict(), loaded.state_dict())
+    if not raw.startswith("params"):
+        path = str(tmp_path / "w.pth")
+        theirs = timm.create_model("prunet_demo", num_classes=4, checkpoint_path=path)
+        assert same_backbone(theirs.state_dict(), loaded.state_dict())
+
+
+def test_an_averaged_model_of_torch(trained, tmp_path):
+    """Its tensors begin with `module.`, but for the number of models that it is the mean of."""
+    model, _ = trained
+    averaged = torch.optim.swa_utils.AveragedModel(torch.compile(model, backend="eager"))
+    torch.save({"model": averaged.state_dict()}, tmp_path / "w.pth")
+    loaded = prunet_det.create("prunet_demo", num_classes=4)
+    assert load_all_weights(loaded, tmp_path / "w.pth") == len(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_classes": 4}, {"num_classes": 9}, {"features_only": True}]
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_timms_pretrained(trained, tmp_path, options, wrapped):
+    model, path = trained
+    if wrapped:
+        path = tmp_path / "w.pth"
+        torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
+    overlay = {"file": str(path), "num_classes": 4}
+    loaded = timm.create_model(
+        "prunet_demo", pretrained=True, pretrained_cfg_overlay=overlay, **options
+    )
+    inner = getattr(loaded, "model", loaded)
+    assert same_backbone(inner.state_dict(), model.state_dict())
+
+
+def test_a_folder_for_timms_hub(trained, tmp_path):
+    model, _ = trained
+    timm.models.save_for_hf(model, tmp_path / "hub", safe_serialization=True)
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True)
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
 
 
 def test_another_network_is_refused(trained):
