@@ -9,14 +9,15 @@ from typing import Any, TypeAlias
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import reduce_mean
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, sigmoid_focal_loss
+from torchvision.ops import batched_nms
 
-from prunet_det.detection.anchors import AnchorGrid, match_anchors
+from prunet_det.detection.anchors import AnchorGrid, encode_boxes, match_anchors, pad_boxes
 from prunet_det.detection.bifpn import NORM_CFG, ConvOptions, separable_conv
 from prunet_det.utils.errors import InputError
 
@@ -184,7 +185,7 @@ class EfficientDetHead(BaseDenseHead):
 
     def assign(
         self, anchors: torch.Tensor, batch_gt_instances: list[InstanceData]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes the targets of all anchors of a batch of B images.
 
         Args:
@@ -192,20 +193,18 @@ class EfficientDetHead(BaseDenseHead):
             batch_gt_instances: `bboxes` and `labels` of each image.
 
         Returns:
-            Labels, (B * A,), -1 for background; the mask of the P anchors that are matched to a
-            box, (B * A,); and the deltas of those anchors, (P, 4).
+            Labels, (B, A), -1 for background; and deltas, (B, A, 4), which mean nothing where the
+            label is -1.
         """
-        labels, positives, targets = [], [], []
-        for gt in batch_gt_instances:
-            boxes = gt.bboxes.tensor if hasattr(gt.bboxes, "tensor") else gt.bboxes
-            match = match_anchors(anchors, boxes, self.match_iou)
-            positive = match >= 0
-            label = torch.full_like(match, -1)
-            label[positive] = gt.labels[match[positive]]
-            labels.append(label)
-            positives.append(positive)
-            targets.append(self.coder.encode(anchors[positive], boxes[match[positive]]))
-        return torch.cat(labels), torch.cat(positives), torch.cat(targets)
+        padded = pad_boxes(
+            [get_box_tensor(gt.bboxes) for gt in batch_gt_instances],
+            [gt.labels for gt in batch_gt_instances],
+        )
+        match = match_anchors(anchors, padded, self.match_iou)
+        index = match.clamp(min=0)
+        labels = padded.labels.gather(1, index).masked_fill_(match < 0, -1)
+        boxes = padded.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        return labels, encode_boxes(anchors, boxes)
 
     def loss_by_feat(
         self,
@@ -229,10 +228,11 @@ class EfficientDetHead(BaseDenseHead):
         """
         logits = self._flatten(cls_scores, self.num_classes)
         deltas = self._flatten(bbox_preds, 4)
-        labels, positive, targets = self.assign(self._anchors(cls_scores), batch_gt_instances)
+        labels, targets = self.assign(self._anchors(cls_scores), batch_gt_instances)
+        positive = labels >= 0
         normalizer = reduce_mean(positive.sum() + 1.0)
-        loss_cls = focal_loss_sum(logits.flatten(0, 1), labels, self.alpha, self.gamma)
-        loss_box = huber_loss_mean4(deltas.flatten(0, 1)[positive], targets, self.delta)
+        loss_cls = focal_loss_sum(logits, labels, self.alpha, self.gamma)
+        loss_box = huber_loss_mean4(deltas, targets, positive, self.delta)
         return {
             "loss_cls": loss_cls / normalizer,
             "loss_bbox": self.box_weight * loss_box / normalizer,
@@ -290,31 +290,39 @@ def focal_loss_sum(
     """Computes the sum of the sigmoid focal loss (arXiv 1708.02002).
 
     Args:
-        logits: (M, num_classes).
-        labels: Class indices, (M,), -1 for background.
+        logits: (..., num_classes).
+        labels: Class indices, (...), -1 for background.
         alpha: Weight of positives, 0..1; EfficientDet's by default.
         gamma: Exponent; EfficientDet's by default.
 
     Returns:
         A scalar.
     """
-    targets = torch.zeros_like(logits)
+
+    def absent(x: torch.Tensor) -> torch.Tensor:  # what a logit costs whose class is not there
+        return x.sigmoid() ** gamma * F.softplus(x)
+
+    # One logit of a positive anchor has its class; all others are as in the background. So no
+    # targets of the logits' size are needed, and half of the arithmetic.
     positive = labels >= 0
-    targets[positive, labels[positive]] = 1.0
-    return sigmoid_focal_loss(logits, targets, alpha, gamma, reduction="sum")
+    own = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    exchanged = alpha * absent(-own) - (1 - alpha) * absent(own)
+    return (1 - alpha) * absent(logits).sum() + (exchanged * positive).sum()
 
 
 def huber_loss_mean4(
-    predicted: torch.Tensor, target: torch.Tensor, delta: float = 0.1
+    predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, delta: float = 0.1
 ) -> torch.Tensor:
     """Computes the Huber loss, summed over boxes and averaged over their four coordinates.
 
     Args:
-        predicted: Deltas, (P, 4).
-        target: Deltas, (P, 4).
+        predicted: Deltas, (..., 4).
+        target: Deltas, (..., 4).
+        mask: Whether a box counts, (...).
         delta: Difference at which the loss turns from quadratic to linear.
 
     Returns:
         A scalar.
     """
-    return F.huber_loss(predicted, target, reduction="sum", delta=delta) / 4
+    loss = F.huber_loss(predicted, target, reduction="none", delta=delta)
+    return (loss * mask[..., None]).sum() / 4
