@@ -23,6 +23,7 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.transforms import PackChannelsLast, RandomScaleCrop
 from prunet_det.training import ClassCheckHook, RecordHook
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "EfficientDetHead",
     "EmbeddedDataset",
     "OneStageDetector",
+    "PackChannelsLast",
     "PruNet",
+    "RandomScaleCrop",
     "RecordHook",
     "TimmBackbone",
 ]

@@ -1,0 +1,136 @@
+"""Transforms in one step are MMDetection's own, bit by bit; batches keep what their images have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import Compose
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
+from torch.utils.data import DataLoader
+
+import prunet_det.detection  # noqa: F401  (registers)
+from prunet_det.detection.transforms import PackedSamples, padded_collate
+from tests.dispatched import dispatched
+
+SIZE = (96, 96)
+
+
+def image(index):
+    """An image of its own shape, with up to five boxes, one of them to be ignored."""
+    rng = np.random.default_rng(index)
+    height, width = rng.integers(60, 140, 2).tolist()
+    first = rng.uniform(0, (width - 5, height - 5), (rng.integers(1, 6), 2))
+    boxes = np.concatenate([first, first + rng.uniform(2, 40, first.shape)], axis=1)
+    return {
+        "img": rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        "img_shape": (height, width),
+        "ori_shape": (height, width),
+        "img_id": index,
+        "img_path": f"{index}.jpg",
+        "instances": [
+            {"bbox": box.tolist(), "bbox_label": int(rng.integers(9)), "ignore_flag": int(i == 1)}
+            for i, box in enumerate(boxes)
+        ],
+    }
+
+
+def pipelines(ratio_range, crop, flip):
+    """MMDetection's pipeline and ours."""
+    theirs = [
+        dict(type="LoadAnnotations", with_bbox=True),
+        dict(type="RandomResize", scale=SIZE, ratio_range=ratio_range, keep_ratio=True),
+        dict(type="RandomCrop", crop_size=crop),
+        *([dict(type="RandomFlip", prob=flip)] if flip else []),
+        dict(type="PackDetInputs"),
+    ]
+    ours = [
+        dict(type="LoadAnnotations", with_bbox=True, box_type=None),
+        dict(
+            type="RandomScaleCrop",
+            scale=SIZE,
+            ratio_range=ratio_range,
+            crop_size=crop,
+            flip_prob=flip,
+        ),
+        dict(type="PackChannelsLast"),
+    ]
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return Compose(theirs), Compose(ours)
+
+
+@pytest.mark.parametrize(
+    ("ratio_range", "crop", "flip"),
+    [((0.5, 1.5), SIZE, 0.0), ((0.1, 2.0), SIZE, 0.5), ((0.8, 1.25), (64, 48), 1.0)],
+)
+def test_draws_pixels_and_boxes_are_mmdetections(ratio_range, crop, flip):
+    theirs, ours = pipelines(ratio_range, crop, flip)
+    without_objects = 0
+    for index in range(150):
+        np.random.seed(index)
+        expected, drawn = theirs(image(index)), np.random.rand()
+        np.random.seed(index)
+        found = ours(image(index))
+        if expected is None:
+            assert found is None
+            without_objects += 1
+            continue
+        assert np.random.rand() == drawn, "the next image is augmented as it was"
+        assert torch.equal(found["inputs"], expected["inputs"])
+        a, b = found["data_samples"], expected["data_samples"]
+        assert a.metainfo == {"flip": False, "flip_direction": None, **b.metainfo}
+        for part in ("gt_instances", "ignored_instances"):
+            assert torch.equal(a.get(part).bboxes, b.get(part).bboxes.tensor)
+            assert torch.equal(a.get(part).labels, b.get(part).labels)
+    assert 0 < without_objects < 75
+
+
+def items(count=5):
+    _, ours = pipelines((0.5, 1.5), SIZE, 0.5)
+    np.random.seed(0)
+    transformed = (ours(image(index)) for index in range(4 * count))
+    return [item for item in transformed if item is not None][:count]
+
+
+class Items(torch.utils.data.Dataset):
+    """What `items` gives."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return items()[index]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_keeps_what_its_images_have(workers):
+    expected = pseudo_collate(items())
+    batch = next(iter(DataLoader(Items(), 5, collate_fn=padded_collate, num_workers=workers)))
+    inputs, samples = batch["inputs"], batch["data_samples"]
+    shapes = [tuple(i.shape[1:]) for i in expected["inputs"]]
+    assert inputs.shape == (5, 3, *np.max(shapes, axis=0))
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    assert len(set(shapes)) > 1, "some images are filled up"
+    assert samples.sizes.tolist() == [list(s) for s in shapes]
+    assert len(samples) == 5
+    for i, (height, width) in enumerate(shapes):
+        assert torch.equal(inputs[i, :, :height, :width], expected["inputs"][i])
+        assert not inputs[i, :, height:].any() and not inputs[i, :, :, width:].any()
+        a, b = samples[i], expected["data_samples"][i]
+        assert a.metainfo == b.metainfo
+        for part in ("gt_instances", "ignored_instances"):
+            assert torch.equal(a.get(part).bboxes, b.get(part).bboxes)
+            assert torch.equal(a.get(part).labels, b.get(part).labels)
+            assert a.get(part).labels.dtype == torch.int64
+
+
+def test_samples_go_to_a_device_in_two_copies():
+    packed = PackedSamples.pack([item["data_samples"] for item in items()])
+
+    def to_device():
+        return [s.gt_instances for s in packed.to("meta")]
+
+    assert dispatched(to_device) == {"_to_copy": 3}  # the third is of the labels, on the device
+    assert all(s.gt_instances.bboxes.device.type == "meta" for s in packed.to("meta"))
+    assert list(packed) == list(packed), "they are made once, and may be changed"
