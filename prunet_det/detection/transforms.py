@@ -67,8 +67,8 @@ class RandomScaleCrop(BaseTransform):
         crop_height, crop_width = min(crop_height, new_height), min(crop_width, new_width)
 
         factor = (new_width / width, new_height / height)
-        boxes = results["gt_bboxes"] * np.tile(np.float32(factor), 2)
-        boxes = _clip(boxes, new_width, new_height) - np.tile(np.float32((left, top)), 2)
+        boxes = results["gt_bboxes"] * np.array(factor * 2, np.float32)
+        boxes = _clip(boxes, new_width, new_height) - np.array((left, top) * 2, np.float32)
         boxes = _clip(boxes, crop_width, crop_height)
         kept = (boxes[:, :2] < (crop_width, crop_height)).all(1) & (boxes[:, 2:] > 0).all(1)
         if not kept.any():
@@ -95,7 +95,7 @@ class RandomScaleCrop(BaseTransform):
 
 def _clip(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     """Clips boxes, (n, 4), to an image."""
-    return np.clip(boxes, 0, np.float32((width, height, width, height)))
+    return np.clip(boxes, 0, np.array((width, height) * 2, np.float32))
 
 
 @TRANSFORMS.register_module()
