@@ -22,7 +22,8 @@ from tests.conftest import NO_WORKERS, ROOT
 RESULTS = ROOT / "docs" / "results"
 CONFIGS = ROOT / "configs"
 # One of each detector; other backbones differ in the name of theirs alone.
-COCO = [f"prunet_{detector}_coco.py" for detector in ("effdet", "retinanet", "rtmdet")]
+DETECTORS = ("effdet", "retinanet", "rtmdet", "faster_rcnn")
+COCO = [f"prunet_{detector}_coco.py" for detector in DETECTORS]
 MODEL_CONFIGS = sorted([*CONFIGS.glob("*.py"), *CONFIGS.glob("classification/*.py")])
 
 
@@ -34,11 +35,27 @@ def test_every_model_builds_and_fits_its_data(path):
         cfg.model.backbone.checkpoint = None
     with MODELS.switch_scope_and_registry(cfg.default_scope) as models, torch.device("meta"):
         model = models.build(cfg.model)
-    outputs = getattr(model, "bbox_head", model).num_classes
+    head = getattr(model, "roi_head", model)
+    outputs = getattr(head, "bbox_head", model).num_classes
     dataset = cfg.train_dataloader.dataset
     assert outputs == {"digits": 10, "glyphs": 90}.get(
         dataset.get("name"), 1000 if "imagenet" in path.name else 80
     )
+
+
+@pytest.mark.parametrize("arch", ["prunet_p0", "prunet_p1"])
+@pytest.mark.parametrize("config", COCO)
+def test_strides_fit_p0_and_p1(config, arch):
+    """Both reach stride 64; a detector whose anchors were elsewhere would be refused."""
+    cfg = Config.fromfile(CONFIGS / config)
+    cfg.model.backbone.arch = arch
+    with MODELS.switch_scope_and_registry("mmdet") as models, torch.device("meta"):
+        model = models.build(cfg.model)
+        maps = model.extract_feat(torch.empty(1, 3, 512, 512))
+    head = model.rpn_head if hasattr(model, "rpn_head") else model.bbox_head
+    strides = head.grid.strides if hasattr(head, "grid") else head.prior_generator.strides
+    sides = [512 // (s if isinstance(s, int) else s[0]) for s in strides]
+    assert [m.shape[-1] for m in maps] == sides
 
 
 def test_benchmark_records(monkeypatch):
@@ -94,13 +111,17 @@ def test_trains_and_evaluates_on_a_folder_in_cocos_layout(config, coco, tmp_path
         "default_hooks.checkpoint.by_epoch=False",
         "log_processor.by_epoch=False",
         "default_hooks.logger.interval=1",
-        "model.test_cfg.score_thr=0.005",  # MMDetection reports nothing where nothing was found
         "train_dataloader.dataset.pipeline.2.scale=(128,128)",
         "train_dataloader.dataset.pipeline.3.crop_size=(128,128)",
         "val_dataloader.dataset.pipeline.1.scale=(128,128)",
     ]
+    first, last = (".rpn", ".rcnn") if "rcnn" in config else ("", "")
+    # MMDetection reports nothing where nothing was found.
+    options += [f"model.test_cfg{last}.score_thr=0.001", "optim_wrapper.optimizer.lr=1e-4"]
     if "effdet" not in config:  # MMDetection's heads suppress class by class, slowly on a CPU
-        options.append("model.test_cfg.nms_pre=100")
+        options.append(f"model.test_cfg{first}.nms_pre=100")
+    if first:
+        options.append("model.test_cfg.rpn.max_per_img=50")
     args = [f"configs/{config}", "--data-root", coco, "--work-dir", tmp_path]
     done = here("train", *args, "--cfg-options", *options)
     output = done.stdout + done.stderr

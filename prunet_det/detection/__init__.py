@@ -23,6 +23,7 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.strides import check_strides
 from prunet_det.detection.transforms import PackChannelsLast, RandomScaleCrop
 from prunet_det.training import ClassCheckHook, RecordHook
 
@@ -38,4 +39,5 @@ __all__ = [
     "RandomScaleCrop",
     "RecordHook",
     "TimmBackbone",
+    "check_strides",
 ]

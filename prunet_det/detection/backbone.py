@@ -44,6 +44,7 @@ class FeatureBackbone(BaseModule):
     Attributes:
         out_channels: Channels of the feature maps, finest first.
         out_strides: Strides of the feature maps, finest first.
+        strides: Strides of all maps that the network could give, finest first.
 
     Raises:
         InputError: If an option does not fit the network.
@@ -68,6 +69,7 @@ class FeatureBackbone(BaseModule):
         self.net = net
         self.out_channels: tuple[int, ...] = tuple(net.feature_info.channels())
         self.out_strides: tuple[int, ...] = tuple(net.feature_info.reduction())
+        self.strides: tuple[int, ...] = tuple(f["reduction"] for f in net.feature_info.info)
         self.norm_eval = norm_eval
         if checkpoint is not None:
             logger.info("backbone: %s", load_backbone_weights(net, checkpoint))

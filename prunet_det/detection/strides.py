@@ -1,0 +1,91 @@
+"""Checks that a detector's head lays its anchors where the maps of its backbone are.
+
+MMDetection's configs state strides twice: the backbone's in its defaults, the head's in its anchor
+generator. Where the two differ nothing fails, but every box is a factor of two or more off.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmdet.models.detectors.base import BaseDetector
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from prunet_det.detection.backbone import FeatureBackbone
+from prunet_det.utils.errors import InputError
+
+_SIZE = 1024  # pixels of the image whose maps are looked at
+
+
+def check_strides(detector: BaseDetector, head: nn.Module) -> None:
+    """Compares the strides that a head is built for with those of the maps that reach it.
+
+    Args:
+        detector: A detector with its backbone and, if it has one, its neck.
+        head: Its head, RPN head or RoI head; one that declares no strides fits.
+
+    Raises:
+        InputError: If they differ; the sentence names the `out_strides` that fit, if there are any.
+    """
+    backbone = detector.backbone
+    if not isinstance(backbone, FeatureBackbone):
+        return
+    for what, strides in _declared(head):
+        maps = _map_strides(detector)[: len(strides)]
+        if maps == strides:
+            continue
+        fitting = [s * strides[0] // maps[0] for s in backbone.out_strides]
+        hint = "set the head's strides to those of its maps"
+        if strides[0] != maps[0] and set(fitting) <= set(backbone.strides):
+            hint = f"give the backbone out_strides={fitting}"
+        raise InputError(
+            f"{type(detector).__name__}'s {what} is built for strides {_listed(strides)}, but the "
+            f"maps that reach it have {_listed(maps)}; {hint}."
+        )
+
+
+def _declared(head: nn.Module) -> Iterator[tuple[str, list[int]]]:
+    """Yields the parts of a head that are built for certain strides, and these strides."""
+    generator = getattr(head, "prior_generator", None)
+    if generator is not None:
+        sides = [s if isinstance(s, Sequence) else (s, s) for s in generator.strides]
+        yield type(head).__name__, [int(side[0]) for side in sides]
+    for module in head.modules():
+        featmap_strides: Any = getattr(module, "featmap_strides", None)
+        if featmap_strides is not None:
+            yield type(module).__name__, [int(s) for s in featmap_strides]
+
+
+def _map_strides(detector: BaseDetector) -> list[int]:
+    """Finds the strides of the neck's maps, or of the backbone's where there is no neck."""
+    backbone = detector.backbone
+    if not detector.with_neck:
+        return list(backbone.out_strides)
+    with torch.device("meta"), torch.no_grad():
+        neck = copy.deepcopy(detector.neck).to("meta").eval()
+        maps = neck(
+            [
+                torch.empty(1, channels, _SIZE // stride, _SIZE // stride)
+                for channels, stride in zip(
+                    backbone.out_channels, backbone.out_strides, strict=True
+                )
+            ]
+        )
+    return [round(_SIZE / m.shape[-1]) for m in maps]
+
+
+def _listed(strides: Sequence[int]) -> str:
+    return ", ".join(map(str, strides))
+
+
+def _on_registration(parent: nn.Module, name: str, head: nn.Module | None) -> None:
+    """Checks a head as its detector takes it: every detector of MMDetection makes it last."""
+    if name.endswith("_head") and isinstance(parent, BaseDetector) and head is not None:
+        check_strides(parent, head)
+
+
+register_module_module_registration_hook(_on_registration)
