@@ -48,7 +48,7 @@ def main() -> None:
     count = "any batch" if batch is None else f"batch {batch}"
     print(
         f"{args.out}: {subject.name}, {scope}, {args.precision}, {count}, {subject.input_size} px; "
-        f"ONNX Runtime differs from eager by {difference:.1e} of the largest output."
+        f"ONNX Runtime differs from eager by a relative L2 error of {difference:.1e}."
     )
     if args.checkpoint is None:
         print("note: no checkpoint was given, so the weights are random.")

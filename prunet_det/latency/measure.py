@@ -20,8 +20,8 @@ from prunet_det.latency.record import Conditions, Latency
 from prunet_det.latency.stopwatch import Task, Timing, time_interleaved
 from prunet_det.latency.table import Entry, Key, Size, Table, TableError
 from prunet_det.runtime import make_program
-from prunet_det.runtime.program import TOLERANCE, Program, check_outputs
-from prunet_det.runtime.pytorch import as_tuple
+from prunet_det.runtime.outputs import Reference
+from prunet_det.runtime.program import Program
 from prunet_det.runtime.subject import Scope, Subject
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title, driver, local_devices, versions
@@ -35,8 +35,7 @@ class Measurement:
     Attributes:
         latency: Median, 10th and 90th percentile.
         timing: All samples.
-        difference: Largest difference of the outputs to eager FP32, as a fraction of the largest
-            magnitude.
+        difference: Largest relative L2 error of an output against eager FP32 on the same device.
     """
 
     latency: Latency
@@ -193,10 +192,9 @@ def _latency(subject: Subject, conditions: Conditions, timing: Timing) -> Latenc
 
 
 def _difference(subject: Subject, program: Program, images: torch.Tensor) -> float:
-    with torch.no_grad():
-        expected = as_tuple(subject.module(images))
+    reference = Reference(subject.module, images, program.precision, program.device)
     name = f"{program.runtime} {program.precision} of {subject.name}"
-    return check_outputs(name, program(images), expected, TOLERANCE[program.precision])
+    return reference.check(name, program(images))
 
 
 def _task(subject: Subject, program: Program, images: torch.Tensor) -> Task:

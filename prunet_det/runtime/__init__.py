@@ -12,7 +12,7 @@ from prunet_det.runtime.tensorrt import TensorRT
 from prunet_det.utils.errors import InputError
 
 RUNTIMES: dict[str, type[Program]] = {
-    cls.runtime: cls for cls in (Eager, ChannelsLast, Compiled, CudaGraph, OnnxRuntime, TensorRT)
+    cls.runtime: cls for cls in (Eager, ChannelsLast, CudaGraph, Compiled, OnnxRuntime, TensorRT)
 }
 
 __all__ = ["PRECISIONS", "RUNTIMES", "Program", "RuntimeMissingError", "make_program"]

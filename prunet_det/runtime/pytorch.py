@@ -1,20 +1,22 @@
-"""PyTorch's own runtimes: eager, channels-last, torch.compile and CUDA graphs."""
+"""PyTorch's own runtimes: eager, channels-last, CUDA graphs and torch.compile."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
+import importlib.util
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunet_det.runtime.program import Program, inference_graph
-
-
-def as_tuple(outputs: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Returns one tensor or several as a tuple."""
-    return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+from prunet_det.runtime.fold import deployed
+from prunet_det.runtime.outputs import as_tuple, tf32
+from prunet_det.runtime.program import Program
 
 
 class Eager(Program):
@@ -34,7 +36,7 @@ class Eager(Program):
         """Returns a copy of the network in the form in which it runs; `example` is an input."""
         return copy.deepcopy(module)
 
-    def prepare(self, network: nn.Module) -> Callable[..., Any]:
+    def prepare(self, network: Callable[..., Any]) -> Callable[..., Any]:
         """Returns what is called in the place of the network."""
         return network
 
@@ -44,9 +46,11 @@ class Eager(Program):
 
     def bind(self, images: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:
         placed = self.place(images)
+        on_cuda = self.device.type == "cuda"
+        precisely = functools.partial(tf32, False) if on_cuda else contextlib.nullcontext
 
         def run() -> Sequence[torch.Tensor]:
-            with torch.inference_mode():
+            with precisely(), torch.inference_mode():
                 return as_tuple(self.call(placed))
 
         return run
@@ -59,25 +63,16 @@ class ChannelsLast(Eager):
     memory_format = torch.channels_last
 
     def graph_of(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
-        return inference_graph(module, example)
-
-
-class Compiled(ChannelsLast):
-    """torch.compile of the folded network, with its default settings."""
-
-    runtime = "compile"
-
-    def prepare(self, network: nn.Module) -> Callable[..., Any]:
-        return torch.compile(network)
+        return deployed(module, example)
 
 
 class CudaGraph(ChannelsLast):
     """The folded network recorded once and replayed: no launch waits for Python."""
 
     runtime = "cuda_graph"
-    devices = ("cuda",)
+    devices: tuple[str, ...] = ("cuda",)
 
-    def prepare(self, network: nn.Module) -> Callable[..., Any]:
+    def prepare(self, network: Callable[..., Any]) -> Callable[..., Any]:
         self.input = self.place(torch.zeros(self.shape))
         # cuDNN picks its algorithms while warming up; the graph keeps them.
         benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
@@ -103,3 +98,34 @@ class CudaGraph(ChannelsLast):
             return self.outputs
 
         return run
+
+
+class Compiled(CudaGraph):
+    """The folded network through torch.compile, which fuses what stands between convolutions.
+
+    On CUDA each kernel is the fastest of several (`max-autotune`), and the code is recorded as a
+    CUDA graph, by the class above, so that no guard of torch.compile is timed. PyTorch keeps
+    compiled code between runs, under TORCHINDUCTOR_CACHE_DIR.
+    """
+
+    runtime = "compiled"
+    devices = ("cpu", "cuda")
+
+    @classmethod
+    def missing(cls, device: str | torch.device) -> str:
+        compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+        if not any(name and shutil.which(name) for name in compilers):
+            return "torch.compile needs a C++ compiler: install g++ or clang++, or set CXX."
+        if torch.device(device).type == "cuda" and importlib.util.find_spec("triton") is None:
+            return "torch.compile needs Triton on CUDA: pip install triton."
+        return super().missing(device)
+
+    def prepare(self, network: Callable[..., Any]) -> Callable[..., Any]:
+        if self.device.type == "cpu":
+            return torch.compile(network, dynamic=False)
+        mode = "max-autotune-no-cudagraphs"
+        return super().prepare(torch.compile(network, dynamic=False, mode=mode))
+
+    def bind(self, images: torch.Tensor) -> Callable[[], Sequence[torch.Tensor]]:
+        on_cpu = self.device.type == "cpu"
+        return ChannelsLast.bind(self, images) if on_cpu else super().bind(images)

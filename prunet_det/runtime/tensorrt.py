@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunet_det.runtime.onnx import INPUT, onnx_bytes
+from prunet_det.runtime.onnx import INPUT, traced_onnx_bytes
 from prunet_det.runtime.program import Program
 from prunet_det.utils.errors import InputError
 
@@ -32,7 +32,7 @@ class TensorRT(Program):
 
     def build(self, module: nn.Module, example: torch.Tensor) -> None:
         # The file is in single precision; TensorRT picks half precision where it is faster.
-        content = onnx_bytes(module, example)
+        content = traced_onnx_bytes(module, example)
         self.engine = build_engine(content, half=self.precision == "fp16")
         self.context = self.engine.create_execution_context()
         self.buffers = {

@@ -1,4 +1,4 @@
-"""Inference graphs: equal to the network, without batch norms, and apart from it."""
+"""Networks as they are deployed: equal to the network, without batch norms, and apart from it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 import prunet_det
 from prunet_det.detection.build import NetworkPart, build_detector, image_size
-from prunet_det.runtime.program import inference_graph
-from prunet_det.runtime.pytorch import as_tuple
+from prunet_det.runtime.fold import deployed, folded_module, inference_graph
+from prunet_det.runtime.outputs import as_tuple, relative_error
 from tests.conftest import ROOT
 
 
@@ -32,8 +32,9 @@ def with_statistics(module):
 
 
 def batch_norms(graph):
-    calls = [n for n in graph.graph.nodes if n.op == "call_function"]
-    return [n for n in calls if "batch_norm" in str(n.target)]
+    called = [n for n in graph.graph.nodes if n.op == "call_function"]
+    modules = [m for m in graph.modules() if isinstance(m, nn.BatchNorm2d)]
+    return [n for n in called if "batch_norm" in str(n.target)] + modules
 
 
 def shared_convolution():
@@ -83,6 +84,49 @@ def test_equal_and_without_batch_norms(name):
     assert all(p.requires_grad for p in module.parameters())
 
 
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "detector"])
+def test_folded_on_the_module_it_is_the_same_network(name):
+    module = with_statistics(NETWORKS[name]())
+    before = copy.deepcopy(module.state_dict())
+    images = torch.randn(2, 3, 128, 128)
+    graph = folded_module(module)
+    with torch.no_grad():
+        pairs = zip(as_tuple(module(images)), as_tuple(graph(images)), strict=True)
+        errors = [relative_error(found, expected) for expected, found in pairs]
+    assert max(errors) < 1e-5 and not batch_norms(graph)
+    exported = inference_graph(module, images)
+    convolutions = [n for n in exported.graph.nodes if "conv2d" in str(n.target)]
+    assert len(convolutions) == sum(
+        isinstance(graph.get_submodule(n.target), nn.Conv2d)
+        for n in graph.graph.nodes
+        if n.op == "call_module"
+    )
+    graph.half()
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def test_what_torch_fx_cannot_follow_is_exported():
+    class Padded(nn.Module):
+        """Pads an odd size, as TensorFlow does: Python that asks for the size."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            if x.shape[-1] % 2:
+                x = nn.functional.pad(x, (0, 1))
+            return self.norm(self.conv(x))
+
+    module = with_statistics(Padded())
+    images = torch.randn(1, 3, 9, 9)
+    assert folded_module(module) is None
+    graph = deployed(module, images)
+    torch.testing.assert_close(graph(images), module(images))
+    assert not batch_norms(graph)
+
+
 def test_a_norm_without_a_convolution_of_its_own_stays():
     class Both(nn.Module):
         def __init__(self):
@@ -95,9 +139,9 @@ def test_a_norm_without_a_convolution_of_its_own_stays():
 
     module = with_statistics(Both())
     images = torch.randn(1, 3, 8, 8)
-    graph = inference_graph(module, images)
-    torch.testing.assert_close(graph(images), module(images))
-    assert batch_norms(graph)
+    for graph in (inference_graph(module, images), folded_module(module)):
+        torch.testing.assert_close(graph(images), module(images))
+        assert batch_norms(graph)
 
 
 def test_what_cannot_be_followed_is_an_error():
