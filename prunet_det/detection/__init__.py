@@ -23,11 +23,13 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.preprocessor import BatchPreprocessor
 from prunet_det.detection.strides import check_strides
 from prunet_det.detection.transforms import PackChannelsLast, RandomScaleCrop
 from prunet_det.training import ClassCheckHook, RecordHook
 
 __all__ = [
+    "BatchPreprocessor",
     "BiFPN",
     "ClassCheckHook",
     "CocoFolder",

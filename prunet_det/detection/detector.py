@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
@@ -29,7 +30,8 @@ class OneStageDetector(SingleStageDetector):
         channels_last: Run the network in channels-last memory format.
         train_cfg: MMDetection's training config; passed on to the head.
         test_cfg: MMDetection's test config; passed on to the head.
-        data_preprocessor: Config of MMDetection's data preprocessor.
+        data_preprocessor: Config of MMDetection's data preprocessor. DetDataPreprocessor is built
+            as BatchPreprocessor, which gives the same with fewer operators.
         init_cfg: Config of mmengine's weight initialisation.
 
     Raises:
@@ -49,6 +51,8 @@ class OneStageDetector(SingleStageDetector):
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
+        if data_preprocessor and MODELS.get(data_preprocessor["type"]) is DetDataPreprocessor:
+            data_preprocessor = MODELS.build({**data_preprocessor, "type": "BatchPreprocessor"})
         BaseDetector.__init__(self, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MODELS.build(backbone)
         from_backbone = {

@@ -24,6 +24,7 @@ from tests.dispatched import Dispatched
 BATCH, SIZE = 16, 128
 # The most operators that a part may have.
 BARS = {
+    "preprocess": 12,
     "targets and losses": 120,
     "backward of losses": 60,
     "rest of train_step": 20,
