@@ -1,15 +1,16 @@
-# Two commands: `make demo` and `make test`. Each sets up .venv by itself; a second run skips that.
+# Commands that set up .venv by themselves; a second run skips that.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := work_dirs/demo
 CONFIG := configs/prunet_effdet_searched.py
 SAMPLES := $(foreach i,0 1 2 3 4 5 6 7,data/digits/val/00000$(i).jpg)
 
-.PHONY: help env demo test lint clean-demo
+.PHONY: help env demo test gpu lint clean-demo
 
 help:
 	@echo "make demo        search a backbone, train a detector on it, evaluate it, draw detections"
 	@echo "make test        run the tests"
+	@echo "make gpu         on a CUDA GPU: latencies, training, search in nine minutes, into OUT=DIR"
 	@echo "make lint        ruff and mypy"
 	@echo "make env         set up .venv only"
 	@echo "make clean-demo  forget the demo's search and training, so that the next one starts afresh"
@@ -35,6 +36,18 @@ demo: .venv/.ready
 test: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal \
 	  -m "slow or not slow" tests
+
+# With PYTHON=python3 it runs as that finds its packages, without .venv; .gpu/site may hold some.
+OUT ?= work_dirs/gpu/records
+MINUTES ?= 9
+ifeq ($(origin PYTHON),file)
+GPU_PYTHON := $(BIN)/python
+gpu: .venv/.ready
+else
+GPU_PYTHON := PYTHONPATH=$(if $(wildcard .gpu/site),.gpu/site:).$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
+endif
+gpu:
+	$(GPU_PYTHON) tools/gpu.py --out $(OUT) --minutes $(MINUTES) $(if $(COMMIT),--commit $(COMMIT))
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import prunet_det
-from prunet_det.benchmark import publish
+from prunet_det.benchmark import gpu_tables, publish
 from prunet_det.benchmark.fronts import counted
 from prunet_det.benchmark.published import metafile
 from prunet_det.latency import device_names, load_device, predict
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS, RESULTS = ROOT / "docs", ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 CARD_SIZES = (224, 512)  # pixels
-MEASURED = RESULTS / "latency"
+MEASURED, GPU = RESULTS / "latency", RESULTS / "gpu"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -168,7 +168,7 @@ def predictions() -> str:
 def measured() -> str:
     """Networks measured, a table for each set of conditions but their threads."""
     groups: dict[str, dict[str, dict[str, Latency]]] = {}
-    for path in sorted(MEASURED.glob("*.csv")):
+    for path in [*sorted(MEASURED.glob("*.csv")), *sorted(GPU.glob("*/latency.csv"))]:
         if path.stem.endswith("_check"):
             continue
         header, records = read_csv(path)
@@ -197,13 +197,15 @@ KINDS = {"sum of the table": "table_ms", "fitted model": "model_ms"}
 
 def read_checks() -> dict[str, tuple[list[Latency], dict[str, list[float]]]]:
     """Name of a check of a table to its latencies, and the milliseconds that were added up."""
+    paths = {p.stem.removesuffix("_check"): p for p in sorted(MEASURED.glob("*_check.csv"))}
+    paths |= {p.parent.name: p for p in sorted(GPU.glob("*/check.csv"))}
     found = {}
-    for path in sorted(MEASURED.glob("*_check.csv")):
+    for name, path in paths.items():
         records = read_csv(path)[1]
         sums = {
             kind: [float(r[key]) for r in records] for kind, key in KINDS.items() if records[0][key]
         }
-        found[path.stem.removesuffix("_check")] = [Latency.from_row(r) for r in records], sums
+        found[name] = [Latency.from_row(r) for r in records], sums
     return found
 
 
@@ -218,7 +220,8 @@ def checks() -> str:
             errors = [f"{s[k]:.1%}" for k in ("mean_error", "worst_error")]
             what = f"{kind} against {len(whole)} networks measured whole"
             rows.append([where, what, *errors, f"{s['bias']:+.1%}", f"{s['kendall_tau']:.3f}"])
-        device = MEASURED / f"{name}_device.json"
+        own = GPU / name / "device.json"
+        device = own if own.is_file() else MEASURED / f"{name}_device.json"
         if device.is_file():
             p = load_device(str(device)).provenance
             for key in ("in_sample", "cross_validated"):
@@ -237,6 +240,8 @@ TABLES = {
     "predictions": predictions,
     "measured": measured,
     "checks": checks,
+    "gpu": partial(gpu_tables.runs, GPU),
+    "throughput": partial(gpu_tables.throughput, GPU),
     "benchmark": partial(publish.summary, RESULTS / "benchmark"),
     "benchmark_full": partial(publish.full, RESULTS / "benchmark"),
     "published": partial(publish.quoted, RESULTS / "benchmark"),

@@ -29,8 +29,15 @@ _PACKAGES = (
 )
 
 
+# Says which commit a copy of the code is of, where it is no checkout.
+COMMIT_VARIABLE = "PRUNET_COMMIT"
+
+
 def git_commit() -> str:
-    """Returns the checkout's commit, with `+changes` if files differ, or `unknown` elsewhere."""
+    """Returns the checkout's commit, with `+changes` if files differ.
+
+    Elsewhere it is what the environment says in PRUNET_COMMIT, or `unknown`.
+    """
 
     def git(*args: str) -> str:
         done = subprocess.run(
@@ -42,7 +49,7 @@ def git_commit() -> str:
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get(COMMIT_VARIABLE, "unknown")
 
 
 def versions() -> dict[str, str]:

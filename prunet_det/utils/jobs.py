@@ -77,15 +77,23 @@ class JobResult:
     @property
     def error(self) -> str:
         """Cause of a failure in one sentence; empty after a success."""
-        if not self.code:
-            return ""
-        lines = [line.strip() for line in self.tail.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("error: ")]
-        if errors:
-            return errors[-1].removeprefix("error: ").partition(" (set ")[0]
-        if self.code < 0:
-            return f"killed by {signal.Signals(-self.code).name}."
-        return lines[-1] if lines else f"exit status {self.code}."
+        return failure_reason(self.code, self.tail) if self.code else ""
+
+
+def failure_reason(code: int, tail: str) -> str:
+    """Says in one sentence why a process failed.
+
+    Args:
+        code: Exit status; negative for a signal.
+        tail: The last lines of its output.
+    """
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1].removeprefix("error: ").partition(" (set ")[0]
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}."
+    return lines[-1] if lines else f"exit status {code}."
 
 
 def launch(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
-import subprocess
 
 import pytest
 
@@ -150,27 +147,3 @@ def test_calibrate_prints_the_errors(latency):
     out = latency("calibrate", "--device", "v100")
     assert "errors of 35 published points" in out and "left out" in out
     assert (ROOT / "prunet_det" / "latency" / "devices" / "v100.json").read_bytes() == before
-
-
-def test_the_script_for_a_gpu_says_what_the_tool_understands(tmp_path, monkeypatch):
-    """Rehearsed with a Python that only notes what it is asked."""
-    log, stub = tmp_path / "log", tmp_path / "python"
-    stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {log}\n')
-    stub.chmod(0o755)
-    subprocess.run(
-        ["bash", str(ROOT / "tools" / "gpu_latency.sh"), str(tmp_path / "out")],
-        env={**os.environ, "PYTHON": str(stub)},
-        check=True,
-        capture_output=True,
-    )
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    parser = runpy.run_path(str(ROOT / "tools" / "latency.py"))["build_parser"]()
-    asked = [parser.parse_args(line.split()[1:]) for line in log.read_text().splitlines()]
-    verbs = [args.run.__name__ for args in asked]
-    assert verbs[:4] == ["run_measure"] * 4 and verbs[-4:] == ["run_measure"] * 4
-    assert verbs[4:-4] == ["run_table", "run_calibrate", "run_check"]
-    found = {(a.scope, a.batch, a.input_size, len(a.model)) for a in asked[:4]}
-    sizes = (("backbone", 512), ("classifier", None))
-    assert found == {(scope, batch, size, 12) for scope, size in sizes for batch in (1, 8)}
-    assert all((a.runtime, a.precision) == ("cuda_graph", "fp16") for a in asked[:5])
-    assert {a.scope for a in asked[-4:]} == {"detector", "e2e"}
