@@ -12,10 +12,16 @@ def main() -> None:
     from mmengine.dist import get_world_size, is_main_process
 
     from prunet_det.training import launch
+    from prunet_det.training.graphs import SPEED_UPS
 
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_flags(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument(
+        "--speed-up",
+        choices=SPEED_UPS,
+        help="record the network as a CUDA graph, or compile it [the config's, or none]",
+    )
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch"
     )
@@ -46,6 +52,8 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
+    if args.speed_up:
+        cfg.speed_up = args.speed_up
     if args.auto_scale_lr:
         if "auto_scale_lr" not in cfg:
             raise UserError(f"{args.config} has no auto_scale_lr.base_batch_size to scale from.")

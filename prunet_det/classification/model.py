@@ -97,6 +97,10 @@ class Classifier(BaseModel):
         super().train(mode)
         return self
 
+    def network(self, images: torch.Tensor) -> torch.Tensor:
+        """Computes logits, (N, num_classes), of normalised images; see `training.graphs`."""
+        return self.net(images)
+
     def forward(
         self, inputs: torch.Tensor, labels: torch.Tensor | None = None, mode: str = "tensor"
     ) -> torch.Tensor | dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
@@ -117,17 +121,17 @@ class Classifier(BaseModel):
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if mode == "tensor":
-            return self.net(inputs)
+            return self.network(inputs)
         assert labels is not None, "the Runner gives labels in these modes"
         if mode == "predict":
-            logits = self.net(inputs).float()
+            logits = self.network(inputs).float()
             return [dict(scores=s, label=k) for s, k in zip(logits, labels, strict=True)]
         targets = labels
         if self._mixup is not None:
             if len(inputs) % 2:
                 raise UserError("mixup needs an even batch size.")
             inputs, targets = self._mixup(inputs.clone(), labels)
-        logits = self.net(inputs)
+        logits = self.network(inputs)
         loss = self.criterion(logits, targets)
         if self._teacher is None:
             return {"loss": loss}

@@ -10,7 +10,9 @@ import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
+from mmdet.structures import SampleList
 
 from prunet_det.utils.errors import InputError
 
@@ -77,6 +79,24 @@ class OneStageDetector(SingleStageDetector):
         if self.channels_last:
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         return super().extract_feat(batch_inputs)
+
+    def network(self, images: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
+        """Computes the head's raw outputs: all that needs no boxes; see `training.graphs`.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+
+        Returns:
+            Groups of maps, such as scores and boxes, each with one map for each level.
+        """
+        return self.bbox_head(self.extract_feat(images))
+
+    def loss(
+        self, batch_inputs: torch.Tensor, batch_data_samples: SampleList
+    ) -> dict[str, torch.Tensor]:
+        """Computes the head's losses, as MMDetection's detector does, but through `network`."""
+        boxes, ignored, metas = unpack_gt_instances(batch_data_samples)
+        return self.bbox_head.loss_by_feat(*self.network(batch_inputs), boxes, metas, ignored)
 
 
 def _fill(part: str, cfg: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
+from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.schedule import fitted_schedule, set_length
 from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
@@ -153,6 +156,19 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         )
 
 
+class SpedUpRunner(Runner):
+    """mmengine's Runner, with the config's `speed_up`; see `training.graphs`."""
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Puts the model on its device, lets it be recorded and wraps it for several processes."""
+        kind = self.cfg.get("speed_up") or "none"
+        if kind == "graph" and torch.cuda.is_available():
+            use_own_stream()
+        wrapped = super().wrap_model(model_wrapper_cfg, model)
+        speed_up(wrapped.module if is_model_wrapper(wrapped) else wrapped, kind)
+        return wrapped
+
+
 def build_runner(cfg: Config) -> Runner:
     """Builds a Runner that also works on several CPU processes, with this package's hooks.
 
@@ -172,7 +188,7 @@ def build_runner(cfg: Config) -> Runner:
             cfg.custom_hooks.append(dict(type=name))
     keep_messages()
     with config_errors():
-        runner = Runner.from_cfg(cfg)
+        runner = SpedUpRunner.from_cfg(cfg)
     optimizer = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("type")
     if isinstance(optimizer, str) and OPTIMIZERS.get(optimizer) is None:
         raise InputError(f"there is no optimizer {optimizer!r}.")
@@ -226,7 +242,7 @@ def build_evaluation_runner(cfg: Config) -> Runner:
     Raises:
         UserError: If the config would load pretrained weights by unpickling.
     """
-    cfg.load_from, cfg.resume = None, False
+    cfg.load_from, cfg.resume, cfg.speed_up = None, False, "none"
     # The Runner writes its config and logs there, and must leave the training's alone.
     cfg.work_dir = str(Path(cfg.work_dir) / "evaluation")
     return build_runner(cfg)
