@@ -11,7 +11,7 @@ def main() -> None:
     import torch
     from mmengine.dist import get_world_size, is_main_process
 
-    from prunet_det.training import launch
+    from prunet_det.training import launch, loading
     from prunet_det.training.graphs import SPEED_UPS
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -21,6 +21,9 @@ def main() -> None:
         "--speed-up",
         choices=SPEED_UPS,
         help="record the network as a CUDA graph, or compile it [the config's, or none]",
+    )
+    parser.add_argument(
+        "--cache", action="store_true", help="keep the training images in memory, decoded"
     )
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch"
@@ -54,6 +57,8 @@ def main() -> None:
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.speed_up:
         cfg.speed_up = args.speed_up
+    if args.cache:
+        loading.set_cache(cfg)
     if args.auto_scale_lr:
         if "auto_scale_lr" not in cfg:
             raise UserError(f"{args.config} has no auto_scale_lr.base_batch_size to scale from.")

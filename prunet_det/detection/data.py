@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
 from prunet_det.datasets import data_hash, ensure
+from prunet_det.datasets.cache import SharedImages
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import file_digest
 
@@ -24,18 +29,24 @@ class CocoFolder(CocoDataset):
         data_root: Folder of the data.
         ann_file: Annotation file, relative to data_root.
         data_prefix: `dict(img=FOLDER)`, the folder of the images, relative to data_root.
+        cache: Decode all images once, into memory that the loader's processes share.
         **kwargs: Further arguments of CocoDataset.
 
     Raises:
         MissingFileError: If a folder or the annotation file is missing.
-        InputError: If the annotations are damaged, or list no images or no categories.
+        InputError: If the annotations are damaged, or list no images or no categories; or if the
+            images are to be cached and do not fit the memory, or one cannot be read.
     """
+
+    has_cache = True
 
     def __init__(
         self,
         data_root: str | os.PathLike[str],
         ann_file: str,
         data_prefix: dict[str, str],
+        *,
+        cache: bool = False,
         **kwargs: Any,
     ) -> None:
         root = Path(data_root)
@@ -48,8 +59,31 @@ class CocoFolder(CocoDataset):
                 )
         classes = read_classes(root / ann_file)
         kwargs.setdefault("metainfo", {"classes": classes})
+        self._cache = cache
         super().__init__(data_root=str(root), ann_file=ann_file, data_prefix=data_prefix, **kwargs)
         self._annotations = root / ann_file
+
+    def full_init(self) -> None:
+        """Reads the annotations and, with a cache, decodes the images; mmengine calls this."""
+        if not self._fully_initialized:
+            super().full_init()
+            if self._cache:
+                self._cache_images()
+
+    def _cache_images(self) -> None:
+        """Decodes the images, and puts the pipeline's loading from them in that from files."""
+        infos = [self.get_data_info(i) for i in range(len(self))]
+        shapes = [(info["height"], info["width"]) for info in infos]
+        steps = self.pipeline.transforms
+        for i, load in enumerate(steps):
+            if type(load) is LoadImageFromFile:
+
+                def decode(index: int, load: LoadImageFromFile = load) -> np.ndarray:
+                    path = infos[index]["img_path"]
+                    with _naming(lambda: path):
+                        return load({"img_path": path})["img"]
+
+                steps[i] = LoadImageFromMemory(SharedImages(decode, shapes))
 
     def prepare_data(self, idx: int) -> Any:
         """Reads and transforms an image, as CocoDataset does.
@@ -57,18 +91,52 @@ class CocoFolder(CocoDataset):
         Raises:
             InputError: If the image is missing or cannot be decoded.
         """
-        try:
+        with _naming(lambda: self.get_data_info(idx)["img_path"]):
             return super().prepare_data(idx)
-        except Exception as e:  # MMCV asserts, OpenCV and the operating system raise their own
-            path = self.get_data_info(idx)["img_path"]
-            if cv2.imread(path) is None:
-                raise InputError(f"{path} is missing or no image that can be read.") from e
-            raise
 
     @property
     def data_hash(self) -> str:
         """Digest of the annotation file, for records."""
         return file_digest(self._annotations)
+
+
+class LoadImageFromMemory(BaseTransform):
+    """MMDetection's LoadImageFromFile, of images that are decoded.
+
+    Args:
+        images: All images of the data set, in its order.
+    """
+
+    def __init__(self, images: SharedImages) -> None:
+        self.images = images
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Adds an image, which is read-only.
+
+        Args:
+            results: `sample_idx`, the index of the image; `img` and its shapes are added.
+
+        Returns:
+            The same.
+        """
+        image = self.images[results["sample_idx"]]
+        return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
+
+
+@contextlib.contextmanager
+def _naming(find: Callable[[], str]) -> Iterator[None]:
+    """Raises as an InputError whatever happens within, if the image cannot be read.
+
+    Args:
+        find: Returns the image's path; it is called after an error only.
+    """
+    try:
+        yield
+    except Exception as e:  # MMCV asserts, OpenCV and the operating system raise their own
+        path = find()
+        if cv2.imread(path) is None:
+            raise InputError(f"{path} is missing or no image that can be read.") from e
+        raise
 
 
 def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from prunet_det.training.graphs import speed_up, use_own_stream
+from prunet_det.training.loading import set_loader_options
 from prunet_det.training.schedule import fitted_schedule, set_length
 from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
@@ -181,6 +182,7 @@ def build_runner(cfg: Config) -> Runner:
             torch.distributed.init_process_group("gloo")
         cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
     refuse_pretrained(cfg.model)
+    set_loader_options(cfg)
     cfg.param_scheduler = fitted_schedule(cfg.get("param_scheduler"), cfg.get("train_cfg") or {})
     cfg.setdefault("custom_hooks", [])
     for name in ("ClassCheckHook", "RecordHook"):

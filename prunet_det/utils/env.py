@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,32 @@ def local_devices() -> dict[str, str]:
     """Title of every torch device of this machine, by its name: `cpu`, `cuda:0`, ..."""
     names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return {name: device_title(name) for name in names}
+
+
+def usable_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_shared_memory() -> int:
+    """Returns the number of bytes of memory that processes can still share.
+
+    It is the least of what the machine has available, what the container's limit (of cgroup v2)
+    leaves, and what is free in /dev/shm, as far as they can be read; without end if none can.
+    """
+    free = [shutil.disk_usage("/dev/shm").free] if Path("/dev/shm").is_dir() else []
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            free.append(int(line.split()[1]) * 1024)
+    group = Path("/sys/fs/cgroup")
+    limit, used = _read(group / "memory.max").strip(), _read(group / "memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        statistics = dict(line.split() for line in _read(group / "memory.stat").splitlines())
+        files = int(statistics.get("inactive_file", 0))  # read from disk, dropped when needed
+        free.append(int(limit) - int(used) + files)
+    return max(0, min(free, default=sys.maxsize))
 
 
 def check_device(name: str) -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import cv2
+import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
+from prunet_det.training.repeatable import PlacedSamples
 from prunet_det.utils.errors import UserError
 
 WHERE = dict(ann_file="train.json", data_prefix=dict(img="train/"), pipeline=[])
@@ -55,6 +60,64 @@ def test_images_that_cannot_be_read(tmp_path, content):
         (tmp_path / "train" / "1.jpg").write_bytes(content)
     with pytest.raises(UserError, match=r"1\.jpg is missing or no image that can be read"):
         data[0]
+
+
+TRAINING = [
+    dict(type="mmdet.LoadImageFromFile"),
+    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type=None),
+    dict(
+        type="mmdet.RandomScaleCrop",
+        scale=(64, 64),
+        ratio_range=(0.5, 1.5),
+        crop_size=(64, 64),
+        flip_prob=0.5,
+    ),
+    dict(type="mmdet.PackChannelsLast"),
+]
+
+
+def photos(tmp_path, count=6, **changes):
+    """A folder of JPEGs of several shapes, one a grey one, each with a box on most of it."""
+    rng = np.random.default_rng(0)
+    images, items = [], []
+    (tmp_path / "train").mkdir(parents=True)
+    for i in range(count):
+        height, width = (int(side) for side in rng.integers(40, 90, 2))
+        pixels = rng.integers(0, 256, (height, width, 3)[: 3 - (i == 1)], dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "train" / f"{i}.jpg"), pixels)
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": width, "height": height})
+        box = [2, 2, width - 4, height - 4]
+        items.append({"id": i, "image_id": i, "category_id": 3, "bbox": box, "area": 900})
+    images[2].update(changes)
+    content = {"images": images, "annotations": items, "categories": [{"id": 3, "name": "cat"}]}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cached_images_are_those_on_disk(tmp_path, seed):
+    """Also in the processes of a loader, and wherever it resumes."""
+    where = {**WHERE, "pipeline": TRAINING, "data_root": photos(tmp_path)}
+    disk = PlacedSamples(CocoFolder(**where), seed)
+    cached = PlacedSamples(CocoFolder(cache=True, **where), seed)
+    order = [13, 2, 3, 4, 5, 1, 0, 6]
+    expected = [disk[i] for i in order]
+    (tmp_path / "train").rename(tmp_path / "gone")  # nothing is read again
+    for a, b in zip(DataLoader(cached, None, sampler=order, num_workers=1), expected, strict=True):
+        assert torch.equal(a["inputs"], b["inputs"])
+        a, b = a["data_samples"], b["data_samples"]
+        assert a.metainfo == b.metainfo
+        assert torch.equal(a.gt_instances.bboxes, b.gt_instances.bboxes)
+
+
+def test_images_that_cannot_be_cached(tmp_path):
+    where = {**WHERE, "pipeline": TRAINING, "data_root": photos(tmp_path / "a", width=300)}
+    with pytest.raises(UserError, match="image 2 is .* px, not 300 x"):
+        CocoFolder(cache=True, **where)
+    where["data_root"] = photos(tmp_path / "b")
+    (tmp_path / "b" / "train" / "3.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"3\.jpg is missing or no image that can be read"):
+        CocoFolder(cache=True, **where)
 
 
 @pytest.mark.parametrize(
