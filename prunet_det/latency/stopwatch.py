@@ -2,17 +2,20 @@
 
 What is timed runs in rounds, every task once a round in an order drawn anew, so that clocks that
 drift and neighbours that wake up hit all tasks alike. Each task warms up first, by time and count.
+The rounds end when all medians are known well enough, or the time is up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +27,15 @@ from prunet_det.utils.env import readings
 from prunet_det.utils.errors import InputError
 
 WARMUP_RUNS = 5
-WARMUP_SECONDS = 0.3
+WARMUP_SECONDS = {"cpu": 0.1, "cuda": 0.02}
 MIN_ROUNDS = 11
 # A sample is as many runs in a row as last this long: a clock's tick and its call must not matter.
-SAMPLE_MS = {"cpu": 1.0, "cuda": 2.0}
+SAMPLE_MS = 1.0
+# Rounds end when every median's 95 % interval (see `median_ranks`) is within this fraction of it.
+# That is asked after MIN_ROUNDS, and again when there are a quarter more: whoever looks at every
+# round stops too early, on a streak of luck.
+UNCERTAINTY = 0.01
+_LOOK_AGAIN = 1.25
 # When a timing is called unstable: our choice.
 MAX_SPREAD = 0.10  # between the 10th and the 90th percentile, of the median
 MAX_DRIFT = 0.05  # between the medians of the first and the second half
@@ -83,7 +91,8 @@ class Timing:
         runs_a_sample: Number of runs in a row that a sample is the mean of.
         peak_memory_mb: Largest memory in MiB while the task warmed up: what PyTorch allocated on
             CUDA, the process's resident size on a CPU; None where it cannot be read.
-        before: Clock, temperature and power before the first round, see `utils.env.readings`.
+        before: Clock, temperature and power before the first round, read while the tasks run; see
+            `utils.env.readings`.
         after: The same after the last round.
     """
 
@@ -102,6 +111,11 @@ class Timing:
     def median_ms(self) -> float:
         """The middle sample: the latency."""
         return statistics.median(self.samples_ms)
+
+    @property
+    def uncertainty(self) -> float:
+        """How far the ends of the median's 95 % interval lie from it, as a fraction of it."""
+        return _uncertainty(self.samples_ms)
 
     @property
     def spread(self) -> float:
@@ -131,6 +145,7 @@ class Timing:
             **{f"p{q}_ms": self.percentile(q) for q in (10, 90, 99)},
             "spread": self.spread,
             "unstable": self.unstable,
+            "uncertainty": self.uncertainty,
             "rounds": len(self.samples_ms),
             "runs_a_sample": self.runs_a_sample,
             "peak_memory_mb": self.peak_memory_mb,
@@ -139,20 +154,54 @@ class Timing:
         }
 
 
+def median_ranks(count: int) -> tuple[int, int]:
+    """Returns the ranks of two samples that enclose the true median 95 times in 100.
+
+    Whatever the distribution, the number of independent samples below its median is binomial. (An
+    interval by order statistics; of neighbouring samples on a busy machine it is too narrow.)
+
+    Args:
+        count: Number of samples.
+
+    Returns:
+        Ranks from 0 in the sorted samples; the first and the last of fewer than six.
+    """
+    below, low = 1, 0  # of 2**count equally likely outcomes, those with `low` or fewer below
+    while 40 * (below + math.comb(count, low + 1)) <= 2**count:
+        low += 1
+        below += math.comb(count, low)
+    # `low` samples or fewer lie below the median in at most one case of 40, and so above.
+    return low, count - 1 - low
+
+
+def _uncertainty(samples: Sequence[float]) -> float:
+    """Returns how far the ends of the median's 95 % interval lie from it, as a fraction of it."""
+    ordered = sorted(samples)
+    low, high = median_ranks(len(ordered))
+    median = statistics.median(ordered)
+    return max(ordered[high] - median, median - ordered[low]) / max(median, 1e-9)
+
+
 def time_interleaved(
     tasks: Mapping[str, Task] | Sequence[Task],
     seconds: float = 2.0,
-    min_rounds: int = MIN_ROUNDS,
-    warmup_seconds: float = WARMUP_SECONDS,
+    *,
+    warmup_seconds: float | None = None,
+    uncertainty: float = UNCERTAINTY,
+    sensors: bool = True,
     progress: str = "",
 ) -> list[Timing]:
     """Times tasks against each other.
 
     Args:
         tasks: What to time; names are for the reader.
-        seconds: Time to spend on each task after its warm-up, roughly.
-        min_rounds: Smallest number of rounds, however long they take.
-        warmup_seconds: Shortest warm-up of a task; it has WARMUP_RUNS runs at least.
+        seconds: Largest time to spend on each task after its warm-up, roughly; MIN_ROUNDS are run
+            however long they take.
+        warmup_seconds: Shortest warm-up of a task, which has WARMUP_RUNS runs at least; by default
+            WARMUP_SECONDS of its device.
+        uncertainty: Fraction of each median within which its 95 % interval must lie for the rounds
+            to end before the time is up; 0 for all the time.
+        sensors: Whether to read clock, temperature and power before and after.
         progress: Label of a progress bar with the time left; none where empty.
 
     Returns:
@@ -162,54 +211,71 @@ def time_interleaved(
         InputError: If there are no tasks, or numbers are impossible.
     """
     listed = list(tasks.values()) if isinstance(tasks, Mapping) else list(tasks)
-    if not listed or seconds <= 0 or min_rounds < 2 or warmup_seconds < 0:
+    too_short = warmup_seconds is not None and warmup_seconds < 0
+    if not listed or seconds <= 0 or too_short:
         raise InputError(
-            "timing needs at least one task, seconds > 0, two rounds, and a warm-up of no less "
-            "than 0 s."
+            "timing needs at least one task, seconds > 0, and a warm-up of no less than 0 s."
         )
     collecting = gc.isenabled()
     gc.collect(1)  # the oldest generation takes longer than the timing of a table's block
     gc.disable()
     try:
-        return _time(listed, seconds, min_rounds, warmup_seconds, progress)
+        warm = [_warm_up(task, warmup_seconds) for task in listed]
+        runs = [max(1, math.ceil(SAMPLE_MS / ms)) for ms, _ in warm]
+        round_seconds = sum(n * ms for n, (ms, _) in zip(runs, warm, strict=True)) / 1e3
+        rounds = max(MIN_ROUNDS, math.ceil(seconds * len(listed) / round_seconds))
+        before = _readings_at_work(listed, runs) if sensors else {}
+        samples = _rounds(listed, runs, rounds, uncertainty, progress)
+        after = _readings_at_work(listed, runs) if sensors else {}
     finally:
         if collecting:
             gc.enable()
-
-
-def _time(
-    tasks: Sequence[Task],
-    seconds: float,
-    min_rounds: int,
-    warmup_seconds: float,
-    progress: str,
-) -> list[Timing]:
-    from tqdm import tqdm
-
-    warm = [_warm_up(task, warmup_seconds) for task in tasks]
-    runs = [
-        max(1, math.ceil(SAMPLE_MS[torch.device(task.device).type] / ms))
-        for task, (ms, _) in zip(tasks, warm, strict=True)
-    ]
-    round_seconds = sum(n * ms for n, (ms, _) in zip(runs, warm, strict=True)) / 1e3
-    rounds = max(min_rounds, math.ceil(seconds * len(tasks) / round_seconds))
-    before = readings(tasks[0].device)
-    samples: list[list[float]] = [[] for _ in tasks]
-    order, shuffle = list(range(len(tasks))), random.Random(0).shuffle
-    for _ in tqdm(range(rounds), progress, disable=not progress, unit="round", leave=False):
-        shuffle(order)
-        for i in order:
-            samples[i].append(tasks[i].sample(runs[i]))
-    after = readings(tasks[0].device)
     return [
         Timing(tuple(own), runs_a_sample=n, peak_memory_mb=memory, before=before, after=after)
         for own, n, (_, memory) in zip(samples, runs, warm, strict=True)
     ]
 
 
-def _warm_up(task: Task, seconds: float) -> tuple[float, float | None]:
+def _rounds(
+    tasks: Sequence[Task],
+    runs: Sequence[int],
+    most: int,
+    uncertainty: float,
+    progress: str,
+) -> list[list[float]]:
+    """Samples of each task, from MIN_ROUNDS to `most` rounds."""
+    from tqdm import tqdm
+
+    look = MIN_ROUNDS
+    samples: list[list[float]] = [[] for _ in tasks]
+    order, shuffle = list(range(len(tasks))), random.Random(0).shuffle
+    for done in tqdm(range(1, most + 1), progress, disable=not progress, unit="round", leave=False):
+        shuffle(order)
+        for i in order:
+            samples[i].append(tasks[i].sample(runs[i]))
+        if done >= look:
+            if all(_uncertainty(own) < uncertainty for own in samples):
+                break
+            look = math.ceil(_LOOK_AGAIN * done)
+    return samples
+
+
+def _readings_at_work(tasks: Sequence[Task], runs: Sequence[int]) -> dict[str, float]:
+    """Reads the sensors while the tasks run in turn: an idle device's clock says nothing."""
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(readings, tasks[0].device)
+        for task, count in itertools.cycle(list(zip(tasks, runs, strict=True))):
+            task.sample(count)
+            if told.done():
+                return told.result()
+    raise AssertionError("a cycle has no end")
+
+
+def _warm_up(task: Task, seconds: float | None) -> tuple[float, float | None]:
     """Runs until it is warm; milliseconds a run at the end, and the peak of memory."""
-    cuda = torch.device(task.device).type == "cuda"
+    kind = torch.device(task.device).type
+    cuda = kind == "cuda"
+    seconds = WARMUP_SECONDS[kind] if seconds is None else seconds
     if cuda:
         torch.cuda.reset_peak_memory_stats(task.device)
     else:

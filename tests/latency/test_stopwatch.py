@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 import pytest
 import torch
 
+from prunet_det.latency import stopwatch
 from prunet_det.latency.stopwatch import (
     MIN_ROUNDS,
     WARMUP_RUNS,
     Task,
     Timing,
+    median_ranks,
     time_interleaved,
 )
 
@@ -38,9 +41,54 @@ def test_a_sample_is_timed_by_the_clock():
 
 
 def test_short_work_is_timed_many_times_a_sample():
-    (timing,) = time_interleaved([told(0.1)], seconds=0.1, warmup_seconds=0.01)
+    (timing,) = time_interleaved([told(0.1)], seconds=0.1, warmup_seconds=0.01, uncertainty=0)
     assert timing.runs_a_sample == 10  # a sample lasts a millisecond or more
     assert timing.median_ms == pytest.approx(0.1) and len(timing.samples_ms) == 100
+
+
+def test_rounds_end_when_every_median_is_known():
+    def noisy(spread):
+        """Runs of 2 ms and a spread, each way once in two."""
+        return itertools.cycle([2.0 - spread, 2.0 + spread])
+
+    def timed(*spreads, **kwargs):
+        clocks = [noisy(s) for s in spreads]
+        tasks = [Told(lambda c=c: next(c)) for c in clocks]
+        found = time_interleaved(tasks, warmup_seconds=0, sensors=False, **kwargs)
+        return {len(t.samples_ms) for t in found}, [t.uncertainty for t in found]
+
+    assert timed(0.0, 0.004) == ({MIN_ROUNDS}, [0, pytest.approx(0.004, rel=0.01)])
+    (rounds,), uncertainty = timed(0.0, 0.05)  # one task keeps the other waiting
+    assert rounds > 900 and uncertainty == [0, pytest.approx(0.025, rel=1)]
+    assert timed(0.0, 0.05, uncertainty=0.06)[0] == {MIN_ROUNDS}
+
+
+@pytest.mark.parametrize("count", [6, 11, 12, 100, 999])
+def test_the_interval_of_a_median_holds_it_19_times_in_20(count):
+    """Against the binomial distribution of the number of samples below the median."""
+    low, high = median_ranks(count)
+    inside = sum(math.comb(count, below) for below in range(low + 1, high + 1)) / 2**count
+    narrower = sum(math.comb(count, below) for below in range(low + 2, high)) / 2**count
+    assert narrower < 0.95 <= inside and low + high == count - 1
+
+
+def test_sensors_are_read_while_the_tasks_run(monkeypatch):
+    """The reading takes until three samples have been run: an idle device could not end it."""
+    runs, reading = [], []
+
+    def slow(device):
+        reading.append(len(runs))
+        while len(runs) < reading[-1] + 3:
+            time.sleep(0.001)
+        return {"clock_mhz": 1980.0}
+
+    monkeypatch.setattr(stopwatch, "readings", slow)
+    task = Told(lambda: runs.append(0) or time.sleep(0.001) or 2.0)
+    (timing,) = time_interleaved([task], seconds=0.01, warmup_seconds=0)
+    assert timing.before == timing.after == {"clock_mhz": 1980.0} and len(reading) == 2
+    assert len(timing.samples_ms) == MIN_ROUNDS < len(runs) - WARMUP_RUNS - 4
+    (timing,) = time_interleaved([task], seconds=0.01, warmup_seconds=0, sensors=False)
+    assert timing.before == {} and len(reading) == 2
 
 
 def test_long_work_is_timed_in_the_least_number_of_rounds():
@@ -59,7 +107,7 @@ def test_a_warm_up_lasts_as_long_as_it_is_told():
 def test_a_machine_that_slows_down_slows_all_tasks_alike():
     clock = itertools.count()
     tasks = [Told(lambda ms=ms: ms * (1 + next(clock) / 400)) for ms in (1.0, 2.0)]
-    one, two = time_interleaved(tasks, seconds=0.5, warmup_seconds=0.0)
+    one, two = time_interleaved(tasks, 0.5, warmup_seconds=0, uncertainty=0, sensors=False)
     assert two.median_ms == pytest.approx(2 * one.median_ms, rel=0.02)
     assert "drift" in one.unstable and "drift" in two.unstable
 
@@ -67,7 +115,7 @@ def test_a_machine_that_slows_down_slows_all_tasks_alike():
 def test_tasks_are_interleaved_and_warm():
     calls = []
     tasks = [Told(lambda i=i: calls.append(i) or 2.0) for i in range(3)]
-    timings = time_interleaved(tasks, seconds=0.02, min_rounds=5, warmup_seconds=0.0)
+    timings = time_interleaved(tasks, 0.02, warmup_seconds=0.0, sensors=False)
     warm, timed = calls[: 3 * WARMUP_RUNS], calls[3 * WARMUP_RUNS :]
     assert warm == [0] * WARMUP_RUNS + [1] * WARMUP_RUNS + [2] * WARMUP_RUNS
     rounds = [timed[i : i + 3] for i in range(0, len(timed), 3)]
@@ -77,7 +125,7 @@ def test_tasks_are_interleaved_and_warm():
 
 def test_a_stall_is_flagged():
     task = told(*[10.0] * (WARMUP_RUNS + 10), 100.0, 10.0)
-    (timing,) = time_interleaved([task], seconds=0.1, min_rounds=30, warmup_seconds=0)
+    (timing,) = time_interleaved([task], 0.3, warmup_seconds=0, uncertainty=0, sensors=False)
     assert "a run took 10.0 times the median" in timing.unstable
     assert timing.median_ms == 10  # which the median does not feel
 
@@ -107,7 +155,7 @@ def test_a_spin_kernel_takes_longer_for_ten_times_the_cycles(host_clock):
     assert 3 < ten.median_ms / one.median_ms < 30
 
 
-@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"min_rounds": 1}, {"warmup_seconds": -1}])
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"warmup_seconds": -1}])
 def test_impossible_numbers(wrong):
     with pytest.raises(ValueError, match="timing needs at least one task"):
         time_interleaved([told(1.0)], **wrong)
