@@ -225,7 +225,7 @@ def run_compiled(place: Place) -> None:
         raise SkippedError("no network is to be compiled.")
     failed: list[str] = []
     for name in place.scale.compiled:
-        failed += _measure(place, [name], "backbone", place.scale.batches[0], "compile")
+        failed += _measure(place, [name], "backbone", place.scale.batches[0], "compiled")
     _refuse(failed)
 
 
