@@ -4,6 +4,7 @@ python tools/benchmark.py --suite configs/benchmark/digits.py --seeds 2 --jobs 2
 python tools/benchmark.py time --suite configs/benchmark/digits.py --out DIR [--repeat-timing]
 python tools/benchmark.py lr --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py profile --suite configs/benchmark/digits.py --out DIR
+python tools/benchmark.py speed-up --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py search --budgets 0.35 0.5 --out DIR -- configs/search/quick.py
 python tools/benchmark.py report DIR
 
@@ -272,6 +273,21 @@ def run_profile(args: argparse.Namespace) -> None:
         print(table)
 
 
+def add_speed_up(parser: argparse.ArgumentParser) -> None:
+    add_common(parser)
+    add_models(parser)
+    parser.add_argument("--iterations", type=at_least(2), default=50, help="of a training [50]")
+
+
+def run_speed_up(args: argparse.Namespace) -> None:
+    """What a recorded and a compiled network gain in training, and whether losses stay equal."""
+    from prunet_det.benchmark.speed_ups import run_speed_ups
+
+    suite = read_suite(args)
+    out = Path(args.out or f"work_dirs/benchmark/{suite.name}")
+    print(run_speed_ups(suite, out, args.iterations, this_command()))
+
+
 def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="of the benchmark, with its records")
     parser.add_argument("--out", help="folder to write to; DIR/report by default")
@@ -293,6 +309,7 @@ VERBS = {
     "time": (add_time, run_time),
     "lr": (add_lr, run_lr),
     "profile": (add_profile, run_profile),
+    "speed-up": (add_speed_up, run_speed_up),
     "search": (add_search, run_search),
     "report": (add_report, run_report),
     "job": (add_job, run_job),

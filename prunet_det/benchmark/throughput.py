@@ -118,11 +118,12 @@ class Trainer:
             hook.before_run(runner)
         return cls(runner, hooks[0] if hooks else None)
 
-    def step(self, batch: Any) -> None:
-        """One iteration, as the Runner has it, without its other hooks."""
-        self.runner.model.train_step(batch, self.runner.optim_wrapper)
+    def step(self, batch: Any) -> torch.Tensor:
+        """One iteration, as the Runner has it, without its other hooks; returns the loss."""
+        losses = self.runner.model.train_step(batch, self.runner.optim_wrapper)
         if self.ema is not None:
             self.ema.after_train_iter(self.runner, 0)
+        return losses["loss"].detach()
 
     def batches(self) -> Iterator[Any]:
         """From disk, through the loader's processes."""

@@ -1,0 +1,28 @@
+"""Trainings with recorded networks beside plain ones."""
+
+from __future__ import annotations
+
+from prunet_det.benchmark.speed_ups import compare_speed_ups, speed_up_table
+from prunet_det.benchmark.suite import load_suite
+from prunet_det.training import graphs
+
+
+def test_kinds_are_compared_from_one_seed(tiny_suite, tmp_path, monkeypatch):
+    recorded = []
+
+    def compile_nothing(module, images, mode):
+        recorded.append(images.shape)
+        return module
+
+    monkeypatch.setattr(graphs, "_compile", compile_nothing)
+    suite = load_suite(tiny_suite)
+    runs = compare_speed_ups(suite, suite.candidates[0], tmp_path, iterations=4)
+    assert [r.speed_up for r in runs] == ["none", "none", "graph", "compile"]
+    plain, again, graph, compiled = runs
+    assert recorded == [(2, 3, 64, 64)], "the second batch shows that the size is a fixed one"
+    assert plain.difference == again.difference == compiled.difference == 0.0
+    assert plain.last_loss == again.last_loss == compiled.last_loss != plain.first_loss
+    assert plain.images_per_s > 0 and plain.batch == 2 and not plain.reason
+    assert "needs a CUDA device" in graph.reason and graph.images_per_s == 0.0
+    (row,) = [line for line in speed_up_table(runs).splitlines() if " graph " in line]
+    assert "needs a CUDA device" in row
