@@ -46,7 +46,8 @@ def conv_bn_act(
         bn=nn.BatchNorm2d(out_chs, eps=bn_eps),
     )
     if act is not None:
-        layers["act"] = ACTIVATION_MODULES[act](inplace=True)
+        # SiLU in place copies its input for the backward pass.
+        layers["act"] = ACTIVATION_MODULES[act](inplace=act != "silu")
     return nn.Sequential(layers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -172,26 +173,50 @@ class FusionNode(nn.Module):
             for chs, level in zip(in_chs, in_levels, strict=True)
         )
         self.edge_weights = nn.Parameter(torch.ones(len(node.inputs)))
-        self.act = nn.SiLU(inplace=True)
+        self.act = nn.SiLU()  # in place, it would copy its input for the backward pass
         self.conv = separable_conv(
             channels, channels, options.pad_type, options.conv_bias, options.norm(channels)
         )
 
-    def forward(self, maps: Sequence[torch.Tensor], size: torch.Size) -> torch.Tensor:
+    def forward(
+        self,
+        maps: Sequence[torch.Tensor],
+        size: torch.Size,
+        weights: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
         """Fuses the node's inputs.
 
         Args:
             maps: All maps of the cell so far, each (N, C, H, W): its inputs and earlier nodes.
             size: (height, width) of the node's level.
+            weights: Weight of each input, scalars from `fusion_weights`.
 
         Returns:
             (N, channels, *size).
         """
-        weights = F.relu(self.edge_weights).to(maps[0].dtype)
-        weights = weights / (weights.sum() + 1e-4)
         resampled = (r(maps[i], size) for i, r in zip(self.inputs, self.resample, strict=True))
-        out = sum(m * w for m, w in zip(resampled, weights, strict=True))
-        return self.conv(self.act(out))
+        weighted = (m * w.to(m.dtype) for m, w in zip(resampled, weights, strict=True))
+        return self.conv(self.act(functools.reduce(torch.add, weighted)))
+
+
+def fusion_weights(edge_weights: Sequence[torch.Tensor]) -> list[Sequence[torch.Tensor]]:
+    """Makes nodes' weights non-negative and their sums 1, for all nodes with few operators.
+
+    Args:
+        edge_weights: Raw weights of each node, (inputs,).
+
+    Returns:
+        The weight of each input, a scalar, of each node.
+    """
+    normalised: dict[int, Sequence[torch.Tensor]] = {}
+    for inputs in {len(w) for w in edge_weights}:
+        nodes = [i for i, w in enumerate(edge_weights) if len(w) == inputs]
+        weights = F.relu(torch.stack([edge_weights[i] for i in nodes]))
+        weights = weights / (weights.sum(dim=1, keepdim=True) + 1e-4)
+        scalars = weights.flatten().unbind()
+        for k, i in enumerate(nodes):
+            normalised[i] = scalars[k * inputs : (k + 1) * inputs]
+    return [normalised[i] for i in range(len(edge_weights))]
 
 
 @MODELS.register_module()
@@ -296,9 +321,10 @@ class BiFPN(BaseModule):
         for resample in self.extra_levels:
             maps.append(resample(maps[-1]))
         sizes = [m.shape[-2:] for m in maps]
+        weights = iter(fusion_weights([node.edge_weights for cell in self.cells for node in cell]))
         for cell in self.cells:
             for node in cell:
-                maps.append(node(maps, sizes[node.level]))
+                maps.append(node(maps, sizes[node.level], next(weights)))
             maps = [maps[i] for i in self._outputs]
         return tuple(maps)
 

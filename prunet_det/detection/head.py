@@ -55,7 +55,7 @@ class HeadTower(BaseModule):
         self.norms: Any = nn.ModuleList(
             nn.ModuleList(options.norm(channels) for _ in range(levels)) for _ in range(repeats)
         )
-        self.act = nn.SiLU(inplace=True)
+        self.act = nn.SiLU()  # in place, it would copy its input for the backward pass
         self.predict = separable_conv(channels, outputs, options.pad_type, bias=True)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -25,6 +25,8 @@ BATCH, SIZE = 16, 128
 # The most operators that a part may have.
 BARS = {
     "preprocess": 12,
+    "network": 600,
+    "backward": 760,
     "targets and losses": 120,
     "backward of losses": 60,
     "rest of train_step": 20,
