@@ -260,16 +260,25 @@ def run_search(args: argparse.Namespace) -> int:
 def add_profile(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     add_models(parser)
-    parser.add_argument("--iterations", type=at_least(1), default=20, help="to measure [20]")
+    add = parser.add_argument
+    add("--iterations", type=at_least(1), default=20, help="to measure [20]")
+    add(
+        "--workers",
+        type=at_least(0),
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="processes of the loader alone, to try [the recipe's]",
+    )
 
 
 def run_profile(args: argparse.Namespace) -> None:
-    """Where a training iteration's time goes, and what loading from disk costs."""
+    """Where a training iteration's time goes, and what loading from disk and memory costs."""
     from prunet_det.benchmark import throughput
 
     suite = read_suite(args)
     out = Path(args.out or f"work_dirs/benchmark/{suite.name}")
-    for table in throughput.run_profile(suite, out, args.iterations, this_command()):
+    for table in throughput.run_profile(suite, out, args.iterations, this_command(), args.workers):
         print(table)
 
 

@@ -1,11 +1,13 @@
-"""Where the time of a training iteration goes, and whether loading from disk slows it down."""
+"""Where the time of a training iteration goes, and whether loading slows it down."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +17,21 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from prunet_det.benchmark.evaluate import make_artifact, predictor, without_workers
 from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.training.launch import build_runner
+from prunet_det.training.loading import set_cache, set_loader_options
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import text_table, write_csv
+
+logger = logging.getLogger(__name__)
 
 ROUNDS = 5  # of disk against memory, in turns
 SETTLE = 3  # iterations at the start of a turn that do not count: what was loaded ahead is used up
@@ -85,13 +93,81 @@ def loading_rows(cfg: Config, candidate: Candidate, images: int = 64) -> list[di
         for transform in dataset.pipeline.transforms:
             with clock(type(transform).__name__):
                 data = transform(data)
-        collected.append(data)
+            if data is None:  # a crop without objects: the data set takes another image
+                break
+        else:
+            collected.append(data)
     rows = clock.rows(candidate, "loading (in the loader's processes)", "batch", batch)
     collate = Clock("cpu")
     for i in range(0, len(collected) - batch + 1, batch):
         with collate("collate"):
             loader.collate_fn(collected[i : i + batch])
     return rows + collate.rows(candidate, "collating (in the loader's processes)", "batch")
+
+
+def loading_speeds(
+    cfg: Config, workers: Sequence[int], batches: int = 30
+) -> list[dict[str, str | int | float]]:
+    """Measures a loader without a training: how much it gives, and what it takes of a training.
+
+    Args:
+        cfg: Config with the training data; it is left as it is.
+        workers: Numbers of processes to try, 0 for none.
+        batches: Number of batches to time with each.
+
+    Returns:
+        For images from disk, and from memory if they fit, and for each number of processes:
+        `source`, `workers`, `images_per_s`, and `handover_ms`, which a training waits for a batch
+        that is ready.
+    """
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    rows: list[dict[str, str | int | float]] = []
+    for source in ("disk", "memory"):
+        own = copy.deepcopy(cfg)
+        try:
+            if source == "memory":
+                set_cache(own)
+            dataset = without_workers(own.train_dataloader).dataset
+        except InputError as e:
+            logger.warning("the loader is not measured with images in memory: %s", e)
+            continue
+        for count in workers:
+            config = {**own.train_dataloader, "num_workers": count, "dataset": dataset}
+            loader = Runner.build_dataloader({**config, "persistent_workers": count > 0}, seed=0)
+            images_per_s, handover = _loader_speed(loader, batches)
+            rows.append(
+                {
+                    "source": source,
+                    "workers": count,
+                    "images_per_s": round(images_per_s, 2),
+                    "handover_ms": round(handover, 3),
+                }
+            )
+    return rows
+
+
+def _loader_speed(loader: DataLoader[Any], batches: int) -> tuple[float, float]:
+    """Returns images a second, and the milliseconds until a batch that is ready is here."""
+
+    def forever() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    source = forever()
+    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    for _ in range(SETTLE + ahead):
+        next(source)
+    images, start = 0, time.perf_counter()
+    for _ in range(batches):
+        images += len(next(source)["inputs"])
+    seconds = time.perf_counter() - start
+    waits = []
+    for _ in range(min(batches, 10) if ahead else 0):
+        time.sleep(2 * seconds / batches)  # until the next batch is ready
+        start = time.perf_counter()
+        next(source)
+        waits.append(time.perf_counter() - start)
+    return images / seconds, 1e3 * (statistics.median(waits) if waits else seconds / batches)
 
 
 @dataclass
@@ -254,21 +330,33 @@ def profile_candidate(
     return rows, speed
 
 
-def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> list[str]:
-    """Profiles the suite's networks, and writes profile.csv and throughput.csv.
+def run_profile(
+    suite: Suite, out: Path, iterations: int, command: str, workers: Sequence[int] = ()
+) -> list[str]:
+    """Profiles the suite's networks, and writes profile.csv, throughput.csv and loading.csv.
 
     Args:
         suite: The networks, and how they are trained.
         out: Folder of the files.
         iterations: Number of iterations to measure.
         command: Command that does it again, for the files.
+        workers: Numbers of processes with which the loader alone is measured; the recipe's if none
+            are given.
 
     Returns:
-        Two tables as text: where the time goes, and images a second.
+        Three tables as text: where the time goes, what the loader gives, and images a second.
     """
     positive_int(iterations, "the number of iterations")
     device = device_title(suite.device)
     rows, speeds = [], []
+    first = suite.candidates[0]
+    cfg = suite.build(first, 0, work_folder(out, "profile_loading"))
+    set_loader_options(cfg)
+    torch.set_num_threads(suite.threads)
+    loading = loading_speeds(cfg, workers or [cfg.train_dataloader.num_workers], iterations)
+    about = {"device": device_title("cpu"), "input_size": first.input_size}
+    about |= {"batch": cfg.train_dataloader.batch_size}
+    write_csv(out / "loading.csv", [{**about, **row} for row in loading], command)
     for candidate in suite.candidates:
         own, speed = profile_candidate(suite, candidate, out, iterations)
         rows += [{"device": device, **row} for row in own]
@@ -299,6 +387,11 @@ def run_profile(suite: Suite, out: Path, iterations: int, command: str) -> list[
             "where the time goes (shares of the part)",
             ["model", "px", "part", "step", "ms", "share"],
             times,
+        ),
+        text_table(
+            f"the loader alone, {first.input_size} px, {about['device']}",
+            ["images from", "processes", "images/s", "ms to hand a batch over"],
+            [[str(value) for value in row.values()] for row in loading],
         ),
         text_table(
             f"images a second in training, {device}",
