@@ -18,6 +18,11 @@ def main() -> None:
     add_config_flags(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
     parser.add_argument(
+        "--amp-dtype",
+        choices=["float16", "bfloat16"],
+        help="of --amp; bfloat16 needs no loss scale, for which the host waits [float16]",
+    )
+    parser.add_argument(
         "--speed-up",
         choices=SPEED_UPS,
         help="record the network as a CUDA graph, or compile it [the config's, or none]",
@@ -52,9 +57,10 @@ def main() -> None:
         launch.set_teacher(cfg, args.teacher, args.teacher_checkpoint)
     if args.amp and not torch.cuda.is_available():
         raise UserError("--amp needs a CUDA device, and there is none here; leave it out.")
+    if args.amp_dtype and not args.amp:
+        raise UserError("--amp-dtype needs --amp.")
     if args.amp:
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.loss_scale = "dynamic"
+        launch.set_amp(cfg, args.amp_dtype or "float16")
     if args.speed_up:
         cfg.speed_up = args.speed_up
     if args.cache:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from prunet_det.benchmark.records import FAMILIES, run_key
 from prunet_det.latency.measure import default_runtime, local_device
-from prunet_det.training.launch import set_data_root
+from prunet_det.training.launch import set_amp, set_data_root
 from prunet_det.training.repeatable import make_repeatable
 from prunet_det.training.schedule import explicit_schedule, set_length
 from prunet_det.utils.config import positive_int, read_config
@@ -160,8 +160,7 @@ class Suite:
         if self.data_root:
             set_data_root(cfg, self.data_root)
         if self.amp and torch.device(self.device).type == "cuda":
-            cfg.optim_wrapper.type = "AmpOptimWrapper"
-            cfg.optim_wrapper.loss_scale = "dynamic"
+            set_amp(cfg)
         # Accuracy is measured once, at the end, on what is deployed.
         cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
         cfg.train_cfg.pop("val_interval", None)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from prunet_det.benchmark.evaluate import make_artifact, predictor, without_workers
 from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Candidate, Suite
+from prunet_det.training.hooks import DeferredInfoHook
 from prunet_det.training.launch import build_runner
 from prunet_det.training.loading import set_cache, set_loader_options
 from prunet_det.utils.config import positive_int
@@ -192,6 +193,9 @@ class Trainer:
         hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
         for hook in hooks:
             hook.before_run(runner)
+        for hook in runner.hooks:
+            if isinstance(hook, DeferredInfoHook):  # so that clipping does not wait for the device
+                hook.before_train(runner)
         return cls(runner, hooks[0] if hooks else None)
 
     def step(self, batch: Any) -> torch.Tensor:

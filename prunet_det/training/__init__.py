@@ -11,9 +11,9 @@ except ImportError as e:
     ) from e
 
 from prunet_det.training import optimizer, repeatable  # noqa: F401
-from prunet_det.training.hooks import ClassCheckHook, RecordHook
+from prunet_det.training.hooks import ClassCheckHook, DeferredInfoHook, RecordHook
 
 # So `mmengine.hub` finds `prunet_det::/CONFIG.py`, and configs a base `prunet_det::FOLDER/FILE.py`.
 MODULE2PACKAGE.setdefault("prunet_det", "prunet_det")
 
-__all__ = ["ClassCheckHook", "RecordHook"]
+__all__ = ["ClassCheckHook", "DeferredInfoHook", "RecordHook"]

@@ -1,14 +1,17 @@
-"""Hooks that check classes before a run, and write a record beside every checkpoint."""
+"""Hooks that check classes, write a record beside every checkpoint, and log without waiting."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import Hook
+import torch
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook, RuntimeInfoHook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
@@ -142,3 +145,73 @@ class RecordHook(Hook):
                             f"the checkpoint's schedule has {key} {saved[key]}, the config "
                             f"{getattr(now, key)}; resume with the length that it was started with."
                         )
+
+
+@HOOKS.register_module()
+class DeferredInfoHook(RuntimeInfoHook):
+    """mmengine's RuntimeInfoHook, which waits for the device only to log or to save something.
+
+    mmengine makes a number of each loss and of the gradients' norm in every iteration. On a GPU the
+    host then waits for all that it has launched, and the GPU for the next iteration's launches.
+    Here they stay on the device until the logger or a checkpoint takes them. Logs are the same.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds out when numbers are needed, and takes the gradients' norm.
+
+        Args:
+            runner: Runner of the training.
+        """
+        super().before_train(runner)
+        self._held: list[dict[str, Any]] = []
+        self._norm: torch.Tensor | None = None
+        self._intervals = {
+            hook.interval for hook in runner.hooks if isinstance(hook, (LoggerHook, CheckpointHook))
+        }
+        wrapper = runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapper) and wrapper.clip_grad_kwargs:
+            clip = wrapper.clip_func
+
+            def clip_quietly(parameters: Iterable[torch.Tensor], **kwargs: Any) -> None:
+                self._norm = clip(parameters, **kwargs)  # returned, it would be made a number
+
+            wrapper.clip_func = clip_quietly
+            self._norm_key = f"train/{wrapper.grad_name}"
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keeps the losses, and hands them on when they are needed.
+
+        Args:
+            runner: Runner of the training.
+            batch_idx: Number of the batch in its epoch.
+            data_batch: Not used.
+            outputs: Losses by name.
+        """
+        held = {} if self._norm is None else {self._norm_key: self._norm}
+        self._norm = None
+        for key, value in (outputs or {}).items():
+            held[f"train/{key}"] = value.detach() if isinstance(value, torch.Tensor) else value
+        self._held.append(held)
+        due = any(
+            self.every_n_inner_iters(batch_idx, n) or self.every_n_train_iters(runner, n)
+            for n in self._intervals
+        )
+        last = self.is_last_train_iter(runner)
+        if due or last or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self._hand_on(runner)
+
+    def _hand_on(self, runner: Runner) -> None:
+        """Gives the message hub all that is held, in the order of iterations."""
+        for key in dict.fromkeys(key for held in self._held for key in held):
+            values = [held[key] for held in self._held if key in held]
+            if all(isinstance(value, torch.Tensor) for value in values):
+                values = torch.stack([value.reshape(()) for value in values]).tolist()
+            for value in values:
+                runner.message_hub.update_scalar(key, value)
+        self._held.clear()

@@ -34,6 +34,13 @@ def test_help(name, here):
         ("train", (DETECTOR, "--resume", "none.pth"), "there is no checkpoint"),
         ("train", (DETECTOR, "--teacher", "resnet10t"), "for classification configs"),
         pytest.param("train", (DETECTOR, "--amp"), "--amp needs a CUDA device", marks=NO_GPU),
+        ("train", (DETECTOR, "--amp-dtype", "bfloat16"), "--amp-dtype needs --amp"),
+        pytest.param(
+            "train",
+            (DETECTOR, "--speed-up", "graph"),
+            "--speed-up graph needs a CUDA device",
+            marks=NO_GPU,
+        ),
         ("test", (DETECTOR, "none.pth"), "there is no checkpoint"),
         ("detect", ("gone.png",), "there is no image or folder gone.png"),
         ("detect", ("tests/data",), "holds no image"),

@@ -65,6 +65,15 @@ def test_effective_batch(cfg):
     assert launch.effective_batch(cfg, 4).endswith("scaled from batch 8 to 0.04")
 
 
+def test_bfloat16_needs_no_loss_scale(cfg):
+    launch.set_amp(cfg)
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper" and "dtype" not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.loss_scale == "dynamic"
+    launch.set_amp(cfg, "bfloat16")
+    scaler = torch.amp.GradScaler("cuda", **cfg.optim_wrapper.loss_scale)
+    assert cfg.optim_wrapper.dtype == "bfloat16" and not scaler.is_enabled()
+
+
 class Loop(BaseLoop):
     """A loop over data of these classes."""
 

@@ -1,0 +1,74 @@
+"""Losses stay on the device until they are logged, and the logs are the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from tests.conftest import forget_runs
+from tests.dispatched import Dispatched
+
+
+class Line(BaseModel):
+    """A linear network with two losses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 1)
+
+    def forward(self, inputs, mode="tensor"):
+        y = self.linear(inputs)
+        return {"loss_square": y.square(), "loss_shift": (y - 1).abs(), "mean": y.mean()}
+
+
+def train(hook, folder, accumulated):
+    """Scalars of a training of 10 iterations in 2 epochs, and what it dispatched."""
+    forget_runs()
+    torch.manual_seed(1)
+    data = [{"inputs": torch.randn(4)} for _ in range(10)]
+    runner = Runner(
+        Line(),
+        str(folder),
+        train_dataloader=DataLoader(data, 2, sampler=DefaultSampler(data, shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(
+            optimizer=dict(type="SGD", lr=0.1),
+            clip_grad=dict(max_norm=1.0),
+            accumulative_counts=accumulated,
+        ),
+        default_hooks=dict(
+            runtime_info=dict(type=hook),
+            logger=dict(type="LoggerHook", interval=4),
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=7, save_last=False),
+        ),
+        log_level="ERROR",
+    )
+    with Dispatched() as mode:
+        runner.train()
+    checkpoint = torch.load(folder / "iter_7.pth", weights_only=False)["message_hub"]
+    scalars = runner.message_hub.log_scalars
+    kept = {k: v.data for k, v in scalars.items() if "time" not in k}
+    saved = {k: v.data for k, v in checkpoint["log_scalars"].items() if "time" not in k}
+    return kept, saved, mode.operators["_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_logs_and_checkpoints_are_the_same(tmp_path, accumulated):
+    import prunet_det.training  # noqa: F401 (registers the hook)
+
+    plain, plain_saved, waits = train("RuntimeInfoHook", tmp_path / "plain", accumulated)
+    kept, saved, none = train("DeferredInfoHook", tmp_path / "deferred", accumulated)
+    assert waits >= 40 and none == 2, "the loader draws a seed in each of two epochs"
+    assert list(kept) == list(plain)
+    assert {"train/loss", "train/loss_shift", "train/mean", "train/grad_norm"} <= kept.keys()
+    for one, other in ((kept, plain), (saved, plain_saved)):
+        for key, (values, counts) in other.items():
+            assert one[key][0].tolist() == pytest.approx(values.tolist()), key
+            assert one[key][1].tolist() == counts.tolist()
+    assert len(kept["train/loss"][0]) == 10 and len(saved["train/loss"][0]) == 7
