@@ -29,6 +29,7 @@ BARS = {
     "backward": 760,
     "targets and losses": 120,
     "backward of losses": 60,
+    "optimizer": 300,
     "rest of train_step": 20,
 }
 

@@ -1,27 +1,172 @@
-"""Muon: timm's, in a precision that the CPU has."""
+"""Muon over stacks: timm's results, in few operators."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import timm.optim.muon
 import torch
 from timm.optim import Muon
+from torch import nn
 
-from prunet_det.training.optimizer import TimmMuon
+from prunet_det.training import optimizer
+from prunet_det.training.optimizer import TimmMuon, plan_stacks
+from tests.dispatched import dispatched
+
+OPTIONS = dict(lr=0.01, weight_decay=0.05)
 
 
-def step(optimizer):
-    """What one step adds to a convolution's weight and bias."""
+def network() -> nn.Module:
+    """Matrices of many shapes, wide, tall and alike, and parameters of AdamW's."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, bias=False),  # 16 x 27
+        nn.BatchNorm2d(16),
+        nn.Conv2d(16, 16, 3, groups=16),  # depthwise
+        nn.Conv2d(16, 24, 1),
+        nn.Conv2d(24, 16, 1),
+        nn.Conv2d(16, 12, 3).to(memory_format=torch.channels_last),  # 12 x 144
+        *(nn.Conv2d(12, 12, 1) for _ in range(6)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 30),
+    )
+
+
+def train(
+    model: nn.Module, optim: torch.optim.Optimizer, first: int = 0, steps: int = 6
+) -> list[torch.Tensor]:
+    """Takes some steps with a falling learning rate, and returns the parameters."""
+    initial = [group["lr"] for group in optim.param_groups]
+    for k in range(first, first + steps):
+        generator = torch.Generator().manual_seed(k)
+        for group, lr in zip(optim.param_groups, initial, strict=True):
+            group["lr"] = lr * 0.8**k
+        optim.zero_grad()
+        model(torch.randn(4, 3, 12, 12, generator=generator)).square().sum().backward()
+        optim.step()
+    for group, lr in zip(optim.param_groups, initial, strict=True):
+        group["lr"] = lr
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def start(
+    kind: Callable[..., torch.optim.Optimizer], **options: Any
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Returns a network and its optimizer, the same in every call."""
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(16, 32, 3)
-    before = [p.detach().clone() for p in conv.parameters()]
-    conv(torch.randn(2, 16, 8, 8)).square().sum().backward()
-    optimizer(conv.parameters(), lr=0.01, weight_decay=0.01, nesterov=True).step()
-    return [p.detach() - b for p, b in zip(conv.parameters(), before, strict=True)]
+    model = network()
+    return model, kind(model.parameters(), **{**OPTIONS, **options})
 
 
-def test_it_is_timms_muon():
-    """To the bit where the CPU has bfloat16 in its instructions, else but for its rounding."""
-    expected, found = step(Muon), step(TimmMuon)
-    assert torch.equal(found[1], expected[1]), "AdamW's"
-    difference = float((found[0] - expected[0]).norm() / expected[0].norm())
-    assert (difference == 0) == (torch.backends.cpu.get_cpu_capability() == "AVX512")
-    assert difference < 0.05
+@pytest.fixture
+def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both optimizers multiply in float32."""
+    timms = timm.optim.muon.zeropower_via_newtonschulz
+    monkeypatch.setattr(
+        timm.optim.muon, "zeropower_via_newtonschulz", partial(timms, dtype=torch.float32)
+    )
+    monkeypatch.setattr(optimizer, "product_dtype", lambda device: torch.float32)
+
+
+def assert_near(found: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert float((a - b).norm()) <= 1e-5 * float(b.norm())
+
+
+@pytest.mark.usefixtures("single_precision")
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(nesterov=True),
+        dict(nesterov=False),
+        dict(adjust_lr_fn="original", fallback_lr_scale=0.3, momentum=0.8, ns_steps=3),
+        dict(adjust_lr_fn=None, ns_coefficients="original", betas=(0.8, 0.99), weight_decay=0.0),
+    ],
+)
+def test_steps_are_timms(options: dict[str, Any]) -> None:
+    assert_near(train(*start(TimmMuon, **options)), train(*start(Muon, **options)))
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_a_group_for_every_parameter_is_timms_and_costs_no_more() -> None:
+    def grouped(kind: Callable[..., Any], params: Iterable[nn.Parameter], **options: Any) -> Any:
+        groups = [
+            dict(params=[p], weight_decay=0.0 if p.ndim == 1 else 0.05, use_fallback=p.ndim == 2)
+            for p in params
+        ]
+        return kind(groups, **options)
+
+    ours, timms = (start(partial(grouped, kind), nesterov=True) for kind in (TimmMuon, Muon))
+    assert_near(train(*ours), train(*timms))
+    together = start(TimmMuon, nesterov=True)
+    train(*together)
+    per_group = 3 * 9  # AdamW's, of the matrices' group and of two others
+    assert operators(ours[1]) < operators(together[1]) + per_group
+
+
+def operators(optim: torch.optim.Optimizer) -> int:
+    """Returns what another step dispatches."""
+    return dispatched(optim.step).total()
+
+
+def test_half_precision_is_near() -> None:
+    """bfloat16 where the machine has it, as everybody trains."""
+    ours, timms = (train(*start(kind, nesterov=True), steps=1) for kind in (TimmMuon, Muon))
+    before = [p.detach() for p in start(TimmMuon)[0].parameters()]
+    for a, b, first in zip(ours, timms, before, strict=True):
+        assert float((a - b).norm()) <= 0.03 * float((b - first).norm())
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_a_training_with_timms_goes_on() -> None:
+    model, optim = start(Muon, nesterov=True)
+    train(model, optim, steps=3)
+    ours, resumed = start(TimmMuon)
+    ours.load_state_dict(model.state_dict())
+    resumed.load_state_dict(deepcopy(optim.state_dict()))
+    assert_near(train(ours, resumed, first=3, steps=3), train(model, optim, first=3, steps=3))
+
+
+def test_a_resumed_training_is_the_same_to_the_bit() -> None:
+    model, optim = start(TimmMuon, nesterov=True)
+    train(model, optim, steps=3)
+    again, resumed = start(TimmMuon)
+    again.load_state_dict(model.state_dict())
+    resumed.load_state_dict(deepcopy(optim.state_dict()))
+    expected = train(model, optim, first=3, steps=3)
+    for a, b in zip(train(again, resumed, first=3, steps=3), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_parameters_without_gradients_are_left_alone() -> None:
+    model, optim = start(TimmMuon)
+    frozen = model[3].weight
+    before = frozen.detach().clone()
+    frozen.requires_grad_(False)
+    train(model, optim, steps=2)
+    assert torch.equal(frozen, before)
+    frozen.requires_grad_(True)
+    train(model, optim, first=2, steps=1)
+    assert not torch.equal(frozen, before)
+
+
+@pytest.mark.parametrize("option", [dict(algo="adamuon"), dict(conv_mode="batched")])
+def test_what_a_stack_cannot_do_is_refused(option: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"TimmMuon knows {next(iter(option))}="):
+        start(TimmMuon, **option)
+
+
+def test_few_stacks_with_little_padding() -> None:
+    counts = Counter({(16, 27): 1, (64, 64): 30, (64, 96): 4, (64, 90): 1, (160, 640): 2})
+    places = plan_stacks(counts)
+    assert set(places) == set(counts)
+    assert all(rows <= m and columns <= n for (rows, columns), (m, n) in places.items())
+    assert len(set(places.values())) == 3
+    assert places[64, 90] == places[64, 96] == (64, 96)
+    assert places[160, 640] == (160, 640)
+    assert plan_stacks(Counter({(8, 8): 3})) == {(8, 8): (8, 8)}
