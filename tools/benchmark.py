@@ -7,6 +7,7 @@ python tools/benchmark.py profile --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py speed-up --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py search --budgets 0.35 0.5 --out DIR -- configs/search/quick.py
 python tools/benchmark.py report DIR
+python tools/benchmark.py imagenet --device here|v100|a100 [--models 'resnet*' ...]
 
 Without a verb the suite is run: what is done already is kept, so the same command goes on where an
 earlier one stopped, and several short calls add up.
@@ -27,6 +28,7 @@ from prunet_det.utils.package import recorded_command
 
 if TYPE_CHECKING:
     from prunet_det.benchmark.campaign import Plan
+    from prunet_det.benchmark.imagenet import Source
     from prunet_det.benchmark.suite import Suite
     from prunet_det.benchmark.timing import RepeatedTiming
 
@@ -297,6 +299,63 @@ def run_speed_up(args: argparse.Namespace) -> None:
     print(run_speed_ups(suite, out, args.iterations, this_command()))
 
 
+def add_imagenet(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--device",
+        default="here",
+        help="here, cpu or cuda:N to measure on; v100, a100 or a device file to predict for [here]",
+    )
+    add(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names or patterns such as 'resnet*', at all resolutions [all networks, each at the "
+        "resolution of its best accuracy without extra data]",
+    )
+    add("--batch", type=at_least(1), default=1, help="images at once [1]")
+    add("--runtime", help="to measure with; CUDA graph on a GPU, ONNX Runtime on a CPU by default")
+    add("--precision", choices=("fp16", "fp32"), help="fp16 on a GPU, fp32 on a CPU by default")
+    add("--threads", type=at_least(1), help="of a CPU [all]")
+    add("--seconds", type=above_zero, default=0.5, help="to measure each network for [0.5]")
+    add("--out", metavar="DIR", default="work_dirs/benchmark/imagenet", help="[%(default)s]")
+
+
+def run_imagenet(args: argparse.Namespace) -> int:
+    """Sets published ImageNet top-1 against latency, predicted or measured here; trains nothing."""
+    from prunet_det.benchmark import imagenet
+    from prunet_det.benchmark import imagenet_report as report
+    from prunet_det.benchmark.plot import draw_published
+    from prunet_det.utils import plots
+
+    chosen = imagenet.choose(args.models)
+    path, entries = imagenet.collect(chosen, args.out, latency_source(args), this_command())
+    if not any(e.latency for e in entries):
+        print(report.failures(entries), end="")
+        return 1
+    print(report.text(entries))
+    data = report.figure_data(entries)
+    picture = path.with_suffix(".png")
+    plots.save(draw_published(*data), picture, data)
+    print(f"written: {path}, {picture}")
+    return 0
+
+
+def latency_source(args: argparse.Namespace) -> Source:
+    """Whether latencies are predicted or measured, and for what."""
+    from prunet_det.benchmark import imagenet
+    from prunet_det.latency.device import device_names
+    from prunet_det.latency.measure import local_conditions, local_device
+    from prunet_det.utils.env import check_device
+
+    if args.device in device_names() or args.device.endswith(".json"):
+        return imagenet.predicted(args.device, args.batch)
+    device = local_device() if args.device == "here" else check_device(args.device)
+    conditions = local_conditions(device, args.runtime, args.precision, args.batch, args.threads)
+    return imagenet.measured(conditions, device, args.seconds, progress="timing")
+
+
 def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="of the benchmark, with its records")
     parser.add_argument("--out", help="folder to write to; DIR/report by default")
@@ -320,6 +379,7 @@ VERBS = {
     "profile": (add_profile, run_profile),
     "speed-up": (add_speed_up, run_speed_up),
     "search": (add_search, run_search),
+    "imagenet": (add_imagenet, run_imagenet),
     "report": (add_report, run_report),
     "job": (add_job, run_job),
 }

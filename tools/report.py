@@ -244,6 +244,8 @@ TABLES = {
     "throughput": partial(gpu_tables.throughput, GPU),
     "benchmark": partial(publish.summary, RESULTS / "benchmark"),
     "benchmark_full": partial(publish.full, RESULTS / "benchmark"),
+    "imagenet": partial(publish.imagenet, RESULTS / "benchmark"),
+    "imagenet_summary": partial(publish.imagenet_summary, RESULTS / "benchmark"),
     "published": partial(publish.quoted, RESULTS / "benchmark"),
     **{name: partial(of, RESULTS / "search") for name, of in search_tables.TABLES.items()},
 }

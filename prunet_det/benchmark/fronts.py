@@ -13,7 +13,7 @@ from prunet_det.benchmark.records import Record
 from prunet_det.latency.record import KINDS, Conditions, Latency
 from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.plots import PALETTE
+from prunet_det.utils.plots import DARK, PALETTE
 
 SCOPES = (Scope.E2E, Scope.DETECTOR, Scope.BACKBONE)  # of a detector: what a user pays first
 # A front's area is bounded by mAP 0 and by this many times the slowest point's latency, so that
@@ -65,6 +65,18 @@ STYLES = {
         symbol="triangle-up",
         dash=":",
         line="dot",
+    ),
+}
+# Families of published figures; suites have none but the first three.
+PUBLISHED_STYLES = {
+    **STYLES,
+    "other": Family(
+        title="others (timm)",
+        colour=DARK,
+        marker="D",
+        symbol="diamond",
+        dash="-.",
+        line="dashdot",
     ),
 }
 

@@ -7,6 +7,7 @@ import json
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -177,6 +178,6 @@ def _published() -> dict[str, Any]:
         "about": "Figures of the networks' publishers. They were measured on other data and other "
         "machines, and nothing here is mixed with them.",
         "x": f"published ms, {published.CONDITIONS}",
-        "points": [c._asdict() for c in published.classifiers() if c.ms is not None],
+        "points": [asdict(c) for c in published.classifiers() if c.ms is not None],
         "tables": [t._asdict() for t in published.tables()],
     }

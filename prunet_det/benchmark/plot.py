@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prunet_det.benchmark.fronts import STYLES, Axis, Family, FrontPoint, counted, pareto
+from prunet_det.benchmark.fronts import (
+    PUBLISHED_STYLES,
+    STYLES,
+    Axis,
+    Family,
+    FrontPoint,
+    counted,
+    pareto,
+)
 from prunet_det.utils import plots
+from prunet_det.utils.plots import GREY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox, BboxBase
 
 _SIZE = (7.6, 5.0)  # inches
+_LARGE = (9.6, 6.6)  # for some hundred points
+_ALL_LABELLED = 10  # points; of more, those on fronts are labelled
 _LABEL = 7.5  # points
 # Where a label may stand: quadrants and sides, nearest first; x and y in points from the marker.
 _PLACES = [
@@ -81,36 +92,73 @@ def draw_pareto(found: Sequence[FrontPoint], axis: Axis, metric: str, title: str
 
 
 def draw_published(
-    rows: Sequence[tuple[str, str, float, float]], conditions: str, title: str
+    found: Sequence[FrontPoint], latency: str, title: str, beside: Sequence[FrontPoint] = ()
 ) -> Figure:
-    """A figure of published top-1 against published latency.
+    """A figure of published top-1 against latency, with the families' fronts and all networks'.
 
     Args:
-        rows: (network, family, milliseconds, top-1 in percent).
-        conditions: What the milliseconds hold for.
-        title: That it is published, and by whom.
+        found: The points.
+        latency: What the milliseconds are, and hold for.
+        title: Whose accuracies they are.
+        beside: Points that no front may have, shown hollow.
     """
-    figure, axes = _figure()
-    boxes = []
-    for family, style in STYLES.items():
-        own = sorted((ms, top1) for _, f, ms, top1 in rows if f == family)
+    many = len(found) > _ALL_LABELLED
+    figure, axes = _figure(_LARGE if many else _SIZE)
+    axes.set_xscale("log")
+    boxes: list[Line2D] = []
+    for family, style in PUBLISHED_STYLES.items():
+        own = [p for p in found if p.family == family]
         if not own:
             continue
-        best: list[tuple[float, float]] = []
-        for ms, top1 in own:
-            if not best or top1 > best[-1][1]:
-                best.append((ms, top1))
-        axes.plot(*zip(*own, strict=True), style.marker, color=style.colour, markersize=7, zorder=3)
-        axes.plot(*zip(*best, strict=True), style.dash, color=style.colour, linewidth=1.4)
-        boxes.append(_handle(style, style.title))
-    axes.set_xlabel(f"published ms: {conditions}")
+        best = pareto(own)
+        rest = [p for p in own if p not in best]
+        look: dict[str, Any] = dict(color=style.colour, marker=style.marker)
+        axes.plot(*_xy(best), style.dash, **look, linewidth=1.2, markersize=5.5, zorder=3)
+        axes.plot(*_xy(rest), linestyle="", **look, markersize=2.5, alpha=0.6, zorder=2)
+        boxes.append(_line(**look, linestyle=style.dash, label=style.title))
+    if beside:
+        look = dict(color=GREY, marker="o", markerfacecolor="white", linestyle="")
+        axes.plot(*_xy(beside), **look, markersize=3, zorder=1)
+        boxes.append(_line(**look, label="trained on extra data"))
+    axes.set_xlabel(f"latency, ms (log), {latency}", fontsize=9)
     axes.set_ylabel("published ImageNet top-1, %")
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.margins(0.12)
-    legend = axes.legend(handles=boxes, frameon=False, loc="lower right")
-    labels = [(name, ms, top1, family) for name, family, ms, top1 in rows]
-    _place_labels(figure, axes, labels, legend, [(ms, ms, t, t) for _, _, ms, t in rows])
+    every = [*found, *beside]
+    _margins(axes, every)
+    low = min(p.mean for p in pareto(found)) - 2  # far below the front nothing needs a place
+    below = sum(p.mean < low for p in every)
+    axes.set_ylim(bottom=max(low, axes.get_ylim()[0]))
+    note = f"; {below} below {low:.0f} % are not shown" if below else ""
+    axes.set_title(f"{title}{note}", fontsize=10, loc="left")
+    legend = axes.legend(handles=boxes, frameon=False, loc="lower right", fontsize=8)
+    named = _front_labels(found) if many else {p: f"{p.model} {p.input_size}" for p in found}
+    labels = [(text, p.latency.ms, p.mean, p.family) for p, text in named.items()]
+    spans = [(p.latency.ms, p.latency.ms, p.mean, p.mean) for p in named]
+    _place_labels(figure, axes, labels, legend, spans)
     return figure
+
+
+def _xy(found: Sequence[FrontPoint]) -> tuple[list[float], list[float]]:
+    return [p.latency.ms for p in found], [p.mean for p in found]
+
+
+def _front_labels(found: Sequence[FrontPoint]) -> dict[FrontPoint, str]:
+    """Labels of networks on the front of all, or on that of their named family.
+
+    A network that is there at several resolutions is named once, at its most accurate one.
+    """
+    on = dict.fromkeys(pareto(found))
+    for family in STYLES:
+        on |= dict.fromkeys(pareto([p for p in found if p.family == family]))
+    groups: dict[str, list[FrontPoint]] = {}
+    for p in sorted(on, key=lambda p: p.mean):
+        groups.setdefault(p.model.partition(".")[0], []).append(p)
+    return {
+        own[-1]: f"{name} {_range_of([p.input_size for p in own])}" for name, own in groups.items()
+    }
+
+
+def _range_of(values: Sequence[int]) -> str:
+    return " to ".join(map(str, sorted({min(values), max(values)})))
 
 
 def _seeds(own: Sequence[FrontPoint]) -> str:
@@ -124,15 +172,17 @@ def _range(p: FrontPoint) -> list[list[float]]:
 
 
 def _handle(style: Family, label: str) -> Line2D:
+    return _line(color=style.colour, marker=style.marker, linestyle=style.dash, label=label)
+
+
+def _line(**look: Any) -> Line2D:
     from matplotlib.lines import Line2D
 
-    return Line2D(
-        [], [], color=style.colour, marker=style.marker, linestyle=style.dash, label=label
-    )
+    return Line2D([], [], **look)
 
 
-def _figure() -> tuple[Figure, Axes]:
-    figure, (axes,) = plots.figure(*_SIZE)
+def _figure(size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
+    figure, (axes,) = plots.figure(*size)
     axes.grid(color="#EEEEEE", zorder=0, which="both", linewidth=0.8)
     return figure, axes
 
@@ -191,16 +241,20 @@ def _place_labels(
         taken.append(Bbox([[cx - 2, corner[1]], [cx + 2, other[1]]]))
     for line in axes.lines:
         corners = axes.transData.transform(line.get_xydata())
-        if len(corners) > 1:
+        if line.get_linestyle() == "None":
+            r = 2 * scale
+            taken += [Bbox([[x - r, y - r], [x + r, y + r]]) for x, y in corners]
+        elif len(corners) > 1:
             taken += _beads(corners, 3 * scale)
     for text, x, y, family in sorted(labels, key=lambda label: (label[1], label[2])):
+        colour = PUBLISHED_STYLES[family].colour
         note = axes.annotate(
             text,
             (x, y),
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=_LABEL,
-            color=STYLES[family].colour,
+            color=colour,
             zorder=5,
         )
         size = note.get_window_extent()
@@ -224,7 +278,11 @@ def _place_labels(
                 xytext=best,
                 textcoords="offset points",
                 arrowprops=dict(
-                    arrowstyle="-", color=STYLES[family].colour, lw=0.6, shrinkA=0, shrinkB=3
+                    arrowstyle="-",
+                    color=PUBLISHED_STYLES[family].colour,
+                    lw=0.6,
+                    shrinkA=0,
+                    shrinkB=3,
                 ),
             )
 

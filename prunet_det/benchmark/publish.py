@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prunet_det.benchmark import published, tables
+from prunet_det.benchmark import imagenet_report, published, tables
 from prunet_det.benchmark.fronts import axes, points
+from prunet_det.benchmark.imagenet import Entry, read_entries
 from prunet_det.benchmark.page import about
 from prunet_det.benchmark.plot import draw_pareto, draw_published
 from prunet_det.benchmark.records import RECORDS, Record, load_records
@@ -69,7 +70,41 @@ def figures(results: Path) -> dict[str, tuple[Any, ...]]:
         for axis, stem in plot_names(records).items():
             data = (points(records, axis), axis, "mAP", plot_title(records))
             found[f"{name}_{stem}.svg"] = (draw_pareto, *data)
-    rows = [(c.model, c.family, c.ms, c.top1) for c in published.classifiers() if c.ms is not None]
     title = f"Published, not measured here: {published.GPUNET_SOURCE}"
-    found["published.svg"] = (draw_published, rows, published.CONDITIONS, title)
+    latency = f"published, {published.CONDITIONS}"
+    found["published.svg"] = (draw_published, published.points(), latency, title)
+    for name, entries in imagenet_records(results).items():
+        found[f"imagenet_{name}.svg"] = (draw_published, *imagenet_report.figure_data(entries))
     return found
+
+
+def imagenet_records(results: Path) -> dict[str, list[Entry]]:
+    """Name of each record of published accuracies beside latencies, to its entries."""
+    paths = sorted((results / "imagenet").glob("*.csv"))
+    return {path.stem: read_entries(path)[1] for path in paths}
+
+
+def imagenet(results: Path) -> str:
+    """docs/benchmark.md's part: all of every record."""
+    parts = []
+    for name, entries in imagenet_records(results).items():
+        title = f"Published top-1 against latency {imagenet_report.conditions(entries)}"
+        parts += [
+            f"### {name}\n",
+            f"{imagenet_report.verdict(entries)}\n",
+            f"![{title}]({PICTURES}/imagenet_{name}.svg)\n",
+            imagenet_report.markdown(entries),
+            f"All of them, each with its source: [{name}.csv](docs/results/benchmark/imagenet/"
+            f"{name}.csv).\n",
+        ]
+    return "\n".join(parts) or _NONE_YET
+
+
+def imagenet_summary(results: Path) -> str:
+    """The README's part: what the record of each device says, and its figure."""
+    parts = []
+    for name, entries in imagenet_records(results).items():
+        title = f"Published top-1 against latency {imagenet_report.conditions(entries)}"
+        parts.append(f"![{title}]({PICTURES}/imagenet_{name}.svg)\n")
+        parts.append(f"*{title}.* {imagenet_report.verdict(entries)}\n")
+    return "\n".join(parts) or _NONE_YET

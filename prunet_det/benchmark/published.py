@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 import prunet_det
+from prunet_det.benchmark.fronts import FrontPoint
 from prunet_det.latency.calibrate import published_points
 from prunet_det.latency.device import device_names
+from prunet_det.latency.record import Conditions, Latency
+from prunet_det.runtime.subject import Scope
 from prunet_det.utils.io import markdown_table, read_csv
 from prunet_det.utils.package import package_file
 
@@ -19,6 +24,7 @@ CONDITIONS = "V100 32 GB, ONNX Runtime with TensorRT, FP16, batch 1, whole class
 PRUNET_PAPER = (
     "Tiered Pruning for Efficient Differentiable Inference-Aware Neural Architecture Search"
 )
+_EFFICIENTNET = re.compile(r"(tf_)?efficientnet_b\d\.")
 _METAFILE_HEADER = """\
 # Written by `python tools/report.py`; do not edit. Figures of classifiers are published ones, from
 # prunet_det/latency/published.csv and the specs, and were not measured here. No weights of them are
@@ -26,14 +32,35 @@ _METAFILE_HEADER = """\
 """
 
 
-class Classifier(NamedTuple):
-    """A network's published figures; milliseconds where there are any."""
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A network's published accuracy on ImageNet-1k.
+
+    Attributes:
+        model: Name in the zoo, or timm's with the tag of the training, as in `resnet50.a1_in1k`.
+        family: One of `fronts.PUBLISHED_STYLES`.
+        input_size: Side of the square images that the accuracy is published for, in pixels.
+        top1: Top-1 in percent.
+        source: Who published it.
+        extra_data: Whether it was trained on other images too.
+        teacher: The network that it learned from, `yes` where only that it did is known; empty for
+            those that learned from labels alone.
+        ms: Published milliseconds on a V100 at batch 1; None where there are none.
+    """
 
     model: str
     family: str
     input_size: int
     top1: float
-    ms: float | None
+    source: str
+    extra_data: bool = False
+    teacher: str = ""
+    ms: float | None = None
+
+    @property
+    def architecture(self) -> str:
+        """The network, whatever its training."""
+        return self.model.partition(".")[0]
 
 
 class Table(NamedTuple):
@@ -50,13 +77,67 @@ def classifiers() -> list[Classifier]:
     found = []
     for name in prunet_det.model_names():
         spec = prunet_det.load_spec(name)
-        top1 = spec.provenance.details.get("published_imagenet_top1")
+        details = spec.provenance.details
+        top1 = details.get("published_imagenet_top1")
         if top1 is not None:
-            family = "prunet" if name.startswith("prunet") else "gpunet"
             found.append(
-                Classifier(name, family, spec.input_size, top1, ms.get((name, spec.input_size)))
+                Classifier(
+                    model=name,
+                    family="prunet" if name.startswith("prunet") else "gpunet",
+                    input_size=spec.input_size,
+                    top1=top1,
+                    source=details["source"],
+                    teacher=details.get("distilled_from", ""),
+                    ms=ms.get((name, spec.input_size)),
+                )
             )
     return found
+
+
+def timm_classifiers() -> list[Classifier]:
+    """Convolutional networks of timm's with the ImageNet top-1 that timm publishes.
+
+    EfficientNet is B0 to B5 with the weights of whoever trained them; its Lite and V2 networks are
+    among the others.
+    """
+    comments, rows = read_csv(Path(__file__).parent / "imagenet_top1.csv")
+    return [
+        Classifier(
+            model=row["model"],
+            family="efficientnet" if _EFFICIENTNET.match(row["model"]) else "other",
+            input_size=int(row["img_size"]),
+            top1=float(row["top1"]),
+            source=comments["source"],
+            extra_data=row["extra_data"] == "yes",
+            teacher="yes" if row["distilled"] == "yes" else "",
+        )
+        for row in rows
+    ]
+
+
+def points() -> list[FrontPoint]:
+    """The zoo's networks with a published latency on a V100, in the form of a figure's points."""
+    return [
+        FrontPoint(
+            model=c.model,
+            family=c.family,
+            input_size=c.input_size,
+            seeds=(),
+            values=(c.top1,),
+            latency=Latency(
+                model=c.model,
+                input_size=c.input_size,
+                scope=Scope.CLASSIFIER,
+                conditions=Conditions(device="v100", runtime="tensorrt", precision="fp16"),
+                ms=c.ms,
+                low=c.ms,
+                high=c.ms,
+                kind="published",
+            ),
+        )
+        for c in classifiers()
+        if c.ms is not None
+    ]
 
 
 def detectors() -> list[dict[str, str]]:

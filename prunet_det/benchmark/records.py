@@ -21,7 +21,7 @@ from typing import Any
 from prunet_det.latency.record import Latency
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import write_json
+from prunet_det.utils.io import file_stem, write_json
 
 RECORDS, LATENCY, RATE_FILE = "records", "latency", "learning_rate.json"
 FAMILIES = ("prunet", "gpunet", "efficientnet")
@@ -239,8 +239,7 @@ def check_shared(records: Iterable[Record]) -> None:
 
 def latency_path(folder: str | os.PathLike[str], name: str) -> Path:
     """Where the latencies on a device lie; `name` becomes a file name."""
-    stem = "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-    return Path(folder) / LATENCY / f"{stem}.json"
+    return Path(folder) / LATENCY / f"{file_stem(name)}.json"
 
 
 def save_latencies(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,12 @@ from prunet_det.zoo.models import resolve_spec
 # How far beyond the calibrated networks a feature may lie before the prediction is called an
 # extrapolation: our choice.
 _MARGIN = 1.6
+# Kernels that the networks have none of that devices were calibrated on.
+_UNLIKE: dict[str, Callable[[Kernel], bool]] = {
+    "grouped convolutions": lambda kernel: kernel.kind == "grouped",
+    "matrix products": lambda kernel: kernel.kind == "matmul",
+    "convolutions above 7x7": lambda kernel: kernel.taps > 49,
+}
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ def features(kernels: Sequence[Kernel], parts: Mapping[str, float], batch: int) 
 def outside_family(
     kernels: Sequence[Kernel], parts: Mapping[str, float], device: Device, batch: int
 ) -> list[str]:
-    """Returns names of the features that lie outside the range of the calibrated networks.
+    """Returns what lies outside of the calibrated networks: features, and kinds of kernels.
 
     Args:
         kernels: As for `features`.
@@ -191,4 +197,4 @@ def outside_family(
         high = high + 0.1 if shares else high * _MARGIN
         if not low <= found[key] <= high:
             beyond.append(key)
-    return beyond
+    return beyond + [what for what, is_one in _UNLIKE.items() if any(map(is_one, kernels))]

@@ -52,6 +52,11 @@ def make_folder(path: PathLike) -> Path:
     return folder
 
 
+def file_stem(name: str) -> str:
+    """Turns a name such as `NVIDIA H100, batch 8` into one of files: `nvidia_h100_batch_8`."""
+    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
 def write_text(path: PathLike, text: str) -> None:
     """Writes a text file atomically, and makes its folder if that is missing.
 

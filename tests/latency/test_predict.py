@@ -59,6 +59,17 @@ def test_far_from_the_calibrated_networks_is_said():
     assert spread[0] < spread[1]
 
 
+@pytest.mark.parametrize(
+    ("layer", "what"),
+    [
+        (torch.nn.Conv2d(3, 6, 3, groups=3), "grouped convolutions"),
+        (torch.nn.Conv2d(3, 3, 9, groups=3), "convolutions above 7x7"),
+    ],
+)
+def test_kernels_that_no_device_was_calibrated_on_are_said(layer, what):
+    assert what in predict_module(layer, "odd", input_size=32).warnings[0]
+
+
 def test_unknown_operators_warn():
     class Odd(torch.nn.Module):
         def forward(self, x):
