@@ -22,8 +22,9 @@ from prunet_det.utils.package import recorded_command
 
 
 def main() -> int:
-    from prunet_det.benchmark.gpu import MINUTES, Place, run_plan
-    from prunet_det.benchmark.gpu_parts import PARTS, REHEARSAL, Scale, plan_of
+    from prunet_det.benchmark.gpu.parts import PARTS, plan_of
+    from prunet_det.benchmark.gpu.run import MINUTES, Place, run_plan
+    from prunet_det.benchmark.gpu.scale import REHEARSAL, Scale
     from prunet_det.utils.env import COMMIT_VARIABLE
 
     parser = argparse.ArgumentParser(

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import prunet_det
-from prunet_det.benchmark import gpu_tables, publish
+from prunet_det.benchmark import publish
 from prunet_det.benchmark.fronts import counted
+from prunet_det.benchmark.gpu import tables as gpu_tables
 from prunet_det.benchmark.published import metafile
 from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency import plots as latency_plots

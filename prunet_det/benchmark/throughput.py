@@ -35,7 +35,7 @@ from prunet_det.utils.io import text_table, write_csv
 logger = logging.getLogger(__name__)
 
 ROUNDS = 5  # of disk against memory, in turns
-SETTLE = 3  # iterations at the start of a turn that do not count: what was loaded ahead is used up
+SETTLE = 3  # iterations at the start of a turn that do not count, beside what was loaded ahead
 
 
 @dataclass
@@ -251,15 +251,20 @@ def iteration_rows(
     return clock.rows(candidate, "iteration", "batch")
 
 
-def disk_against_memory(trainer: Trainer, held: list[Any], iterations: int) -> tuple[float, float]:
+def disk_against_memory(
+    trainer: Trainer, held: list[Any], iterations: int, rounds: int = ROUNDS
+) -> tuple[float, float]:
     """Images a second with batches from disk, and with batches that are in memory.
 
     Args:
         trainer: Takes turns with either.
         held: Batches in memory.
         iterations: Of a turn, counted after it has settled.
+        rounds: Number of turns of each.
     """
-    disk = trainer.batches()
+    disk, loader = trainer.batches(), trainer.runner.train_loop.dataloader
+    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    settle = {"disk": SETTLE + ahead, "memory": SETTLE}
 
     def memory() -> Iterator[Any]:
         while True:
@@ -267,10 +272,10 @@ def disk_against_memory(trainer: Trainer, held: list[Any], iterations: int) -> t
 
     sources: dict[str, Iterator[Any]] = {"disk": disk, "memory": memory()}
     speeds: dict[str, list[float]] = {"disk": [], "memory": []}
-    for turn in range(2 * ROUNDS):
+    for turn in range(2 * rounds):
         name = ("disk", "memory")[turn % 2 ^ turn // 2 % 2]  # neither always comes first
         clock, images = Clock(str(next(trainer.runner.model.parameters()).device)), 0
-        for _ in range(SETTLE):
+        for _ in range(settle[name]):
             trainer.step(next(sources[name]))
         with clock(name):
             for _ in range(iterations):

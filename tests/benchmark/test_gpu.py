@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.benchmark import gpu
-from prunet_det.benchmark.gpu import Part, Place, Plan, SkippedError, Summary, run_plan
+from prunet_det.benchmark.gpu import run as gpu
+from prunet_det.benchmark.gpu.run import Part, Place, Plan, SkippedError, run_plan
+from prunet_det.benchmark.gpu.summary import Summary
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.jobs import available_cores
 
@@ -82,7 +83,7 @@ WORKS = Part(
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(gpu, "GRACE_SECONDS", 3)
     return Place(
         out=tmp_path / "out",
         work=tmp_path / "work",
@@ -119,8 +120,8 @@ def test_every_end_is_a_row(place):
         ("refuses", refuses, limited(60)),
         ("breaks", breaks, limited(60)),
         ("cannot", cannot, limited(60)),
-        ("hangs", hangs, limited(1)),
-        ("goes_on", goes_on, limited(1, open_ended=True)),
+        ("hangs", hangs, limited(2)),
+        ("goes_on", goes_on, limited(3, open_ended=True)),
         WORKS,
     ]
     assert run_plan(plan(*parts), place) == 1
@@ -144,7 +145,7 @@ def test_every_end_is_a_row(place):
 
 
 def test_another_call_goes_on(place):
-    going = ("goes_on", goes_on, limited(1, open_ended=True))
+    going = ("goes_on", goes_on, limited(3, open_ended=True))
     assert run_plan(plan(going, WORKS), place) == 0
     first = Summary.load(place.out).rows
     (place.work / "goes_on.json").unlink()  # as on a fresh machine, that has the records alone

@@ -7,8 +7,6 @@ import timm
 import torch
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from prunet_det import BlockSpec
-from prunet_det.arch.spec import ArchSpec, Provenance, StageSpec, StemSpec, TailSpec
 from tests.zoo.networks import representatives
 
 each_kind = pytest.mark.parametrize("name", representatives())
@@ -80,26 +78,3 @@ def test_compiled_graph(name):
     model, x = network(name)
     torch.compiler.reset()
     assert close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
-
-
-def small():
-    """One block with all that blocks have: a whole network's code takes a minute to make."""
-    block = BlockSpec("irb", 8, 8, hidden=32, se=4, act="silu")
-    spec = ArchSpec(
-        name="small",
-        stem=StemSpec((8,)),
-        stages=(StageSpec((block,)),),
-        tail=TailSpec(16),
-        provenance=Provenance("hand-written", {"reason": "a test"}),
-    )
-    return spec.build().eval(), torch.randn(2, 3, 72, 96)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@torch.no_grad()
-def test_compiled_code_on_a_gpu(full_precision):
-    model, x = small()
-    model, x = model.cuda(), x.cuda()
-    torch.compiler.reset()
-    assert close(torch.compile(model)(x), model(x))

@@ -15,25 +15,35 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import make_folder, markdown_table, write_json, write_text
+from prunet_det.benchmark.gpu.summary import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    LATE,
+    NO_TIME,
+    PARTIAL,
+    SKIPPED,
+    SUMMARY_TEXT,
+    Row,
+    Summary,
+)
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import make_folder, write_json
 from prunet_det.utils.jobs import failure_reason
 from prunet_det.utils.process_group import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
-SUMMARY, SUMMARY_TEXT = "summary.json", "summary.md"
 MINUTES = 9.0  # of the whole: the parts' own seconds are shares of it
 RESERVE_SECONDS = 25.0  # of the whole, for the start, and for a last part that has to be killed
 GRACE_SECONDS = 10.0  # for a part to write what it has, once its time is over
+PROBE_SECONDS = 120.0  # for the first import of everything, and a first use of the device
 MIN_SHARE = 0.3  # of its time, with which a part is still started
 _TELL_SECONDS = 20.0
-DONE, PARTIAL, FAILED, LATE = "done", "partial", "failed", "out of time"
-SKIPPED, NO_TIME, INTERRUPTED = "skipped", "no time left", "interrupted"
 _BAD = (FAILED, LATE)
 
 
@@ -94,87 +104,6 @@ class Part:
     files: tuple[str, ...] = ()
     wants_data: bool = False
     open_ended: bool = False
-
-
-@dataclass(kw_only=True)
-class Row:
-    """How a part ended.
-
-    Attributes:
-        state: `done`, `failed`, `out of time` (its own is over), `no time left` (that of the
-            whole), `skipped` (cannot be run here), `interrupted` (Ctrl-C), or `partial` (what it
-            has counts, and another call goes on).
-        seconds: Time it took, over all calls.
-        reason: Why it is not done, in a sentence.
-        figures: Heading to text.
-        record: Whatever else the part has written.
-        tail: End of the log of a part that failed.
-        commit, date: Of the last call.
-    """
-
-    state: str
-    seconds: float = 0.0
-    reason: str = ""
-    figures: dict[str, str] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
-    tail: str = ""
-    commit: str = ""
-    date: str = ""
-
-    @property
-    def figures_text(self) -> str:
-        """The figures in a line."""
-        return "; ".join(map(": ".join, self.figures.items()))
-
-
-@dataclass(kw_only=True)
-class Summary:
-    """All rows, and what they were made with.
-
-    Attributes:
-        machine: Title of the device, commit, versions; see `utils.env.environment`.
-        command: Of the last call.
-        rows: Row of each part, by its name.
-    """
-
-    machine: dict[str, Any] = field(default_factory=dict)
-    command: str = ""
-    rows: dict[str, Row] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, out: Path) -> Summary:
-        """Reads the summary of a folder; an empty one where there is none.
-
-        Raises:
-            InputError: If it cannot be read.
-        """
-        try:
-            data = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
-            rows = {name: Row(**row) for name, row in data.pop("parts").items()}
-            return cls(**data, rows=rows)
-        except FileNotFoundError:
-            return cls()
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
-            raise InputError(f"{out / SUMMARY} cannot be read ({e}); move it away.") from e
-
-    def save(self, out: Path) -> None:
-        """Writes summary.json and summary.md."""
-        parts = {name: asdict(row) for name, row in self.rows.items()}
-        data = {"machine": self.machine, "command": self.command, "parts": parts}
-        write_json(out / SUMMARY, data)
-        write_text(out / SUMMARY_TEXT, self.text())
-
-    def text(self) -> str:
-        """Returns the summary in Markdown."""
-        m = {"device": "no device", "machine": "", "date": "", "commit": "", **self.machine}
-        head = f"# {m['device']}\n\n{m['machine']}, {m['date']}, commit {m['commit'][:12]}\n\n"
-        reasons = [f"* {name}: {row.reason}\n" for name, row in self.rows.items() if row.reason]
-        return "".join([head, f"    {self.command}\n\n", self.table(), "\n", *reasons])
-
-    def table(self) -> str:
-        """Returns a row a part."""
-        rows = [[n, r.state, f"{r.seconds:.0f}", r.figures_text] for n, r in self.rows.items()]
-        return markdown_table(["part", "state", "seconds", "figures"], rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,12 +224,12 @@ class _Runner:
             UserError: If they cannot, or the records in the folder are of another device.
         """
         (self.place.work / "machine.json").unlink(missing_ok=True)
-        process = self.start("machine", self.plan.probe, self.left)
-        if self._wait(process, "machine", self.left) and self.plan.device != "cpu":
+        process = self.start("machine", self.plan.probe, PROBE_SECONDS)
+        if self._wait(process, "machine", PROBE_SECONDS) and self.plan.device != "cpu":
             logger.info("a forked process cannot use the GPU here; every part imports for itself.")
             self.context = multiprocessing.get_context("spawn")
-            process = self.start("machine", self.plan.probe, self.left)
-            self._wait(process, "machine", self.left)
+            process = self.start("machine", self.plan.probe, PROBE_SECONDS)
+            self._wait(process, "machine", PROBE_SECONDS)
         machine = self.place.read("machine")
         if not machine:
             raise UserError(failure_reason(process.process.exitcode or 1, process.tail))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from prunet_det.benchmark.gpu import SUMMARY, Summary
+from prunet_det.benchmark.gpu.summary import SUMMARY, Summary
 from prunet_det.utils.io import markdown_table
 
 _NONE_YET = "No records of a GPU yet.\n"
@@ -38,8 +38,8 @@ def throughput(results: Path) -> str:
         for r in part.record.get("throughput", ()) if part else ():
             disk, memory = r["disk_images_per_s"], r["memory_images_per_s"]
             about = [s.machine["device"], f"`{r['model']}`", str(r["input_size"])]
-            about += [str(r["batch"]), str(r["workers"])]
+            about += [str(r["batch"]), str(r["workers"]), r["speed_up"]]
             rows.append([*about, f"{disk:.0f}", f"{memory:.0f}", f"{disk / memory:.2f}"])
-    header = ["device", "backbone", "px", "batch", "workers"]
+    header = ["device", "backbone", "px", "batch", "workers", "speed-up"]
     header += ["from disk, images/s", "from memory, images/s", "ratio"]
     return markdown_table(header, rows) if rows else _NONE_YET

@@ -1,0 +1,236 @@
+"""The parts of `make gpu` that measure latencies: networks, blocks, detectors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunet_det.benchmark.gpu.run import Place, SkippedError
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import read_csv, write_csv
+
+LATENCY, BLOCKS, DEVICE, CHECK = "latency.csv", "blocks.json", "device.json", "check.csv"
+
+
+class _Rows:
+    """The rows of a CSV file that is added to, and which networks it has."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self.path, self.command = place.out / name, place.command
+        self.rows: list[Mapping[str, Any]] = []
+        if self.path.exists():
+            self.rows += read_csv(self.path)[1]
+
+    def missing(self, names: Sequence[str], *about: Any) -> list[str]:
+        """Those of the names that have no row of such conditions."""
+        found = {(str(row["model"]), *_about(row)) for row in self.rows}
+        return [name for name in names if (name, *map(str, about)) not in found]
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows, and writes the file; rows of a version with other columns are dropped."""
+        self.rows = [row for row in self.rows if not rows or row.keys() == rows[0].keys()]
+        self.rows += rows
+        if self.rows:
+            write_csv(self.path, self.rows, self.command)
+
+
+def _about(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[key]) for key in ("scope", "batch", "runtime"))
+
+
+def _measure(place: Place, names: Sequence[str], scope: str, batch: int, runtime: str) -> list[str]:
+    """Measures what has no row yet, interleaved; returns why networks have none now."""
+    from prunet_det.latency.measure import local_conditions, measure
+    from prunet_det.runtime.subject import load_subject
+
+    scale, rows = place.scale, _Rows(place, LATENCY)
+    stems = {Path(name).stem if name.endswith(".py") else name: name for name in names}
+    todo = rows.missing(list(stems), scope, batch, runtime)
+    if not todo:
+        return []
+    failed: dict[str, str] = {}
+    size = None if scope == "classifier" else scale.input_size
+    subjects = []
+    for name in todo:
+        try:
+            subjects.append(load_subject(stems[name], scope, size))
+        except UserError as e:
+            failed[name] = str(e)
+    conditions = local_conditions(scale.device, runtime, scale.precision, batch)
+    found = measure(subjects, conditions, device=scale.device, seconds=scale.seconds, failed=failed)
+    rows.add([m.to_dict() for m in found])
+    return [f"{name}: {reason}" for name, reason in failed.items()]
+
+
+def run_latency(place: Place) -> None:
+    """Measures all networks, as classifiers at their own resolution and as backbones.
+
+    Raises:
+        UserError: If some could not be measured.
+    """
+    scale = place.scale
+    failed: list[str] = []
+    for batch in scale.batches:
+        for scope in ("backbone", "classifier"):
+            failed += _measure(place, scale.models, scope, batch, scale.runtime)
+    _refuse(failed)
+
+
+def run_compiled(place: Place) -> None:
+    """Measures some networks as torch.compile makes them, one after the other: it takes a while.
+
+    Raises:
+        UserError: If some could not be measured.
+        SkippedError: If there are none.
+    """
+    if not place.scale.compiled:
+        raise SkippedError("no network is to be compiled.")
+    failed: list[str] = []
+    for name in place.scale.compiled:
+        failed += _measure(place, [name], "backbone", place.scale.batches[0], "compiled")
+    _refuse(failed)
+
+
+def run_detectors(place: Place) -> None:
+    """Measures detectors up to their raw outputs and end to end.
+
+    Raises:
+        UserError: If some could not be measured.
+    """
+    scale = place.scale
+    failed: list[str] = []
+    for scope in ("detector", "e2e"):
+        failed += _measure(place, scale.detectors, scope, 1, scale.runtime)
+    _refuse(failed)
+
+
+def _refuse(failed: Sequence[str]) -> None:
+    if failed:
+        raise UserError(f"not measured: {' '.join(failed)}")
+
+
+def _latencies(
+    place: Place, chosen: Callable[[Mapping[str, Any]], bool], shown: Sequence[str] = ()
+) -> dict[str, str]:
+    """How many rows of the latencies are chosen, how many are unstable, and some of them."""
+    rows = [row for row in read_csv(place.out / LATENCY)[1] if chosen(row)]
+    unstable = sum(bool(row["note"]) for row in rows)
+    found = {"latencies": f"{len(rows)}" + (f" ({unstable} unstable)" if unstable else "")}
+    for row in rows:
+        if (row["model"] in shown or not shown) and row["batch"] == "1":
+            found[f"{row['model']} {row['scope']}"] = f"{float(row['latency_ms']):.3f} ms"
+    return found
+
+
+def latency_figures(place: Place) -> dict[str, str]:
+    """Backbones of the smallest networks; the rest is in the file."""
+    scale, shown = place.scale, ("prunet_s", "gpunet_0", "efficientnet_b0")
+
+    def chosen(row: Mapping[str, Any]) -> bool:
+        return row["runtime"] == scale.runtime and row["scope"] in ("backbone", "classifier")
+
+    found = _latencies(place, chosen, shown)
+    return {k: v for k, v in found.items() if not k.endswith("classifier")}
+
+
+def compiled_figures(place: Place) -> dict[str, str]:
+    """All that were compiled."""
+    return _latencies(place, lambda row: row["runtime"] != place.scale.runtime)
+
+
+def detectors_figures(place: Place) -> dict[str, str]:
+    """All detectors."""
+    return _latencies(place, lambda row: row["scope"] in ("detector", "e2e"))
+
+
+# The table of blocks.
+
+
+def run_blocks(place: Place) -> None:
+    """Measures the table of blocks."""
+    from prunet_det.latency.measure import BlockTimer, local_conditions, measure_table
+    from prunet_det.latency.table import network_blocks, variants
+    from prunet_det.zoo.models import resolve_spec
+
+    scale = place.scale
+    keys = network_blocks(resolve_spec(scale.blocks_of), scale.input_size)
+    if scale.variants:
+        keys = variants(keys, scale.variants)
+    conditions = local_conditions(scale.device, scale.runtime, scale.precision)
+    timer = BlockTimer(conditions, scale.device, scale.block_seconds)
+    start, before = time.monotonic(), len(_table_entries(place))
+    table = measure_table(keys, place.out / BLOCKS, timer)
+    seconds, earlier = time.monotonic() - start, place.read("blocks")
+    place.write(
+        "blocks",
+        {
+            "measured": len(table.entries) - before + earlier.get("measured", 0),
+            "seconds": round(seconds + earlier.get("seconds", 0.0), 2),
+        },
+    )
+
+
+def _table_entries(place: Place) -> Mapping[Any, Any]:
+    from prunet_det.latency.table import Table
+
+    return Table.load(place.out / BLOCKS).entries if (place.out / BLOCKS).exists() else {}
+
+
+def blocks_figures(place: Place) -> dict[str, str]:
+    """How many blocks, and seconds each."""
+    found = {"blocks": str(len(_table_entries(place)))}
+    record = place.read("blocks")
+    if record.get("measured"):
+        found["seconds each"] = f"{record['seconds'] / record['measured']:.3f}"
+    return found
+
+
+def run_device(place: Place) -> None:
+    """Fits the device file to the table, and checks both on whole networks.
+
+    Raises:
+        UserError: If there is no table.
+    """
+    from prunet_det.latency.calibrate import calibrate_to_table, measure_peaks
+    from prunet_det.latency.check import check_table, random_networks
+    from prunet_det.latency.table import Table
+    from prunet_det.utils.io import write_text
+
+    scale = place.scale
+    if not (place.out / BLOCKS).exists():
+        raise UserError("there is no table of blocks.")
+    table = Table.load(place.out / BLOCKS)
+    device = calibrate_to_table(measure_peaks(table.conditions, scale.device), table, BLOCKS)
+    write_text(place.out / DEVICE, device.to_json())
+    checks = check_table(
+        table,
+        random_networks(table, scale.checks),
+        device=scale.device,
+        fitted=device,
+        seconds=scale.seconds,
+    )
+    rows = [
+        {
+            **c.measured.latency.to_dict(),
+            "blocks": len(c.spec.blocks),
+            "table_ms": c.table_ms,
+            "model_ms": c.model_ms,
+        }
+        for c in checks
+    ]
+    write_csv(place.out / CHECK, rows, place.command)
+
+
+def device_figures(place: Place) -> dict[str, str]:
+    """How well the fit and the table tell the time of whole networks."""
+    from prunet_det.latency.check import summarize
+
+    rows = read_csv(place.out / CHECK)[1]
+    whole = [float(row["latency_ms"]) for row in rows]
+    found = {}
+    for title, key in (("table", "table_ms"), ("fitted model", "model_ms")):
+        s = summarize(whole, [float(row[key]) for row in rows])
+        found[title] = f"mean error {s['mean_error']:.1%}, tau {s['kendall_tau']:.2f}"
+    return found

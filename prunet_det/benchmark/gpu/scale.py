@@ -1,0 +1,116 @@
+"""What `make gpu` measures, and how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ZOO = (
+    *(f"prunet_{size}" for size in ("s", "n", "t", "m", "l", "p0", "p1", "demo")),
+    *(f"gpunet_{size}" for size in ("0", "1", "2", "d1", "d2")),
+)
+EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What is measured, and how much of it.
+
+    Attributes:
+        device: Torch device.
+        runtime, precision: Of all latencies but those of `compiled`.
+        models: Networks whose latencies are measured.
+        compiled: Those that are also measured as torch.compile makes them.
+        batches: Images at once.
+        input_size: Side of the images of backbones, blocks and detectors, in pixels.
+        seconds: Time to spend on each network.
+        blocks_of: Network whose blocks make the table.
+        variants: Inner widths of every kind and kernel of a block.
+        block_seconds: Time to spend on each of a block's two networks.
+        checks: Random networks of the table's blocks that are measured whole.
+        detectors: Configs of detectors.
+        suite: Suite of the benchmark.
+        suite_options: What replaces values of the suite's recipe, by dotted key.
+        max_iters: Length of the suite's trainings; None for its own.
+        suite_models: Networks of the suite, MODEL@PIXELS, that are trained; all of it if empty.
+        trained: Networks of the suite whose training is timed.
+        both_ways: Iterations of the trainings that are compared, plain and recorded.
+        iterations: Iterations of one of the turns in which disk and memory are compared.
+        rounds: Turns of each.
+        dataset: Embedded set that the suite and the search use.
+        search: Config of the search.
+        search_options: What replaces values of it, by dotted key.
+    """
+
+    device: str = "cuda"
+    runtime: str = "cuda_graph"
+    precision: str = "fp16"
+    models: tuple[str, ...] = (*ZOO, *EFFICIENTNETS)
+    compiled: tuple[str, ...] = ("prunet_s", "gpunet_0", "efficientnet_b0")
+    batches: tuple[int, ...] = (1, 8)
+    input_size: int = 512
+    seconds: float = 0.3
+    blocks_of: str = "prunet_p0"
+    variants: int = 7
+    block_seconds: float = 0.05
+    checks: int = 20
+    detectors: tuple[str, ...] = ("prunet_effdet_coco.py", "efficientnet_effdet_coco.py")
+    suite: str = "glyphs"
+    suite_options: Mapping[str, Any] = field(default_factory=dict)
+    suite_models: tuple[str, ...] = ()
+    max_iters: int | None = None
+    trained: tuple[str, ...] = ("prunet_s@512", "gpunet_0@512", "efficientnet_b0@512")
+    both_ways: int = 50
+    iterations: int = 10
+    rounds: int = 3
+    dataset: str = "glyphs"
+    search: str = "search/prunet.py"
+    search_options: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "search.warmup": 60,
+            "search.steps": 240,
+            "search.checkpoint_interval": 50,
+        }
+    )
+
+
+# Everything once, on a CPU, in a minute.
+REHEARSAL = Scale(
+    device="cpu",
+    runtime="channels_last",
+    precision="fp32",
+    models=("prunet_demo", "resnet10t"),
+    compiled=(),
+    batches=(1, 2),
+    input_size=64,
+    seconds=0.02,
+    blocks_of="prunet_demo",
+    variants=2,
+    block_seconds=0.005,
+    checks=2,
+    detectors=("prunet_effdet.py",),
+    suite="digits",
+    suite_options={
+        "train_dataloader.batch_size": 2,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+        "test_dataloader.num_workers": 0,
+        "test_dataloader.persistent_workers": False,
+        "test_dataloader.dataset.indices": 4,
+    },
+    suite_models=("prunet_n_w625@112",),
+    max_iters=2,
+    trained=("prunet_n_w625@112",),
+    both_ways=3,
+    iterations=1,
+    rounds=1,
+    dataset="digits",
+    search="search/quick.py",
+    search_options={
+        "search.warmup": 1,
+        "search.steps": 3,
+        "search_dataloader.batch_size": 4,
+        "search_dataloader.num_workers": 0,
+    },
+)

@@ -1,0 +1,205 @@
+"""The parts of `make gpu` that train: both ways, searches, and the benchmark's suite."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from prunet_det.benchmark.gpu.run import Place, SkippedError
+from prunet_det.utils.errors import UserError
+
+
+def _suite(place: Place) -> Any:
+    """The suite with the data of this place."""
+    from prunet_det.benchmark.suite import load_suite
+
+    scale = place.scale
+    suite = load_suite(scale.suite)
+    return replace(
+        suite,
+        data_root=str(place.data / scale.dataset),
+        max_iters=scale.max_iters or suite.max_iters,
+        options={**suite.options, **scale.suite_options},
+    )
+
+
+def run_training(place: Place) -> None:
+    """Trains plain and recorded as CUDA graphs, then from disk and from memory by the better."""
+    from prunet_det.benchmark.run import work_folder
+    from prunet_det.benchmark.speed_ups import compare_speed_ups
+    from prunet_det.benchmark.throughput import Trainer, disk_against_memory
+
+    scale, suite = place.scale, _suite(place).choose(place.scale.trained)
+    record = {"speed_ups": [], "throughput": [], **place.read("training")}
+    for candidate in suite.candidates:
+        runs = [r for r in record["speed_ups"] if r["model"] == candidate.model]
+        if not runs:
+            kinds = ("none", "none", "graph")
+            found = compare_speed_ups(suite, candidate, place.work, scale.both_ways, kinds)
+            runs = [asdict(run) for run in found]
+            record["speed_ups"] += runs
+            place.write("training", record)
+        if any(r["model"] == candidate.model for r in record["throughput"]):
+            continue
+        cfg = suite.build(candidate, 0, work_folder(place.work, f"training_{candidate.model}"))
+        cfg.speed_up = best_speed_up(runs)
+        trainer = Trainer.of(cfg)
+        batches = trainer.batches()
+        held = [next(batches) for _ in range(4)]
+        disk, memory = disk_against_memory(trainer, held, scale.iterations, scale.rounds)
+        about = {"model": candidate.model, "input_size": candidate.input_size}
+        about |= {k: cfg.train_dataloader[f] for k, f in _LOADER.items()}
+        rates = {"disk_images_per_s": round(disk, 2), "memory_images_per_s": round(memory, 2)}
+        record["throughput"].append({**about, "speed_up": cfg.speed_up, **rates})
+        place.write("training", record)
+
+
+_LOADER = {"batch": "batch_size", "workers": "num_workers"}
+MAX_DIFFERENCE = 0.01  # of a loss, from that of a plain training; or what two plain ones differ by
+
+
+def best_speed_up(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Says which kind of training is the fastest of those whose losses are the plain one's.
+
+    Args:
+        runs: Of `compare_speed_ups`, as dicts: two plain ones and others.
+    """
+    plain = [r for r in runs if r["speed_up"] == "none"]
+    limit = max(MAX_DIFFERENCE, *(2 * r["difference"] for r in plain))
+    equal = [r for r in runs if not r["reason"] and r["difference"] <= limit]
+    return str(max(equal, key=lambda r: r["images_per_s"])["speed_up"])
+
+
+def training_figures(place: Place) -> dict[str, str]:
+    """Gain of the recorded training and its losses' difference, then images a second."""
+    record, found = place.read("training"), {}
+    for model in dict.fromkeys(r["model"] for r in record["speed_ups"]):
+        found[f"{model} recorded"] = _gain([r for r in record["speed_ups"] if r["model"] == model])
+    for r in record["throughput"]:
+        rates = f"{r['disk_images_per_s']:.0f} images/s from disk, "
+        found[r["model"]] = f"{rates}{r['memory_images_per_s']:.0f} from memory ({r['speed_up']})"
+    return found
+
+
+def _gain(runs: Sequence[Mapping[str, Any]]) -> str:
+    """How much faster the last of some runs is than the first, which is plain."""
+    first, last = runs[0], runs[-1]
+    if last["reason"]:
+        return str(last["reason"])
+    others = [r["difference"] for r in runs[1:-1]]
+    plain = f", {max(others):.1e} between plain ones" if others else ""
+    times = last["images_per_s"] / first["images_per_s"]
+    return f"{times:.2f} times as fast, losses differ by {last['difference']:.1e}{plain}"
+
+
+def run_compiled(place: Place) -> None:
+    """Trains the first network plain and compiled, which takes a minute or two to start."""
+    from prunet_det.benchmark.speed_ups import compare_speed_ups
+
+    if not place.scale.compiled:
+        raise SkippedError("no network is to be compiled.")
+    suite = _suite(place).choose(place.scale.trained)
+    kinds = ("none", "compile")
+    runs = compare_speed_ups(suite, suite.candidates[0], place.work, place.scale.both_ways, kinds)
+    place.write("compiled_training", {"speed_ups": [asdict(run) for run in runs]})
+
+
+def compiled_figures(place: Place) -> dict[str, str]:
+    """Gain of the compiled training, and its losses' difference."""
+    runs = place.read("compiled_training")["speed_ups"]
+    return {runs[0]["model"]: _gain(runs)}
+
+
+def run_search(place: Place) -> None:
+    """Searches the full space; what it has when its time is over is a result too."""
+    from prunet_det.search.results import ARCH_FILE, RUN_FILE
+    from prunet_det.search.session import SearchOptions
+    from prunet_det.search.session import run_search as search
+
+    scale, folder = place.scale, place.work / "search"
+    data = {"search_dataloader.dataset.data_root": str(place.data / scale.dataset)}
+    options = SearchOptions(
+        config=scale.search,
+        budget_ms=0.83,
+        out=str(folder),
+        resume=True,
+        no_finals=True,
+        amp=scale.device != "cpu",
+        quiet=True,
+        cfg_options={**scale.search_options, **data},
+    )
+    start = time.monotonic()
+    try:
+        search(options, place.command)
+    finally:
+        found = {
+            key: json.loads((folder / name).read_text(encoding="utf-8"))
+            for key, name in (("run", RUN_FILE), ("arch", ARCH_FILE))
+            if (folder / name).exists()
+        }
+        place.write("search", {**found, "seconds": round(time.monotonic() - start, 1)})
+
+
+def search_figures(place: Place) -> dict[str, str]:
+    """How far it came, how fast, and to which latency."""
+    run = place.read("search").get("run")
+    if not run:
+        return {}
+    steps, seconds = run["iterations"], run["search_seconds"]
+    return {
+        "steps": f"{steps} of {run['of_iterations']}",
+        "seconds each": f"{seconds / steps:.3f}",
+        "found": f"{run['after_repair_ms']:.3f} ms for {run['budget_ms']:g} ms "
+        f"({run['conditions']['device']})",
+    }
+
+
+def run_suite(place: Place) -> None:
+    """Runs the benchmark's suite, from where it stands.
+
+    Raises:
+        UserError: If a training failed.
+    """
+    from prunet_det.benchmark import campaign
+    from prunet_det.benchmark.records import RECORDS
+    from prunet_det.utils.io import write_json
+
+    scale, folder, suite = place.scale, place.work / "suite", _suite(place)
+    if scale.suite_models:
+        suite = suite.choose(scale.suite_models)
+    for name, record in place.read("suite").get("records", {}).items():
+        if not (folder / RECORDS / name).exists():
+            write_json(folder / RECORDS / name, record)
+    flags = ["--suite", suite.path, "--data-root", str(suite.data_root)]
+    if scale.max_iters:
+        flags += ["--max-iters", str(scale.max_iters)]
+    if scale.suite_options:
+        flags += ["--options", *(f"{k}={v}" for k, v in scale.suite_options.items())]
+    plan = campaign.Plan(
+        suite=suite,
+        seeds=suite.seeds,
+        out=folder,
+        flags=tuple(flags),
+        max_minutes=place.seconds / 60,
+    )
+    left: list[str] = []
+    try:
+        left, failed = campaign.run_suite(plan)
+    finally:
+        paths = sorted((folder / RECORDS).glob("[!.]*.json"))
+        records = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in paths}
+        total = suite.seeds * len(suite.candidates)
+        place.write("suite", {"records": records, "total": total, "left": left})
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}")
+
+
+def suite_figures(place: Place) -> dict[str, str]:
+    """How many trainings are done, and the accuracies."""
+    record = place.read("suite")
+    done = {k: r for k, r in record["records"].items() if r["status"] == "done"}
+    shown = {r["model"]: f"mAP {r['metrics']['mAP'] or 0:.3f}" for r in done.values()}
+    return {"trainings": f"{len(done)} of {record['total']}", **shown}
