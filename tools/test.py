@@ -19,7 +19,8 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_config(args)
     launch.require_file(args.checkpoint, "checkpoint")
-    runner = launch.build_evaluation_runner(cfg)
+    classes = evaluate.read_classes(args.checkpoint)
+    runner = launch.build_evaluation_runner(cfg, classes)
     record = evaluate.evaluate(runner, cfg, args.config, args.checkpoint)
     if args.out and is_main_process():
         evaluate.write_json(args.out, record)

@@ -36,7 +36,7 @@ def data_hash(suite: Suite) -> str:
         FileNotFoundError: They are not here; the sentence says where they belong.
     """
     from prunet_det.datasets import data_hash as embedded_hash
-    from prunet_det.detection.data import read_classes
+    from prunet_det.datasets.coco import read_coco
 
     cfg = suite.recipe()
     digests = []
@@ -46,6 +46,6 @@ def data_hash(suite: Suite) -> str:
             digests.append(embedded_hash(dataset.data_root))
         else:
             path = Path(dataset.data_root) / dataset.ann_file
-            read_classes(path)
+            read_coco(path)
             digests.append(file_digest(path))
     return digests[0] if digests[0] == digests[1] else "+".join(d[:8] for d in digests)

@@ -27,6 +27,8 @@ KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
 KEYS |= {"learning_rates", "models"}
 # Of a recipe, what is no part of it: places, and what a candidate sets.
 _PLACES = ("data_root", "ann_file", "work_dir", "resume", "load_from", "randomness", "seed")
+# Evaluators of ours that give the same figures as those that records were made with.
+_SAME = {"CocoFolderMetric": "CocoMetric"}
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ class Suite:
         cfg.model.pop("backbone")
         cfg.param_scheduler = explicit_schedule(cfg.get("param_scheduler"), cfg.train_cfg)
         set_input_size(cfg, 0)
+        cfg.test_evaluator.type = _SAME.get(cfg.test_evaluator.type, cfg.test_evaluator.type)
         recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))
         recipe |= {"held_out": self.held_out, "crop": self.crop}
         return digest(recipe)

@@ -23,6 +23,7 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.metric import CocoFolderMetric
 from prunet_det.detection.preprocessor import BatchPreprocessor
 from prunet_det.detection.strides import check_strides
 from prunet_det.detection.transforms import PackChannelsLast, RandomScaleCrop
@@ -33,6 +34,7 @@ __all__ = [
     "BiFPN",
     "ClassCheckHook",
     "CocoFolder",
+    "CocoFolderMetric",
     "EfficientDetHead",
     "EmbeddedDataset",
     "OneStageDetector",

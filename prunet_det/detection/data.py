@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ from mmdet.registry import DATASETS
 
 from prunet_det.datasets import data_hash, ensure
 from prunet_det.datasets.cache import SharedImages
+from prunet_det.datasets.coco import describe_classes, read_coco, select_classes
+from prunet_det.detection.metric import coco_api
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import file_digest
+
+logger = logging.getLogger(__name__)
 
 
 @DATASETS.register_module()
@@ -57,11 +61,53 @@ class CocoFolder(CocoDataset):
                     f"there is no {title} {path}; expected are the images in {images} and COCO "
                     f"annotations in {root / ann_file}."
                 )
-        classes = read_classes(root / ann_file)
-        kwargs.setdefault("metainfo", {"classes": classes})
+        self._annotations, self._images = root / ann_file, images
+        self._content: dict[str, Any] | None = read_coco(self._annotations, images)
+        names = tuple(c["name"] for c in self._content["categories"])
+        kwargs.setdefault("metainfo", {"classes": names})
         self._cache = cache
         super().__init__(data_root=str(root), ann_file=ann_file, data_prefix=data_prefix, **kwargs)
-        self._annotations = root / ann_file
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Reads the annotations, their categories brought to the classes by name."""
+        content = self._content or read_coco(self._annotations, self._images)
+        self._content = None  # it may be large
+        difference = describe_classes(content, self.metainfo["classes"])
+        if difference:
+            logger.warning("%s %s.", self._annotations, difference)
+        content = select_classes(content, self.metainfo["classes"], self._annotations)
+        self.COCOAPI = lambda _: coco_api(content)
+        try:
+            return super().load_data_list()
+        finally:
+            del self.COCOAPI
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Leaves out images as `filter_cfg` says.
+
+        Raises:
+            InputError: If none is left.
+        """
+        left = super().filter_data()
+        if not left:
+            filled = [info for info in self.data_list if info["instances"]]
+            smallest = (self.filter_cfg or {}).get("min_size", 0)
+            why = "has a box" if not filled else f"with a box has sides of {smallest} px or more"
+            raise InputError(
+                f"{self._annotations}: there is nothing to train on, for no image {why} "
+                f"(filter_cfg={self.filter_cfg})."
+            )
+        return left
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Reads the annotations again for a network's classes, in the order of its labels.
+
+        Raises:
+            InputError: If the file has none of them.
+        """
+        self._metainfo["classes"] = tuple(classes)
+        self._fully_initialized = False
+        self.full_init()
 
     def full_init(self) -> None:
         """Reads the annotations and, with a cache, decodes the images; mmengine calls this."""
@@ -137,43 +183,6 @@ def _naming(find: Callable[[], str]) -> Iterator[None]:
         if cv2.imread(path) is None:
             raise InputError(f"{path} is missing or no image that can be read.") from e
         raise
-
-
-def read_classes(ann_file: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Reads the category names of a COCO annotation file, in the order of the labels.
-
-    Raises:
-        MissingFileError: If there is no such file.
-        InputError: If it is damaged, or lists no images or no categories.
-    """
-    path = Path(ann_file)
-    if not path.is_file():
-        raise MissingFileError(f"there is no annotation file {path}.")
-    try:
-        coco = json.loads(path.read_text(encoding="utf-8"))
-        counts = {key: len(coco[key]) for key in ("images", "annotations", "categories")}
-        names = [c["name"] for c in coco["categories"]]
-    except (ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{path} is no COCO annotation file: {type(e).__name__}: {e}.") from e
-    for key in ("images", "categories"):
-        if not counts[key]:
-            raise InputError(f"{path} lists no {key}; there is nothing to train or evaluate on.")
-    _check_items(coco["images"], ("id", "file_name", "height", "width"), f"{path}: image")
-    needed = ("id", "image_id", "category_id", "bbox", "area")
-    _check_items(coco["annotations"], needed, f"{path}: annotation")
-    return tuple(names)
-
-
-def _check_items(items: list[dict[str, Any]], required: tuple[str, ...], what: str) -> None:
-    """Refuses a list of which an item lacks a key, or has a box of other than four numbers."""
-    for item in items:
-        lacks = next((key for key in required if key not in item), None)
-        if lacks is not None:
-            raise InputError(f"{what} {item.get('id', '')} has no {lacks!r}: {item}."[:300])
-        if "bbox" in item and len(item["bbox"]) != 4:
-            raise InputError(
-                f"{what} {item['id']} has the bbox {item['bbox']}; it needs 4 numbers."
-            )
 
 
 @DATASETS.register_module()

@@ -33,6 +33,24 @@ def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
 
 
+def read_classes(checkpoint: str | os.PathLike[str]) -> list[str]:
+    """Reads the classes that weights were trained for, in the order of their labels.
+
+    Args:
+        checkpoint: Weights, beside the train.json of their training or with their own card.
+
+    Returns:
+        The names; empty if neither file is there.
+    """
+    card = Path(checkpoint).with_suffix(".json")
+    try:
+        own = json.loads(card.read_text(encoding="utf-8"))
+        classes = own.get("classes") if isinstance(own, dict) else None
+    except (OSError, ValueError):
+        classes = None
+    return list(classes or read_training(checkpoint).get("classes") or ())
+
+
 def unwrap_model(runner: Runner) -> BaseModel:
     """Returns the runner's model without the wrapper of a distributed training."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -26,21 +26,18 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Checks that all data sets have the same classes, as many as the model."""
+    """Gives all data sets the same classes, and checks that the model has as many."""
 
     def before_run(self, runner: Runner) -> None:
-        """Checks the data sets; mmengine calls this when they are built.
+        """Compares the data sets with the first one; mmengine calls this when they are built.
 
         Raises:
-            UserError: If the classes of two data sets differ, or their number is not the model's.
+            UserError: If the classes of two data sets differ and cannot be matched by name, or
+                their number is not the model's.
         """
         loops = {"train": runner._train_loop, "val": runner._val_loop, "test": runner._test_loop}
-        by_split: dict[str, tuple[str, ...]] = {}
-        for split, loop in loops.items():
-            if isinstance(loop, BaseLoop):
-                metainfo = getattr(loop.dataloader.dataset, "metainfo", None) or {}
-                if metainfo.get("classes"):
-                    by_split[split] = tuple(metainfo["classes"])
+        built = {split: loop for split, loop in loops.items() if isinstance(loop, BaseLoop)}
+        by_split = {split: _classes(loop) for split, loop in built.items() if _classes(loop)}
         model = unwrap_model(runner)
         head = getattr(model, "bbox_head", None)
         outputs = getattr(head or model, "num_classes", None)
@@ -48,6 +45,8 @@ class ClassCheckHook(Hook):
         for split, classes in by_split.items():
             first = next(iter(by_split))
             if classes != by_split[first]:
+                if _use_classes(built[split], by_split[first]):
+                    continue
                 raise UserError(
                     f"the {first} and {split} data have different classes, or in another order: "
                     f"{_abbreviate(by_split[first])} and {_abbreviate(classes)}."
@@ -57,6 +56,21 @@ class ClassCheckHook(Hook):
                     f"the data has {len(classes)} classes and the model {outputs}; set "
                     f"{option}={len(classes)}."
                 )
+
+
+def _classes(loop: Any) -> tuple[str, ...]:
+    metainfo = getattr(loop.dataloader.dataset, "metainfo", None) or {}
+    return tuple(metainfo.get("classes") or ())
+
+
+def _use_classes(loop: Any, classes: tuple[str, ...]) -> bool:
+    """Gives a loop's data set other classes, where it can match them by name; says if it could."""
+    dataset = loop.dataloader.dataset
+    if not hasattr(dataset, "use_classes"):
+        return False
+    dataset.use_classes(classes)
+    loop.evaluator.dataset_meta = dataset.metainfo
+    return True
 
 
 def _abbreviate(names: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,13 +269,21 @@ def check_one_batch(runner: Runner) -> None:
         )
 
 
-def build_evaluation_runner(cfg: Config) -> Runner:
+def build_evaluation_runner(cfg: Config, classes: Sequence[str] = ()) -> Runner:
     """Builds a Runner for evaluation, without the config's own weights; the caller loads some.
+
+    Args:
+        cfg: Config of the model.
+        classes: Classes of the weights, in the order of their labels. A COCO file's categories are
+            matched to them by name; by default they are taken as they come.
 
     Raises:
         UserError: If the config would load pretrained weights by unpickling.
     """
     cfg.load_from, cfg.resume, cfg.speed_up = None, False, "none"
+    dataset = cfg.test_dataloader.dataset
+    if classes and dataset.type in ("CocoFolder", "EmbeddedDataset"):
+        dataset.setdefault("metainfo", dict(classes=tuple(classes)))
     # The Runner writes its config and logs there, and must leave the training's alone.
     cfg.work_dir = str(Path(cfg.work_dir) / "evaluation")
     return build_runner(cfg)

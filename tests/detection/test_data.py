@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
+from prunet_det.detection.metric import CocoFolderMetric
 from prunet_det.training.repeatable import PlacedSamples
 from prunet_det.utils.errors import UserError
 
@@ -50,6 +51,52 @@ def test_classes_come_from_the_file(tmp_path):
     assert data.metainfo["classes"] == ("cat", "dog")
     assert data.get_data_info(0)["instances"][0]["bbox_label"] == 1
     assert len(data.data_hash) == 16
+
+
+def test_categories_are_matched_by_name(tmp_path, caplog):
+    data = CocoFolder(folder(tmp_path, annotated()), **WHERE, metainfo={"classes": ("dog", "emu")})
+    assert data.get_data_info(0)["instances"][0]["bbox_label"] == 0
+    assert "categories that are no classes here: cat and has nothing of emu" in caplog.text
+    data.use_classes(("cat", "emu", "dog"))
+    assert data.get_data_info(0)["instances"][0]["bbox_label"] == 2
+    assert data.metainfo["classes"] == ("cat", "emu", "dog")
+    with pytest.raises(UserError, match="has none of the classes emu; it has cat, dog"):
+        data.use_classes(("emu",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"), [({"bbox": [9, 9, 0, 0]}, "no image has a box"), ({}, "has sides of 32 px")]
+)
+def test_nothing_to_train_on(tmp_path, changes, why):
+    root = folder(tmp_path, annotated(**changes))
+    cv2.imwrite(str(root / "train" / "1.jpg"), np.zeros((8, 9, 3), np.uint8))
+    with pytest.raises(UserError, match=rf"there is nothing to train on, for .*{why}"):
+        CocoFolder(root, **WHERE, filter_cfg=dict(filter_empty_gt=True, min_size=32))
+
+
+def evaluate(path, predictions, classes):
+    """mAP of predictions, boxes and labels of each image, by an annotation file."""
+    metric = CocoFolderMetric(path)
+    metric.dataset_meta = {"classes": classes}
+    for image, (boxes, labels) in predictions.items():
+        found = {
+            "bboxes": torch.tensor(boxes).reshape(-1, 4),
+            "labels": torch.tensor(labels, dtype=torch.long),
+            "scores": torch.ones(len(labels)),
+        }
+        metric.process({}, [{"img_id": image, "ori_shape": (8, 9), "pred_instances": found}])
+    return metric.evaluate(len(predictions))["coco/bbox_mAP"]
+
+
+def test_the_order_of_categories_does_not_matter_to_the_metric(tmp_path):
+    data = json.loads(annotated(bbox=[0, 0, 5, 5]))
+    data["categories"].reverse()
+    data["annotations"][0]["id"] = 0
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    for classes, label in ((("cat", "dog"), 1), (("dog", "cat"), 0), (("emu", "dog"), 1)):
+        found = {1: ([[0.0, 0, 5, 5]], [label])}
+        assert evaluate(tmp_path / "a.json", found, classes) == 1
+        assert evaluate(tmp_path / "a.json", {1: ([], [])}, classes) == 0, "nothing found"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture"])
@@ -130,7 +177,7 @@ def test_images_that_cannot_be_cached(tmp_path):
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "lists no categories"),
         (annotated(file_name=None), "image 1 has no 'file_name'"),
         (annotated(bbox=None), "annotation 1 has no 'bbox'"),
-        (annotated(bbox=[0, 0, 5]), "annotation 1 has the bbox .* it needs 4 numbers"),
+        (annotated(bbox=[0, 0, 5]), "annotation 1 has the bbox .* it needs x, y, width"),
     ],
 )
 def test_annotations_that_are_refused(tmp_path, annotations, sentence):

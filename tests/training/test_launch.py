@@ -99,6 +99,13 @@ def test_classes_must_agree():
         check(detector, Loop("cat", "dog"), Loop("dog", "cat"))
     with pytest.raises(UserError, match=r"3 classes and the model 2; set model\.bbox_head\.num_cl"):
         check(detector, Loop(*"abc"))
+    val = Loop("dog", "cat")  # a folder in COCO's format matches categories by name
+    val.evaluator = SimpleNamespace()
+    val.dataloader.dataset.use_classes = lambda classes: val.dataloader.dataset.metainfo.update(
+        classes=classes
+    )
+    check(detector, Loop("cat", "dog"), val)
+    assert val.evaluator.dataset_meta == {"classes": ("cat", "dog")}
     classifier = torch.nn.Module()
     classifier.num_classes = 5
     with pytest.raises(UserError, match=r"set model\.num_classes=3"):

@@ -17,5 +17,5 @@ val_dataloader = dict(
     dataset=dict(test_mode=True, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="CocoMetric", metric="bbox")
+val_evaluator = dict(type="CocoFolderMetric", metric="bbox")
 test_evaluator = val_evaluator
