@@ -14,6 +14,7 @@ _base_ = [
 ]
 
 model = dict(
+    data_preprocessor=dict(type="BatchPreprocessor"),
     backbone=dict(_delete_=True, type="PruNet", arch="prunet_p0", out_strides=[4, 8, 16, 32]),
     neck=dict(in_channels=[64, 96, 256, 704]),
 )

@@ -112,7 +112,7 @@ def test_trains_and_evaluates_on_a_folder_in_cocos_layout(config, coco, tmp_path
         "log_processor.by_epoch=False",
         "default_hooks.logger.interval=1",
         "train_dataloader.dataset.pipeline.2.scale=(128,128)",
-        "train_dataloader.dataset.pipeline.3.crop_size=(128,128)",
+        "train_dataloader.dataset.pipeline.2.crop_size=(128,128)",
         "val_dataloader.dataset.pipeline.1.scale=(128,128)",
     ]
     first, last = (".rpn", ".rcnn") if "rcnn" in config else ("", "")

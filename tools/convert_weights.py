@@ -43,10 +43,8 @@ def effdet(args: argparse.Namespace) -> None:
     cfg.model = {**model, "channels_last": True}
     for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
         for step in pipeline:
-            if step.type in ("Resize", "RandomResize"):
-                step.scale = size[::-1]
-            elif step.type == "RandomCrop":
-                step.crop_size = size
+            for key in {"scale", "crop_size"} & set(step):
+                step[key] = size[::-1]
     cfg.train_dataloader.dataset.pipeline = cfg.train_pipeline
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.pipeline = cfg.test_pipeline

@@ -47,6 +47,8 @@ class _BatchImages(ImgDataPreprocessor):
         right, below = (-side % self.pad_size_divisor for side in (width, height))
         if right or below:
             images = F.pad(images, (0, right, 0, below), value=self.pad_value)
+        if isinstance(samples, PackedSamples):
+            samples = samples.samples()
         return {**data, "inputs": images, "data_samples": samples}
 
 

@@ -19,6 +19,8 @@ from mmengine.structures import InstanceData
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
+from prunet_det.utils.errors import InputError
+
 
 @TRANSFORMS.register_module()
 class RandomScaleCrop(BaseTransform):
@@ -120,11 +122,11 @@ class PackChannelsLast(PackDetInputs):
 
 
 class PackedSamples:
-    """What is known of a batch's images: MMDetection's samples, which cross processes at once.
+    """What is known of a batch's images: MMDetection's samples, as they come from the loader.
 
     Each tensor that comes from a loader's process costs the training one file descriptor and about
     0.1 ms, and each one that goes to a GPU a copy. A batch of 16 samples has 64; here it has two,
-    and the samples are made of views of them when they are asked for.
+    which come as bytes. BatchPreprocessor makes samples of views of them, on the device.
 
     Args:
         objects: x1, y1, x2, y2 and label of all objects, (T, 5) float32: those of the first image,
@@ -142,7 +144,6 @@ class PackedSamples:
         metainfo: list[dict[str, Any]],
     ) -> None:
         self.objects, self.sizes, self.counts, self.metainfo = objects, sizes, counts, metainfo
-        self._samples: list[DetDataSample] | None = None
 
     @classmethod
     def pack(cls, samples: Sequence[DetDataSample]) -> PackedSamples:
@@ -173,29 +174,24 @@ class PackedSamples:
         )
         return PackedSamples(objects, sizes, self.counts, self.metainfo)
 
-    def __len__(self) -> int:
-        return len(self.metainfo)
+    def samples(self) -> list[DetDataSample]:
+        """Returns a sample of each image, where the tensors are."""
+        boxes = self.objects[:, :4].split(self.counts)
+        labels = self.objects[:, 4].long().split(self.counts)
+        instances = [InstanceData(bboxes=b, labels=k) for b, k in zip(boxes, labels, strict=True)]
+        count = len(self.metainfo)
+        return [
+            DetDataSample(metainfo=meta, gt_instances=kept, ignored_instances=ignored)
+            for meta, kept, ignored in zip(
+                self.metainfo, instances[:count], instances[count:], strict=True
+            )
+        ]
 
     def __iter__(self) -> Iterator[DetDataSample]:
-        return iter(self._unpacked())
-
-    def __getitem__(self, index: int) -> DetDataSample:
-        return self._unpacked()[index]
-
-    def _unpacked(self) -> list[DetDataSample]:
-        if self._samples is None:
-            boxes = self.objects[:, :4].split(self.counts)
-            labels = self.objects[:, 4].long().split(self.counts)
-            instances = [
-                InstanceData(bboxes=b, labels=k) for b, k in zip(boxes, labels, strict=True)
-            ]
-            self._samples = [
-                DetDataSample(metainfo=meta, gt_instances=kept, ignored_instances=ignored)
-                for meta, kept, ignored in zip(
-                    self.metainfo, instances[: len(self)], instances[len(self) :], strict=True
-                )
-            ]
-        return self._samples
+        raise InputError(
+            "images that padded_collate has stacked are for the data preprocessor "
+            "BatchPreprocessor; set model.data_preprocessor.type to it."
+        )
 
 
 def _unpickle(

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import Compose
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.detection.transforms import PackedSamples, padded_collate
+from prunet_det.utils.errors import UserError
 from tests.dispatched import dispatched
 
 SIZE = (96, 96)
@@ -113,11 +115,12 @@ def test_a_batch_keeps_what_its_images_have(workers):
     assert inputs.is_contiguous(memory_format=torch.channels_last)
     assert len(set(shapes)) > 1, "some images are filled up"
     assert samples.sizes.tolist() == [list(s) for s in shapes]
-    assert len(samples) == 5
+    unpacked = samples.samples()
+    assert len(unpacked) == 5
     for i, (height, width) in enumerate(shapes):
         assert torch.equal(inputs[i, :, :height, :width], expected["inputs"][i])
         assert not inputs[i, :, height:].any() and not inputs[i, :, :, width:].any()
-        a, b = samples[i], expected["data_samples"][i]
+        a, b = unpacked[i], expected["data_samples"][i]
         assert a.metainfo == b.metainfo
         for part in ("gt_instances", "ignored_instances"):
             assert torch.equal(a.get(part).bboxes, b.get(part).bboxes)
@@ -127,10 +130,12 @@ def test_a_batch_keeps_what_its_images_have(workers):
 
 def test_samples_go_to_a_device_in_two_copies():
     packed = PackedSamples.pack([item["data_samples"] for item in items()])
+    count = dispatched(lambda: packed.to("meta").samples())
+    assert count == {"_to_copy": 3}  # the third is of the labels, on the device
+    for sample in packed.to("meta").samples():
+        assert sample.gt_instances.bboxes.device.type == "meta"
 
-    def to_device():
-        return [s.gt_instances for s in packed.to("meta")]
 
-    assert dispatched(to_device) == {"_to_copy": 3}  # the third is of the labels, on the device
-    assert all(s.gt_instances.bboxes.device.type == "meta" for s in packed.to("meta"))
-    assert list(packed) == list(packed), "they are made once, and may be changed"
+def test_mmdetections_preprocessor_is_told_what_it_lacks():
+    with pytest.raises(UserError, match="set model.data_preprocessor.type to it"):
+        DetDataPreprocessor()(padded_collate(items()), training=True)

@@ -11,20 +11,24 @@ image_size = (512, 512)
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="RandomResize", scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=image_size),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
+    dict(type="LoadAnnotations", with_bbox=True, box_type=None),
+    dict(
+        type="RandomScaleCrop",
+        scale=image_size,
+        ratio_range=(0.1, 2.0),
+        crop_size=image_size,
+        flip_prob=0.5,
+    ),
+    dict(type="PackChannelsLast"),
 ]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].update(scale=image_size)
 
 train_dataloader = dict(
     batch_size=16,
-    num_workers=4,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
+    collate_fn=dict(type="padded_collate"),
     dataset=dict(
         type="CocoFolder",
         data_root=data_root,
@@ -36,7 +40,6 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=16,
-    num_workers=4,
     dataset=dict(
         type="CocoFolder",
         data_root=data_root,

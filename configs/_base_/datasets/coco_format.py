@@ -1,4 +1,7 @@
-"""What every set in COCO's format shares: a set gives its files, image size and batch."""
+"""What every set in COCO's format shares: a set gives its files, image size and batch.
+
+Without `num_workers` a loader has as many processes as there are cores to spare.
+"""
 
 test_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -9,9 +12,7 @@ test_pipeline = [
         meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
     ),
 ]
-train_dataloader = dict(persistent_workers=True)
 val_dataloader = dict(
-    persistent_workers=True,
     drop_last=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(test_mode=True, pipeline=test_pipeline),

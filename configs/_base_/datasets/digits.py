@@ -14,6 +14,7 @@ train_pipeline = [
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
+    persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="EmbeddedDataset",
@@ -27,6 +28,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=8,
     num_workers=1,
+    persistent_workers=True,
     dataset=dict(
         type="EmbeddedDataset",
         name="digits",
