@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
-from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -31,6 +30,7 @@ from prunet_det.search.layer import LayerMixture
 from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
 from prunet_det.search.supernet import Structure, SuperNet, rebind_optimizer
+from prunet_det.training.ema import ForeachEMA
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.repeatable import random_state, set_random_state
 from prunet_det.utils.errors import UserError
@@ -136,8 +136,8 @@ class SearchLoop(BaseLoop):
         """Expected latency now."""
         return self.architecture.expected_ms(self.progress)[0]
 
-    def _average(self, network: nn.Module) -> ExponentialMovingAverage:
-        return ExponentialMovingAverage(network, momentum=self.settings.ema_momentum)
+    def _average(self, network: nn.Module) -> ForeachEMA:
+        return ForeachEMA(network, momentum=self.settings.ema_momentum)
 
     # The loop.
 

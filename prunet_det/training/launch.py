@@ -17,6 +17,7 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
 from prunet_det.training.schedule import fitted_schedule, set_length
@@ -214,6 +215,7 @@ def build_runner(cfg: Config) -> Runner:
     cfg.param_scheduler = fitted_schedule(cfg.get("param_scheduler"), cfg.get("train_cfg") or {})
     cfg.setdefault("default_hooks", {}).setdefault("runtime_info", dict(type="DeferredInfoHook"))
     cfg.setdefault("custom_hooks", [])
+    use_foreach(cfg.custom_hooks)
     for name in ("ClassCheckHook", "RecordHook"):
         if not any(hook["type"] == name for hook in cfg.custom_hooks):
             cfg.custom_hooks.append(dict(type=name))

@@ -18,6 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from prunet_det.training.ema import ForeachEMA
 from tests.conftest import ROOT
 from tests.dispatched import Dispatched
 
@@ -30,6 +31,7 @@ BARS = {
     "targets and losses": 120,
     "backward of losses": 60,
     "optimizer": 300,
+    "EMA": 6,
     "rest of train_step": 20,
 }
 
@@ -85,6 +87,9 @@ def parts() -> Parts:
     optim = build_optim_wrapper(model, cfg.optim_wrapper)
     model.train_step(random_batch(), optim)
 
+    average = ForeachEMA(model, gamma=2000)
+    average.update_parameters(model)
+
     parts = Parts()
     parts.counted(losses_of_made_up_outputs(model), "backward of losses")()
     parts.watch(model.data_preprocessor, "forward", "preprocess")
@@ -96,6 +101,7 @@ def parts() -> Parts:
     parts.watch(optim, "zero_grad", "optimizer")
     step = parts.counted(model.train_step, "train_step")
     step(random_batch(), optim)
+    parts.counted(average.update_parameters, "EMA")(model)
     rest = parts.operators["train_step"].copy()
     for name in ("preprocess", "network", "targets and losses", "backward", "optimizer"):
         rest.subtract(parts.operators[name])
@@ -119,3 +125,7 @@ def losses_of_made_up_outputs(model: Any) -> Callable[[], None]:
 @pytest.mark.parametrize("part", BARS)
 def test_a_part_stays_below_its_bar(parts: Parts, part: str) -> None:
     assert parts.total(part) <= BARS[part], parts.operators[part].most_common(9)
+
+
+def test_little_is_outside_the_network(parts: Parts) -> None:
+    assert sum(parts.total(part) for part in set(BARS) - {"network", "backward"}) <= 450
