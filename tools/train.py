@@ -31,7 +31,9 @@ def main() -> None:
         "--cache", action="store_true", help="keep the training images in memory, decoded"
     )
     parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch"
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate with the batch: SGD's linearly, others' by the square root",
     )
     parser.add_argument(
         "--resume",
@@ -66,7 +68,7 @@ def main() -> None:
     if args.cache:
         loading.set_cache(cfg)
     if args.auto_scale_lr:
-        if "auto_scale_lr" not in cfg:
+        if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
             raise UserError(f"{args.config} has no auto_scale_lr.base_batch_size to scale from.")
         cfg.auto_scale_lr.enable = True
     launch.set_resume(cfg, args.resume)

@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -186,8 +187,8 @@ def set_up_cuda() -> None:
     logger.info("CUDA: TF32 and cuDNN's fastest algorithms are on")
 
 
-class SpedUpRunner(Runner):
-    """mmengine's Runner, with the config's `speed_up`; see `training.graphs`."""
+class OwnRunner(Runner):
+    """mmengine's Runner, with the config's `speed_up` and the optimizer's rule of scaling."""
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """Puts the model on its device, lets it be recorded and wraps it for several processes."""
@@ -197,6 +198,14 @@ class SpedUpRunner(Runner):
         wrapped = super().wrap_model(model_wrapper_cfg, model)
         speed_up(wrapped.module if is_model_wrapper(wrapped) else wrapped, kind)
         return wrapped
+
+    def scale_lr(
+        self, optim_wrapper: OptimWrapper, auto_scale_lr: Mapping[str, Any] | None = None
+    ) -> None:
+        """Scales the learning rate with the batch, see `lr_factor`."""
+        if auto_scale_lr and auto_scale_lr.get("enable"):
+            for group in optim_wrapper.optimizer.param_groups:
+                group["lr"] *= lr_factor(self.cfg, self.world_size)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -223,7 +232,7 @@ def build_runner(cfg: Config) -> Runner:
     if torch.cuda.is_available():
         set_up_cuda()
     with config_errors():
-        runner = SpedUpRunner.from_cfg(cfg)
+        runner = OwnRunner.from_cfg(cfg)
     optimizer = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("type")
     if isinstance(optimizer, str) and OPTIMIZERS.get(optimizer) is None:
         raise InputError(f"there is no optimizer {optimizer!r}.")
@@ -291,6 +300,31 @@ def build_evaluation_runner(cfg: Config, classes: Sequence[str] = ()) -> Runner:
     return build_runner(cfg)
 
 
+def lr_factor(cfg: Config, world_size: int) -> float:
+    """Returns what `--auto-scale-lr` multiplies the learning rate by.
+
+    For SGD it is the ratio of the batches (Goyal et al. 2017). Adam, LAMB and Muon take steps of
+    one length, whatever the gradient's; their noise, which the batch averages, sets the rate, and
+    the rule is the ratio's square root (Malladi et al. 2022). mmengine scales all linearly, and by
+    the images of an iteration; here those that are accumulated for a step count as well.
+
+    Args:
+        cfg: Config of the training, with `auto_scale_lr.base_batch_size`.
+        world_size: Number of processes.
+    """
+    ratio = _images_per_step(cfg, world_size) / cfg.auto_scale_lr.base_batch_size
+    return float(ratio if _scales_linearly(cfg) else ratio**0.5)
+
+
+def _scales_linearly(cfg: Config) -> bool:
+    return bool(cfg.optim_wrapper.optimizer.type == "SGD")
+
+
+def _images_per_step(cfg: Config, world_size: int) -> int:
+    accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
+    return int(cfg.train_dataloader.batch_size * world_size * accumulated)
+
+
 def effective_batch(cfg: Config, world_size: int) -> str:
     """Describes the images per optimizer step and the learning rate in one line.
 
@@ -298,19 +332,17 @@ def effective_batch(cfg: Config, world_size: int) -> str:
         cfg: Config of the training.
         world_size: Number of processes.
     """
-    per_process = cfg.train_dataloader.batch_size
-    accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
-    per_iteration = per_process * world_size  # mmengine scales the learning rate by it
-    total = per_iteration * accumulated
-    lr = cfg.optim_wrapper.optimizer.lr
+    total, lr = _images_per_step(cfg, world_size), cfg.optim_wrapper.optimizer.lr
     line = (
-        f"effective batch {total} = {per_process} images x {world_size} processes x {accumulated} "
-        f"accumulated, learning rate {lr:g}"
+        f"effective batch {total} = {cfg.train_dataloader.batch_size} images x {world_size} "
+        f"processes x {cfg.optim_wrapper.get('accumulative_counts', 1)} accumulated, "
+        f"learning rate {lr:g}"
     )
     base = cfg.get("auto_scale_lr", {}).get("base_batch_size")
-    if base and base != per_iteration:
+    if base and base != total:
         if cfg.auto_scale_lr.get("enable"):
-            line += f", scaled from batch {base} to {lr * per_iteration / base:g}"
+            rule = "linearly" if _scales_linearly(cfg) else "by the square root"
+            line += f", scaled {rule} from batch {base} to {lr * lr_factor(cfg, world_size):g}"
         else:
             line += f" (chosen for batch {base}; --auto-scale-lr scales it)"
     return line

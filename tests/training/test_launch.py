@@ -13,7 +13,7 @@ from prunet_det.training import ClassCheckHook, RecordHook, launch
 from prunet_det.training.schedule import explicit_schedule, fitted_schedule
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import CheckpointError, refuse_pretrained
-from tests.conftest import ROOT
+from tests.conftest import ROOT, forget_runs
 
 
 @pytest.fixture
@@ -62,7 +62,45 @@ def test_effective_batch(cfg):
         "(chosen for batch 8; --auto-scale-lr scales it)"
     )
     cfg.auto_scale_lr.enable = True
-    assert launch.effective_batch(cfg, 4).endswith("scaled from batch 8 to 0.04")
+    assert launch.effective_batch(cfg, 4).endswith(
+        "scaled by the square root from batch 8 to 0.0282843"
+    )
+    cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.01)
+    assert launch.effective_batch(cfg, 4).endswith("scaled linearly from batch 8 to 0.08")
+    cfg.auto_scale_lr.base_batch_size = 64
+    assert launch.effective_batch(cfg, 4).endswith("learning rate 0.01")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "factor"), [("SGD", 4.0), ("AdamW", 2.0), ("TimmMuon", 2.0), ("TimmLamb", 2.0)]
+)
+def test_the_rate_is_scaled_as_it_is_said(optimizer, factor, tmp_path):
+    """Of all groups of parameters, and with the images of all iterations of a step."""
+    import prunet_det.classification  # noqa: F401 (registers the model)
+
+    forget_runs()
+    options = dict(type=optimizer, lr=0.01, weight_decay=0.01)
+    data = dict(dataset=[], batch_size=8, sampler=dict(type="DefaultSampler", shuffle=False))
+    cfg = Config(
+        dict(
+            model=dict(type="Classifier", arch="prunet_demo", num_classes=2),
+            work_dir=str(tmp_path),
+            train_cfg=dict(by_epoch=False, max_iters=1),
+            train_dataloader=data,
+            optim_wrapper=dict(
+                optimizer=options, accumulative_counts=2, paramwise_cfg=dict(bias_decay_mult=0.0)
+            ),
+            auto_scale_lr=dict(base_batch_size=4, enable=True),
+            launcher="none",
+        )
+    )
+    runner = launch.build_runner(cfg)
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    before = [group["lr"] for group in wrapper.optimizer.param_groups]
+    runner.scale_lr(wrapper, runner.auto_scale_lr)
+    after = [group["lr"] for group in wrapper.optimizer.param_groups]
+    assert after == pytest.approx([factor * lr for lr in before]) and 0.01 in before
+    assert launch.effective_batch(cfg, 1).endswith(f"from batch 4 to {0.01 * factor:g}")
 
 
 def test_bfloat16_needs_no_loss_scale(cfg):
