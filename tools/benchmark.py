@@ -158,11 +158,13 @@ def time_plan(suite: Suite, out: Path, args: argparse.Namespace, again: bool) ->
     if not again and is_timed(suite, candidates, out):
         print("all networks are timed on this machine.")
         return 0
-    for path in time_suite(suite, candidates, out, args.seconds, this_command()):
+    files, failed = time_suite(suite, candidates, out, args.seconds, this_command())
+    for path in files:
         print(f"written: {path}")
+    contradicted = 0
     if args.repeat_timing:
-        return say_repeat(repeat(suite, candidates, out, args.seconds, this_command()))
-    return 0
+        contradicted = say_repeat(repeat(suite, candidates, out, args.seconds, this_command()))
+    return int(bool(failed or contradicted))
 
 
 def say_repeat(repeated: list[RepeatedTiming]) -> int:

@@ -10,7 +10,6 @@ python tools/latency.py calibrate --from table.json --out my_machine.json
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,34 +17,21 @@ from typing import Any
 
 from _calibrate import add_calibrate, run_calibrate
 from _flags import above_zero, at_least
+from _measure import (
+    asked_conditions,
+    failed,
+    failure,
+    measure_all,
+    run_measure,
+    torch_device,
+    write_records,
+)
 
-from prunet_det.utils.errors import run_tool
+from prunet_det.utils.errors import InputError, run_tool
+from prunet_det.utils.extras import require
 from prunet_det.utils.io import text_table
 
 EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
-
-
-def write_records(path: str, records: Sequence[dict[str, Any]]) -> None:
-    """A CSV file that knows this command and this machine."""
-    from prunet_det.utils.io import write_csv
-
-    write_csv(path, records, " ".join(["python", *sys.argv]))
-    print(f"written: {path}", file=sys.stderr)
-
-
-def torch_device(name: str) -> str:
-    """A torch device from `here`, `cpu`, `cuda` or `cuda:1`."""
-    from prunet_det.latency.measure import local_device
-    from prunet_det.utils.env import check_device
-
-    return local_device() if name == "here" else check_device(name)
-
-
-def asked_conditions(args: argparse.Namespace, device: str) -> Any:
-    """Conditions that were asked for, with the device's usual runtime and precision."""
-    from prunet_det.latency.measure import local_conditions
-
-    return local_conditions(device, args.runtime, args.precision, args.batch, args.threads)
 
 
 def predict_any(name: str, args: argparse.Namespace) -> Any:
@@ -113,126 +99,113 @@ def run_predict(args: argparse.Namespace) -> None:
             plots.save(draw_roofline(shown, title), f"{base}_roofline.png", [shown, title])
 
 
-def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> Sequence[Any]:
-    """The networks, timed interleaved on a torch device of this machine."""
-    from prunet_det.latency.measure import measure
-    from prunet_det.runtime.subject import load_subject
+def predict_all(args: argparse.Namespace, names: Sequence[str]) -> list[Any]:
+    """Predictions, or rows that say why there is none."""
+    from prunet_det.latency.device import load_device
+    from prunet_det.runtime.subject import check_names
 
-    checkpoint = getattr(args, "checkpoint", None)
-    subjects = [load_subject(name, args.scope, args.input_size, checkpoint) for name in names]
-    return measure(
-        subjects,
-        asked_conditions(args, device),
-        device=device,
-        seconds=args.seconds,
-        progress="" if args.json else "timing",
-    )
-
-
-def run_measure(args: argparse.Namespace) -> None:
-    """Milliseconds on this machine, all models interleaved in one run."""
-    found = measure_all(args, args.model, torch_device(args.device))
-    if args.json:
-        for m in found:
-            print(json.dumps(m.to_dict()))
-    else:
-        one = found[0].latency
-        title = f"measured on {one.conditions}, scope {one.scope}, in ms"
-        percentiles = ["median", "p10", "p90", "p99"]
-        header = ["model", "px", *percentiles, "spread", "images/s", "MB", "difference", "verdict"]
-        rows = [
-            [
-                m.latency.model,
-                str(m.latency.input_size),
-                *(f"{m.timing.percentile(q):.3f}" for q in (50, 10, 90, 99)),
-                f"{m.timing.spread:.1%}",
-                f"{m.to_dict()['images_per_s']:.1f}",
-                "-" if m.timing.peak_memory_mb is None else f"{m.timing.peak_memory_mb:.0f}",
-                f"{m.difference:.0e}",
-                m.latency.note or "stable",
-            ]
-            for m in found
-        ]
-        print(text_table(title, header, rows))
-    if args.out:
-        write_records(args.out, [m.to_dict() for m in found])
+    check_names(names)
+    conditions, found = load_device(args.device).at(args.batch), []
+    about = dict(input_size=args.input_size, scope=args.scope, kind="predicted")
+    for name in names:
+        try:
+            found.append(predict_any(name, args).latency)
+        except InputError as e:
+            found.append(failure(e, name, conditions, **about))
+    return found
 
 
-def run_compare(args: argparse.Namespace) -> None:
+def run_compare(args: argparse.Namespace) -> int:
     """Published, predicted and measured classifiers side by side, at their own resolution."""
     from prunet_det.latency.calibrate import published_points
     from prunet_det.latency.measure import local_device
+    from prunet_det.latency.record import Failure
     from prunet_det.zoo.models import model_names
 
     published = {p.network: p for p in published_points(args.device) if p.batch == args.batch}
     names = args.model or [*model_names(), *EFFICIENTNETS]
-    predicted = [predict_any(name, args).latency for name in names]
-    measured: Sequence[Any] = []
-    if not args.no_measure:
-        measured = [m.latency for m in measure_all(args, names, local_device())]
-    rows = []
-    for i, latency in enumerate(predicted):
-        point = published.get(latency.model)
+    predicted = predict_all(args, names)
+    measured = [] if args.no_measure else measure_all(args, names, local_device())
+    owns = [getattr(m, "latency", m) for m in measured] or [None] * len(names)
+    rows, records = [], []
+    for latency, own in zip(predicted, owns, strict=True):
+        point, failures = published.get(latency.model), []
+        cells = [latency.model, str(latency.input_size or "-")]
         if point is not None and point.input_size != latency.input_size:
             point = None
-        own = measured[i] if measured else None
-        if args.json:
-            published_row = []
-            if point:
-                figures = dict.fromkeys(("ms", "low", "high"), point.ms)
-                published_row = [replace(latency, kind="published", note="", **figures)]
-            for record in [*published_row, latency, *([own] if own else [])]:
-                print(json.dumps(record.to_dict()))
-        rows.append(
-            [
-                latency.model,
-                str(latency.input_size),
-                f"{point.ms:.2f}" if point else "-",
-                f"{latency.ms:.2f}",
-                f"{latency.low:.2f} to {latency.high:.2f}",
-                f"{latency.ms / point.ms - 1:+.1%}" if point else "",
-                f"{own.ms:.2f}{' (unstable)' if own.note else ''}" if own else "-",
-            ]
-        )
+        if point:
+            figures = dict.fromkeys(("ms", "low", "high"), point.ms)
+            records.append(replace(latency, kind="published", note="", **figures).to_dict())
+        records += [{"failed": "", **r.to_dict()} for r in (latency, own) if r is not None]
+        cells.append(f"{point.ms:.2f}" if point else "-")
+        if isinstance(latency, Failure):
+            failures.append(latency.reason)
+            cells += ["-", "-", ""]
+        else:
+            between = f"{latency.low:.2f} to {latency.high:.2f}"
+            error = f"{latency.ms / point.ms - 1:+.1%}" if point else ""
+            cells += [f"{latency.ms:.2f}", between, error]
+        if isinstance(own, Failure):
+            failures.append(own.reason)
+        known = own is not None and not isinstance(own, Failure)
+        cells.append(f"{own.ms:.2f}{' (unstable)' if own.note else ''}" if known else "-")
+        rows.append([*cells, f"failed: {' '.join(failures)}" if failures else ""])
     if args.json:
-        return
-    header = ["model", "px", "published", "predicted", "between", "error", "measured here"]
+        for record in records:
+            print(json.dumps(record))
+        return int(any(record.get("failed") for record in records))
+    header = ["model", "px", "published", "predicted", "between", "error", "measured here", ""]
     print(text_table(f"{args.device}, FP16, batch {args.batch}, classifier, in ms", header, rows))
     if measured:
-        print(f"measured here: {measured[0].conditions}")
+        print(f"measured here: {asked_conditions(args, local_device())}")
+    return int(any(record.get("failed") for record in records))
 
 
-def run_table(args: argparse.Namespace) -> None:
+def run_table(args: argparse.Namespace) -> int:
     """A table of blocks, predicted for a named device or measured here; resumes."""
+    from prunet_det.latency.block_timer import BlockTimer, measure_table
     from prunet_det.latency.device import device_names
-    from prunet_det.latency.measure import BlockTimer, measure_table
     from prunet_det.latency.table import network_blocks, predict_table, variants
     from prunet_det.zoo.models import resolve_spec
 
+    require("scipy.optimize", "det")  # by which a table is added up: missed now, not after minutes
     size = args.input_size or 512
     specs = [resolve_spec(name) for name in args.model]
     keys = [key for spec in specs for key in network_blocks(spec, size)]
     if args.variants:
         keys = variants(keys, args.variants)
+    failures: dict[Any, str] = {}
     if args.device in device_names() or args.device.endswith(".json"):
         table = predict_table(keys, args.device, args.batch)
         table.save(args.out)
     else:
         device = torch_device(args.device)
         timer = BlockTimer(asked_conditions(args, device), device, args.seconds)
-        table = measure_table(keys, args.out, timer, progress=not args.json)
+        table = measure_table(keys, args.out, timer, not args.json, failures)
+    rows = [
+        {"block": block.to_dict(), "size": size, "failed": why}
+        for (block, size), why in failures.items()
+    ]
     if args.json:
-        print(json.dumps({"conditions": table.title, "blocks": len(table.entries)}))
-        return
+        about = {"conditions": table.title, "blocks": len(table.entries)}
+        print(json.dumps({**about, **({"failed": rows} if rows else {})}))
+        return int(bool(rows))
     print(f"{len(table.entries)} blocks, {table.title}: {args.out}")
+    for (block, at), why in failures.items():
+        print(f"failed: {block.kind} {block.in_chs}->{block.out_chs} at {at}: {why}")
     for spec in specs:
-        print(f"{spec.name} at {size} px, scope backbone: {table.network_ms(spec, size):.3f} ms")
+        lacking = [key for key in network_blocks(spec, size) if key not in table.entries]
+        ms = (
+            f"{len(lacking)} blocks failed" if lacking else f"{table.network_ms(spec, size):.3f} ms"
+        )
+        print(f"{spec.name} at {size} px, scope backbone: {ms}")
+    return int(bool(rows))
 
 
-def run_check(args: argparse.Namespace) -> None:
+def run_check(args: argparse.Namespace) -> int:
     """Random networks of a table's blocks, measured whole beside the sums of their blocks."""
     from prunet_det.latency import load_device
-    from prunet_det.latency.check import check_table, random_networks, summarize
+    from prunet_det.latency.check import check_table, random_networks, summaries
     from prunet_det.latency.table import Table
 
     table = Table.load(args.table, force=args.force)
@@ -246,36 +219,30 @@ def run_check(args: argparse.Namespace) -> None:
         seconds=args.seconds,
         progress="" if args.json else "timing",
     )
-    records = [
-        {
-            **c.measured.latency.to_dict(),
-            "blocks": len(c.spec.blocks),
-            "table_ms": c.table_ms,
-            "model_ms": c.model_ms,
-        }
-        for c in checks
-    ]
-    measured = [r["latency_ms"] for r in records]
+    records = [c.to_dict() for c in checks]
+    write_records(args.out, records)
     kinds = {"table": "table_ms", **({"fitted model": "model_ms"} if fitted else {})}
-    sums = {kind: summarize(measured, [r[key] for r in records]) for kind, key in kinds.items()}
+    sums = summaries(checks)
     if args.json:
         for record in records:
             print(json.dumps(record))
         print(json.dumps(sums))
-    else:
-        rows = [
-            [r["model"], str(r["blocks"]), f"{r['latency_ms']:.3f}"]
-            + [f"{r[key]:.3f} ({r[key] / r['latency_ms'] - 1:+.1%})" for key in kinds.values()]
-            for r in records
-        ]
-        print(text_table(table.title, ["network", "blocks", "measured ms", *kinds], rows))
-        for kind, s in sums.items():
-            print(
-                f"{kind}: mean error {s['mean_error']:.1%}, worst {s['worst_error']:.1%}, bias "
-                f"{s['bias']:+.1%}, Kendall's tau {s['kendall_tau']:.3f}"
-            )
-    if args.out:
-        write_records(args.out, records)
+        return failed(records)
+    rows = []
+    for r in records:
+        cells = [f"failed: {r['failed']}", *(f"{r[key]:.3f}" for key in kinds.values())]
+        if not r["failed"]:
+            whole = r["latency_ms"]
+            parts = [f"{r[key]:.3f} ({r[key] / whole - 1:+.1%})" for key in kinds.values()]
+            cells = [f"{whole:.3f}", *parts]
+        rows.append([r["model"], str(r["blocks"]), *cells])
+    print(text_table(table.title, ["network", "blocks", "measured ms", *kinds], rows))
+    for kind, s in sums.items():
+        print(
+            f"{kind}: mean error {s['mean_error']:.1%}, worst {s['worst_error']:.1%}, bias "
+            f"{s['bias']:+.1%}, Kendall's tau {s['kendall_tau']:.3f}"
+        )
+    return failed(records)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -312,7 +279,10 @@ def build_parser() -> argparse.ArgumentParser:
         made.add_argument("--precision", choices=list(PRECISIONS), help="[the device's usual one]")
         made.add_argument("--threads", type=at_least(1), help="of a CPU [all]")
         made.add_argument(
-            "--seconds", type=above_zero, default=seconds, help=f"to spend on each [{seconds}]"
+            "--seconds",
+            type=above_zero,
+            default=seconds,
+            help=f"to spend on each at most [{seconds}]",
         )
 
     known = "v100, a100 or a device file"
@@ -326,6 +296,11 @@ def build_parser() -> argparse.ArgumentParser:
     running(measure, 3.0)
     measure.add_argument("--scope", choices=scopes, default="backbone")
     measure.add_argument("--checkpoint", help="weights, for all models")
+    measure.add_argument(
+        "--beside-mmdet",
+        action="store_true",
+        help="also time mmdet.apis.inference_detector on each detector (scope e2e)",
+    )
     measure.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
 
     compare = verb(run_compare, "v100", "v100 or a100")
@@ -351,7 +326,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=at_least(0), default=0, help="of the random networks [0]")
     check.add_argument("--fitted", metavar="FILE.json", help="check this device file as well")
     check.add_argument("--force", action="store_true", help="also a table of another device")
-    check.add_argument("--seconds", type=above_zero, default=2.0, help="to spend on each [2.0]")
+    check.add_argument("--seconds", type=above_zero, default=2.0, help="at most, on each [2.0]")
     check.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
 
     calibrate = verb(run_calibrate, "v100", "v100 or a100, to its published figures")
@@ -359,9 +334,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
+def main() -> int | None:
     args = build_parser().parse_args()
-    args.run(args)
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from prunet_det.latency import plots as latency_plots
 from prunet_det.latency.calibrate import FAMILIES_OF_ONE, errors, published_points
 from prunet_det.latency.check import summarize
 from prunet_det.latency.kernels import spec_kernels, totals
-from prunet_det.latency.record import Latency
+from prunet_det.latency.record import Latency, read_latencies
 from prunet_det.runtime.subject import Scope
 from prunet_det.search import tables as search_tables
 from prunet_det.utils import plots
@@ -173,7 +173,7 @@ def measured() -> str:
         if path.stem.endswith("_check"):
             continue
         header, records = read_csv(path)
-        for latency in map(Latency.from_row, records):
+        for latency in read_latencies(records):
             c = latency.conditions
             title = f"{replace(c, threads=0)}, {header['date']}"
             size = "" if latency.scope is Scope.CLASSIFIER else f" {latency.input_size} px"
@@ -202,11 +202,11 @@ def read_checks() -> dict[str, tuple[list[Latency], dict[str, list[float]]]]:
     paths |= {p.parent.name: p for p in sorted(GPU.glob("*/check.csv"))}
     found = {}
     for name, path in paths.items():
-        records = read_csv(path)[1]
+        records = [r for r in read_csv(path)[1] if not r.get("failed")]
         sums = {
             kind: [float(r[key]) for r in records] for kind, key in KINDS.items() if records[0][key]
         }
-        found[name] = [Latency.from_row(r) for r in records], sums
+        found[name] = read_latencies(records), sums
     return found
 
 

@@ -21,9 +21,9 @@ from timm.utils import reparameterize_model
 
 from prunet_det.benchmark.published import Classifier, classifiers, timm_classifiers
 from prunet_det.latency.device import Device, load_device
-from prunet_det.latency.measure import measure
+from prunet_det.latency.measure import Measurement, measure
 from prunet_det.latency.predict import Prediction, predict, predict_module
-from prunet_det.latency.record import Conditions, Latency
+from prunet_det.latency.record import Conditions, Failure, Latency
 from prunet_det.runtime.subject import Scope, Subject, is_ours, load_subject, timm_network
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
@@ -217,7 +217,6 @@ def _measure_each(
         some = networks[start : start + _AT_ONCE]
         where = f"{start + 1} to {start + len(some)} of {len(networks)}"
         subjects: list[Subject] = []
-        failed: dict[str, str] = {}
         reasons: dict[Network, str] = {}
         for network in some:
             try:
@@ -232,12 +231,13 @@ def _measure_each(
             device=device,
             seconds=seconds,
             progress=progress and f"{progress} {where}",
-            failed=failed,
         )
-        timed = {Network(m.latency.model, m.latency.input_size): m.latency for m in found}
+        timed = {(s.name, s.input_size): f for s, f in zip(subjects, found, strict=True)}
         for network in some:
-            key = f"{network.name}@{network.input_size} {Scope.CLASSIFIER}"
-            yield network, timed.get(network) or reasons.get(network) or failed[key]
+            one = timed.get((network.name, network.input_size))
+            if isinstance(one, Failure):
+                reasons[network] = one.reason
+            yield network, one.latency if isinstance(one, Measurement) else reasons[network]
 
 
 def collect(

@@ -275,6 +275,8 @@ def load_latencies(folder: str | os.PathLike[str]) -> list[tuple[Latency, str | 
             found = json.loads(path.read_text(encoding="utf-8"))
             weights = found.get("weights", {})
             for row in found["rows"]:
+                if row.get("failed"):
+                    continue
                 timed = weights.get(f"{row['model']}@{row['input_size']}")
                 rows.append((Latency.from_row(row), timed))
         except (ValueError, KeyError, TypeError) as e:

@@ -21,7 +21,7 @@ from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.measure import local_conditions, measure
 from prunet_det.latency.predict import predict, predict_module
-from prunet_det.latency.record import Latency
+from prunet_det.latency.record import Failure, Latency, read_latencies
 from prunet_det.runtime.subject import Scope, Subject, is_ours
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.utils.env import device_title, environment
@@ -108,9 +108,11 @@ def measure_suite(
         device=suite.device,
         seconds=seconds,
         progress="timing",
-        failed=failed,
     )
-    return [measurement.to_dict() for measurement in found]
+    failed.update(
+        {f"{f.model}@{f.input_size} {f.scope}": f.reason for f in found if isinstance(f, Failure)}
+    )
+    return [m.to_dict() for m in found if not isinstance(m, Failure)]
 
 
 def predict_suite(
@@ -147,11 +149,11 @@ def time_suite(
     out: Path,
     seconds: float,
     command: str,
-) -> list[Path]:
+) -> tuple[list[Path], dict[str, str]]:
     """Measures and predicts, and writes one file each.
 
     Returns:
-        The files.
+        The files, and what has no latency, with the reason.
     """
     about = {
         "command": command,
@@ -168,10 +170,11 @@ def time_suite(
     not_measured: dict[str, str] = {}
     predicted = predict_suite(suite, list(candidates), out, not_predicted)
     measured = measure_suite(suite, candidates, out, seconds, not_measured)
-    return [
+    files = [
         save(f"predicted {PREDICTED_FOR}", predicted, not_predicted),
         save(measured_name(suite), measured, not_measured),
     ]
+    return files, {**not_predicted, **not_measured}
 
 
 def weights_of(candidates: Mapping[Candidate, Record]) -> dict[str, str]:
@@ -271,7 +274,7 @@ def repeat(
         raise UserError(f"there is no measurement of these networks to repeat ({path}).")
     first = json.loads(path.read_text(encoding="utf-8"))["rows"]
     second = measure_suite(suite, candidates, out, seconds, {})
-    repeated = compare(*(list(map(Latency.from_row, rows)) for rows in (first, second)))
+    repeated = compare(*map(read_latencies, (first, second)))
     about = {
         "command": command,
         "environment": environment(),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from mmcv.transforms import Compose
 from mmdet.apis import inference_detector
 from mmdet.models.detectors import BaseDetector
+from mmdet.utils import get_test_pipeline_cfg
 
 from prunet_det.datasets.drawing import class_colour, draw_box
 from prunet_det.utils.errors import InputError
@@ -74,6 +76,27 @@ def detect(
                 }
             )
         yield image, detections
+
+
+def inference_run(model: BaseDetector, images: Sequence[np.ndarray]) -> Callable[[], Sequence[Any]]:
+    """Makes a function that runs MMDetection's `inference_detector`, for comparison.
+
+    Args:
+        model: Detector that `build_detector` made.
+        images: (H, W, 3) uint8 in BGR, each, of one size, at which they are detected; it takes
+            them one after the other.
+
+    Returns:
+        A function that runs once and returns a sample with its predictions for each image. The
+        config's test pipeline is built beforehand, which is the quicker way of calling it.
+    """
+    pipeline = get_test_pipeline_cfg(model.cfg.copy())
+    pipeline[0].type = "mmdet.LoadImageFromNDArray"
+    for step in pipeline:
+        if "scale" in step:
+            step.scale = images[0].shape[1::-1]
+    transforms = Compose(pipeline)
+    return lambda: inference_detector(model, list(images), transforms)
 
 
 def draw(image: np.ndarray, detections: Sequence[dict[str, Any]], classes: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from prunet_det.latency.device import Device
 from prunet_det.latency.kernels import output_size
 from prunet_det.latency.measure import Measurement, measure
 from prunet_det.latency.predict import predict
+from prunet_det.latency.record import Failure
 from prunet_det.latency.table import Key, Table, TableError
 from prunet_det.runtime.subject import load_subject
+from prunet_det.utils.extras import require
 
 _MAX_BLOCKS = 200  # of a walk through a table
 
@@ -25,15 +28,26 @@ class Check:
 
     Attributes:
         spec: The network.
-        measured: Measurement of the whole network.
+        measured: Measurement of the whole network, or why there is none.
         table_ms: Sum of its blocks and the overhead, by the table.
         model_ms: Milliseconds by the analytic model, None where no device was given.
     """
 
     spec: ArchSpec
-    measured: Measurement
+    measured: Measurement | Failure
     table_ms: float
     model_ms: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat record: the whole network's latency or failure, and the sums beside it."""
+        whole = self.measured if isinstance(self.measured, Failure) else self.measured.latency
+        return {
+            **whole.to_dict(),
+            "blocks": len(self.spec.blocks),
+            "table_ms": self.table_ms,
+            "model_ms": self.model_ms,
+            "failed": getattr(whole, "reason", ""),
+        }
 
 
 def random_networks(table: Table, count: int, seed: int = 0) -> list[ArchSpec]:
@@ -117,7 +131,9 @@ def check_table(
 
     Raises:
         InputError: If the table's device is not here.
+        MissingPackageError: If SciPy is not installed, without which a table cannot be added up.
     """
+    require("scipy.optimize", "det")
     size = next(size for block, size in table.entries if block.in_chs == 3)[0]
     subjects = [load_subject(spec, input_size=size) for spec in specs]
     found = measure(subjects, table.conditions, device=device, seconds=seconds, progress=progress)
@@ -133,6 +149,25 @@ def check_table(
     ]
 
 
+def summaries(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
+    """Summarises what was measured against each kind of sum.
+
+    Args:
+        checks: Of one table; those that failed are left out.
+
+    Returns:
+        Errors by kind, `table` and, where there was a device, `fitted model`, as `summarize` gives
+        them; none of fewer than two networks.
+    """
+    measured = {c: c.measured.latency.ms for c in checks if not isinstance(c.measured, Failure)}
+    sums = {
+        "table": [c.table_ms for c in measured],
+        "fitted model": [c.model_ms for c in measured if c.model_ms is not None],
+    }
+    whole = list(measured.values())
+    return {kind: summarize(whole, v) for kind, v in sums.items() if v and len(whole) > 1}
+
+
 def summarize(measured: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
     """Compares predictions with measurements: mean and worst error, bias, Kendall's tau.
 
@@ -140,8 +175,7 @@ def summarize(measured: Sequence[float], predicted: Sequence[float]) -> dict[str
         measured: Measured milliseconds.
         predicted: Predicted milliseconds, in the same order.
     """
-    from scipy.stats import kendalltau
-
+    kendalltau = require("scipy.stats", "det").kendalltau
     error = np.array(predicted) / np.array(measured) - 1
     return {
         "mean_error": float(np.abs(error).mean()),

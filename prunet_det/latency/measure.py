@@ -1,31 +1,30 @@
-"""Latency of networks and of blocks, measured on the machine that is here."""
+"""Latency of networks, measured on the machine that is here."""
 
 from __future__ import annotations
 
-import datetime
+import copy
+import logging
 import os
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from prunet_det.arch.blocks import Block
-from prunet_det.arch.spec import BlockSpec
-from prunet_det.latency.kernels import output_size
-from prunet_det.latency.record import Conditions, Latency
+from prunet_det.latency.record import Conditions, Failure, Latency
 from prunet_det.latency.stopwatch import Task, Timing, time_interleaved
-from prunet_det.latency.table import Entry, Key, Size, Table, TableError
-from prunet_det.runtime import make_program
+from prunet_det.runtime import check_runtime, make_program
 from prunet_det.runtime.outputs import Reference
 from prunet_det.runtime.program import Program
 from prunet_det.runtime.subject import Scope, Subject
 from prunet_det.utils.config import positive_int
-from prunet_det.utils.env import device_title, driver, local_devices, versions
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.env import device_title, local_devices
+from prunet_det.utils.errors import InputError, UserError
+
+logger = logging.getLogger(__name__)
+
+MMDET = "mmdet"  # as a runtime: mmdet.apis.inference_detector, as its users call it
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,13 @@ class Measurement:
     Attributes:
         latency: Median, 10th and 90th percentile.
         timing: All samples.
-        difference: Largest relative L2 error of an output against eager FP32 on the same device.
+        difference: Largest relative L2 error of an output against eager FP32 on the same device;
+            None of `mmdet`, which is eager PyTorch itself.
     """
 
     latency: Latency
     timing: Timing
-    difference: float
+    difference: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """One flat record: the latency's, with the timing's figures and images a second."""
@@ -50,6 +50,7 @@ class Measurement:
             **{k: v for k, v in timing.items() if k != "median_ms"},
             "images_per_s": 1e3 * self.latency.conditions.batch / self.latency.ms,
             "difference": self.difference,
+            "failed": "",
         }
 
 
@@ -118,62 +119,140 @@ def require_device(conditions: Conditions) -> str:
 
 
 def measure(
-    subjects: Sequence[Subject],
+    subjects: Sequence[Subject | Failure],
     conditions: Conditions,
     *,
     device: str | None = None,
     seconds: float = 2.0,
     progress: str = "",
-    failed: dict[str, str] | None = None,
-) -> list[Measurement]:
+    beside_mmdet: bool = False,
+) -> list[Measurement | Failure]:
     """Times networks interleaved, once their outputs are held to eager's.
 
+    What one network raises is its own failure; the others are timed.
+
     Args:
-        subjects: Networks to time.
+        subjects: Networks to time; those that could not be loaded have failed already.
         conditions: What they run on and how, as `local_conditions` gives it.
         device: Torch device; the one of the conditions' title by default.
-        seconds: Time to spend on each network.
+        seconds: Largest time to spend on each network.
         progress: Label of a progress bar; none where empty.
-        failed: Gets the names of those that cannot be timed, and why; the others are timed.
+        beside_mmdet: Whether detectors that are timed end to end are also timed through
+            MMDetection's `inference_detector`, in the same rounds: runtime MMDET, and FP32 as
+            PyTorch has it.
 
     Returns:
-        One measurement for each network that was timed, in order.
+        A measurement or a failure for each network in order, MMDET's after the detector's own.
 
     Raises:
-        InputError: If the device is not here or the runtime unknown; without `failed`, if outputs
-            are not finite or not equal to eager's, or a network cannot be exported.
+        InputError: If the device is not here, or runtime, precision or seconds are impossible.
         RuntimeMissingError: If the runtime is not here.
     """
     device = device or require_device(conditions)
-    kept, tasks, differences = [], [], []
-    programs: dict[int, Program] = {}  # a detector and itself end to end have one network
+    check_runtime(conditions.runtime, conditions.precision, device)
+    if conditions.threads:
+        torch.set_num_threads(conditions.threads)  # of what stands around a network, too
+    preparing = _Preparing(conditions, device)
+    jobs: list[_Job | Failure] = []
     for subject in subjects:
-        images = subject.images(conditions.batch)
-        try:
-            program = programs.get(id(subject.module)) or make_program(
-                subject.module,
-                images,
-                conditions.runtime,
-                conditions.precision,
-                device,
-                conditions.threads or None,
-            )
-            programs[id(subject.module)] = program
-            difference = _difference(subject, program, images)
-            task = _task(subject, program, images)
-        except InputError as e:
-            if failed is None:
-                raise
-            failed[f"{subject.name}@{subject.input_size} {subject.scope}"] = str(e)
+        if isinstance(subject, Failure):
+            jobs.append(subject)
             continue
-        kept.append(subject)
-        differences.append(difference)
-        tasks.append(task)
-    timings = time_interleaved(tasks, seconds, progress=progress) if tasks else []
-    return [
-        Measurement(_latency(subject, conditions, timing), timing, difference)
-        for subject, timing, difference in zip(kept, timings, differences, strict=True)
-    ]
+        jobs.append(_attempt(preparing.program, subject, conditions))
+        if beside_mmdet and subject.scope is Scope.E2E:
+            usual = replace(conditions, runtime=MMDET, precision="fp32")
+            jobs.append(_attempt(preparing.mmdet, subject, usual))
+    tasks = [job.task for job in jobs if isinstance(job, _Job)]
+    timings = iter(time_interleaved(tasks, seconds, progress=progress) if tasks else [])
+    return [job.measured(next(timings)) if isinstance(job, _Job) else job for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A network that is ready to be timed."""
+
+    subject: Subject
+    conditions: Conditions
+    task: Task
+    difference: float | None
+
+    def measured(self, timing: Timing) -> Measurement:
+        return Measurement(_latency(self.subject, self.conditions, timing), timing, self.difference)
+
+
+def _attempt(
+    prepare: Callable[[Subject], tuple[Task, float | None]],
+    subject: Subject,
+    conditions: Conditions,
+) -> _Job | Failure:
+    """Makes a network ready and runs it once; or says why that cannot be."""
+    try:
+        task, difference = prepare(subject)
+        task.sample(1)
+        return _Job(subject, conditions, task, difference)
+    except Exception as e:  # whatever a network's own code or a runtime raises
+        return Failure(
+            model=subject.name,
+            input_size=subject.input_size,
+            scope=subject.scope,
+            conditions=conditions,
+            reason=reason_of(e, subject.name),
+        )
+
+
+def reason_of(error: Exception, what: str) -> str:
+    """Returns what a row says of something that failed; a bug's traceback goes to the log.
+
+    Args:
+        error: What was raised.
+        what: Name of what failed, for the log.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    logger.error("%s failed:", what, exc_info=error)
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+class _Preparing:
+    """Makes tasks of networks; what several of them share is made once."""
+
+    def __init__(self, conditions: Conditions, device: str) -> None:
+        self.conditions, self.device = conditions, device
+        self.programs: dict[int, tuple[Program, float]] = {}  # by the network's id
+        self.detectors: dict[int, Any] = {}  # copies on the device, by the detector's id
+
+    def program(self, subject: Subject) -> tuple[Task, float]:
+        """A network in the runtime of the conditions, held to eager's outputs."""
+        c, images = self.conditions, subject.images(self.conditions.batch)
+        if id(subject.module) not in self.programs:
+            program = make_program(
+                subject.module, images, c.runtime, c.precision, self.device, c.threads or None
+            )
+            reference = Reference(subject.module, images, c.precision, self.device)
+            name = f"{c.runtime} {c.precision} of {subject.name}"
+            self.programs[id(subject.module)] = program, reference.check(name, program(images))
+        program, difference = self.programs[id(subject.module)]
+        if subject.scope is not Scope.E2E:
+            return Task(program.bind(images), program.device, program.host_clock), difference
+        part: Any = subject.module
+        run = part.end_to_end(self._detector(subject), program.bind, subject.pixels(c.batch))
+        return Task(run, program.device, host_clock=True), difference
+
+    def mmdet(self, subject: Subject) -> tuple[Task, None]:
+        """MMDetection's `inference_detector` on the same pictures, its pipeline built once."""
+        from prunet_det.detection.inference import inference_run
+
+        pixels = subject.pixels(self.conditions.batch)
+        pictures = [np.ascontiguousarray(p.permute(1, 2, 0)) for p in pixels]
+        run = inference_run(self._detector(subject), pictures)
+        return Task(run, self.device, host_clock=True), None
+
+    def _detector(self, subject: Subject) -> Any:
+        """A copy on the device: the detector's own network stays where its programs expect it."""
+        if id(subject.detector) not in self.detectors:
+            self.detectors[id(subject.detector)] = copy.deepcopy(subject.detector).to(self.device)
+        return self.detectors[id(subject.detector)]
 
 
 def _latency(subject: Subject, conditions: Conditions, timing: Timing) -> Latency:
@@ -189,191 +268,3 @@ def _latency(subject: Subject, conditions: Conditions, timing: Timing) -> Latenc
         kind="measured",
         note=f"unstable: {timing.unstable}" if timing.unstable else "",
     )
-
-
-def _difference(subject: Subject, program: Program, images: torch.Tensor) -> float:
-    reference = Reference(subject.module, images, program.precision, program.device)
-    name = f"{program.runtime} {program.precision} of {subject.name}"
-    return reference.check(name, program(images))
-
-
-def _task(subject: Subject, program: Program, images: torch.Tensor) -> Task:
-    if subject.scope is not Scope.E2E:
-        return Task(program.bind(images), program.device, program.host_clock)
-    pixels = subject.pixels(len(images)).to(program.device)
-    detector = subject.detector.to(program.device)
-    part: Any = subject.module
-    return Task(part.end_to_end(detector, program.bind, pixels), program.device, host_clock=True)
-
-
-REPEATS = 4  # of a block in the longer of the two networks that are compared
-BLOCK_RUNTIMES = ("eager", "channels_last", "cuda_graph", "onnxruntime", "tensorrt")
-_SAVE_SECONDS = 20.0
-
-
-class Repeated(nn.Module):
-    """The same block several times, with weights of its own each time, and a mean at the end.
-
-    A block whose output fits its own input is chained; of any other, all take the same input, and
-    their outputs are added up.
-
-    Args:
-        block: Spec of the block.
-        count: Number of repetitions.
-    """
-
-    def __init__(self, block: BlockSpec, count: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(block.padded()) for _ in range(count))
-        self.chained = is_chainable(block)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_chs, H, W) to (N, out_chs)."""
-        out = self.blocks[0](x)
-        for block in self.blocks[1:]:
-            out = block(out) if self.chained else out + block(x)
-        return out.mean((2, 3))
-
-
-class Additions(nn.Module):
-    """A chain of additions, to find what one costs where it is a kernel of its own."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, C)."""
-        out = x
-        for _ in range(self.count):
-            out = out + x
-        return out.mean((2, 3))
-
-
-def is_chainable(block: BlockSpec) -> bool:
-    """Whether a block's output has the shape of its input."""
-    return block.stride == 1 and block.in_chs == block.out_chs
-
-
-class BlockTimer:
-    """Measures blocks under one set of conditions.
-
-    Args:
-        conditions: What the blocks run on and how, as `local_conditions` gives it.
-        device: Torch device; the one of the conditions' title by default.
-        seconds: Time to spend on each of a block's two networks.
-
-    Raises:
-        InputError: If the device is not here, or the runtime's kernels are not those of single
-            blocks.
-    """
-
-    def __init__(
-        self, conditions: Conditions, device: str | None = None, seconds: float = 0.4
-    ) -> None:
-        if conditions.runtime not in BLOCK_RUNTIMES:
-            raise InputError(
-                f"a table needs one of the runtimes {', '.join(BLOCK_RUNTIMES)}, got "
-                f"{conditions.runtime!r}."
-            )
-        self.device = device or require_device(conditions)
-        self.conditions, self.seconds = conditions, seconds
-        self._additions: dict[tuple[int, Size], float] = {}
-
-    def table(self) -> Table:
-        """An empty table of these conditions, with driver, date and versions of this machine."""
-        machine = {
-            "driver": driver(self.device),
-            "date": datetime.date.today().isoformat(),
-            "versions": versions(),
-        }
-        return Table(self.conditions, "measured", machine=machine)
-
-    def measure(self, block: BlockSpec, size: Size) -> Entry:
-        """Measures a block.
-
-        Args:
-            block: The block.
-            size: Height and width of its input.
-        """
-        pair = [Repeated(block, count) for count in (1, REPEATS)]
-        one, difference, fuses_add = self._slope(pair, (block.in_chs, *size))
-        if not is_chainable(block) and not fuses_add:
-            difference = difference - self._addition(block.out_chs, output_size(block, size))
-        # A block takes some time, whatever the noise says.
-        low, ms, high = np.maximum(np.percentile(difference, (10, 50, 90)), 1e-6)
-        return Entry(float(ms), float(low), float(high), max(float(one - ms), 0.0))
-
-    def time(self, tasks: Sequence[Task]) -> list[Timing]:
-        """Times a block's two networks; for a timer with another clock to override."""
-        return time_interleaved(tasks, self.seconds, warmup_seconds=self.seconds / 4)
-
-    def _slope(
-        self, pair: Sequence[nn.Module], shape: tuple[int, int, int]
-    ) -> tuple[float, np.ndarray, bool]:
-        """Times a pair of networks with 1 and REPEATS repetitions.
-
-        Returns:
-            Milliseconds of the shorter network, those that one more repetition adds in each round
-            (rounds,), and whether the runtime fuses additions.
-        """
-        c = self.conditions
-        example = torch.randn(c.batch, *shape, generator=torch.Generator().manual_seed(0))
-        programs = [
-            make_program(module, example, c.runtime, c.precision, self.device, c.threads or None)
-            for module in pair
-        ]
-        tasks = [Task(p.bind(example), p.device, p.host_clock) for p in programs]
-        timings = self.time(tasks)
-        one, many = (np.array(t.samples_ms) for t in timings)
-        return float(np.median(one)), (many - one) / (REPEATS - 1), programs[0].fuses_add
-
-    def _addition(self, chs: int, size: Size) -> float:
-        key = (chs, size)
-        if key not in self._additions:
-            pair = [Additions(count) for count in (1, REPEATS)]
-            _, difference, _ = self._slope(pair, (chs, *size))
-            self._additions[key] = max(float(np.median(difference)), 0.0)
-        return self._additions[key]
-
-
-def measure_table(
-    keys: Iterable[Key],
-    path: str | os.PathLike[str],
-    timer: BlockTimer,
-    progress: bool = True,
-) -> Table:
-    """Measures what a table file does not hold yet; the file is kept up to date on the way.
-
-    Args:
-        keys: Blocks with the sizes of their inputs.
-        path: The table's file; an existing one is added to.
-        timer: Timer under the conditions of the table.
-        progress: Whether to show a bar with the time left.
-
-    Raises:
-        TableError: If the file is of other conditions.
-    """
-    from tqdm import tqdm
-
-    table = timer.table()
-    if os.path.exists(path):
-        new, table = table, Table.load(path)
-        if table.title != new.title:
-            raise TableError(
-                f"{os.fspath(path)} is of other conditions ({table.title}, not {new.title}); give "
-                "another --out."
-            )
-    wanted = dict.fromkeys((block.padded(), size) for block, size in keys)
-    missing = [key for key in wanted if key not in table.entries]
-    saved = time.monotonic()
-    table.save(path)  # fails now rather than after minutes where it cannot be written
-    try:
-        for key in tqdm(missing, "blocks", disable=not progress, unit="block"):
-            table.add(key, timer.measure(*key))
-            if time.monotonic() - saved > _SAVE_SECONDS:
-                table.save(path)
-                saved = time.monotonic()
-    finally:  # Ctrl-C included: what was measured is kept
-        table.save(path)
-    return table

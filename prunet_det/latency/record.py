@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -150,3 +150,47 @@ class Latency:
     def from_row(cls, row: Mapping[str, Any]) -> Latency:
         """Reads a row that has other columns too, such as one of a measurement."""
         return cls.from_dict({key: row[key] for key in (*_REQUIRED, *_OPTIONAL) if key in row})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A network that has no latency, and why.
+
+    Attributes:
+        model: Name of the network.
+        input_size: Side of the square images, in pixels; None where the network's own is not known.
+        scope: What part of the network was to be timed.
+        conditions: What it was to run on, and how.
+        reason: Why there is no latency, in a sentence.
+        kind: One of KINDS.
+    """
+
+    model: str
+    input_size: int | None
+    scope: Scope
+    conditions: Conditions
+    reason: str
+    kind: str = "measured"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A record like a latency's, with the reason as `failed` and no milliseconds."""
+        return {
+            "model": self.model,
+            **{k: v for k, v in asdict(self.conditions).items() if k != "threads"},
+            "input_size": self.input_size,
+            "scope": Scope(self.scope).value,
+            "kind": self.kind,
+            **dict.fromkeys(("latency_ms", "low_ms", "high_ms")),
+            "note": "",
+            "threads": self.conditions.threads,
+            "failed": self.reason,
+        }
+
+
+def read_latencies(rows: Iterable[Mapping[str, Any]]) -> list[Latency]:
+    """Reads rows of measurements, without those that failed.
+
+    Raises:
+        InputError: If a row cannot be read.
+    """
+    return [Latency.from_row(row) for row in rows if not row.get("failed")]

@@ -15,7 +15,39 @@ RUNTIMES: dict[str, type[Program]] = {
     cls.runtime: cls for cls in (Eager, ChannelsLast, CudaGraph, Compiled, OnnxRuntime, TensorRT)
 }
 
-__all__ = ["PRECISIONS", "RUNTIMES", "Program", "RuntimeMissingError", "make_program"]
+__all__ = [
+    "PRECISIONS",
+    "RUNTIMES",
+    "Program",
+    "RuntimeMissingError",
+    "check_runtime",
+    "make_program",
+]
+
+
+def check_runtime(runtime: str, precision: str, device: str | torch.device) -> None:
+    """Refuses what no network could be run with here.
+
+    Args:
+        runtime: One of RUNTIMES.
+        precision: `fp32` or `fp16`.
+        device: Torch device to run on.
+
+    Raises:
+        InputError: If runtime or precision are unknown.
+        RuntimeMissingError: If the runtime is not here.
+    """
+    for what, value, known in (
+        ("runtime", runtime, RUNTIMES),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise InputError(
+                f"there is no {what} {value!r}; the known ones are {', '.join(known)}."
+            )
+    missing = RUNTIMES[runtime].missing(device)
+    if missing:
+        raise RuntimeMissingError(missing)
 
 
 def make_program(
@@ -40,15 +72,5 @@ def make_program(
         InputError: If runtime or precision are unknown, or the network cannot be exported.
         RuntimeMissingError: If the runtime is not here.
     """
-    for what, value, known in (
-        ("runtime", runtime, RUNTIMES),
-        ("precision", precision, PRECISIONS),
-    ):
-        if value not in known:
-            raise InputError(
-                f"there is no {what} {value!r}; the known ones are {', '.join(known)}."
-            )
-    missing = RUNTIMES[runtime].missing(device)
-    if missing:
-        raise RuntimeMissingError(missing)
+    check_runtime(runtime, precision, device)
     return RUNTIMES[runtime](module, example, precision, device, threads)

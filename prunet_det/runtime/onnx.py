@@ -254,7 +254,7 @@ class OnnxRuntime(Program):
     @classmethod
     def missing(cls, device: str | torch.device) -> str:
         kind = torch.device(device).type
-        if importlib.util.find_spec("onnxruntime") is None:
+        if None in map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")):
             return NEEDS
         import onnxruntime as ort
 

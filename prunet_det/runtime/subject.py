@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -159,6 +159,27 @@ def is_ours(name: str) -> bool:
     return name.endswith(".json") or name in (*model_names(), *ALIASES)
 
 
+def check_names(models: Iterable[str]) -> None:
+    """Refuses networks that are neither here nor in timm, before anything is built.
+
+    Args:
+        models: As `load_subject` takes them; files are looked at when they are read.
+
+    Raises:
+        InputError: If one is unknown.
+    """
+    import timm
+
+    from prunet_det.zoo.models import model_names
+
+    for name in models:
+        if not (is_ours(name) or name.endswith(".py") or timm.is_model(name)):
+            raise InputError(
+                f"there is no network {name!r}, neither here ({', '.join(model_names())}) nor in "
+                "timm."
+            )
+
+
 def timm_network(name: str, scope: Scope | str) -> tuple[nn.Module, int]:
     """One of timm's networks as `scope` has it, without pretrained weights, and its own resolution.
 
@@ -168,12 +189,8 @@ def timm_network(name: str, scope: Scope | str) -> tuple[nn.Module, int]:
     import timm
 
     from prunet_det.zoo.features import timm_features
-    from prunet_det.zoo.models import model_names
 
-    if not timm.is_model(name):
-        raise InputError(
-            f"there is no network {name!r}, neither here ({', '.join(model_names())}) nor in timm."
-        )
+    check_names([name])
     if Scope(scope) is Scope.CLASSIFIER:
         network: Any = timm.create_model(name)
         return network, network.pretrained_cfg["input_size"][-1]

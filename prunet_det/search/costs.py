@@ -257,11 +257,8 @@ class Pricing:
 
     def _measured(self, space: SearchSpace, input_size: int) -> Table:
         """Measures what the table of this machine lacks."""
-        from prunet_det.latency.measure import (
-            BlockTimer,
-            local_conditions,
-            measure_table,
-        )
+        from prunet_det.latency.block_timer import BlockTimer, measure_table
+        from prunet_det.latency.measure import local_conditions
 
         c = local_conditions(batch=self.batch, threads=self.threads)
         timer = BlockTimer(c, seconds=self.seconds)

@@ -367,6 +367,7 @@ def measure_here(result: SearchResult, costs: SpaceCosts) -> float | None:
     if costs.table.kind != "measured":
         return None
     from prunet_det.latency.measure import find_device, measure
+    from prunet_det.latency.record import Failure
     from prunet_det.runtime.subject import load_subject
 
     device = find_device(costs.conditions)
@@ -374,6 +375,9 @@ def measure_here(result: SearchResult, costs: SpaceCosts) -> float | None:
         return None
     subject = load_subject(result.spec, input_size=costs.input_size)
     (found,) = measure([subject], costs.conditions, device=device, seconds=3.0)
+    if isinstance(found, Failure):
+        logger.warning("%s is not measured: %s", found.model, found.reason)
+        return None
     return found.latency.ms
 
 

@@ -146,12 +146,13 @@ def csv_text(rows: Sequence[Mapping[str, Any]], comments: Mapping[str, Any]) -> 
     """Formats rows as CSV under comment lines.
 
     Args:
-        rows: At least one; all with the keys of the first.
+        rows: At least one; the columns are all their keys, and empty in a row without one.
         comments: Written as `# key: value` lines.
     """
     text = io.StringIO()
     text.writelines(f"# {key}: {value}\n" for key, value in comments.items())
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    columns = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -164,7 +165,7 @@ def write_csv(
 
     Args:
         path: File to write.
-        rows: Rows, at least one, all with the keys of the first.
+        rows: Rows, at least one; see `csv_text`.
         comments: Values of the `# key: value` lines. A string is the command that made the rows,
             and the environment is added to it.
     """

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
-from prunet_det.latency.measure import default_runtime, local_conditions, measure
-from prunet_det.latency.record import Latency
-from prunet_det.runtime.subject import load_subject
+from prunet_det.detection.inference import inference_run
+from prunet_det.latency.measure import _Preparing, default_runtime, local_conditions, measure
+from prunet_det.latency.record import Failure, Latency, read_latencies
+from prunet_det.runtime import make_program
+from prunet_det.runtime.subject import Scope, load_subject
 from prunet_det.utils.env import device_title
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import read_csv, write_csv
+from tests.conftest import ROOT
 
 
 def eager(**settings):
@@ -42,13 +47,32 @@ def test_a_record_knows_what_it_is_of(subject, tmp_path):
         read_csv(tmp_path / "empty.csv")
 
 
+class Raises(torch.nn.Module):
+    """A network with a bug of its own."""
+
+    def forward(self, x):
+        raise KeyError("stage9")
+
+
 @pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
-def test_outputs_that_are_not_finite_are_no_latency(subject, runtime):
-    module = torch.nn.Conv2d(3, 4, 3)
-    torch.nn.init.constant_(module.weight, float("nan"))
-    broken = replace(subject, name="broken", module=module)
-    with pytest.raises(ValueError, match=r"is not finite: its latency would mean nothing"):
-        measure([broken], local_conditions("cpu", runtime))
+def test_a_network_that_fails_is_a_row_and_the_others_are_timed(subject, runtime):
+    not_finite = torch.nn.Conv2d(3, 4, 3)
+    torch.nn.init.constant_(not_finite.weight, float("nan"))
+    broken = replace(subject, name="broken", module=not_finite)
+    buggy = replace(subject, name="buggy", module=Raises())
+    found = measure([broken, subject, buggy], local_conditions("cpu", runtime), seconds=0.05)
+    first, good, last = found
+    assert isinstance(first, Failure) and "is not finite: its latency would" in first.reason
+    assert isinstance(last, Failure) and "stage9" in last.reason
+    assert good.latency.model == "prunet_demo" and good.difference < 1e-4
+    assert read_latencies(f.to_dict() for f in found) == [good.latency]
+    row = first.to_dict()
+    assert (
+        row["latency_ms"] is None and row["failed"] == first.reason and not good.to_dict()["failed"]
+    )
+    assert row.keys() < good.to_dict().keys()
+    (alone,) = measure([broken], local_conditions("cpu", runtime), seconds=0.05)
+    assert isinstance(alone, Failure)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +110,55 @@ def test_elsewhere_nothing_is_measured(subject):
 def test_what_deployments_use():
     assert default_runtime("cpu") == ("onnxruntime", "fp32")
     assert default_runtime("cuda:1") == ("cuda_graph", "fp16")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_subject(
+        ROOT / "configs" / "prunet_effdet.py",
+        "e2e",
+        128,
+        ROOT / "checkpoints" / "prunet_demo_digits.safetensors",
+    )
+
+
+def test_end_to_end_beside_mmdetection(detector):
+    subject = replace(detector, picture=picture())
+    found = measure([subject], eager(threads=1), seconds=0.05, beside_mmdet=True)
+    ours, theirs = (m.latency for m in found)
+    assert (ours.conditions.runtime, theirs.conditions.runtime) == ("eager", "mmdet")
+    assert theirs.conditions.precision == "fp32" and theirs.scope is ours.scope is Scope.E2E
+    assert found[1].difference is None and theirs.ms > 0
+    assert len(measure([subject], eager(threads=1), seconds=0.05)) == 1
+
+
+def picture():
+    """Digits that the detector finds, (3, 128, 128) uint8."""
+    image = np.full((128, 128, 3), 40, np.uint8)
+    for i, text in enumerate("357"):
+        where = (8 + 38 * i, 50 + 25 * i)
+        cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, 1.6, (230, 220, 200), 4)
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def test_both_ways_find_the_same_boxes(detector):
+    """What is compared does the same work: pictures in memory to boxes, scores and labels."""
+    subject = replace(detector, picture=picture())
+    pictures = [picture().permute(1, 2, 0).numpy()]
+    (theirs,) = inference_run(subject.detector, pictures)()
+    program = make_program(subject.module, subject.images())
+    run = subject.module.end_to_end(subject.detector, program.bind, subject.pixels())
+    boxes, scores, labels = run()
+    assert len(scores) == len(theirs.pred_instances.scores) > 0
+    torch.testing.assert_close(boxes, theirs.pred_instances.bboxes, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(scores, theirs.pred_instances.scores, rtol=1e-4, atol=1e-5)
+    assert torch.equal(labels, theirs.pred_instances.labels)
+
+
+def test_timing_end_to_end_leaves_the_detector_where_it_is(detector):
+    """Its copy goes to the device: other programs are made of the network that was given."""
+    preparing = _Preparing(eager(), "meta")
+    moved = preparing._detector(detector)
+    assert next(moved.parameters()).is_meta and preparing._detector(detector) is moved
+    assert not any(p.is_meta for p in detector.detector.parameters())
+    assert detector.module.backbone is detector.detector.backbone

@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import prunet_det
 from prunet_det import BlockSpec
 from prunet_det.latency import load_device, predict
+from prunet_det.latency.block_timer import GROUP, BlockTimer, is_chainable, measure_table
 from prunet_det.latency.calibrate import calibrate_to_table
 from prunet_det.latency.check import random_networks, summarize
 from prunet_det.latency.device import FITTED
 from prunet_det.latency.kernels import block_kernels
-from prunet_det.latency.measure import BlockTimer, is_chainable, local_conditions, measure_table
+from prunet_det.latency.measure import local_conditions
 from prunet_det.latency.stopwatch import Timing
 from prunet_det.latency.table import (
     Entry,
@@ -118,17 +119,17 @@ class Clockwork(BlockTimer):
         super().__init__(local_conditions("cpu", **{"threads": 1, **kwargs}))
         self.measured, self.stop_after = [], stop_after
 
-    def measure(self, block, size):
+    def measure(self, keys):
         if len(self.measured) == self.stop_after:
             raise KeyboardInterrupt
-        self.measured.append((block, size))
-        return entry(0.01 * len(self.measured))
+        self.measured += keys
+        return {key: entry(0.01 * (self.measured.index(key) + 1)) for key in keys}, {}
 
 
 def test_measuring_resumes_where_it_stopped(tmp_path):
     path = tmp_path / "table.json"
     keys = network_blocks(DEMO, 256)
-    first = Clockwork(stop_after=4)
+    first = Clockwork(stop_after=GROUP)
     with pytest.raises(KeyboardInterrupt):
         measure_table(keys, path, first, progress=False)
     second = Clockwork()
@@ -179,7 +180,8 @@ class Counted(BlockTimer):
 def test_a_block_is_measured_apart_from_its_network(block):
     """What the network around it costs, and the sum of blocks side by side, is not the block's."""
     timer = Counted(local_conditions("cpu", "channels_last", threads=1))
-    found = timer.measure(block, (48, 48))
+    key = (block, (48, 48))
+    found = timer.measure([key])[0][key]
     macs = sum(k.macs for k in block_kernels(block, (48, 48)))
     residual = block.has_residual * timer.ADDITION
     assert found.ms == pytest.approx(macs / 1e6 + residual)
@@ -188,7 +190,8 @@ def test_a_block_is_measured_apart_from_its_network(block):
 
 
 def test_a_block_in_onnx_runtime():
-    found = BlockTimer(local_conditions("cpu", threads=1), seconds=0.05).measure(WIDE, (48, 48))
+    timer, key = BlockTimer(local_conditions("cpu", threads=1), seconds=0.05), (WIDE, (48, 48))
+    found = timer.measure([key])[0][key]
     assert 0 < found.low_ms <= found.ms <= found.high_ms and found.overhead_ms >= 0
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from typing import ClassVar
 
 import pytest
+import timm
+import torch
 
 from prunet_det import load_spec
 from prunet_det.latency import spec_kernels
+from prunet_det.latency.record import read_latencies
 from prunet_det.utils.env import device_title
 from prunet_det.utils.io import read_csv
 from tests.conftest import ROOT
@@ -85,6 +90,85 @@ def test_measure(latency, tmp_path):
     comments, (row,) = read_csv(tmp_path / "m.csv")
     assert {"command", "versions"} <= comments.keys()
     assert float(row["latency_ms"]) == record["latency_ms"]
+
+
+@pytest.fixture
+def broken():
+    """A network of timm's with an operator that ONNX does not have, by its name."""
+
+    class Bessel(torch.nn.Sequential):
+        pretrained_cfg: ClassVar = {"input_size": (3, 64, 64)}
+
+        def forward(self, x):
+            return torch.special.bessel_j0(super().forward(x))
+
+    def resnet_bessel(pretrained=False, **kwargs):
+        return Bessel(torch.nn.Conv2d(3, 4, 3))
+
+    timm.models.register_model(resnet_bessel)
+    yield "resnet_bessel"
+    timm.models._registry._model_entrypoints.pop("resnet_bessel")
+
+
+def test_one_of_five_networks_fails(here, broken, tmp_path, refused):
+    names = ("prunet_demo", "resnet10t", broken, "resnet18", "efficientnet_lite0")
+    models = [flag for name in names for flag in ("--model", name)]
+    flags = (*models, "--scope", "classifier", "--input-size", 64, "--threads", 1)
+    flags += ("--runtime", "onnxruntime", "--seconds", 0.02)
+    done = here("latency", "measure", *flags, "--json", "--out", tmp_path / "m.csv")
+    assert done.returncode == 1, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [r["model"] for r in records] == list(names)
+    assert [r["latency_ms"] is None for r in records] == [name == broken for name in names]
+    assert "bessel_j0" in records[2]["failed"] and not any(r["failed"] for r in records[3:])
+    rows = read_csv(tmp_path / "m.csv")[1]
+    assert [r["model"] for r in rows] == list(names) and rows[2]["latency_ms"] == ""
+    assert "bessel_j0" in rows[2]["failed"] and len(read_latencies(rows)) == 4
+
+    few = ("--model", "prunet_demo", "--model", broken, *flags[-6:])
+    done = here("latency", "measure", *few, "--input-size", 64)
+    assert done.returncode == 1, done.stderr
+    assert "failed: " in done.stdout and "prunet_demo" in done.stdout
+    done = here("latency", "compare", *few)
+    assert done.returncode == 1 and "bessel_j0" in done.stdout
+    assert "prunet_demo" in done.stdout and "measured here" in done.stdout
+    assert "no network 'resnet19'" in refused("latency", "measure", *flags, "--model", "resnet19")
+    assert "no network 'resnet19'" in refused("latency", "compare", *few, "--model", "resnet19")
+
+
+def test_beside_mmdetection_is_for_whole_detectors(refused):
+    sentence = refused("latency", "measure", "--model", "prunet_demo", "--beside-mmdet")
+    assert "give --scope e2e" in sentence
+
+
+def test_a_table_without_a_block_that_fails(here, monkeypatch, tmp_path):
+    """The others are measured; the file goes on where one of them was missing."""
+    import prunet_det.latency.block_timer as timer
+
+    make = timer.make_program
+
+    def make_but_one(module, *args):
+        if isinstance(module, timer.Repeated) and module.blocks[0].spec.out_chs == 48:
+            raise RuntimeError("the device is out of memory\nat a line")
+        return make(module, *args)
+
+    flags = ("table", "--model", write_tiny(tmp_path), "--input-size", 64)
+    flags += ("--out", tmp_path / "table.json", "--runtime", "eager", "--threads", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(timer, "make_program", make_but_one)
+        done = here("latency", *flags, "--seconds", 0.02)
+    assert done.returncode == 1
+    assert "RuntimeError: the device is out of memory\n" in done.stdout
+    assert "scope backbone: 2 blocks failed" in done.stdout
+    done = here("latency", *flags, "--seconds", 0.02)
+    assert done.returncode == 0 and "5 blocks, measured" in done.stdout
+
+
+def test_a_table_needs_scipy_before_it_measures(refused, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    flags = ("--model", "prunet_demo", "--out", tmp_path / "table.json")
+    assert "prunet_det[det]" in refused("latency", "table", *flags)
+    assert not list(tmp_path.iterdir())
 
 
 def test_compare(latency):

@@ -446,13 +446,12 @@ def test_a_table_of_another_device_or_space(config, refused, here, tmp_path):
 @pytest.mark.slow
 def test_this_machine(config, tmp_path, here, monkeypatch):
     """Its blocks are priced by the analytic model here: measuring them has tests of its own."""
-    from prunet_det.latency.measure import BlockTimer
+    from prunet_det.latency.block_timer import BlockTimer
     from prunet_det.latency.table import Table, predict_table
     from prunet_det.utils.env import device_title
 
-    def quick(timer, block, size):
-        (entry,) = predict_table([(block, size)], "v100").entries.values()
-        return entry
+    def quick(timer, keys):
+        return predict_table(keys, "v100").entries, {}
 
     monkeypatch.setattr(BlockTimer, "measure", quick)
     args = ("--device", "here", "--threads", 1, "--tables", tmp_path / "tables")

@@ -43,6 +43,7 @@ def _about(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _measure(place: Place, names: Sequence[str], scope: str, batch: int, runtime: str) -> list[str]:
     """Measures what has no row yet, interleaved; returns why networks have none now."""
     from prunet_det.latency.measure import local_conditions, measure
+    from prunet_det.latency.record import Failure
     from prunet_det.runtime.subject import load_subject
 
     scale, rows = place.scale, _Rows(place, LATENCY)
@@ -59,8 +60,17 @@ def _measure(place: Place, names: Sequence[str], scope: str, batch: int, runtime
         except UserError as e:
             failed[name] = str(e)
     conditions = local_conditions(scale.device, runtime, scale.precision, batch)
-    found = measure(subjects, conditions, device=scale.device, seconds=scale.seconds, failed=failed)
-    rows.add([m.to_dict() for m in found])
+    found = measure(
+        subjects,
+        conditions,
+        device=scale.device,
+        seconds=scale.seconds,
+        beside_mmdet=scope == "e2e",
+    )
+    rows.add([m.to_dict() for m in found if not isinstance(m, Failure)])
+    for m in found:
+        if isinstance(m, Failure):
+            failed[f"{m.model} {m.conditions.runtime}"] = m.reason
     return [f"{name}: {reason}" for name, reason in failed.items()]
 
 
@@ -120,7 +130,8 @@ def _latencies(
     found = {"latencies": f"{len(rows)}" + (f" ({unstable} unstable)" if unstable else "")}
     for row in rows:
         if (row["model"] in shown or not shown) and row["batch"] == "1":
-            found[f"{row['model']} {row['scope']}"] = f"{float(row['latency_ms']):.3f} ms"
+            what = f"{row['model']} {row['scope']}{' by mmdet' * (row['runtime'] == 'mmdet')}"
+            found[what] = f"{float(row['latency_ms']):.3f} ms"
     return found
 
 
@@ -137,7 +148,7 @@ def latency_figures(place: Place) -> dict[str, str]:
 
 def compiled_figures(place: Place) -> dict[str, str]:
     """All that were compiled."""
-    return _latencies(place, lambda row: row["runtime"] != place.scale.runtime)
+    return _latencies(place, lambda row: row["runtime"] == "compiled")
 
 
 def detectors_figures(place: Place) -> dict[str, str]:
@@ -150,7 +161,8 @@ def detectors_figures(place: Place) -> dict[str, str]:
 
 def run_blocks(place: Place) -> None:
     """Measures the table of blocks."""
-    from prunet_det.latency.measure import BlockTimer, local_conditions, measure_table
+    from prunet_det.latency.block_timer import BlockTimer, measure_table
+    from prunet_det.latency.measure import local_conditions
     from prunet_det.latency.table import network_blocks, variants
     from prunet_det.zoo.models import resolve_spec
 
@@ -211,15 +223,7 @@ def run_device(place: Place) -> None:
         fitted=device,
         seconds=scale.seconds,
     )
-    rows = [
-        {
-            **c.measured.latency.to_dict(),
-            "blocks": len(c.spec.blocks),
-            "table_ms": c.table_ms,
-            "model_ms": c.model_ms,
-        }
-        for c in checks
-    ]
+    rows = [c.to_dict() for c in checks]
     write_csv(place.out / CHECK, rows, place.command)
 
 
@@ -227,7 +231,7 @@ def device_figures(place: Place) -> dict[str, str]:
     """How well the fit and the table tell the time of whole networks."""
     from prunet_det.latency.check import summarize
 
-    rows = read_csv(place.out / CHECK)[1]
+    rows = [row for row in read_csv(place.out / CHECK)[1] if not row["failed"]]
     whole = [float(row["latency_ms"]) for row in rows]
     found = {}
     for title, key in (("table", "table_ms"), ("fitted model", "model_ms")):
