@@ -26,8 +26,6 @@ model = dict(
 data_root = "data/imagenet/"
 train_dataloader = dict(
     batch_size=256,
-    num_workers=8,
-    persistent_workers=True,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
@@ -45,8 +43,6 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=256,
-    num_workers=8,
-    persistent_workers=True,
     drop_last=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="default_collate"),

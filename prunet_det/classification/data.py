@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,44 @@ import torch
 import torchvision
 from mmengine.registry import DATASETS
 from PIL import Image
-from timm.data import create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch.utils.data import Dataset
 
 from prunet_det.datasets import ensure_crops, get_set
 from prunet_det.datasets.build import MANIFEST
+from prunet_det.datasets.cache import SharedImages
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import file_digest
+
+
+def normalized(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Normalises uint8 images as timm's transforms do; others are, and are returned as they are.
+
+    Args:
+        images: (..., 3, H, W).
+        mean: Of images in 0..1, (3, 1, 1).
+        std: Of images in 0..1, (3, 1, 1).
+    """
+    if images.dtype != torch.uint8:
+        return images
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+def imagenet_statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mean and standard deviation of ImageNet in 0..1, (3, 1, 1) each."""
+    mean, std = torch.tensor([IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD])[..., None, None]
+    return mean, std
+
+
+def _transform(options: Mapping[str, Any]) -> Callable[[Image.Image], torch.Tensor]:
+    """Returns timm's transform, without normalisation where the model can do that later.
+
+    It can where ImageNet's statistics are meant and nothing comes after it, as erasing does.
+    """
+    after = {"mean", "std", "normalize", "use_prefetcher"} & set(options)
+    if options.get("re_prob") or after:
+        return create_transform(**options)
+    return create_transform(**options, normalize=False)
 
 
 class _Images(Dataset[dict[str, torch.Tensor | int]]):
@@ -37,13 +69,18 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
         if len(classes) < 2:
             raise InputError(f"at least two classes are needed, the data has {len(classes)}.")
         self.metainfo = {"classes": classes}
-        self._transform: Callable[[Image.Image], torch.Tensor] = create_transform(**transform)
+        self._transform = _transform(transform)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
-        """Returns `inputs`, (3, H, W) float32, normalised, and `labels`, an int."""
+        """Returns `inputs` and `labels`.
+
+        Returns:
+            `inputs`, (3, H, W) uint8, which the model normalises; or float32 and normalised, where
+            the transform has statistics of its own or erases. `labels` is an int.
+        """
         image, label = self._read(index)
         return {"inputs": self._transform(image), "labels": label}
 
@@ -56,14 +93,22 @@ class ImageFolder(_Images):
         data_root: Folder of the data.
         split: Name of the folder in it that holds one folder per class, such as `train`.
         transform: Arguments of `timm.data.create_transform`.
+        cache: Decode all images once, into memory that the loader's processes share.
 
     Raises:
         MissingFileError: If the folder is missing, or a class has no images.
-        InputError: If there are less than two classes.
+        InputError: If there are less than two classes; or if the images are to be cached and do not
+            fit the memory, or one cannot be read.
     """
 
+    has_cache = True
+
     def __init__(
-        self, data_root: str | os.PathLike[str], split: str, transform: Mapping[str, Any]
+        self,
+        data_root: str | os.PathLike[str],
+        split: str,
+        transform: Mapping[str, Any],
+        cache: bool = False,
     ) -> None:
         folder = Path(data_root) / split
         if not folder.is_dir():
@@ -78,6 +123,10 @@ class ImageFolder(_Images):
                 f"{folder} does not hold one folder of images a class: {e}"
             ) from e
         super().__init__(tuple(self._folder.classes), transform)
+        self._cache = None
+        if cache:
+            shapes = [self._shape(i) for i in range(len(self))]
+            self._cache = SharedImages(lambda i: np.asarray(self._decode(i)), shapes)
 
     def __len__(self) -> int:
         return len(self._folder)
@@ -88,8 +137,24 @@ class ImageFolder(_Images):
         return list(self._folder.targets)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
+        cached = self._cache
+        image = self._decode(index) if cached is None else Image.fromarray(cached[index])
+        return image, self._folder.targets[index]
+
+    def _decode(self, index: int) -> Image.Image:
+        """Reads an image as RGB."""
+        with self._naming(index):
+            return self._folder[index][0]
+
+    def _shape(self, index: int) -> tuple[int, int]:
+        """Reads an image's height and width."""
+        with self._naming(index), Image.open(self._folder.samples[index][0]) as image:
+            return image.height, image.width
+
+    @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
         try:
-            return self._folder[index]
+            yield
         except (OSError, SyntaxError) as e:  # what Pillow raises at a damaged file
             raise InputError(f"{self._folder.samples[index][0]} cannot be read: {e}.") from e
 

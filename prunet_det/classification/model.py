@@ -16,6 +16,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from torch import nn
 
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.classification.data import imagenet_statistics, normalized
 from prunet_det.classification.teacher import Teacher
 from prunet_det.training.norms import check_activations
 from prunet_det.utils.errors import InputError, UserError
@@ -64,7 +65,9 @@ class Classifier(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor, init_cfg)
+        super().__init__(
+            data_preprocessor or dict(type="BaseDataPreprocessor", non_blocking=True), init_cfg
+        )
         if loss not in LOSSES:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
         self.num_classes = num_classes
@@ -83,6 +86,9 @@ class Classifier(BaseModel):
         self._teacher = None
         if teacher is not None:
             self._teacher = Teacher(num_classes=num_classes, **teacher)
+        mean, std = imagenet_statistics()
+        self.register_buffer("_mean", mean, persistent=False)
+        self.register_buffer("_std", std, persistent=False)
         self.channels_last = channels_last
         if channels_last:
             self.to(memory_format=torch.channels_last)
@@ -107,7 +113,7 @@ class Classifier(BaseModel):
         """Runs the network.
 
         Args:
-            inputs: Images, (N, 3, H, W), normalised.
+            inputs: Images, (N, 3, H, W), uint8 or normalised.
             labels: Class indices, (N,); needed in the modes `loss` and `predict`.
             mode: `tensor`, `loss` or `predict`.
 
@@ -118,6 +124,7 @@ class Classifier(BaseModel):
         Raises:
             UserError: If mixup is on and the batch size is odd.
         """
+        inputs = normalized(inputs, self._mean, self._std)
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if mode == "tensor":

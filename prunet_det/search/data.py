@@ -15,6 +15,7 @@ import torch
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, Dataset
 
+from prunet_det.classification.data import imagenet_statistics, normalized
 from prunet_det.training.repeatable import Positions, seeded
 from prunet_det.utils.errors import UserError
 
@@ -66,6 +67,7 @@ class SearchData(Dataset[dict[str, Any]]):
                 )
         self._indices = halves[self._part]
         self._epoch, self._order = -1, np.array([], int)
+        self._statistics = imagenet_statistics()
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -85,7 +87,8 @@ class SearchData(Dataset[dict[str, Any]]):
         index = int(self._indices[self._order[offset]])
         with seeded((self._seed * len(PARTS) + self._part) * 1_000_003 + position):
             item = self._base[index]
-        return {"inputs": item["inputs"], "labels": self._label_of[item["labels"]]}
+        inputs = normalized(item["inputs"], *self._statistics)
+        return {"inputs": inputs, "labels": self._label_of[item["labels"]]}
 
 
 def _leave_interrupts_to_the_main_process(_: int) -> None:

@@ -7,10 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform
+from torch.utils.data import DataLoader
 
 from prunet_det.classification import EmbeddedCrops, ImageFolder
+from prunet_det.classification.data import imagenet_statistics, normalized
+from prunet_det.training.repeatable import PlacedSamples
 from prunet_det.utils.errors import UserError
 
+STATISTICS = imagenet_statistics()
 PLAIN = dict(input_size=(3, 64, 64), crop_pct=1.0, interpolation="bilinear")
 
 
@@ -22,9 +26,7 @@ def test_crops(digits):
     assert data.metainfo["classes"] == tuple("0123456789")
     item = data[7]
     assert item["labels"] == labels[7]
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    pixels = torch.tensor(images[7]) / 255
-    assert torch.allclose(item["inputs"], ((pixels - mean) / std).permute(2, 0, 1), atol=1e-5)
+    assert torch.equal(item["inputs"], torch.tensor(images[7]).permute(2, 0, 1))
     assert len(data.data_hash) == 16
 
 
@@ -44,7 +46,28 @@ def test_folder(root):
     assert len(data) == 6 and data.metainfo["classes"] == ("cat", "dog")
     assert [data[i]["labels"] for i in range(6)] == [0, 0, 0, 1, 1, 1]
     image = Image.open(root / "train" / "dog" / "2.png")
-    assert torch.equal(data[5]["inputs"], create_transform(**PLAIN)(image))
+    assert data[5]["inputs"].dtype == torch.uint8
+    assert torch.equal(normalized(data[5]["inputs"], *STATISTICS), create_transform(**PLAIN)(image))
+    for own in (dict(mean=(0.5,) * 3), dict(re_prob=1.0, is_training=True)):
+        item = ImageFolder(root, "train", {**PLAIN, **own})[5]
+        assert item["inputs"].dtype == torch.float32
+        assert normalized(item["inputs"], *STATISTICS) is item["inputs"]
+
+
+def test_a_cached_folder_is_the_one_on_disk(root):
+    """Also of images of several shapes and modes, in the processes of a loader."""
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 40), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "train" / "cat" / "grey.png")
+    transform = dict(input_size=32, is_training=True, auto_augment="rand-m7-mstd0.5-inc1")
+    disk, cached = (
+        PlacedSamples(ImageFolder(root, "train", transform, cache=c)) for c in (False, True)
+    )
+    expected = [disk[i] for i in range(20)]
+    (root / "train").rename(root / "gone")  # nothing is read again
+    for a, b in zip(
+        DataLoader(cached, None, sampler=range(20), num_workers=1), expected, strict=True
+    ):
+        assert torch.equal(a["inputs"], b["inputs"]) and a["labels"] == b["labels"]
 
 
 def test_the_digest_knows_the_files(root):
@@ -74,6 +97,8 @@ def test_a_damaged_image_is_named(root):
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UserError, match=r"cat/0\.png cannot be read"):
         ImageFolder(root, "train", PLAIN)[0]
+    with pytest.raises(UserError, match=r"cat/0\.png cannot be read"):
+        ImageFolder(root, "train", PLAIN, cache=True)
 
 
 def test_unknown_sets_and_splits(digits):

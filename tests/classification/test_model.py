@@ -8,9 +8,12 @@ import pytest
 import timm
 import torch
 from mmengine.registry import MODELS
+from timm.data.transforms import MaybeToTensor
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
 from timm.models import register_model
 from torch.nn import functional as F
+from torchvision.transforms import Compose, Normalize
+from torchvision.transforms.functional import to_pil_image
 
 import prunet_det
 from prunet_det.classification import Classifier, TopKAccuracy
@@ -56,6 +59,20 @@ def test_mixup_mixes(loss):
     losses = {model(X, Y, mode="loss")["loss"].item() for _ in range(4)}
     assert len(losses) > 1, "another mixture every time"
     assert torch.equal(X, before), "the batch itself is left alone"
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_uint8_images_are_normalised_by_the_model(channels_last, tmp_path):
+    """As timm's transforms would; the teacher sees what the student sees."""
+    teacher_file(tmp_path)
+    teacher = dict(name="prunet_demo", checkpoint=tmp_path / "teacher.safetensors")
+    model = classifier(teacher=teacher, channels_last=channels_last).eval()
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    timms = Compose([MaybeToTensor(), Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    floats = torch.stack([timms(to_pil_image(image)) for image in images])
+    assert torch.equal(model(images), model(floats))
+    assert model(images, Y, mode="loss") == model(floats, Y, mode="loss")
+    assert {"_mean", "_std"}.isdisjoint(model.state_dict())
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
