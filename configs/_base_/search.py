@@ -2,7 +2,7 @@
 
 _base_ = ["default_runtime.py", "datasets/crop_transform.py"]
 
-custom_imports = dict(imports=["prunet_det.classification", "prunet_det.search.optim"])
+custom_imports = dict(imports=["prunet_det.classification"])
 model = dict(channels_last=True, label_smoothing=0.0)
 default_hooks = dict(checkpoint=None, logger=dict(type="LoggerHook", interval=50))
 search_dataloader = dict(
@@ -11,7 +11,7 @@ search_dataloader = dict(
     dataset=dict(type="EmbeddedCrops", split="train", transform=_base_.crop_transform),
 )
 optim_wrapper = dict(
-    type="SearchOptimWrapper",
+    type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01, fused=True),
     clip_grad=dict(max_norm=5.0),
 )

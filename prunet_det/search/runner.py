@@ -171,7 +171,9 @@ def build_search(
         ),
         optim_wrapper=cfg.optim_wrapper,
         param_scheduler=fitted_schedule(cfg.get("param_scheduler"), length),
-        default_hooks=cfg.get("default_hooks"),
+        default_hooks=dict(
+            runtime_info=dict(type="DeferredInfoHook"), **cfg.get("default_hooks", {})
+        ),
         custom_hooks=[dict(type="SearchStateHook", identity=request.digest())],
         resume=cfg.get("resume", False),
         launcher=cfg.launcher,

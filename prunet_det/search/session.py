@@ -231,8 +231,7 @@ def _config(options: SearchOptions) -> Config:
         only_number = len(options.classes) == 1 and first.isdigit()
         loader.classes = int(first) if only_number else list(options.classes)
     if options.amp:
-        cfg.optim_wrapper.type = "AmpSearchOptimWrapper"
-        cfg.optim_wrapper.loss_scale = "dynamic"
+        launch.set_amp(cfg)
     if options.launcher == "pytorch" and not dist.is_distributed():
         if torch.cuda.is_available():
             dist.init_dist("pytorch", backend="nccl")

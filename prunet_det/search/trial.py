@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.training import launch
+from prunet_det.training.ema import use_foreach
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.schedule import explicit_schedule
 from prunet_det.utils.config import read_config
@@ -61,6 +62,8 @@ def run_trial(
     if iterations is not None:
         launch.set_max_iters(cfg, iterations)
     cfg.train_cfg.val_interval = cfg.train_cfg.max_iters
+    use_foreach(cfg.get("custom_hooks") or [])
+    silent = dict(runtime_info=dict(type="DeferredInfoHook"), checkpoint=None, logger=None)
     train, score = loaders or (cfg.train_dataloader, cfg.val_dataloader)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +77,7 @@ def run_trial(
             val_evaluator=cfg.val_evaluator,
             optim_wrapper=cfg.optim_wrapper,
             param_scheduler=cfg.param_scheduler,
-            default_hooks=dict(checkpoint=None, logger=None),
+            default_hooks=silent,
             custom_hooks=cfg.get("custom_hooks") or None,
             env_cfg=cfg.get("env_cfg", {}),
             log_level="ERROR",

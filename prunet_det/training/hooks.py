@@ -170,6 +170,11 @@ class DeferredInfoHook(RuntimeInfoHook):
     Here they stay on the device until the logger or a checkpoint takes them. Logs are the same.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: list[dict[str, Any]] = []
+        self._norm: torch.Tensor | None = None
+
     def before_train(self, runner: Runner) -> None:
         """Finds out when numbers are needed, and takes the gradients' norm.
 
@@ -177,8 +182,7 @@ class DeferredInfoHook(RuntimeInfoHook):
             runner: Runner of the training.
         """
         super().before_train(runner)
-        self._held: list[dict[str, Any]] = []
-        self._norm: torch.Tensor | None = None
+        self._held.clear()
         self._intervals = {
             hook.interval for hook in runner.hooks if isinstance(hook, (LoggerHook, CheckpointHook))
         }
@@ -219,6 +223,17 @@ class DeferredInfoHook(RuntimeInfoHook):
         last = self.is_last_train_iter(runner)
         if due or last or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._hand_on(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Saves what is held where a checkpoint comes unforeseen, as after Ctrl-C in a search.
+
+        Args:
+            runner: Runner of the training.
+            checkpoint: Content of the checkpoint; its messages are completed.
+        """
+        if self._held:
+            self._hand_on(runner)
+            checkpoint["message_hub"] = runner.message_hub.state_dict()
 
     def _hand_on(self, runner: Runner) -> None:
         """Gives the message hub all that is held, in the order of iterations."""

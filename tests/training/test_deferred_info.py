@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
@@ -27,6 +28,16 @@ class Line(BaseModel):
         return {"loss_square": y.square(), "loss_shift": (y - 1).abs(), "mean": y.mean()}
 
 
+class Unforeseen(Hook):
+    """Saves a checkpoint when nobody expects it, as Ctrl-C does in a search."""
+
+    priority = "LOWEST"
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 2:
+            runner.save_checkpoint(runner.work_dir, "unforeseen.pth", by_epoch=False)
+
+
 def train(hook, folder, accumulated):
     """Scalars of a training of 10 iterations in 2 epochs, and what it dispatched."""
     forget_runs()
@@ -47,6 +58,7 @@ def train(hook, folder, accumulated):
             logger=dict(type="LoggerHook", interval=4),
             checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=7, save_last=False),
         ),
+        custom_hooks=[Unforeseen()],
         log_level="ERROR",
     )
     with Dispatched() as mode:
@@ -72,3 +84,5 @@ def test_logs_and_checkpoints_are_the_same(tmp_path, accumulated):
             assert one[key][0].tolist() == pytest.approx(values.tolist()), key
             assert one[key][1].tolist() == counts.tolist()
     assert len(kept["train/loss"][0]) == 10 and len(saved["train/loss"][0]) == 7
+    unforeseen = torch.load(tmp_path / "deferred" / "unforeseen.pth", weights_only=False)
+    assert len(unforeseen["message_hub"]["log_scalars"]["train/loss"].data[0]) == 3
