@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,8 @@ from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import text_table, write_csv
+
+logger = logging.getLogger(__name__)
 
 # The plain network comes twice: on a GPU no two runs are equal, which says what a difference means.
 KINDS = ("none", "none", "graph", "compile")
@@ -79,6 +82,7 @@ def compare_speed_ups(
     held: list[Any] = []
     runs: list[SpeedUpRun] = []
     reference: list[float] = []
+    trainer: Trainer | None = None
     for kind in kinds:
         cfg = suite.build(candidate, 0, work_folder(out, f"speed_up_{candidate.model}"))
         cfg.speed_up = kind
@@ -90,22 +94,29 @@ def compare_speed_ups(
         )
         try:
             trainer = Trainer.of(cfg)
-        except UserError as e:
-            runs.append(replace(about, reason=str(e)))
+            if not held:
+                batches = trainer.batches()
+                held = [next(batches) for _ in range(HELD)]
+            losses, figures = _train(trainer, held, iterations)
+        except Exception as e:  # whatever recording and compiling raise on some GPU
+            if kind == "none":
+                raise
+            reason = " ".join(str(e).split())
+            if not isinstance(e, UserError):
+                logger.exception("%s: training with --speed-up %s failed", candidate, kind)
+                reason = f"{type(e).__name__}: {reason}"
+            runs.append(replace(about, reason=reason))
             continue
-        if not held:
-            batches = trainer.batches()
-            held = [next(batches) for _ in range(HELD)]
-        losses, figures = _train(trainer, held, iterations)
+        finally:
+            trainer = None
+            gc.collect()
+            torch.compiler.reset()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         reference = reference or losses
         pairs = zip(losses, reference, strict=True)
         difference = max(abs(loss - other) / abs(other) for loss, other in pairs)
         runs.append(replace(about, **figures, difference=float(f"{difference:.3g}")))
-        del trainer
-        gc.collect()
-        torch.compiler.reset()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
     return runs
 
 

@@ -26,3 +26,11 @@ def test_kinds_are_compared_from_one_seed(tiny_suite, tmp_path, monkeypatch):
     assert "needs a CUDA device" in graph.reason and graph.images_per_s == 0.0
     (row,) = [line for line in speed_up_table(runs).splitlines() if " graph " in line]
     assert "needs a CUDA device" in row
+
+    def fail(module, images, mode):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(graphs, "_compile", fail)
+    kinds = ("none", "compile")
+    _, failed = compare_speed_ups(suite, suite.candidates[0], tmp_path, iterations=2, kinds=kinds)
+    assert failed.reason == "RuntimeError: operation not permitted when stream is capturing"
