@@ -25,8 +25,9 @@ from prunet_det.utils.package import find_config, package_file, relative_path
 # What a suite's file may say; the last is what its candidates are made of.
 KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
 KEYS |= {"learning_rates", "models"}
-# Of a recipe, what is no part of it: places, and what a candidate sets.
-_PLACES = ("data_root", "ann_file", "work_dir", "resume", "load_from", "randomness", "seed")
+# Of a recipe, what is no part of it: places, what a candidate sets, and what changes no result.
+_PLACES = {"data_root", "ann_file", "work_dir", "resume", "load_from", "randomness", "seed"}
+_PLACES |= {"cache"}
 # Evaluators of ours that give the same figures as those that records were made with.
 _SAME = {"CocoFolderMetric": "CocoMetric"}
 

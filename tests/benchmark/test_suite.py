@@ -38,6 +38,8 @@ def test_recipe_has_one_hash(monkeypatch):
     own = suite.config_hash()
     assert replace(suite, candidates=suite.candidates[:1]).config_hash() == own
     assert replace(suite, data_root="elsewhere").config_hash() == own, "the data have their own"
+    cached = {**suite.options, "train_dataloader.dataset.cache": True}
+    assert replace(suite, options=cached).config_hash() == own, "the same images"
     assert replace(suite, max_iters=7).config_hash() != own
     assert replace(suite, held_out=True).config_hash() != own
     with pytest.raises(UserError, match=r"NAME@PIXELS|MODEL@PIXELS"):

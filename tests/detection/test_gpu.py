@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from mmdet.registry import MODELS
+from torch.utils.data import DataLoader
 
+from prunet_det.detection.transforms import padded_collate
 from tests.detection.test_detector import batch, detector_cfg
+from tests.detection.test_transforms import Items, items
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,3 +39,20 @@ def test_equals_the_cpu(full_precision):
         found = model.cuda()(images.cuda())
     for a, b in zip(expected[0] + expected[1], found[0] + found[1], strict=True):
         assert torch.allclose(a, b.cpu(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_pinned_batch_is_the_same_on_the_gpu():
+    loader = DataLoader(Items(), 5, collate_fn=padded_collate, num_workers=1, pin_memory=True)
+    pinned, expected = next(iter(loader)), padded_collate(items())
+    samples = pinned["data_samples"]
+    assert all(t.is_pinned() for t in (pinned["inputs"], samples.objects, samples.sizes))
+    inputs = pinned["inputs"].to("cuda", non_blocking=True)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(inputs.cpu(), expected["inputs"])
+    for a, b in zip(
+        samples.to("cuda", non_blocking=True).samples(),
+        expected["data_samples"].samples(),
+        strict=True,
+    ):
+        assert torch.equal(a.gt_instances.bboxes.cpu(), b.gt_instances.bboxes)
+        assert torch.equal(a.gt_instances.labels.cpu(), b.gt_instances.labels)

@@ -10,6 +10,7 @@ from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.detection.transforms import PackedSamples, padded_collate
@@ -134,6 +135,17 @@ def test_samples_go_to_a_device_in_two_copies():
     assert count == {"_to_copy": 3}  # the third is of the labels, on the device
     for sample in packed.to("meta").samples():
         assert sample.gt_instances.bboxes.device.type == "meta"
+
+
+def test_samples_are_pinned_as_part_of_a_batch(monkeypatch):
+    """Without a GPU nothing can be pinned: here the copies are seen."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 0)
+    batch = padded_collate(items())
+    pinned = pin_memory(batch)
+    for key in ("objects", "sizes"):
+        before, after = (getattr(b["data_samples"], key) for b in (batch, pinned))
+        assert torch.equal(before, after) and before.data_ptr() != after.data_ptr()
+    assert pinned["data_samples"].metainfo == batch["data_samples"].metainfo
 
 
 def test_mmdetections_preprocessor_is_told_what_it_lacks():

@@ -27,7 +27,6 @@ test_pipeline[1].update(scale=image_size)
 train_dataloader = dict(
     batch_size=16,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    batch_sampler=dict(type="AspectRatioBatchSampler"),
     collate_fn=dict(type="padded_collate"),
     dataset=dict(
         type="CocoFolder",
