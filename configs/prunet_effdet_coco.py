@@ -5,7 +5,9 @@
 
 SGD with momentum 0.9, learning rate 0.16 for a batch of 128 (16 a GPU on 8 GPUs), one epoch of
 linear warm-up, cosine decay over 300 epochs, weight decay 4e-5, gradients clipped at 10, EMA of
-0.9998. It has been run for a few iterations only, on a small folder: a recipe, not a result.
+0.9998. One large card takes the whole batch of 128 (`train_dataloader.batch_size=128`, without
+torchrun), and nothing else changes. It has been run for a few iterations only, on a small folder: a
+recipe, not a result.
 """
 
 _base_ = [

@@ -8,7 +8,8 @@ with 5e-3, weight decay 0.02, 5 epochs of warm-up and cosine decay; RandAugment,
 1.0, binary cross-entropy, stochastic depth 0.05 (after timm's recipe A2, without its repeated
 augmentation and with an EMA of 0.9998). `--teacher` distils as well: the published P0 and P1 were
 trained that way. It has been run for a few iterations only, on a small folder: a recipe, not a
-result.
+result. Of another batch than 2,048, `--auto-scale-lr` scales the rate by the square root, as LAMB's
+authors do; the EMA's momentum goes with the batch (docs/training.md).
 """
 
 _base_ = ["../_base_/classification.py"]
