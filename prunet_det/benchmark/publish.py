@@ -78,24 +78,31 @@ def figures(results: Path) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+def imagenet_paths(results: Path) -> dict[str, Path]:
+    """Name of each record of published accuracies beside latencies, to its file."""
+    paths = {path.stem: path for path in sorted((results / "imagenet").glob("*.csv"))}
+    from_gpus = sorted(results.parent.glob("gpu/*/imagenet.csv"))  # of `make gpu`
+    return {**paths, **{path.parent.name: path for path in from_gpus}}
+
+
 def imagenet_records(results: Path) -> dict[str, list[Entry]]:
     """Name of each record of published accuracies beside latencies, to its entries."""
-    paths = sorted((results / "imagenet").glob("*.csv"))
-    return {path.stem: read_entries(path)[1] for path in paths}
+    return {name: read_entries(path)[1] for name, path in imagenet_paths(results).items()}
 
 
 def imagenet(results: Path) -> str:
     """docs/benchmark.md's part: all of every record."""
     parts = []
+    paths = imagenet_paths(results)
     for name, entries in imagenet_records(results).items():
         title = f"Published top-1 against latency {imagenet_report.conditions(entries)}"
+        link = paths[name].relative_to(results.parents[2]).as_posix()
         parts += [
             f"### {name}\n",
             f"{imagenet_report.verdict(entries)}\n",
             f"![{title}]({PICTURES}/imagenet_{name}.svg)\n",
             imagenet_report.markdown(entries),
-            f"All of them, each with its source: [{name}.csv](docs/results/benchmark/imagenet/"
-            f"{name}.csv).\n",
+            f"All of them, each with its source: [{name}.csv]({link}).\n",
         ]
     return "\n".join(parts) or _NONE_YET
 

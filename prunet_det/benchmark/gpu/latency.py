@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark.gpu.run import Place, SkippedError
+from prunet_det.benchmark.gpu.scale import Scale
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import read_csv, write_csv
 
 LATENCY, BLOCKS, DEVICE, CHECK = "latency.csv", "blocks.json", "device.json", "check.csv"
+IMAGENET = "imagenet.csv"
 
 
 class _Rows:
@@ -23,10 +26,10 @@ class _Rows:
         if self.path.exists():
             self.rows += read_csv(self.path)[1]
 
-    def missing(self, names: Sequence[str], *about: Any) -> list[str]:
-        """Those of the names that have no row of such conditions."""
-        found = {(str(row["model"]), *_about(row)) for row in self.rows}
-        return [name for name in names if (name, *map(str, about)) not in found]
+    def has(self, *wanted: Any) -> bool:
+        """Whether there is a row of this model, scope, batch and runtime."""
+        keys = ("model", "scope", "batch", "runtime")
+        return any([str(row[k]) for k in keys] == [*map(str, wanted)] for row in self.rows)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows, and writes the file; rows of a version with other columns are dropped."""
@@ -36,42 +39,43 @@ class _Rows:
             write_csv(self.path, self.rows, self.command)
 
 
-def _about(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[key]) for key in ("scope", "batch", "runtime"))
+def _measure(
+    place: Place, names: Sequence[str], scopes: Sequence[str], batch: int, runtime: str
+) -> list[str]:
+    """Measures what has no row yet, interleaved; returns why networks have none now.
 
-
-def _measure(place: Place, names: Sequence[str], scope: str, batch: int, runtime: str) -> list[str]:
-    """Measures what has no row yet, interleaved; returns why networks have none now."""
+    Args:
+        place: Where the rows are.
+        names: Networks, or configs of detectors.
+        scopes: Scopes of one network: detectors have two.
+        batch: Images at once.
+        runtime: How they are run.
+    """
     from prunet_det.latency.measure import local_conditions, measure
     from prunet_det.latency.record import Failure
-    from prunet_det.runtime.subject import load_subject
+    from prunet_det.runtime.subject import Scope, load_subject
 
     scale, rows = place.scale, _Rows(place, LATENCY)
-    stems = {Path(name).stem if name.endswith(".py") else name: name for name in names}
-    todo = rows.missing(list(stems), scope, batch, runtime)
-    if not todo:
-        return []
-    failed: dict[str, str] = {}
-    size = None if scope == "classifier" else scale.input_size
-    subjects = []
-    for name in todo:
+    size = None if "classifier" in scopes else scale.input_size
+    failed, subjects = [], []
+    for name in names:
+        model = Path(name).stem if name.endswith(".py") else name
+        todo = [scope for scope in scopes if not rows.has(model, scope, batch, runtime)]
         try:
-            subjects.append(load_subject(stems[name], scope, size))
+            loaded = load_subject(name, todo[0], size) if todo else None
+            subjects += [replace(loaded, scope=Scope(scope)) for scope in todo if loaded]
         except UserError as e:
-            failed[name] = str(e)
-    conditions = local_conditions(scale.device, runtime, scale.precision, batch)
+            failed.append(f"{name}: {e}")
     found = measure(
         subjects,
-        conditions,
+        local_conditions(scale.device, runtime, scale.precision, batch, scale.threads),
         device=scale.device,
         seconds=scale.seconds,
-        beside_mmdet=scope == "e2e",
+        beside_mmdet=True,
     )
     rows.add([m.to_dict() for m in found if not isinstance(m, Failure)])
-    for m in found:
-        if isinstance(m, Failure):
-            failed[f"{m.model} {m.conditions.runtime}"] = m.reason
-    return [f"{name}: {reason}" for name, reason in failed.items()]
+    failures = [m for m in found if isinstance(m, Failure)]
+    return [*failed, *(f"{m.model} {m.conditions.runtime}: {m.reason}" for m in failures)]
 
 
 def run_latency(place: Place) -> None:
@@ -84,7 +88,7 @@ def run_latency(place: Place) -> None:
     failed: list[str] = []
     for batch in scale.batches:
         for scope in ("backbone", "classifier"):
-            failed += _measure(place, scale.models, scope, batch, scale.runtime)
+            failed += _measure(place, scale.models, [scope], batch, scale.runtime)
     _refuse(failed)
 
 
@@ -99,21 +103,18 @@ def run_compiled(place: Place) -> None:
         raise SkippedError("no network is to be compiled.")
     failed: list[str] = []
     for name in place.scale.compiled:
-        failed += _measure(place, [name], "backbone", place.scale.batches[0], "compiled")
+        failed += _measure(place, [name], ["backbone"], place.scale.batches[0], "compiled")
     _refuse(failed)
 
 
 def run_detectors(place: Place) -> None:
-    """Measures detectors up to their raw outputs and end to end.
+    """Measures detectors up to their raw outputs, end to end, and as MMDetection runs them.
 
     Raises:
         UserError: If some could not be measured.
     """
     scale = place.scale
-    failed: list[str] = []
-    for scope in ("detector", "e2e"):
-        failed += _measure(place, scale.detectors, scope, 1, scale.runtime)
-    _refuse(failed)
+    _refuse(_measure(place, scale.detectors, ["detector", "e2e"], 1, scale.runtime))
 
 
 def _refuse(failed: Sequence[str]) -> None:
@@ -122,38 +123,45 @@ def _refuse(failed: Sequence[str]) -> None:
 
 
 def _latencies(
-    place: Place, chosen: Callable[[Mapping[str, Any]], bool], shown: Sequence[str] = ()
+    place: Place, chosen: Callable[[Mapping[str, Any]], bool], shown: Sequence[str]
 ) -> dict[str, str]:
-    """How many rows of the latencies are chosen, how many are unstable, and some of them."""
+    """How many rows of the latencies are chosen, how many are unstable, and backbones of some."""
     rows = [row for row in read_csv(place.out / LATENCY)[1] if chosen(row)]
     unstable = sum(bool(row["note"]) for row in rows)
     found = {"latencies": f"{len(rows)}" + (f" ({unstable} unstable)" if unstable else "")}
     for row in rows:
-        if (row["model"] in shown or not shown) and row["batch"] == "1":
-            what = f"{row['model']} {row['scope']}{' by mmdet' * (row['runtime'] == 'mmdet')}"
-            found[what] = f"{float(row['latency_ms']):.3f} ms"
+        if (row["scope"], row["batch"]) == ("backbone", "1") and row["model"] in shown:
+            found[row["model"]] = f"{float(row['latency_ms']):.3f} ms"
     return found
 
 
 def latency_figures(place: Place) -> dict[str, str]:
-    """Backbones of the smallest networks; the rest is in the file."""
-    scale, shown = place.scale, ("prunet_s", "gpunet_0", "efficientnet_b0")
+    """Three backbones at batch 1; the rest is in the file."""
+    scopes = ("backbone", "classifier")
 
     def chosen(row: Mapping[str, Any]) -> bool:
-        return row["runtime"] == scale.runtime and row["scope"] in ("backbone", "classifier")
+        return row["runtime"] == place.scale.runtime and row["scope"] in scopes
 
-    found = _latencies(place, chosen, shown)
-    return {k: v for k, v in found.items() if not k.endswith("classifier")}
+    return _latencies(place, chosen, Scale().compiled)
 
 
 def compiled_figures(place: Place) -> dict[str, str]:
     """All that were compiled."""
-    return _latencies(place, lambda row: row["runtime"] == "compiled")
+    return _latencies(place, lambda row: row["runtime"] == "compiled", place.scale.compiled)
 
 
 def detectors_figures(place: Place) -> dict[str, str]:
-    """All detectors."""
-    return _latencies(place, lambda row: row["scope"] in ("detector", "e2e"))
+    """Milliseconds end to end, and how often MMDetection takes them."""
+    rows = [row for row in read_csv(place.out / LATENCY)[1] if row["scope"] == "e2e"]
+    ms = {(row["model"], row["runtime"]): float(row["latency_ms"]) for row in rows}
+    found = {}
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own, usual = (ms.get((model, runtime)) for runtime in (place.scale.runtime, "mmdet"))
+        if own and usual:
+            found[f"{model} end to end"] = (
+                f"{own:.3f} ms, inference_detector {usual:.3f} ms ({usual / own:.1f} times)"
+            )
+    return found
 
 
 # The table of blocks.
@@ -170,7 +178,9 @@ def run_blocks(place: Place) -> None:
     keys = network_blocks(resolve_spec(scale.blocks_of), scale.input_size)
     if scale.variants:
         keys = variants(keys, scale.variants)
-    conditions = local_conditions(scale.device, scale.runtime, scale.precision)
+    conditions = local_conditions(
+        scale.device, scale.runtime, scale.precision, threads=scale.threads
+    )
     timer = BlockTimer(conditions, scale.device, scale.block_seconds)
     start, before = time.monotonic(), len(_table_entries(place))
     table = measure_table(keys, place.out / BLOCKS, timer)
@@ -237,4 +247,31 @@ def device_figures(place: Place) -> dict[str, str]:
     for title, key in (("table", "table_ms"), ("fitted model", "model_ms")):
         s = summarize(whole, [float(row[key]) for row in rows])
         found[title] = f"mean error {s['mean_error']:.1%}, tau {s['kendall_tau']:.2f}"
+    return found
+
+
+def run_imagenet(place: Place) -> None:
+    """Measures networks with a published accuracy, those of our families first."""
+    from prunet_det.benchmark.imagenet import choose, collect, measured
+    from prunet_det.latency.measure import local_conditions
+
+    scale = place.scale
+    conditions = local_conditions(
+        scale.device, scale.runtime, scale.precision, threads=scale.threads
+    )
+    source = replace(measured(conditions, scale.device, scale.seconds), name=Path(IMAGENET).stem)
+    chosen = sorted(choose(scale.published), key=lambda c: c.family == "other")
+    collect(chosen, place.out, source, place.command)
+
+
+def imagenet_figures(place: Place) -> dict[str, str]:
+    """How many networks, and which of them are on the front."""
+    from prunet_det.benchmark.imagenet import read_entries
+    from prunet_det.benchmark.imagenet_report import verdict
+
+    entries = read_entries(place.out / IMAGENET)[1]
+    timed = [entry for entry in entries if entry.latency]
+    found = {"networks": f"{len(timed)} of {len(entries)}"}
+    if timed:
+        found["front"] = verdict(timed).partition(". ")[0]
     return found

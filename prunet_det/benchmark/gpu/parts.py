@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark.gpu import latency, training
-from prunet_det.benchmark.gpu.latency import BLOCKS, CHECK, DEVICE, LATENCY
+from prunet_det.benchmark.gpu.latency import BLOCKS, CHECK, DEVICE, IMAGENET, LATENCY
 from prunet_det.benchmark.gpu.run import Part, Place, Plan, SkippedError
 from prunet_det.benchmark.gpu.scale import Scale
 from prunet_det.utils.errors import UserError
@@ -121,6 +121,14 @@ PARTS = (
         wants_data=True,
     ),
     Part(
+        name="imagenet",
+        run=latency.run_imagenet,
+        figures=latency.imagenet_figures,
+        seconds=40,
+        files=(IMAGENET,),
+        open_ended=True,
+    ),
+    Part(
         name="search",
         run=training.run_search,
         figures=training.search_figures,
@@ -159,6 +167,8 @@ PRELOAD = (
     "prunet_det.benchmark.gpu.parts",
     "prunet_det.latency.check",
     "prunet_det.latency.calibrate",
+    "prunet_det.benchmark.imagenet",
+    "prunet_det.benchmark.speed_ups",
     "prunet_det.search.session",
     "mmdet.apis",
 )

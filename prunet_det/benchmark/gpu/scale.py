@@ -20,6 +20,7 @@ class Scale:
     Attributes:
         device: Torch device.
         runtime, precision: Of all latencies but those of `compiled`.
+        threads: Threads of a CPU; all by default.
         models: Networks whose latencies are measured.
         compiled: Those that are also measured as torch.compile makes them.
         batches: Images at once.
@@ -30,8 +31,11 @@ class Scale:
         block_seconds: Time to spend on each of a block's two networks.
         checks: Random networks of the table's blocks that are measured whole.
         detectors: Configs of detectors.
+        published: Networks with a published accuracy that are measured, by name or pattern; all of
+            them if empty.
         suite: Suite of the benchmark.
         suite_options: What replaces values of the suite's recipe, by dotted key.
+        seeds: Trainings of each of them; None for the suite's number.
         max_iters: Length of the suite's trainings; None for its own.
         suite_models: Networks of the suite, MODEL@PIXELS, that are trained; all of it if empty.
         trained: Networks of the suite whose training is timed.
@@ -46,6 +50,7 @@ class Scale:
     device: str = "cuda"
     runtime: str = "cuda_graph"
     precision: str = "fp16"
+    threads: int | None = None
     models: tuple[str, ...] = (*ZOO, *EFFICIENTNETS)
     compiled: tuple[str, ...] = ("prunet_s", "gpunet_0", "efficientnet_b0")
     batches: tuple[int, ...] = (1, 8)
@@ -56,9 +61,11 @@ class Scale:
     block_seconds: float = 0.05
     checks: int = 20
     detectors: tuple[str, ...] = ("prunet_effdet_coco.py", "efficientnet_effdet_coco.py")
+    published: tuple[str, ...] = ()
     suite: str = "glyphs"
     suite_options: Mapping[str, Any] = field(default_factory=dict)
     suite_models: tuple[str, ...] = ()
+    seeds: int | None = None
     max_iters: int | None = None
     trained: tuple[str, ...] = ("prunet_s@512", "gpunet_0@512", "efficientnet_b0@512")
     both_ways: int = 50
@@ -80,6 +87,7 @@ REHEARSAL = Scale(
     device="cpu",
     runtime="channels_last",
     precision="fp32",
+    threads=1,
     models=("prunet_demo", "resnet10t"),
     compiled=(),
     batches=(1, 2),
@@ -90,6 +98,7 @@ REHEARSAL = Scale(
     block_seconds=0.005,
     checks=2,
     detectors=("prunet_effdet.py",),
+    published=("tf_efficientnet_lite0",),
     suite="digits",
     suite_options={
         "train_dataloader.batch_size": 2,
@@ -100,6 +109,7 @@ REHEARSAL = Scale(
         "test_dataloader.dataset.indices": 4,
     },
     suite_models=("prunet_n_w625@112",),
+    seeds=1,
     max_iters=2,
     trained=("prunet_n_w625@112",),
     both_ways=3,

@@ -21,6 +21,7 @@ def _suite(place: Place) -> Any:
     return replace(
         suite,
         data_root=str(place.data / scale.dataset),
+        seeds=scale.seeds or suite.seeds,
         max_iters=scale.max_iters or suite.max_iters,
         options={**suite.options, **scale.suite_options},
     )
