@@ -149,7 +149,7 @@ class NetworkPart(nn.Module):
 
         def run() -> Sequence[torch.Tensor]:
             with torch.inference_mode():
-                data = {"inputs": list(images), "data_samples": samples}
+                data = {"inputs": images, "data_samples": samples}
                 normalised = detector.data_preprocessor(data, False)["inputs"]
                 outputs = list(run_network(normalised)())
                 groups = self.grouped([o.float() for o in outputs])

@@ -106,6 +106,16 @@ def test_extreme_logits_have_finite_losses_and_gradients():
     assert all(torch.isfinite(g).all() for g in grads)
 
 
+def test_losses_are_in_single_precision_under_autocast():
+    head = EfficientDetHead(CLASSES, 8, STRIDES)
+    half = [[x.detach().bfloat16() for x in group] for group in outputs(2)]
+    gts = [instances(random_boxes(n)) for n in (2, 5)]
+    expected = head.loss_by_feat(*[[x.float() for x in group] for group in half], gts, [{}] * 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = head.loss_by_feat(*half, gts, [{}] * 2)
+    assert losses == expected and losses["loss_cls"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_operators_do_not_grow_with_the_batch(device):
     """On the device `meta`, what would have to wait for a device's result is an error."""

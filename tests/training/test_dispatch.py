@@ -18,6 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from prunet_det.detection.transforms import padded_collate
 from prunet_det.training.ema import ForeachEMA
 from tests.conftest import ROOT
 from tests.dispatched import Dispatched
@@ -37,17 +38,18 @@ BARS = {
 
 
 def random_batch(images: int = BATCH) -> dict[str, Any]:
-    """What the glyphs' data loader gives: uint8 images, each with 0 to 4 boxes."""
-    samples = []
+    """What the glyphs' data loader gives: uint8 images of two sizes, each with 0 to 4 boxes."""
+    items = []
     for i in range(images):
-        count = i % 5
-        corner = torch.rand(count, 2) * SIZE / 2
-        boxes = torch.cat([corner, corner + 4 + torch.rand(count, 2) * SIZE / 3], dim=1)
-        sample = DetDataSample(metainfo=dict(img_shape=(SIZE, SIZE), scale_factor=(1.0, 1.0)))
+        count, side = i % 5, (SIZE, SIZE - 28)[i % 2]
+        corner = torch.rand(count, 2) * side / 2
+        boxes = torch.cat([corner, corner + 4 + torch.rand(count, 2) * side / 3], dim=1)
+        sample = DetDataSample(metainfo=dict(img_shape=(side, side), scale_factor=(1.0, 1.0)))
         sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.randint(90, (count,)))
-        samples.append(sample)
-    pixels = torch.randint(0, 256, (images, 3, SIZE, SIZE), dtype=torch.uint8)
-    return dict(inputs=list(pixels), data_samples=samples)
+        sample.ignored_instances = sample.gt_instances[:0]
+        pixels = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
+        items.append(dict(inputs=pixels, data_samples=sample))
+    return padded_collate(items)
 
 
 class Parts:
@@ -117,7 +119,7 @@ def losses_of_made_up_outputs(model: Any) -> Callable[[], None]:
         [torch.randn(BATCH, anchors * n, *size, requires_grad=True) for size in sizes]
         for n in (model.bbox_head.num_classes, 4)
     ]
-    gts = [sample.gt_instances for sample in random_batch()["data_samples"]]
+    gts = [sample.gt_instances for sample in random_batch()["data_samples"].samples()]
     losses = model.bbox_head.loss_by_feat(*outputs, gts, [{}] * BATCH)
     return sum(losses.values()).backward
 
