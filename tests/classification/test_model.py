@@ -17,8 +17,10 @@ from torchvision.transforms.functional import to_pil_image
 
 import prunet_det
 from prunet_det.classification import Classifier, TopKAccuracy
+from prunet_det.classification.data import normalized
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import save_safetensors
+from tests.dispatched import dispatched
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 X = torch.randn(4, 3, 32, 32)
@@ -37,6 +39,18 @@ def test_modes():
     predicted = model(X, Y, mode="predict")
     assert [int(p["label"]) for p in predicted] == Y.tolist()
     assert torch.equal(torch.stack([p["scores"] for p in predicted]), logits)
+
+
+def test_nothing_waits_for_the_device():
+    """On the device `meta`, what would have to wait for a device's result is an error."""
+    model = classifier(mixup=dict(mixup_alpha=0.2)).to("meta").train()
+    assert model.data_preprocessor._non_blocking
+    data = dict(inputs=torch.zeros(4, 3, 32, 32, dtype=torch.uint8), labels=Y)
+    assert dispatched(lambda: model.data_preprocessor(data, True)) == {"_to_copy": 2}
+    data = model.data_preprocessor(data, True)
+    assert model(**data, mode="loss")["loss"].is_meta
+    mean, std = model._mean, model._std
+    assert dispatched(lambda: normalized(data["inputs"], mean, std)).total() <= 10
 
 
 @pytest.mark.parametrize(
