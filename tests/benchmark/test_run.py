@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,26 @@ def test_a_second_call_keeps_what_is_done(undisturbed, tiny_suite, here):
     other = here("benchmark", *arguments, "--options", "optim_wrapper.optimizer.lr=0.5")
     assert other.returncode == 2 and "is of another config" in other.stderr
     assert path.read_bytes() == before
+
+
+def test_a_network_that_cannot_be_timed_leaves_the_others_their_rows(
+    undisturbed, tiny_suite, here, monkeypatch, tmp_path
+):
+    from prunet_det.benchmark import timing
+
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    (first,) = (out / "latency").glob("*onnxruntime*.json")
+    rows = json.loads(first.read_text())["rows"][:2]
+
+    def without_one(suite, candidates, out, seconds, failed):
+        failed["prunet_tiny@64 e2e"] = "its outputs are not finite."
+        return rows
+
+    monkeypatch.setattr(timing, "measure_suite", without_one)
+    done = here("benchmark", "time", "--suite", tiny_suite, "--out", out)
+    assert done.returncode == 1 and "its outputs are not finite" in done.stderr, done.stderr
+    written = json.loads(first.read_text())
+    assert written["rows"] == rows and list(written["failed"]) == ["prunet_tiny@64 e2e"]
 
 
 def test_a_repeat_of_the_timing_is_compared(undisturbed, tiny_suite, here, monkeypatch):
