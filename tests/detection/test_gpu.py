@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from mmdet.registry import MODELS
 from torch.utils.data import DataLoader
 
+from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.preprocessor import BatchPreprocessor
 from prunet_det.detection.transforms import padded_collate
 from tests.detection.test_detector import batch, detector_cfg
+from tests.detection.test_preprocessor import CFG, stacked
+from tests.detection.test_preprocessor import batch as batch_of
+from tests.detection.test_targets import CLASSES, STRIDES, batches, instances, outputs
 from tests.detection.test_transforms import Items, items
 
 pytestmark = [
@@ -56,3 +63,36 @@ def test_a_pinned_batch_is_the_same_on_the_gpu():
     ):
         assert torch.equal(a.gt_instances.bboxes.cpu(), b.gt_instances.bboxes)
         assert torch.equal(a.gt_instances.labels.cpu(), b.gt_instances.labels)
+
+
+@contextlib.contextmanager
+def no_waiting():
+    """Makes it an error that the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_targets_and_losses_equal_the_cpus_and_wait_for_nothing():
+    head = EfficientDetHead(CLASSES, 8, STRIDES)
+    gts, maps = [instances(boxes) for boxes in batches()[0]], outputs(4)
+    expected = head.loss_by_feat(*maps, gts, [{}] * 4)
+    on_device = [[x.detach().cuda() for x in group] for group in maps], [g.cuda() for g in gts]
+    head.loss_by_feat(*on_device[0], on_device[1], [{}] * 4)  # makes the anchors
+    with no_waiting():
+        found = head.loss_by_feat(*on_device[0], on_device[1], [{}] * 4)
+    for name, loss in expected.items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_preprocessing_equals_the_cpus_and_waits_for_nothing():
+    data = stacked(batch_of([(64, 96), (50, 70), (33, 96)]))
+    preprocess = BatchPreprocessor(**CFG, pad_size_divisor=128)
+    expected = preprocess(data, True)["inputs"]
+    preprocess = preprocess.cuda()
+    with no_waiting():
+        found = preprocess(data, True)
+    assert torch.allclose(found["inputs"].cpu(), expected)
+    assert all(s.gt_instances.bboxes.is_cuda for s in found["data_samples"])
