@@ -223,6 +223,8 @@ def build_runner(cfg: Config) -> Runner:
     set_loader_options(cfg)
     cfg.param_scheduler = fitted_schedule(cfg.get("param_scheduler"), cfg.get("train_cfg") or {})
     cfg.setdefault("default_hooks", {}).setdefault("runtime_info", dict(type="DeferredInfoHook"))
+    if "optimizer" in (cfg.get("optim_wrapper") or {}):
+        cfg.optim_wrapper.setdefault("constructor", "MergingConstructor")
     cfg.setdefault("custom_hooks", [])
     use_foreach(cfg.custom_hooks)
     for name in ("ClassCheckHook", "RecordHook"):

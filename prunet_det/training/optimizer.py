@@ -1,5 +1,7 @@
 """Optimizers of timm that torch lacks, for mmengine's configs: `TimmMuon` and `TimmLamb`.
 
+And a constructor that leaves few groups of parameters, for any optimizer goes through them in turn.
+
 Muon orthogonalises the update of every weight matrix (a convolution is flattened to one) and leaves
 norms and biases to AdamW, whose learning rate is of the same size (`match_rms_adamw`). Detectors
 that start from random weights learn from it in far fewer iterations.
@@ -8,13 +10,14 @@ that start from random weights learn from it in far fewer iterations.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from math import prod
 from typing import Any
 
 import torch
-from mmengine.registry import OPTIMIZERS
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from timm.optim import Lamb, Muon
 from timm.optim.muon import (
     _COEFFICIENTS,
@@ -23,7 +26,7 @@ from timm.optim.muon import (
     resolve_ns_coefficients,
     zeropower_via_newtonschulz,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunet_det.utils.errors import InputError
 
@@ -74,33 +77,24 @@ class TimmMuon(Muon):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for options, params in self._merged_groups():
-            matrices = [p for p in params if self.state[p]["use_muon"]]
-            others = [p for p in params if not self.state[p]["use_muon"]]
+        for group in self._ready_groups():
+            matrices = [p for p in group["params"] if self.state[p]["use_muon"]]
+            others = [p for p in group["params"] if not self.state[p]["use_muon"]]
             if matrices:
-                self._update_matrices(matrices, options)
+                self._update_matrices(matrices, group)
             if others:
-                self._update_others(others, options)
+                self._update_others(others, group)
         return loss
 
-    def _merged_groups(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        """Lists the parameters that have gradients, with state, by their options.
-
-        mmengine's paramwise_cfg makes a group of every parameter.
-        """
-        merged: list[tuple[dict[str, Any], list[Tensor]]] = []
+    def _ready_groups(self) -> list[dict[str, Any]]:
+        """Returns groups of the parameters that have gradients, with states."""
         empty: list[Tensor] = []
-        for group in self.param_groups:
-            options = {key: value for key, value in group.items() if key != "params"}
-            params = next((same for known, same in merged if known == options), None)
-            if params is None:
-                params = []
-                merged.append((options, params))
+        merged = merged_groups(self.param_groups)
+        for group in merged:
+            group["params"] = [p for p in group["params"] if p.grad is not None]
             for param in group["params"]:
-                if param.grad is not None:
-                    if not self.state[param]:
-                        empty += self._init_state(param, options)
-                    params.append(param)
+                if not self.state[param]:
+                    empty += self._init_state(param, group)
         if empty:
             torch._foreach_zero_(empty)
         return merged
@@ -250,6 +244,51 @@ def plan_stacks(counts: Counter[Shape]) -> dict[Shape, Shape]:
         groups[padded] += count
         places = {s: padded if p in (a, b) else p for s, p in places.items()}
     return places
+
+
+def merged_groups(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns groups of parameters, one for all that have the same options.
+
+    Args:
+        groups: Groups as `torch.optim.Optimizer` takes them; they stay as they are.
+    """
+    merged: list[tuple[dict[str, Any], list[Tensor]]] = []
+    for group in groups:
+        options = {key: value for key, value in group.items() if key != "params"}
+        params = next((params for known, params in merged if known == options), None)
+        if params is None:
+            params = []
+            merged.append((options, params))
+        params += group["params"]
+    return [{"params": params, **options} for options, params in merged]
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergingConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's DefaultOptimWrapperConstructor, with a group for each set of options.
+
+    mmengine's `paramwise_cfg` makes a group of every parameter, and torch's optimizers take groups
+    one after another.
+    """
+
+    def add_params(
+        self,
+        params: list[dict[str, Any]],
+        module: nn.Module,
+        prefix: str = "",
+        is_dcn_module: int | float | None = None,
+    ) -> None:
+        """Adds a module's parameters; mmengine calls this for the model, and it for its children.
+
+        Args:
+            params: Groups so far; changed in place.
+            module: Module to add.
+            prefix: Name of the module, empty for the model.
+            is_dcn_module: See mmengine.
+        """
+        super().add_params(params, module, prefix, is_dcn_module)
+        if not prefix:
+            params[:] = merged_groups(params)
 
 
 OPTIMIZERS.register_module(module=TimmMuon)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm.optim.muon
 import torch
+from mmengine.optim import build_optim_wrapper
 from timm.optim import Muon
 from torch import nn
 
@@ -170,3 +171,24 @@ def test_few_stacks_with_little_padding() -> None:
     assert places[64, 90] == places[64, 96] == (64, 96)
     assert places[160, 640] == (160, 640)
     assert plan_stacks(Counter({(8, 8): 3})) == {(8, 8): (8, 8)}
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "TimmLamb", "TimmMuon"])
+def test_groups_of_a_recipe_are_few_and_train_the_same(kind: str) -> None:
+    def built(constructor: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = network()
+        foreach = {} if kind == "TimmMuon" else dict(foreach=True)  # torch's own choice on CUDA
+        cfg = dict(
+            type="OptimWrapper",
+            constructor=constructor,
+            optimizer=dict(type=kind, lr=0.01, weight_decay=0.1, **foreach),
+            paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+        )
+        return model, build_optim_wrapper(model, cfg).optimizer
+
+    plain, merged = (built(f"{name}Constructor") for name in ("DefaultOptimWrapper", "Merging"))
+    assert len(merged[1].param_groups) == 2 < len(plain[1].param_groups)
+    assert_near(train(*merged), train(*plain))
+    if kind in ("SGD", "AdamW"):
+        assert 3 * operators(merged[1]) < operators(plain[1])
