@@ -115,12 +115,21 @@ def operators(optim: torch.optim.Optimizer) -> int:
     return dispatched(optim.step).total()
 
 
-def test_half_precision_is_near() -> None:
-    """bfloat16 where the machine has it, as everybody trains."""
+def test_half_precision_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "product_dtype", lambda device: torch.bfloat16)
     ours, timms = (train(*start(kind, nesterov=True), steps=1) for kind in (TimmMuon, Muon))
     before = [p.detach() for p in start(TimmMuon)[0].parameters()]
     for a, b, first in zip(ours, timms, before, strict=True):
         assert float((a - b).norm()) <= 0.03 * float((b - first).norm())
+
+
+def test_products_are_single_where_half_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, on_cpu in (("AVX2", torch.float32), ("AVX512", torch.bfloat16)):
+        monkeypatch.setattr(
+            torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability
+        )
+        assert optimizer.product_dtype(torch.device("cpu")) == on_cpu
+        assert optimizer.product_dtype(torch.device("cuda")) == torch.bfloat16
 
 
 @pytest.mark.usefixtures("single_precision")
