@@ -47,7 +47,7 @@ else
 GPU_PYTHON := PYTHONPATH=$(if $(wildcard .gpu/site),.gpu/site:).$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 endif
 gpu:
-	$(GPU_PYTHON) tools/gpu.py --out $(OUT) --minutes $(MINUTES) $(if $(COMMIT),--commit $(COMMIT))
+	$(GPU_PYTHON) tools/gpu.py --out $(OUT) --minutes $(MINUTES) $(if $(COMMIT),--commit $(COMMIT)) $(FLAGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

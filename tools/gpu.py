@@ -17,11 +17,13 @@ from pathlib import Path
 
 from _flags import above_zero
 
-from prunet_det.utils.errors import run_tool
+from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
 
 
 def main() -> int:
+    import torch
+
     from prunet_det.benchmark.gpu.parts import PARTS, plan_of
     from prunet_det.benchmark.gpu.run import MINUTES, Place, run_plan
     from prunet_det.benchmark.gpu.scale import REHEARSAL, Scale
@@ -43,6 +45,9 @@ def main() -> int:
     if args.commit:
         os.environ[COMMIT_VARIABLE] = args.commit
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: with a summary
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asks without a start of CUDA
+    if not args.rehearsal and not torch.cuda.is_available():
+        raise UserError("there is no CUDA device here; --rehearsal runs all in small on a CPU.")
     scale = REHEARSAL if args.rehearsal else Scale()
     place = Place(
         out=Path(args.out),

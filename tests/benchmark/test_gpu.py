@@ -19,6 +19,15 @@ def probe(place):
     place.write("machine", {"device": "a device", "commit": "abc", "cores": available_cores()})
 
 
+def probe_by_spawning(place):
+    """As where CUDA cannot be used in a forked process."""
+    mark = place.work / "tried"
+    if not mark.exists():
+        mark.touch()
+        raise RuntimeError("CUDA error: initialization error")
+    probe(place)
+
+
 def prepare(place):
     time.sleep(0.3)
     place.data.mkdir(exist_ok=True)
@@ -93,9 +102,9 @@ def place(tmp_path, monkeypatch):
     )
 
 
-def plan(*parts, probe=probe):
+def plan(*parts, probe=probe, device="cpu"):
     made = [p if isinstance(p, Part) else Part(name=p[0], run=p[1], **p[2]) for p in parts]
-    return Plan(parts=made, probe=probe, prepare=prepare, preload=(__name__,), device="cpu")
+    return Plan(parts=made, probe=probe, prepare=prepare, preload=(__name__,), device=device)
 
 
 def limited(seconds, **options):
@@ -173,6 +182,13 @@ def test_no_data(place):
     rows = Summary.load(place.out).rows
     assert rows["works"].reason.startswith("there are no data: ")
     assert rows["cannot"].state == "skipped"
+
+
+def test_a_gpu_that_no_forked_process_can_use(place, caplog):
+    caplog.set_level("INFO", "prunet_det")
+    assert run_plan(plan(WORKS, probe=probe_by_spawning, device="cuda"), place) == 0
+    assert Summary.load(place.out).rows["works"].state == "done"
+    assert "every part imports for itself" in caplog.text
 
 
 def test_refusals(place):

@@ -28,7 +28,11 @@ def _suite(place: Place) -> Any:
 
 
 def run_training(place: Place) -> None:
-    """Trains plain and recorded as CUDA graphs, then from disk and from memory by the better."""
+    """Trains plain and recorded as CUDA graphs, then from disk and from memory by the better.
+
+    Raises:
+        UserError: If a network could not be recorded.
+    """
     from prunet_det.benchmark.run import work_folder
     from prunet_det.benchmark.speed_ups import compare_speed_ups
     from prunet_det.benchmark.throughput import Trainer, disk_against_memory
@@ -56,6 +60,20 @@ def run_training(place: Place) -> None:
         rates = {"disk_images_per_s": round(disk, 2), "memory_images_per_s": round(memory, 2)}
         record["throughput"].append({**about, "speed_up": cfg.speed_up, **rates})
         place.write("training", record)
+    _refuse(place, record["speed_ups"])
+
+
+def _refuse(place: Place, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Says what could not be recorded or compiled; only a GPU is asked for that.
+
+    Raises:
+        UserError: If there is any.
+    """
+    reasons = dict.fromkeys(
+        f"{r['model']}, {r['speed_up']}: {r['reason']}" for r in runs if r["reason"]
+    )
+    if reasons and place.scale.device != "cpu":
+        raise UserError(f"not trained: {' '.join(reasons)}")
 
 
 _LOADER = {"batch": "batch_size", "workers": "num_workers"}
@@ -89,7 +107,7 @@ def _gain(runs: Sequence[Mapping[str, Any]]) -> str:
     """How much faster the last of some runs is than the first, which is plain."""
     first, last = runs[0], runs[-1]
     if last["reason"]:
-        return str(last["reason"])
+        return str(last["reason"])[:150]
     others = [r["difference"] for r in runs[1:-1]]
     plain = f", {max(others):.1e} between plain ones" if others else ""
     times = last["images_per_s"] / first["images_per_s"]
@@ -97,7 +115,12 @@ def _gain(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_compiled(place: Place) -> None:
-    """Trains the first network plain and compiled, which takes a minute or two to start."""
+    """Trains the first network plain and compiled, which takes a minute or two to start.
+
+    Raises:
+        SkippedError: If nothing is to be compiled.
+        UserError: If it could not be compiled.
+    """
     from prunet_det.benchmark.speed_ups import compare_speed_ups
 
     if not place.scale.compiled:
@@ -105,7 +128,9 @@ def run_compiled(place: Place) -> None:
     suite = _suite(place).choose(place.scale.trained)
     kinds = ("none", "compile")
     runs = compare_speed_ups(suite, suite.candidates[0], place.work, place.scale.both_ways, kinds)
-    place.write("compiled_training", {"speed_ups": [asdict(run) for run in runs]})
+    record = [asdict(run) for run in runs]
+    place.write("compiled_training", {"speed_ups": record})
+    _refuse(place, record)
 
 
 def compiled_figures(place: Place) -> dict[str, str]:
