@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
 from prunet_det.classification import Classifier
 from prunet_det.detection.detector import OneStageDetector
-from prunet_det.training.graphs import RecordedNetwork, speed_up
+from prunet_det.training.graphs import RecordedNetwork, speed_up, use_own_stream
 from prunet_det.utils.errors import InputError, UserError
 from tests.conftest import ROOT
 
@@ -89,13 +89,14 @@ def batch(images=4, size=32, seed=0):
     return torch.randn(images, 3, size, size), torch.randint(4, (images,))
 
 
-def train(model, batches, accumulated=1):
+def train(model, batches, accumulated=1, amp=False):
     """Losses of a training on these batches."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     optim = OptimWrapper(optimizer, accumulative_counts=accumulated)
     losses = []
     for images, labels in batches:
-        loss = model(images, labels, mode="loss")["loss"]
+        with torch.autocast(images.device.type, enabled=amp):
+            loss = model(images, labels, mode="loss")["loss"]
         optim.update_params(loss)
         losses.append(loss.item())
     return losses
@@ -255,3 +256,24 @@ def test_a_compiled_training_is_the_same(monkeypatch):
     assert plain.state_dict().keys() == fast.state_dict().keys()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(fast.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("accumulated", "amp"), [(1, False), (3, False), (1, True)])
+def test_a_training_on_cuda_is_the_same(full_precision, accumulated, amp):
+    stream = torch.cuda.current_stream()
+    use_own_stream()
+    try:
+        batches = [tuple(t.cuda() for t in batch(seed=i)) for i in range(8)]
+        plain, fast = classifier().cuda(), classifier().cuda()
+        speed_up(fast, "graph")
+        expected = train(plain, batches, accumulated, amp)
+        losses = train(fast, batches, accumulated, amp)
+    finally:
+        torch.cuda.set_stream(stream)
+    assert fast.network._recording is not None
+    tolerance = 1e-2 if amp else 1e-3
+    assert losses == pytest.approx(expected, rel=tolerance)
+    for (name, a), b in zip(plain.state_dict().items(), fast.state_dict().values(), strict=True):
+        torch.testing.assert_close(b, a, rtol=10 * tolerance, atol=tolerance, msg=name)
