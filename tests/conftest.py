@@ -113,10 +113,9 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
     """Runs a tool, or any script by its path, in this process, as a user runs it in one of its own.
 
     Imports are most of the time of a short run; a process of its own is for what needs one. The
-    next most is how a runner describes itself: the environment, and its config laid out by yapf.
+    next most is how a runner describes its environment.
     """
     import mmengine.runner.runner
-    from yapf.yapflib import yapf_api
 
     script = name if name.endswith(".py") else str(ROOT / "tools" / f"{name}.py")
     out, err = io.StringIO(), io.StringIO()
@@ -128,7 +127,6 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
     ):
         patch.chdir(cwd)
         patch.setattr(mmengine.runner.runner, "collect_env", dict)
-        patch.setattr(yapf_api, "FormatCode", lambda text, **_: (text, True))
         patch.setattr(sys, "argv", [script, *map(str, args)])
         patch.setattr(sys, "path", [str(Path(script).parent), *sys.path])
         forget_runs()

@@ -38,11 +38,14 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     if not file.is_file():
         raise MissingFileError(f"there is no config file {os.fspath(path)}.")
     try:
-        cfg = Config.fromfile(file)
+        cfg = Config.fromfile(file, format_python_code=False)
         _remove_scope(cfg._cfg_dict)
     except Exception as e:  # its code may raise anything
         reason = str(e).rstrip(".") or type(e).__name__
         raise InputError(f"{os.fspath(path)} is no valid config: {reason}.") from e
+    # A Runner writes its config six times before the first iteration, and laying it out with yapf
+    # took longer than building the model. MMEngine drops the switch of `fromfile` on the way.
+    object.__setattr__(cfg, "_format_python_code", False)
     try:
         cfg.merge_from_dict(dict(options or {}))
     except (KeyError, TypeError, AttributeError) as e:

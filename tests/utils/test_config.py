@@ -1,5 +1,7 @@
 """Values that people write."""
 
+import copy
+
 import pytest
 
 from prunet_det.utils.config import positive_int, read_config
@@ -25,6 +27,19 @@ def test_a_config_of_the_package_as_a_base(tmp_path):
     cfg = read_config(mine)
     assert (cfg.max_iters, cfg.model.backbone.arch) == (7, "prunet_demo")
     assert "_scope_" not in cfg.pretty_text
+
+
+def test_a_config_is_written_without_yapf(tmp_path, monkeypatch):
+    """A runner does it six times before the first iteration; what is written is read again."""
+    config = pytest.importorskip("mmengine.config")
+    from yapf.yapflib import yapf_api
+
+    monkeypatch.setattr(yapf_api, "FormatCode", None)
+    cfg = copy.deepcopy(read_config("configs/prunet_effdet.py", {"max_iters": 7}))
+    cfg.dump(tmp_path / "written.py")
+    monkeypatch.undo()
+    written = config.Config.fromfile(tmp_path / "written.py", import_custom_modules=False)
+    assert written.to_dict() == cfg.to_dict()
 
 
 def test_a_config_that_is_not_there():
