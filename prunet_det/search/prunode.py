@@ -56,9 +56,9 @@ class Prunode(nn.Module):
         old = self.block.state_dict()
         self.spec = dataclasses.replace(self.spec, hidden=hidden)
         training = self.training
-        self.block = Block(self.spec.padded(), self.bn_eps)
         like = next(iter(old.values()))
-        self.block.to(like.device)
+        with like.device:
+            self.block = Block(self.spec.padded(), self.bn_eps)
         copy_leading(old, self.block.state_dict())
         if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
             self.block.to(memory_format=torch.channels_last)

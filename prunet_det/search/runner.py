@@ -149,7 +149,11 @@ def build_search(
     set_random_seed(request.seed)
     settings = _loop_settings(cfg, request, progress)
     classes = len(loaders[0].dataset.metainfo["classes"])  # type: ignore[attr-defined]
-    model = SearchModel(SuperNet(architecture.space, classes), **cfg.get("model", {}))
+    # The widest supernet of the full space has 718 million weights, which one thread of a CPU takes
+    # seconds to draw. Where there is no GPU they are drawn as ever: the same seed, the same bytes.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        supernet = SuperNet(architecture.space, classes)
+    model = SearchModel(supernet, **cfg.get("model", {}))
     wrapper = cfg.get("model_wrapper_cfg")
     if cfg.launcher == "pytorch":
         kind = dict(type="MMDistributedDataParallel", broadcast_buffers=False)

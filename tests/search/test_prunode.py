@@ -7,6 +7,8 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
@@ -83,6 +85,31 @@ def test_resizing_keeps_what_the_remaining_channels_do(spec):
     torch.testing.assert_close(node(x, (8, 16), torch.tensor(0.5)), before)
     with pytest.raises(ValueError, match="cannot grow"):
         node.resize(24)
+
+
+class Devices(TorchDispatchMode):
+    """Collects the devices of all tensors that operators give."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.found |= {t.device.type for t in tree_leaves(out) if isinstance(t, torch.Tensor)}
+        return out
+
+
+def test_weights_are_drawn_where_they_are_needed(space):
+    """And not by one thread of the host, which takes seconds for a wide supernet."""
+    with Devices() as devices:
+        with torch.device("meta"):
+            supernet = SuperNet(space, 7)
+        for layer in supernet.layers.values():
+            for node in layer.candidates.values():
+                if node.spec.kind_info.has_hidden:
+                    node.resize(8)
+    assert devices.found == {"meta"}
 
 
 def test_a_layer_is_the_weighted_sum_of_its_candidates_and_the_skip(space):
