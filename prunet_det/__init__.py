@@ -6,8 +6,11 @@ MMDetection parts are in `prunet_det.detection`.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from prunet_det.arch import ArchNet, ArchSpec, BlockSpec, SpecError, StageSpec
-from prunet_det.zoo import create, load_spec, model_names
+from prunet_det.utils.extras import importing
+
+with importing():  # torch and timm
+    from prunet_det.arch import ArchNet, ArchSpec, BlockSpec, SpecError, StageSpec
+    from prunet_det.zoo import create, load_spec, model_names
 
 try:
     __version__ = version("prunet_det")

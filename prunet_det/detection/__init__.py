@@ -7,10 +7,13 @@ import contextlib
 import sys
 
 from prunet_det.utils.errors import MissingPackageError
+from prunet_det.utils.extras import importing
 
 try:
-    with contextlib.redirect_stdout(sys.stderr):  # mmdet prints when it is imported
+    # MMDetection prints when it is imported.
+    with importing(), contextlib.redirect_stdout(sys.stderr):
         import mmdet.datasets  # noqa: F401
+        import mmdet.models  # noqa: F401
 except ImportError as e:
     raise MissingPackageError(
         "prunet_det.detection needs mmdet, mmcv and mmengine, and one of them does not import "

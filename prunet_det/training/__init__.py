@@ -1,9 +1,12 @@
 """Training and evaluation on mmengine's Runner; importing this registers hooks and optimizers."""
 
 from prunet_det.utils.errors import MissingPackageError
+from prunet_det.utils.extras import importing
 
 try:
-    from mmengine.config.utils import MODULE2PACKAGE
+    with importing():
+        import mmengine.runner  # noqa: F401
+        from mmengine.config.utils import MODULE2PACKAGE
 except ImportError as e:
     raise MissingPackageError(
         f"training needs mmengine, which does not import ({e}). Install it with `make env` or "
