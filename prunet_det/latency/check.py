@@ -159,12 +159,12 @@ def summaries(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
         Errors by kind, `table` and, where there was a device, `fitted model`, as `summarize` gives
         them; none of fewer than two networks.
     """
-    measured = {c: c.measured.latency.ms for c in checks if not isinstance(c.measured, Failure)}
+    kept = [(c, c.measured.latency.ms) for c in checks if not isinstance(c.measured, Failure)]
+    whole = [ms for _, ms in kept]
     sums = {
-        "table": [c.table_ms for c in measured],
-        "fitted model": [c.model_ms for c in measured if c.model_ms is not None],
+        "table": [c.table_ms for c, _ in kept],
+        "fitted model": [c.model_ms for c, _ in kept if c.model_ms is not None],
     }
-    whole = list(measured.values())
     return {kind: summarize(whole, v) for kind, v in sums.items() if v and len(whole) > 1}
 
 

@@ -14,10 +14,11 @@ from prunet_det import BlockSpec
 from prunet_det.latency import load_device, predict
 from prunet_det.latency.block_timer import GROUP, BlockTimer, is_chainable, measure_table
 from prunet_det.latency.calibrate import calibrate_to_table
-from prunet_det.latency.check import random_networks, summarize
+from prunet_det.latency.check import Check, random_networks, summaries, summarize
 from prunet_det.latency.device import FITTED
 from prunet_det.latency.kernels import block_kernels
-from prunet_det.latency.measure import local_conditions
+from prunet_det.latency.measure import Measurement, local_conditions
+from prunet_det.latency.record import Failure, Latency
 from prunet_det.latency.stopwatch import Timing
 from prunet_det.latency.table import (
     Entry,
@@ -247,6 +248,21 @@ def test_random_networks_are_of_the_tables_blocks():
     assert len({len(s.blocks) for s in specs}) > 3
     with pytest.raises(TableError, match="no block that takes an image"):
         random_networks(measured({(BLOCK, SIZE): entry(1.0)}), 1)
+
+
+def test_what_failed_is_in_no_summary():
+    def check(ms, failed=False):
+        about = dict(model="x", input_size=256, scope="backbone", conditions=measured().conditions)
+        latency = Latency(**about, ms=ms, low=ms, high=ms, kind="measured")
+        whole = Measurement(latency, Timing((ms,)), 0.0)
+        return Check(DEMO, Failure(**about, reason="no") if failed else whole, 1.1 * ms, None)
+
+    checks = [check(1.0), check(2.0, failed=True), check(4.0)]
+    found = summaries(checks)
+    assert list(found) == ["table"] and found["table"]["mean_error"] == pytest.approx(0.1)
+    assert [c.to_dict()["failed"] for c in checks] == ["", "no", ""]
+    assert checks[1].to_dict().keys() == checks[0].to_dict().keys()
+    assert summaries(checks[:2]) == {}
 
 
 def test_summary_of_errors():
