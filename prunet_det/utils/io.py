@@ -216,9 +216,10 @@ def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, title=title, title_justify="left")
+    table = Table(*header)
     for row in rows:
         table.add_row(*row)
     width = 4 + sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True))
     segments = Console(width=max(80, width)).render(table)
-    return "".join(segment.text for segment in segments).rstrip("\n")
+    body = "".join(segment.text for segment in segments).rstrip("\n")
+    return f"{title}\n{body}"  # as a title of the table it would be broken at the table's width
