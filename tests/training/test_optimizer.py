@@ -16,6 +16,7 @@ from timm.optim import Muon
 from torch import nn
 
 from prunet_det.training import optimizer
+from prunet_det.training.ema import ForeachEMA
 from prunet_det.training.optimizer import TimmMuon, plan_stacks
 from tests.dispatched import dispatched
 
@@ -201,3 +202,28 @@ def test_groups_of_a_recipe_are_few_and_train_the_same(kind: str) -> None:
     assert_near(train(*merged), train(*plain))
     if kind in ("SGD", "AdamW"):
         assert 3 * operators(merged[1]) < operators(plain[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_a_gpu_is_the_cpus_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "product_dtype", lambda device: torch.float32)
+    models = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = network().to(device)
+        optim = TimmMuon(model.parameters(), nesterov=True, **OPTIONS)
+        average = ForeachEMA(model, gamma=2000)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape).to(device)
+        try:
+            for mode in ("default", "error"):  # the first step makes stacks and states
+                torch.cuda.set_sync_debug_mode(mode)
+                optim.step()
+                average.update_parameters(model)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        models.append(average.module.cpu())
+    on_cpu, on_gpu = models
+    for a, b in zip(on_gpu.parameters(), on_cpu.parameters(), strict=True):
+        assert float((a - b).norm()) <= 1e-3 * float(b.norm())
