@@ -120,6 +120,21 @@ def test_a_training_is_the_same(accumulated):
     assert (recorder.made, recorder.replays) == (1, 7), "the first batch only shows its size"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_training_is_the_same_on_a_gpu(full_precision):
+    """Recorded as PyTorch really does it."""
+    batches = [tuple(x.cuda() for x in batch(seed=i)) for i in range(6)]
+    plain, fast = classifier().cuda(), classifier().cuda()
+    speed_up(fast, "graph")
+    stream = torch.cuda.Stream()  # the default one cannot be recorded
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        expected, losses = train(plain, batches), train(fast, batches)
+    assert fast.network._recording is not None
+    assert losses == pytest.approx(expected, rel=1e-2)
+
+
 def test_recording_draws_no_random_numbers():
     model = classifier()
     recorded(model)
