@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,18 @@ def test_another_call_goes_on(place):
     assert run_plan(plan(going, WORKS), place, only=["works"]) == 0
     third = Summary.load(place.out).rows
     assert third["works"].record["times"] == 2 and third["goes_on"] == second["goes_on"]
+
+
+def test_another_folder_begins_afresh(place):
+    assert run_plan(plan(WORKS), place) == 0
+    assert run_plan(plan(WORKS), replace(place, out=place.out / "other")) == 0
+    assert Summary.load(place.out / "other").rows["works"].record["times"] == 1
+
+
+def test_records_that_make_no_sense_give_no_figures(place):
+    part = Part(name="works", run=works, figures=breaks, seconds=60, files=("works.csv",))
+    assert run_plan(plan(part), place) == 0
+    assert Summary.load(place.out).rows["works"].figures == {}
 
 
 def test_too_little_time(place):

@@ -52,7 +52,8 @@ def test_rehearsal(digits, tmp_path):
     first.wait()
     wait_for(lambda: not processes(tmp_path), 20)
     before = json.loads((out / "summary.json").read_text())["parts"]
-    assert before["latency"]["state"] == "done" and "blocks" not in before
+    assert before["latency"]["state"] == "done"
+    assert before["blocks"]["state"] == "interrupted"
 
     done = subprocess.run(command, capture_output=True, **options)
     summary = json.loads((out / "summary.json").read_text())

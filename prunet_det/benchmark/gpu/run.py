@@ -7,12 +7,12 @@ it has to tell. A part that is done is not run again; one that was cut off goes 
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import logging
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +57,8 @@ class Place:
 
     Attributes:
         out: Folder of the records.
-        work: Folder of logs, checkpoints and whatever else need not be kept.
+        work: Folder of logs, checkpoints and whatever else need not be kept; a part that goes on
+            keeps what it needs for it in `work/NAME`.
         data: Folder of the data sets.
         command: Command line that made the records.
         scale: What the parts measure, and how much of it.
@@ -258,9 +259,10 @@ class _Runner:
                 return Row(state=FAILED, reason=f"there are no data: {reason}", tail=data.tail)
             limit = min(limit, self.left)
         logger.info("%s: up to %.0f s, %.0f s are left", title, limit, self.left)
+        row = Row(state=INTERRUPTED, reason="it was interrupted.")
+        self._note(part, replace(row))  # so that the next call goes on even if this one is killed
         start = time.monotonic()
         process = self.start(part.name, part.run, limit)
-        row = Row(state=INTERRUPTED, reason="interrupted.")
         try:
             code = self._wait(process, title, limit)
             process.stop(GRACE_SECONDS)
@@ -286,9 +288,15 @@ class _Runner:
         return Row(state=PARTIAL if self.place.read(part.name).get("left") else DONE)
 
     def _restore(self, part: Part) -> None:
-        """Puts back what the part wrote in an earlier call, which may have been elsewhere."""
+        """Puts back what the part wrote in an earlier call, which may have been elsewhere.
+
+        What the work folder has of another folder's records is removed.
+        """
         before = self.summary.rows.get(part.name)
-        if before and before.record and not self.place.read(part.name):
+        if before is None:
+            (self.place.work / f"{part.name}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.place.work / part.name, ignore_errors=True)
+        elif before.record and not self.place.read(part.name):
             self.place.write(part.name, before.record)
 
     def _note(self, part: Part, row: Row) -> None:
@@ -298,8 +306,12 @@ class _Runner:
         row.commit, row.date = self.summary.machine["commit"], _today()
         row.record = self.place.read(part.name)
         if row.record or part.files:
-            with contextlib.suppress(FileNotFoundError):  # it has not come so far
+            try:
                 row.figures = part.figures(self.place)
+            except FileNotFoundError:
+                pass  # it has not come so far
+            except Exception:  # of a record that was cut short
+                logger.exception("%s: its records give no figures.", part.name)
         rows = {**self.summary.rows, part.name: row}
         self.summary.rows = {p.name: rows[p.name] for p in self.plan.parts if p.name in rows}
         self.summary.save(self.place.out)
