@@ -17,7 +17,7 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -121,29 +121,31 @@ def loading_speeds(
         `source`, `workers`, `images_per_s`, and `handover_ms`, which a training waits for a batch
         that is ready.
     """
-    init_default_scope(cfg.get("default_scope", "mmengine"))
     rows: list[dict[str, str | int | float]] = []
-    for source in ("disk", "memory"):
-        own = copy.deepcopy(cfg)
-        try:
-            if source == "memory":
-                set_cache(own)
-            dataset = without_workers(own.train_dataloader).dataset
-        except InputError as e:
-            logger.warning("the loader is not measured with images in memory: %s", e)
-            continue
-        for count in workers:
-            config = {**own.train_dataloader, "num_workers": count, "dataset": dataset}
-            loader = Runner.build_dataloader({**config, "persistent_workers": count > 0}, seed=0)
-            images_per_s, handover = _loader_speed(loader, batches)
-            rows.append(
-                {
-                    "source": source,
-                    "workers": count,
-                    "images_per_s": round(images_per_s, 2),
-                    "handover_ms": round(handover, 3),
-                }
-            )
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        for source in ("disk", "memory"):
+            own = copy.deepcopy(cfg)
+            try:
+                if source == "memory":
+                    set_cache(own)
+                dataset = without_workers(own.train_dataloader).dataset
+            except InputError as e:
+                logger.warning("the loader is not measured with images in memory: %s", e)
+                continue
+            for count in workers:
+                config = {**own.train_dataloader, "num_workers": count, "dataset": dataset}
+                loader = Runner.build_dataloader(
+                    {**config, "persistent_workers": count > 0}, seed=0
+                )
+                images_per_s, handover = _loader_speed(loader, batches)
+                rows.append(
+                    {
+                        "source": source,
+                        "workers": count,
+                        "images_per_s": round(images_per_s, 2),
+                        "handover_ms": round(handover, 3),
+                    }
+                )
     return rows
 
 
