@@ -311,7 +311,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     table = verb(run_table, "here", f"here, cpu or cuda; or {known}")
     networks(table)
-    running(table, 0.3)
+    running(table, 0.15)
     table.add_argument(
         "--variants",
         type=at_least(0),
