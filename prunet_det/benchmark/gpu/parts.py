@@ -88,7 +88,7 @@ PARTS = (
         name="latency",
         run=latency.run_latency,
         figures=latency.latency_figures,
-        seconds=90,
+        seconds=110,
         files=(LATENCY,),
     ),
     Part(
