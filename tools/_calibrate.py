@@ -1,6 +1,7 @@
 """The verb `calibrate` of tools/latency.py: fits to published figures, or to a table."""
 
 import argparse
+from typing import Any
 
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import text_table
@@ -11,11 +12,12 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--write", action="store_true", help="keep the package's constants")
     add("--from", dest="source", metavar="TABLE.json", help="fit to this table")
+    add("--networks", metavar="FILE.csv", help="judge the fit to a table on these, measured whole")
     add("--out", metavar="FILE.json", help="device file of a fit to a table")
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
-    """Fits the analytic model to published figures, or to a table measured here."""
+    """Fits the analytic model to published figures, or to a table of this or a named device."""
     if args.source:
         calibrate_to_table(args)
     else:
@@ -24,70 +26,86 @@ def run_calibrate(args: argparse.Namespace) -> None:
 
 def calibrate_to_table(args: argparse.Namespace) -> None:
     from prunet_det.latency.calibrate import calibrate_to_table as fit
-    from prunet_det.latency.calibrate import measure_peaks
-    from prunet_det.latency.device import FITTED
+    from prunet_det.latency.calibrate import judge
+    from prunet_det.latency.device import load_device
     from prunet_det.latency.measure import require_device
+    from prunet_det.latency.peaks import measure_peaks
+    from prunet_det.latency.record import Latency
     from prunet_det.latency.table import Table
+    from prunet_det.utils.io import read_csv
+
+    if not args.out and not (args.device and args.write):
+        raise UserError("say with --out FILE.json where the device file goes.")
+    table = Table.load(args.source, force=bool(args.device))
+    if args.device:
+        peaks = load_device(args.device)
+    else:
+        peaks = measure_peaks(table.conditions, require_device(table.conditions))
+    rows = read_csv(args.networks)[1] if args.networks else []
+    networks = [Latency.from_row(row) for row in rows]
+    device = fit(peaks, table, args.source, networks)
+    if not args.json:
+        p = device.provenance
+        rows = [[k.replace("_", " "), *percents(p[k])] for k in ("in_sample", "cross_validated")]
+        title = f"{table.title}: errors on {p['blocks']} blocks"
+        print(text_table(title, ["", "mean", "worst"], rows))
+    if networks and not args.json:
+        found = judge(device, networks)
+        rows = [
+            [m.model, f"{m.ms:.3f}", f"{p.latency.ms:.3f}", f"{error:+.1%}"]
+            for m, p, error in zip(networks, found.predictions, found.relative, strict=True)
+        ]
+        s = device.provenance["networks"]
+        rows.append(["all: mean, worst, tau", *percents(s), f"{s['kendall_tau']:.2f}"])
+        title = f"{len(networks)} networks measured whole, in ms"
+        print(text_table(title, ["network", "measured", "predicted", "error"], rows))
+    finish(args, device)
+
+
+def percents(error: dict[str, float]) -> list[str]:
+    """Mean and worst error as cells."""
+    return [f"{error[k]:.1%}" for k in ("mean", "worst")]
+
+
+def finish(args: argparse.Namespace, device: Any) -> None:
+    """Prints a device's constants, and writes its file where that was asked for."""
+    from prunet_det.latency.device import DEVICE_DIR, FITTED
     from prunet_det.utils.io import atomic_path
 
-    if not args.out:
-        raise UserError("say with --out FILE.json where the device file goes.")
-    table = Table.load(args.source)
-    c = table.conditions
-    device = fit(measure_peaks(c, require_device(c)), table, args.source)
-    with atomic_path(args.out) as temporary:
-        temporary.write_text(device.to_json(), encoding="utf-8")
     if args.json:
         print(device.to_json().replace("\n", ""))
-        return
-    p = device.provenance
-    rows = [[k.replace("_", " "), *(f"{v:.1%}" for v in p[k].values())] for k in FITS]
-    print(text_table(f"{table.title}: errors on {p['blocks']} blocks", ["", "mean", "worst"], rows))
-    print(text_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]]))
-    print(f"written: {args.out}; use it as --device {args.out}")
-
-
-FITS = ("in_sample", "cross_validated")
+    else:
+        constants = [[f"{getattr(device, k):.4g}" for k in FITTED]]
+        print(text_table("constants", list(FITTED), constants))
+    kept = DEVICE_DIR / f"{device.name}.json" if args.write else None
+    for path in filter(None, (args.out, kept)):
+        with atomic_path(path) as temporary:
+            temporary.write_text(device.to_json(), encoding="utf-8")
+    if args.out and not args.json:
+        print(f"written: {args.out}; use it as --device {args.out}")
 
 
 def calibrate_to_published(args: argparse.Namespace) -> None:
     from prunet_det.latency import calibrate as c
-    from prunet_det.latency.device import DEVICE_DIR, FITTED, load_device
-    from prunet_det.utils.io import atomic_path
+    from prunet_det.latency.device import load_device
 
-    points = c.published_points(args.device)
-    old = load_device(args.device)
-    left_out = c.leave_one_out(old, points)
-    source = old.provenance.get("source", c.PUBLISHED.name)
-    device = c.calibrate(old, points, source, left_out)
-    inside = c.errors(device, points)
-    if args.json:
-        print(device.to_json().replace("\n", ""))
-    else:
+    name = args.device or "v100"
+    points = c.published_points(name)
+    old = load_device(name)
+    device = c.calibrate(old, points, old.provenance.get("source", c.PUBLISHED.name))
+    if not args.json:
+        p = device.provenance
         rows = []
-        for name, errors in left_out.items():
-            own = c.errors(device, [p for p in points if p.network == name])
-            rows.append(
-                [
-                    name + (" (its family)" if name in c.FAMILIES_OF_ONE else ""),
-                    *(f"{v:.1%}" for v in (own.mean, own.worst, errors.mean, errors.worst)),
-                    f"{errors.kendall_tau:.2f}",
-                ]
-            )
-        header = ["network", "mean", "worst", "left out: mean", "worst", "tau over batches"]
+        for network, error in p["leave_one_out"].items():
+            own = c.errors(device, [point for point in points if point.network == network])
+            rows.append([network, f"{own.mean:.1%}", f"{own.worst:.1%}", *percents(error)])
+        rows += [[f, "", "", *percents(e)] for f, e in p["leave_family_out"].items()]
+        header = ["network", "mean", "worst", "left out: mean", "worst"]
         print(text_table(f"{device.title}: errors of {len(points)} published points", header, rows))
-        batches = sorted({p.batch for p in points})
         rows = []
-        for batch in batches:
-            at = c.errors(device, [p for p in points if p.batch == batch])
+        for batch in sorted({point.batch for point in points}):
+            at = c.errors(device, [point for point in points if point.batch == batch])
             rows.append([str(batch), f"{at.mean:.1%}", f"{at.worst:.1%}", f"{at.kendall_tau:.2f}"])
-        rows.append(
-            ["all", f"{inside.mean:.1%}", f"{inside.worst:.1%}", f"{inside.kendall_tau:.2f}"]
-        )
+        rows.append(["all", *percents(p["in_sample"]), f"{p['kendall_tau']:.2f}"])
         print(text_table("in-sample, by batch", ["batch", "mean", "worst", "tau"], rows))
-        print(
-            text_table("constants", list(FITTED), [[f"{getattr(device, k):.4g}" for k in FITTED]])
-        )
-    if args.write:
-        with atomic_path(DEVICE_DIR / f"{device.name}.json") as temporary:
-            temporary.write_text(device.to_json(), encoding="utf-8")
+    finish(args, device)

@@ -35,24 +35,10 @@ EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(4))
 
 
 def predict_any(name: str, args: argparse.Namespace) -> Any:
-    """Our own networks by formula; timm's and whole detectors by tracing."""
-    import torch
+    """A network's prediction as the flags ask for it."""
+    from prunet_det.latency.predict import predict_named
 
-    from prunet_det.latency import predict, predict_module
-    from prunet_det.runtime.subject import is_ours, load_subject, timm_network
-
-    if name.endswith(".py"):
-        subject = load_subject(name, args.scope, args.input_size, settle=False)
-        size = subject.input_size
-        return predict_module(
-            subject.module, subject.name, args.device, args.batch, size, args.scope
-        )
-    if is_ours(name):
-        return predict(name, args.device, args.batch, args.input_size, args.scope)
-    with torch.device("meta"):
-        module, own = timm_network(name, args.scope)
-    size = own if args.input_size is None else args.input_size
-    return predict_module(module, name, args.device, args.batch, size, args.scope)
+    return predict_named(name, args.device, args.batch, args.input_size, args.scope)
 
 
 def run_predict(args: argparse.Namespace) -> None:
@@ -117,12 +103,13 @@ def predict_all(args: argparse.Namespace, names: Sequence[str]) -> list[Any]:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Published, predicted and measured classifiers side by side, at their own resolution."""
-    from prunet_det.latency.calibrate import published_points
+    from prunet_det.latency.calibrate import published_devices, published_points
     from prunet_det.latency.measure import local_device
     from prunet_det.latency.record import Failure
     from prunet_det.zoo.models import model_names
 
-    published = {p.network: p for p in published_points(args.device) if p.batch == args.batch}
+    points = published_points(args.device) if args.device in published_devices() else []
+    published = {p.network: p for p in points if p.batch == args.batch}
     names = args.model or [*model_names(), *EFFICIENTNETS]
     predicted = predict_all(args, names)
     measured = [] if args.no_measure else measure_all(args, names, local_device())
@@ -246,6 +233,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from prunet_det.latency.device import device_names
     from prunet_det.runtime import PRECISIONS, RUNTIMES
     from prunet_det.runtime.subject import Scope
 
@@ -256,11 +244,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def verb(function: Any, device: str, what: str) -> argparse.ArgumentParser:
+    def verb(function: Any, device: str | None, what: str) -> argparse.ArgumentParser:
         name = function.__name__.removeprefix("run_")
         made = verbs.add_parser(name, help=function.__doc__, description=function.__doc__)
         made.set_defaults(run=function)
-        made.add_argument("--device", default=device, help=f"{what} [{device}]")
+        made.add_argument("--device", default=device, help=f"{what} [{device}]" if device else what)
         made.add_argument("--json", action="store_true", help="one JSON object per line")
         return made
 
@@ -285,7 +273,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=f"to spend on each at most [{seconds}]",
         )
 
-    known = "v100, a100 or a device file"
+    known = f"{', '.join(device_names())} or a device file"
     predict = verb(run_predict, "v100", known)
     networks(predict)
     predict.add_argument("--scope", choices=scopes[:3], default="backbone")
@@ -303,7 +291,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
 
-    compare = verb(run_compare, "v100", "v100 or a100")
+    compare = verb(run_compare, "v100", known)
     networks(compare, required=False)
     running(compare, 1.0)
     compare.add_argument("--no-measure", action="store_true", help="leave this machine out")
@@ -329,7 +317,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--seconds", type=above_zero, default=2.0, help="at most, on each [2.0]")
     check.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
 
-    calibrate = verb(run_calibrate, "v100", "v100 or a100, to its published figures")
+    whose = "whose constants [v100]; with --from, whose peaks [this machine's, measured]"
+    calibrate = verb(run_calibrate, None, whose)
     add_calibrate(calibrate)
     return parser
 

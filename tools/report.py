@@ -22,8 +22,9 @@ from prunet_det.benchmark.gpu import tables as gpu_tables
 from prunet_det.benchmark.published import metafile
 from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency import plots as latency_plots
-from prunet_det.latency.calibrate import FAMILIES_OF_ONE, errors, published_points
+from prunet_det.latency.calibrate import errors, judge, published_devices, published_points
 from prunet_det.latency.check import summarize
+from prunet_det.latency.device import Device
 from prunet_det.latency.kernels import spec_kernels, totals
 from prunet_det.latency.record import Latency, read_latencies
 from prunet_det.runtime.subject import Scope
@@ -137,14 +138,21 @@ def calibration() -> str:
     for name in device_names():
         device = load_device(name)
         p = device.provenance
-        inside = p["in_sample"]
-        rows.append(
-            [device.title, "all, in-sample", f"{inside['mean']:.1%}", f"{inside['worst']:.1%}"]
-        )
-        for network, error in p["leave_one_out"].items():
-            what = "left out, and so its family" if network in FAMILIES_OF_ONE else "left out"
-            rows.append([device.title, f"{network} {what}", *(f"{v:.1%}" for v in error.values())])
-    return markdown_table(["device", "networks", "mean error", "worst"], rows)
+        points = f"{p['points']} times of whole networks" if "points" in p else ""
+        points = points or f"{p['blocks']} measured blocks"
+        found = {f"{points}, in sample": p["in_sample"]}
+        if "cross_validated" in p:
+            found["blocks left out"] = p["cross_validated"]
+        for key, what in (("leave_one_out", ""), ("leave_family_out", " together")):
+            for networks, error in p.get(key, {}).items():
+                found[f"{networks} left out{what}"] = error
+        if "networks" in p:
+            s = p["networks"]
+            whole = f"{len(s['names'])} whole networks, none of them fitted to"
+            found[f"{whole}; Kendall's tau {s['kendall_tau']:.2f}"] = s
+        title = f"`{name}`: {device.title}, {device.conditions.runtime}"
+        rows += [[title, w, f"{e['mean']:.1%}", f"{e['worst']:.1%}"] for w, e in found.items()]
+    return markdown_table(["device", "errors on", "mean", "worst"], rows)
 
 
 def predictions() -> str:
@@ -279,13 +287,15 @@ def texts() -> dict[Path, str]:
 def latency_figures() -> dict[str, tuple[Any, ...]]:
     """Name of each figure of docs/latency to a function that draws it, and its arguments."""
     found: dict[str, tuple[Any, ...]] = {}
-    for name in device_names():
+    for name in published_devices():
         device = load_device(name)
         e = errors(device, published_points(name))
         title = f"{device.title}, classifiers: mean error {e.mean:.1%}, worst {e.worst:.1%}"
         axes = ("published, FP16, batch 1 to 64", "predicted")
         pairs = latency_plots.calibration_pairs(e)
         found[f"calibration_{name}.svg"] = (latency_plots.draw_pairs, pairs, *axes, title)
+    latencies = [Latency.from_row(row) for row in read_csv(MEASURED / "h100_backbone.csv")[1]]
+    found["networks_h100.svg"] = _judged(load_device("h100"), latencies)
     device = load_device("v100")
     predicted = {name: predict(name) for name in prunet_det.model_names()}
     where = f"{device.title}, TensorRT FP16, batch 1, 512 px, scope backbone"
@@ -302,6 +312,16 @@ def latency_figures() -> dict[str, tuple[Any, ...]]:
         axes = ("measured whole", "added up")
         found[f"check_{name}.svg"] = (latency_plots.draw_pairs, pairs, *axes, title)
     return found
+
+
+def _judged(device: Device, measured: Sequence[Latency]) -> tuple[Any, ...]:
+    found = judge(device, measured)
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for m, p in zip(measured, found.predictions, strict=True):
+        pairs.setdefault(m.model.split("_")[0], []).append((m.ms, p.latency.ms))
+    title = f"{device.title}, backbones: mean error {found.mean:.1%}, worst {found.worst:.1%}"
+    axes = ("measured, FP16, batch 1, CUDA graph", "predicted from blocks")
+    return latency_plots.draw_pairs, pairs, *axes, title
 
 
 def figures() -> dict[Path, tuple[Any, ...]]:

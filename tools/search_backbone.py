@@ -32,7 +32,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="a config of configs/search/")
     add("--budget-ms", type=above_zero, required=True, help="latency to meet, of scope backbone")
-    add("--device", default="v100", help="v100, a100, here, a table's or a device's file [v100]")
+    add("--device", default="v100", help="v100, a100, h100, here, a table or a device file [v100]")
     add("--batch", type=at_least(1), default=1, help="images at once, of the budget [1]")
     add("--input-size", type=at_least(1), default=512, help="pixels, of the budget [512]")
     add("--threads", type=at_least(1), help="of a CPU that is measured [all]")

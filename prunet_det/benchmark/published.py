@@ -12,8 +12,7 @@ import yaml
 
 import prunet_det
 from prunet_det.benchmark.fronts import FrontPoint
-from prunet_det.latency.calibrate import published_points
-from prunet_det.latency.device import device_names
+from prunet_det.latency.calibrate import published_devices, published_points
 from prunet_det.latency.record import Conditions, Latency
 from prunet_det.runtime.subject import Scope
 from prunet_det.utils.io import markdown_table, read_csv
@@ -208,7 +207,7 @@ def metafile() -> str:
         ],
         "Weights": "checkpoints/prunet_demo_digits.safetensors",
     }
-    times = {device: published_points(device) for device in device_names()}
+    times = {device: published_points(device) for device in published_devices()}
     networks = [
         {
             "Name": c.model,

@@ -2,12 +2,18 @@
 
     t(network, batch) = net + sum over kernels of (launch + max(compute, memory))
 
+Which kernels there are is the runtime's, see `fusion`.
+
 * Dense and 1x1 convolutions are implicit matrix products, M x N x K = batch * positions x out_chs x
   in_chs * taps, cut into tiles that the multiprocessors work off in waves; the best of eight tile
   shapes counts. A tile takes its operations at an efficiency that falls with its size, and no less
-  than one step for every 32 of K.
-* A depthwise convolution costs its outputs times the width of its kernel on the plain cores.
+  than one step for every 32 of K. The channels of each tap are rounded up, by some libraries to as
+  many as a tile's step takes.
+* A depthwise convolution reads each input once, and works on it on the plain cores for a time that
+  grows somewhat slower than the number of taps.
 * Activations move at L2 speed while they fit there, else at DRAM speed; weights come from DRAM.
+* Kernels that compute nothing but element-wise operations, poolings and copies start faster, and
+  move their data slower, than convolutions.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from prunet_det.latency.fusion import Fusion, fusion_of
 from prunet_det.latency.kernels import KINDS, Kernel
 from prunet_det.latency.record import Conditions
 from prunet_det.utils.config import check_keys
@@ -32,13 +39,16 @@ TILES = np.array(
     [(256, 128), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (64, 32), (32, 32)], float
 )
 _TILE_HALF = 64.0  # sides of a tile at which its efficiency is halved
+_TAPS_POWER = 0.75  # of a depthwise convolution's time in the number of its taps
 CPU_TILE_SCALE = 0.125
 BYTES = {"fp16": 2, "fp32": 4}
 Batch = int | np.ndarray  # images at once, of all networks or one number a kernel
 COMPONENTS = ("fixed", "launch", "dense", "pointwise", "depthwise", "elementwise", "memory")
+PRODUCTS = ("dense", "pointwise", "grouped", "fc", "matmul")
 FITTED = (
     "net_us",
     "launch_us",
+    "elementwise_launch_us",
     "tensor_efficiency",
     "bandwidth_efficiency",
     "depthwise_efficiency",
@@ -63,16 +73,20 @@ class Device:
         half_tflops: Peak of other arithmetic in the precision, in TFLOP/s.
         dram_gb_s: Bandwidth of DRAM in GB/s.
         l2_mb: Size of the last cache in MiB.
+        tap_chs: Number that the channels of each tap of a convolution are rounded up to: 8 where
+            taps and channels are one dimension, 64 where a step of the product is of one tap.
         tile_scale: Sides of its tiles of matrix products as a fraction of a GPU's: 1 for GPUs,
             CPU_TILE_SCALE where registers hold the tiles.
         net_us: Time of a network beside its kernels, in microseconds.
-        launch_us: Time of each kernel beside its work, in microseconds.
+        launch_us: Time of each convolution or matrix product beside its work, in microseconds.
+        elementwise_launch_us: The same of other kernels.
         tensor_efficiency: Fraction of the tensor peak that 1x1 convolutions reach in large tiles.
         dense_ratio: Speed of convolutions with larger kernels, as a multiple of 1x1 ones.
         bandwidth_efficiency: Fraction of the DRAM bandwidth that is reached.
         depthwise_efficiency: Fraction of `half_tflops` that depthwise convolutions reach.
         k_step_us: Shortest time of 32 steps of a product's inner dimension, in microseconds.
-        elementwise_factor: Factor on the memory time of element-wise kernels.
+        elementwise_factor: Factor on the memory time of other kernels than convolutions and
+            products.
         provenance: Where the constants come from, and the errors of the fit.
     """
 
@@ -84,9 +98,11 @@ class Device:
     half_tflops: float
     dram_gb_s: float
     l2_mb: float
+    tap_chs: int = 8
     tile_scale: float = 1.0
     net_us: float = 30.0
-    launch_us: float = 2.5
+    launch_us: float = 3.5
+    elementwise_launch_us: float = 2.0
     tensor_efficiency: float = 0.55
     bandwidth_efficiency: float = 0.75
     depthwise_efficiency: float = 0.15
@@ -99,6 +115,15 @@ class Device:
     def name(self) -> str:
         """Name that predictions are asked for by, such as `v100`."""
         return self.conditions.device
+
+    @property
+    def fusion(self) -> Fusion:
+        """What its runtime fuses.
+
+        Raises:
+            InputError: If the runtime is unknown.
+        """
+        return fusion_of(self.conditions)
 
     def at(self, batch: int) -> Conditions:
         """Conditions of a prediction.
@@ -148,6 +173,8 @@ class Device:
             if not isinstance(data.get(key, 0), (int, float)):
                 raise InputError(f"{where} is no device file: {key} must be a number.")
         settings |= {k: data.pop(k) for k in settings if k in data}
+        if "launch_us" in data:  # files of before had one launch for all kernels
+            data.setdefault("elementwise_launch_us", data["launch_us"])
         conditions = Conditions(device=data.pop("name"), **settings)
         return cls(conditions=conditions, **data)
 
@@ -208,7 +235,7 @@ class KernelArrays:
         return np.isin(self.kind, [KINDS.index(kind) for kind in kinds])
 
 
-def _round_up(values: np.ndarray, to: int) -> np.ndarray:
+def _round_up(values: np.ndarray, to: int | np.ndarray) -> np.ndarray:
     return np.ceil(values / to) * to
 
 
@@ -216,7 +243,9 @@ def _products(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     """Compute time of matrix products, in us; zero for other kernels."""
     rows = (batch * k.positions)[:, None]
     columns = _round_up(k.out_chs / k.groups, 8)[:, None]
-    depth = _round_up(k.in_chs / k.groups, 8) * k.taps
+    chs = k.in_chs / k.groups
+    # An image's few channels are never a step of their own.
+    depth = _round_up(chs, np.where(chs > 8, device.tap_chs, 8)) * k.taps
     a, b = TILES.T * device.tile_scale
     tiles = np.ceil(rows / a) * np.ceil(columns / b) * k.groups[:, None]
     waves = np.ceil(tiles / device.multiprocessors)
@@ -227,15 +256,17 @@ def _products(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     tile_us = 2 * a * b * depth[:, None] / (per_us * efficiency * dense)
     floor_us = np.ceil(depth / 32)[:, None] * device.k_step_us * device.tile_scale**2
     best = (waves * np.maximum(tile_us, floor_us)).min(1)
-    return np.where(k.of_kind("dense", "pointwise", "grouped", "fc", "matmul"), best, 0.0)
+    return np.where(k.of_kind(*PRODUCTS), best, 0.0)
 
 
 def _depthwise(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
-    """Compute time of depthwise convolutions, in us: it grows with the kernel's side."""
-    outputs = batch * k.positions * _round_up(k.out_chs, 32)
-    operations = outputs * 9 * (np.sqrt(k.taps) / 3) * 2
+    """Compute time of depthwise convolutions, in us, by their inputs: no stride saves any."""
+    mask = k.of_kind("depthwise")
+    chs = np.where(mask, k.in_chs, 1)
+    inputs = batch * k.reads / chs * _round_up(chs, 32)
+    operations = inputs * 9 * (k.taps / 9) ** _TAPS_POWER * 2
     us = operations / (device.depthwise_efficiency * device.half_tflops * 1e6)
-    return np.where(k.of_kind("depthwise"), us, 0.0)
+    return np.where(mask, us, 0.0)
 
 
 def _memory(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
@@ -246,7 +277,7 @@ def _memory(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
     # A smooth switch: half of the traffic leaves L2 where the activations are as large as it is.
     share = 1 / (1 + (activations / (device.l2_mb * 2**20)) ** 4)
     us = activations * (share / l2_per_us + (1 - share) / dram_per_us)
-    us = us * np.where(k.of_kind("elementwise"), device.elementwise_factor, 1.0)
+    us = us * np.where(k.of_kind(*PRODUCTS, "depthwise"), 1.0, device.elementwise_factor)
     return us + BYTES[device.conditions.precision] * k.weights / dram_per_us
 
 
@@ -270,8 +301,14 @@ def kernels_ms(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
         batch: Images at once: one number, or one for each kernel.
     """
     compute, memory = kernel_times(k, device, batch)
-    us = device.launch_us + np.maximum(compute, memory)
+    us = launches_us(k, device) + np.maximum(compute, memory)
     return np.bincount(k.owner, us, k.count) / 1e3
+
+
+def launches_us(k: KernelArrays, device: Device) -> np.ndarray:
+    """Returns the time of every kernel beside its work, in microseconds, (kernels,)."""
+    convolutions = k.of_kind(*PRODUCTS, "depthwise")
+    return np.where(convolutions, device.launch_us, device.elementwise_launch_us)
 
 
 def total_ms(k: KernelArrays, device: Device, batch: Batch) -> np.ndarray:
@@ -300,7 +337,7 @@ def breakdown(kernels: Sequence[Kernel], device: Device, batch: int) -> dict[str
     elementwise = k.of_kind("elementwise", "layout")
     parts = {
         "fixed": device.net_us / 1e3,
-        "launch": device.launch_us * len(kernels) / 1e3,
+        "launch": launches_us(k, device).sum() / 1e3,
         "dense": longest[k.of_kind("dense", "grouped") & bound].sum(),
         "pointwise": longest[k.of_kind("pointwise", "fc", "matmul") & bound].sum(),
         "depthwise": longest[k.of_kind("depthwise") & bound].sum(),

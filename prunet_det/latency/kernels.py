@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.latency.fusion import ENGINE, Fusion, Step
 from prunet_det.runtime.subject import Scope
 from prunet_det.utils.errors import InputError
 
@@ -23,13 +24,11 @@ KINDS = (
     "elementwise",
     "copy",
 )
-# Activations that a convolution's kernel applies on the way out; others are kernels of their own.
-FREE_ACTIVATIONS = ("relu",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One launch: a convolution with its batch norm, activation and residual, or something else.
+    """One launch: a convolution with what a runtime fuses into it, or something else.
 
     All counts are for one image, in elements rather than bytes.
 
@@ -44,7 +43,7 @@ class Kernel:
         reads: Activations that are read.
         writes: Activations that are written.
         weights: Parameters as inference reads them, batch norm folded.
-        params: Parameters of the modules that were fused.
+        params: Parameters of the modules; a convolution has those of its batch norm.
         macs: Multiply-accumulates.
     """
 
@@ -119,6 +118,72 @@ def convolution(name: str, shape: ConvShape, params: int, extra_reads: int = 0) 
     )
 
 
+_IMAGE_CHS = 4  # Convolutions of so few channels have kernels of their own.
+
+
+def padded_convolution(
+    name: str, shape: ConvShape, params: int, extra_reads: int, fusion: Fusion
+) -> list[Kernel]:
+    """Returns the kernel of a convolution after those that pad its input and weights, if any.
+
+    Args:
+        name: As for `convolution`.
+        shape: As for `convolution`.
+        params: As for `convolution`.
+        extra_reads: As for `convolution`.
+        fusion: Which channels the runtime pads.
+    """
+    kernel = convolution(name, shape, params, extra_reads)
+    chs = shape.in_chs
+    padded = fusion.multiple * math.ceil(chs / fusion.multiple)
+    if padded == chs or chs <= _IMAGE_CHS or shape.groups > 1:
+        return [kernel]
+    before = [
+        _copy(f"{name}.pad_input", chs * shape.in_positions, padded * shape.in_positions),
+        _copy(f"{name}.pad_weight", kernel.weights, kernel.weights // chs * padded),
+    ]
+    return [*before, kernel]
+
+
+def _copy(name: str, reads: int, writes: int) -> Kernel:
+    return Kernel(kind="copy", name=name, reads=reads, writes=writes)
+
+
+def with_steps(
+    name: str, shape: ConvShape, params: int, steps: Sequence[Step], fusion: Fusion
+) -> list[Kernel]:
+    """Returns the kernels of a convolution and of the element-wise steps after it.
+
+    Args:
+        name: As for `convolution`.
+        shape: As for `convolution`.
+        params: As for `convolution`.
+        steps: What follows the convolution.
+        fusion: Which of it is in the convolution's kernel.
+    """
+    inside, after = fusion.split(steps)
+    extra = sum(step.extra for step in inside)
+    kernels = padded_convolution(name, shape, params, extra, fusion)
+    made = shape.out_chs * shape.positions
+    for group in after:
+        reads, last = made + sum(step.extra for step in group), group[-1]
+        made = last.chs * last.positions
+        kernels.append(elementwise(f"{name}.{last.op}", reads, made, last.positions))
+    return kernels
+
+
+def elementwise(name: str, reads: int, writes: int, positions: int) -> Kernel:
+    """Returns a kernel that computes each output from one element of each input.
+
+    Args:
+        name: Path of the module in the network.
+        reads: Elements that are read.
+        writes: Elements that are written.
+        positions: Height times width of the output.
+    """
+    return Kernel(kind="elementwise", name=name, positions=positions, reads=reads, writes=writes)
+
+
 def totals(kernels: Sequence[Kernel], element_bytes: int = 2) -> dict[str, int]:
     """Adds up the kernels of a network, for one image.
 
@@ -138,10 +203,18 @@ def totals(kernels: Sequence[Kernel], element_bytes: int = 2) -> dict[str, int]:
     }
 
 
-def layout_change(in_chs: int, positions: int) -> Kernel:
-    """Returns the kernel that brings an image to channels-last, padded to eight channels."""
+def input_kernels(in_chs: int, positions: int, fusion: Fusion = ENGINE) -> list[Kernel]:
+    """Returns the kernel that brings an image to channels-last, padded to eight channels, if any.
+
+    Args:
+        in_chs: Channels of the image.
+        positions: Height times width of the image.
+        fusion: What the runtime fuses, and whether it has this kernel.
+    """
+    if not fusion.layout:
+        return []
     padded = 8 * math.ceil(in_chs / 8)
-    return Kernel(
+    layout = Kernel(
         kind="layout",
         name="input",
         in_chs=in_chs,
@@ -150,6 +223,7 @@ def layout_change(in_chs: int, positions: int) -> Kernel:
         reads=in_chs * positions,
         writes=padded * positions,
     )
+    return [layout]
 
 
 def spec_kernels(
@@ -158,7 +232,7 @@ def spec_kernels(
     scope: Scope | str = Scope.BACKBONE,
     padding: str | None = None,
     num_classes: int = 1000,
-    in_chans: int = 3,
+    fusion: Fusion = ENGINE,
 ) -> list[Kernel]:
     """Returns the kernels of a network by formula, without building it.
 
@@ -170,7 +244,7 @@ def spec_kernels(
         padding: Padding as ArchNet takes it; `published` by default for a classifier, `same` for a
             backbone.
         num_classes: Number of classes; 0 for no classifier.
-        in_chans: Channels of the image.
+        fusion: What the runtime fuses; by default what TensorRT does.
 
     Raises:
         InputError: If the scope is another one, or the image too small for the network.
@@ -180,8 +254,8 @@ def spec_kernels(
         raise InputError(f"scope must be classifier or backbone here, got {scope}.")
     padding = padding or ("published" if scope is Scope.CLASSIFIER else "same")
     at = (size, size) if isinstance(size, int) else size
-    kernels = [layout_change(in_chans, at[0] * at[1])]
-    named = [(f"stem.{i}", block) for i, block in enumerate(spec.stem.blocks(in_chans))]
+    kernels = input_kernels(3, at[0] * at[1], fusion)
+    named = [(f"stem.{i}", block) for i, block in enumerate(spec.stem.blocks())]
     named += [
         (f"stages.{i}.{j}", block)
         for i, stage in enumerate(spec.stages)
@@ -195,10 +269,10 @@ def spec_kernels(
                 f"an image of {size} px is too small for {spec.name}: nothing is left of it at "
                 f"{name}."
             )
-        kernels += block_kernels(block, at, name)
+        kernels += block_kernels(block, at, name, fusion)
         at = out
     if scope is Scope.CLASSIFIER:
-        kernels += _tail(spec, math.prod(at), num_classes)
+        kernels += _tail(spec, math.prod(at), num_classes, fusion)
     return kernels
 
 
@@ -207,20 +281,27 @@ def output_size(block: BlockSpec, size: tuple[int, int]) -> tuple[int, int]:
     return block.output_size(size)
 
 
-def _conv(name: str, shape: ConvShape, act: str | None, residual: bool = False) -> list[Kernel]:
-    """A convolution without bias, with batch norm, and its activation where that is a kernel."""
-    made = shape.out_chs * shape.positions
-    conv = convolution(name, shape, 2 * shape.out_chs, made if residual else 0)
-    if act is None or act in FREE_ACTIVATIONS:
-        return [conv]
-    return [conv, _elementwise(f"{name}.act", made, made, shape.positions)]
+def _conv(
+    name: str, shape: ConvShape, act: str | None, fusion: Fusion, residual: bool = False
+) -> list[Kernel]:
+    """A convolution without a bias of its own, with batch norm, activation and residual."""
+    out = (shape.out_chs, shape.positions)
+    steps = [Step("bias", *out)]
+    if act:
+        steps.append(Step(act, *out))
+    if residual:
+        steps.append(Step("add", *out, math.prod(out)))
+    return with_steps(name, shape, 2 * shape.out_chs, steps, fusion)
 
 
-def _elementwise(name: str, reads: int, writes: int, positions: int) -> Kernel:
-    return Kernel(kind="elementwise", name=name, positions=positions, reads=reads, writes=writes)
+def pool(name: str, chs: int, positions: int) -> Kernel:
+    """Returns the kernel of a mean over all positions.
 
-
-def _pool(name: str, chs: int, positions: int) -> Kernel:
+    Args:
+        name: Path of the module in the network.
+        chs: Channels.
+        positions: Height times width of the input.
+    """
     return Kernel(
         kind="pool", name=name, in_chs=chs, out_chs=chs, reads=chs * positions, writes=chs
     )
@@ -230,20 +311,24 @@ def _pointwise(in_chs: int, out_chs: int, positions: int) -> ConvShape:
     return ConvShape(in_chs=in_chs, out_chs=out_chs, in_positions=positions, positions=positions)
 
 
-def block_kernels(block: BlockSpec, at: tuple[int, int], name: str = "block") -> list[Kernel]:
+def block_kernels(
+    block: BlockSpec, at: tuple[int, int], name: str = "block", fusion: Fusion = ENGINE
+) -> list[Kernel]:
     """Returns the kernels of one block.
 
     Args:
         block: The block.
         at: Height and width of its input.
         name: Path of the block in the network.
+        fusion: What the runtime fuses; by default what TensorRT does.
     """
     kind, out = block.kind_info, output_size(block, at)
     chs, mid_chs = block.spatial_chs
     before, after = math.prod(at), math.prod(out)
     kernels = []
     if kind.has_expand:
-        kernels += _conv(f"{name}.expand", _pointwise(block.in_chs, chs, before), block.act)
+        shape = _pointwise(block.in_chs, chs, before)
+        kernels += _conv(f"{name}.expand", shape, block.act, fusion)
     spatial = ConvShape(
         in_chs=chs,
         out_chs=mid_chs,
@@ -252,35 +337,43 @@ def block_kernels(block: BlockSpec, at: tuple[int, int], name: str = "block") ->
         in_positions=before,
         positions=after,
     )
-    kernels += _conv(f"{name}.spatial", spatial, block.act)
-    kernels += _squeeze_excite(f"{name}.se", block, mid_chs, after)
+    kernels += _conv(f"{name}.spatial", spatial, block.act, fusion)
+    kernels += _squeeze_excite(f"{name}.se", block, mid_chs, after, fusion)
     if kind.has_project:
         shape = _pointwise(mid_chs, block.out_chs, after)
-        kernels += _conv(f"{name}.project", shape, None, block.has_residual)
+        kernels += _conv(f"{name}.project", shape, None, fusion, block.has_residual)
     return kernels
 
 
-def _squeeze_excite(name: str, block: BlockSpec, chs: int, positions: int) -> list[Kernel]:
+def _squeeze_excite(
+    name: str, block: BlockSpec, chs: int, positions: int, fusion: Fusion
+) -> list[Kernel]:
     """Pool, two fully connected layers with biases, and the scaling with its sigmoid."""
     if not block.se:
         return []
-    fc = [
-        convolution(f"{name}.fc{i}", ConvShape(in_chs=m, out_chs=n), params=n)
-        for i, (m, n) in enumerate(((chs, block.se), (block.se, chs)), 1)
+    reduce = [Step("bias", block.se, 1), Step(block.act, block.se, 1)]
+    scale = [
+        Step("bias", chs, 1),
+        Step("sigmoid", chs, 1),
+        Step("scale", chs, positions, chs * positions),
     ]
-    if block.act not in FREE_ACTIVATIONS:
-        fc.insert(1, _elementwise(f"{name}.act", block.se, block.se, 1))
-    scale = _elementwise(f"{name}.scale", chs * positions + chs, chs * positions, positions)
-    return [_pool(f"{name}.pool", chs, positions), *fc, scale]
+    fc1, fc2 = ConvShape(in_chs=chs, out_chs=block.se), ConvShape(in_chs=block.se, out_chs=chs)
+    return [
+        pool(f"{name}.pool", chs, positions),
+        *with_steps(f"{name}.fc1", fc1, block.se, reduce, fusion),
+        *with_steps(f"{name}.fc2", fc2, chs, scale, fusion),
+    ]
 
 
-def _tail(spec: ArchSpec, positions: int, num_classes: int) -> list[Kernel]:
+def _tail(spec: ArchSpec, positions: int, num_classes: int, fusion: Fusion) -> list[Kernel]:
     width = spec.tail.width
-    kernels = _conv("conv_head", _pointwise(spec.blocks[-1].out_chs, width, positions), "relu")
-    kernels.append(_pool("global_pool", width, positions))
+    head = _pointwise(spec.blocks[-1].out_chs, width, positions)
+    kernels = _conv("conv_head", head, "relu", fusion)
+    kernels.append(pool("global_pool", width, positions))
     if spec.tail.hidden:
         hidden = ConvShape(in_chs=width, out_chs=spec.tail.hidden)
-        kernels.append(convolution("pre_logits", hidden, params=0))
+        relu = [Step("relu", spec.tail.hidden, 1)]
+        kernels += with_steps("pre_logits", hidden, 0, relu, fusion)
         width = spec.tail.hidden
     if num_classes:
         classifier = ConvShape(in_chs=width, out_chs=num_classes)

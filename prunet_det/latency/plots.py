@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunet_det.latency.calibrate import Errors
-from prunet_det.latency.device import COMPONENTS, Device, KernelArrays, kernel_times
+from prunet_det.latency.device import (
+    COMPONENTS,
+    Device,
+    KernelArrays,
+    kernel_times,
+    launches_us,
+)
 from prunet_det.latency.kernels import Kernel
 from prunet_det.utils import plots
 from prunet_det.utils.plots import COLOURS, DARK, LIGHT, MARKERS
@@ -101,7 +107,7 @@ def roofline(kernels: Sequence[Kernel], device: Device, batch: int) -> Roofline:
     """
     k = KernelArrays([kernels])
     compute, memory = kernel_times(k, device, batch)
-    seconds = (np.maximum(compute, memory) + device.launch_us) / 1e6
+    seconds = (np.maximum(compute, memory) + launches_us(k, device)) / 1e6
     operations = 2 * batch * np.array([kernel.macs for kernel in kernels], float)
     moved = 2 * (batch * (k.reads + k.writes) + k.weights)
     points = np.stack([operations / moved, operations / seconds / 1e12], 1)

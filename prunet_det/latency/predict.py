@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunet_det.arch.spec import ArchSpec
@@ -20,7 +21,13 @@ from prunet_det.latency.device import (
 from prunet_det.latency.kernels import Kernel, spec_kernels
 from prunet_det.latency.record import Latency
 from prunet_det.latency.trace import trace
-from prunet_det.runtime.subject import DETECTION_SIZE, Scope
+from prunet_det.runtime.subject import (
+    DETECTION_SIZE,
+    Scope,
+    is_ours,
+    load_subject,
+    timm_network,
+)
 from prunet_det.utils.config import positive_int
 from prunet_det.zoo.models import resolve_spec
 
@@ -76,7 +83,9 @@ def predict(
     if input_size is None:
         input_size = spec.input_size if Scope(scope) is Scope.CLASSIFIER else DETECTION_SIZE
     positive_int(input_size, "the input size")
-    return price(spec.name, spec_kernels(spec, input_size, scope), device, batch, input_size, scope)
+    known = load_device(device) if isinstance(device, str) else device
+    kernels = spec_kernels(spec, input_size, scope, fusion=known.fusion)
+    return price(spec.name, kernels, known, batch, input_size, scope)
 
 
 def predict_module(
@@ -105,8 +114,9 @@ def predict_module(
         InputError: If batch or size are impossible, or the network cannot be traced.
     """
     positive_int(input_size, "the input size")
-    traced = trace(module, (3, input_size, input_size))
-    prediction = price(name, traced.kernels, device, batch, input_size, scope)
+    known = load_device(device) if isinstance(device, str) else device
+    traced = trace(module, (3, input_size, input_size), known.fusion)
+    prediction = price(name, traced.kernels, known, batch, input_size, scope)
     if not traced.unknown:
         return prediction
     listed = ", ".join(f"{op} ({count})" for op, count in traced.unknown.items())
@@ -114,10 +124,41 @@ def predict_module(
     return replace(prediction, warnings=(*prediction.warnings, warning))
 
 
+def predict_named(
+    name: str,
+    device: str | Device = "v100",
+    batch: int = 1,
+    input_size: int | None = None,
+    scope: Scope | str = Scope.BACKBONE,
+) -> Prediction:
+    """Predicts whatever a command line names: our own networks by formula, all others by a trace.
+
+    Args:
+        name: A network of the zoo or of timm, a spec file, or a detector's config (*.py).
+        device: A device's name, the path of a device file, or a Device.
+        batch: Images at once.
+        input_size: Side of the square images, in pixels; by default what `load_subject` takes.
+        scope: What part of it.
+
+    Raises:
+        InputError: If name, device or scope are unknown, or batch or size impossible.
+    """
+    if name.endswith(".py"):
+        subject = load_subject(name, scope, input_size, settle=False)
+        size = subject.input_size
+        return predict_module(subject.module, subject.name, device, batch, size, scope)
+    if is_ours(name):
+        return predict(name, device, batch, input_size, scope)
+    with torch.device("meta"):
+        module, own = timm_network(name, scope)
+    size = own if input_size is None else input_size
+    return predict_module(module, name, device, batch, size, scope)
+
+
 def price(
     name: str,
     kernels: Sequence[Kernel],
-    device: str | Device,
+    device: Device,
     batch: int,
     input_size: int,
     scope: Scope | str,
@@ -126,24 +167,23 @@ def price(
 
     Args:
         name: Name of the network.
-        kernels: What it launches, for one image.
-        device: As for `predict`.
+        kernels: What it launches on the device, for one image.
+        device: What runs them.
         batch: As for `predict`.
         input_size: As for `predict`.
         scope: As for `predict`.
     """
-    known = load_device(device) if isinstance(device, str) else device
-    conditions = known.at(batch)
-    ms = float(total_ms(KernelArrays([kernels]), known, batch)[0])
-    parts = breakdown(kernels, known, batch)
-    outside = outside_family(kernels, parts, known, batch)
-    band = known.provenance.get("band", {})
+    conditions = device.at(batch)
+    ms = float(total_ms(KernelArrays([kernels]), device, batch)[0])
+    parts = breakdown(kernels, device, batch)
+    outside = outside_family(kernels, parts, device, batch)
+    band = device.provenance.get("band", {})
     error = band.get("outside" if outside else "inside", 0.3)
     warnings: tuple[str, ...] = ()
     if outside:
         warnings = (
-            f"outside of what {known.name} was calibrated on ({', '.join(outside)}): the error may "
-            f"be {error:.0%}.",
+            f"outside of what {device.name} was calibrated on ({', '.join(outside)}): the error "
+            f"may be {error:.0%}.",
         )
     latency = Latency(
         model=name,

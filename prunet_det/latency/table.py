@@ -20,7 +20,7 @@ from prunet_det.latency.device import (
     load_device,
     total_ms,
 )
-from prunet_det.latency.kernels import block_kernels, layout_change, output_size
+from prunet_det.latency.kernels import block_kernels, input_kernels, output_size
 from prunet_det.latency.record import Conditions
 from prunet_det.utils.env import local_devices
 from prunet_det.utils.errors import InputError, MissingFileError
@@ -273,8 +273,10 @@ def predict_table(keys: Iterable[Key], device: str | Device = "v100", batch: int
     every: Sequence[Key] = list(dict.fromkeys((b.padded(), s) for b, s in keys))
     if not every:
         return table
-    costs = kernels_ms(KernelArrays([block_kernels(*key) for key in every]), known, batch)
-    layouts = [[layout_change(block.in_chs, h * w)] for block, (h, w) in every]
+    fusion = known.fusion
+    blocks = KernelArrays([block_kernels(*key, fusion=fusion) for key in every])
+    costs = kernels_ms(blocks, known, batch)
+    layouts = [input_kernels(block.in_chs, h * w, fusion) for block, (h, w) in every]
     overheads = total_ms(KernelArrays(layouts), known, batch)
     band = known.provenance.get("band", {}).get("inside", 0.3)
     for key, ms, overhead in zip(every, costs, overheads, strict=True):

@@ -1,7 +1,7 @@
 """Any network as the kernels that an inference runtime would launch, from torch.export's graph.
 
-Fused are what TensorRT and its like fuse: a convolution with its batch norm, ReLU and one residual
-addition; chains of element-wise operations. What is computed from parameters alone is folded.
+What is computed from parameters alone is folded, and so are batch norms; what else is fused is the
+runtime's, see `fusion`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,21 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from prunet_det.latency.kernels import ConvShape, Kernel, convolution, layout_change
+from prunet_det.latency.fusion import ENGINE, Fusion
+from prunet_det.latency.kernels import (
+    ConvShape,
+    Kernel,
+    convolution,
+    elementwise,
+    input_kernels,
+    padded_convolution,
+)
 from prunet_det.utils.errors import InputError
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
@@ -68,7 +76,7 @@ class Trace:
         return sum(k.macs for k in self.kernels)
 
 
-def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
+def trace(module: nn.Module, input_shape: tuple[int, int, int], fusion: Fusion = ENGINE) -> Trace:
     """Returns the kernels of a network's inference on one image.
 
     Neither its weights nor a device are needed or touched.
@@ -76,6 +84,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
     Args:
         module: Network that takes (1, *input_shape).
         input_shape: Channels, height and width.
+        fusion: What the runtime fuses; by default what TensorRT does.
 
     Raises:
         InputError: If torch.export cannot follow it; the sentence says where.
@@ -90,7 +99,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
         raise InputError(
             f"{type(module).__name__} cannot be traced by torch.export: {reason}"
         ) from e
-    return _Tracer(program).run()
+    return _Tracer(program, fusion).run()
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
@@ -110,7 +119,8 @@ def _as_parameters(module: nn.Module, memo: dict[int, Any]) -> Iterable[tuple[in
 class _Tracer:
     """One walk over an exported graph."""
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, fusion: Fusion) -> None:
+        self.fusion = fusion
         self.nodes = list(program.graph.nodes)
         self.order = {node: i for i, node in enumerate(self.nodes)}
         signature = program.graph_signature
@@ -132,7 +142,7 @@ class _Tracer:
             if node.op == "placeholder":
                 if node.name in self.inputs:
                     _, chs, *size = node.meta["val"].shape
-                    self.kernels.append(layout_change(chs, math.prod(size)))
+                    self.kernels += input_kernels(chs, math.prod(size), self.fusion)
                 else:
                     self.constant.add(node)
             elif node.op == "call_function" and node not in self.done:
@@ -154,58 +164,65 @@ class _Tracer:
 
     def _convolution(self, node: fx.Node) -> None:
         weight = node.args[1].meta["val"].shape  # type: ignore[union-attr]
-        last, params, extra = self._fuse(node)
         source, made = node.args[0].meta["val"].shape, _shape(node)  # type: ignore[union-attr]
-        self.kernels.append(
-            convolution(
-                _where(node),
-                ConvShape(
-                    in_chs=source[1],
-                    out_chs=weight[0],
-                    taps=math.prod(weight[2:]),
-                    groups=source[1] // weight[1],
-                    in_positions=math.prod(source[2:]),
-                    positions=math.prod(made[2:]),
-                ),
-                params=params + self._bias(node),
-                extra_reads=extra,
-            )
+        shape = ConvShape(
+            in_chs=source[1],
+            out_chs=weight[0],
+            taps=math.prod(weight[2:]),
+            groups=source[1] // weight[1],
+            in_positions=math.prod(source[2:]),
+            positions=math.prod(made[2:]),
         )
-        self.done.add(last)
+        last, params = self._norm(node)
+        has_bias = last is not node or self._has_bias(node)
+        inside = not has_bias or "bias" in self.fusion.into_conv
+        extra = self._fuse(node, last) if inside else 0
+        params += self._bias_params(node)
+        self.kernels += padded_convolution(_where(node), shape, params, extra, self.fusion)
+        if not inside:
+            self._chain(last, is_bias=True)
 
     def _linear(self, node: fx.Node) -> None:
         out_chs, in_chs = node.args[1].meta["val"].shape  # type: ignore[union-attr]
-        _, params, extra = self._fuse(node)
         positions = math.prod(_shape(node)[:-1])
         shape = ConvShape(
             in_chs=in_chs, out_chs=out_chs, in_positions=positions, positions=positions
         )
-        params += self._bias(node)
-        self.kernels.append(convolution(_where(node), shape, params, extra))
+        extra = self._fuse(node, node)  # a matrix product takes the bias along in every runtime
+        self.kernels.append(convolution(_where(node), shape, self._bias_params(node), extra))
 
-    def _bias(self, node: fx.Node) -> int:
-        bias = node.args[2] if len(node.args) > 2 else None
-        return self.sizes.get(bias.name, 0) if isinstance(bias, fx.Node) else 0
+    def _has_bias(self, node: fx.Node) -> bool:
+        return len(node.args) > 2 and isinstance(node.args[2], fx.Node)
 
-    def _fuse(self, node: fx.Node) -> tuple[fx.Node, int, int]:
-        """Follows what a convolution's kernel takes along: last node, parameters, extra reads."""
-        params = extra = 0
-        last = node
+    def _bias_params(self, node: fx.Node) -> int:
+        return self.sizes.get(node.args[2].name, 0) if self._has_bias(node) else 0  # type: ignore
+
+    def _norm(self, node: fx.Node) -> tuple[fx.Node, int]:
+        """A convolution's own batch norm and its parameters, or the convolution and none."""
+        user = next(iter(node.users), None)
+        if user is None or len(node.users) > 1 or _name(user) not in _NORMS:
+            return node, 0
+        self.done.add(user)
+        return user, sum(self.sizes.get(n.name, 0) for n in user.all_input_nodes)
+
+    def _fuse(self, start: fx.Node, last: fx.Node) -> int:
+        """Follows what the kernel of `start` takes along after `last`: elements of a residual."""
+        extra = 0
+        takes = self.fusion.into_conv
         while len(last.users) == 1:
-            user = next(iter(last.users))
-            op = _name(user)
-            if op in _NORMS and last is node:
-                params += sum(self.sizes.get(n.name, 0) for n in user.all_input_nodes)
-            elif op in _ADDS and not extra and (other := self._residual(user, last, node)):
-                extra = _numel(other)
-            elif op in _RELUS:
-                self.done.add(user)
-                return user, params, extra
-            else:
+            last, before = next(iter(last.users)), last
+            op = _name(last)
+            if op in _RELUS and "relu" in takes:
+                self.done.add(last)
                 break
-            self.done.add(user)
-            last = user
-        return last, params, extra
+            if op not in _ADDS or extra or "add" not in takes:
+                break
+            other = self._residual(last, before, start)
+            if other is None:
+                break
+            extra = _numel(other)
+            self.done.add(last)
+        return extra
 
     def _residual(self, add: fx.Node, own: fx.Node, start: fx.Node) -> fx.Node | None:
         """The other summand, where it is a tensor of the same shape that is there already."""
@@ -217,39 +234,36 @@ class _Tracer:
         return other if ready and _shape(other) == _shape(own) else None
 
     def _elementwise(self, node: fx.Node) -> None:
-        """A chain of element-wise operations, each feeding the next alone, is one kernel."""
-        chain = [node]
-        while len(chain[-1].users) == 1:
+        self._chain(node)
+
+    def _chain(self, first: fx.Node, is_bias: bool = False) -> None:
+        """One kernel of an element-wise operation and of what the runtime chains to it.
+
+        Args:
+            first: The operation, or the convolution or batch norm whose bias is added.
+            is_bias: Whether it is the latter.
+        """
+        chain = [first]
+        while self.fusion.chains and len(chain[-1].users) == 1:
             user = next(iter(chain[-1].users))
             if _name(user) not in _ELEMENTWISE or not self._is_ready(user, chain):
                 break
             chain.append(user)
         self.done.update(chain)
-        inside = set(chain)
-        sources = {
-            n: None
-            for link in chain
-            for n in link.all_input_nodes
-            if n not in inside and n not in self.constant
-        }
-        params = {
-            n.name: self.sizes[n.name]
-            for link in chain
-            for n in link.all_input_nodes
-            if n.name in self.sizes
-        }
-        made = _numel(chain[-1])
-        self.kernels.append(
-            Kernel(
-                kind="elementwise",
-                name=_where(chain[-1]),
-                positions=math.prod(_shape(chain[-1])[2:]),
-                reads=sum(_numel(n) for n in sources),
-                writes=made,
-                weights=sum(params.values()),
-                params=sum(params.values()),
-            )
+        made, links = set(chain), chain
+        if is_bias:
+            made, links = set(chain[1:]), chain[1:]
+        needed = [n for link in links for n in link.all_input_nodes if n not in made]
+        sources = dict.fromkeys([*([first] if is_bias else []), *needed])
+        params = sum(self.sizes.get(n.name, 0) for n in sources)
+        last = chain[-1]
+        kernel = elementwise(
+            _where(last),
+            sum(_numel(n) for n in sources if n not in self.constant),
+            _numel(last),
+            math.prod(_shape(last)[2:]),
         )
+        self.kernels.append(replace(kernel, weights=params, params=params))
 
     def _is_ready(self, user: fx.Node, chain: list[fx.Node]) -> bool:
         """Whether all that `user` needs beside the chain was computed before the chain."""

@@ -143,7 +143,7 @@ def test_predictions_are_of_networks_as_deployed():
     merged, ours = (found for _, found in source.latencies(networks))
     with torch.device("meta"):
         branched = timm.create_model("mobileone_s1")
-    assert merged.ms < predict_module(branched, "m", batch=2, input_size=64).latency.ms / 2
+    assert merged.ms < predict_module(branched, "m", batch=2, input_size=64).latency.ms / 1.8
     assert ours == predict("prunet_p0", batch=2, scope="classifier").latency
     band = load_device("v100").provenance["band"]
     assert [f.high / f.ms - 1 for f in (merged, ours)] == pytest.approx(

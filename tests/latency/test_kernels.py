@@ -11,7 +11,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import prunet_det
+from prunet_det import BlockSpec
 from prunet_det.latency import spec_kernels, trace
+from prunet_det.latency.fusion import fusion_of
+from prunet_det.latency.kernels import block_kernels
+from prunet_det.latency.record import Conditions
+from prunet_det.runtime import RUNTIMES
 from tests.conftest import ROOT, published_counts
 from tests.zoo.networks import representatives
 
@@ -28,6 +33,15 @@ def test_counts_equal_the_originals(row):
     assert sum(k.macs for k in kernels) == int(row["macs_total"])
 
 
+def runtime(name, precision="fp16", threads=0):
+    return fusion_of(Conditions(device="x", runtime=name, precision=precision, threads=threads))
+
+
+FUSIONS = {name: runtime(name) for name in RUNTIMES} | {
+    "on a CPU": runtime("channels_last", "fp32", 2)
+}
+
+
 @pytest.mark.parametrize("name", representatives())
 def test_a_trace_gives_the_formulas_kernels(name):
     spec = prunet_det.load_spec(name)
@@ -36,6 +50,58 @@ def test_a_trace_gives_the_formulas_kernels(name):
     found = trace(net, (3, spec.input_size, spec.input_size))
     assert unnamed(found.kernels) == unnamed(spec_kernels(spec, spec.input_size, "classifier"))
     assert found.unknown == {} and found.params == sum(k.params for k in found.kernels)
+
+
+# Squeeze-and-excitation and SiLU; channels that are no multiple of 8; a tail with a hidden layer.
+@pytest.mark.parametrize("fusion", FUSIONS.values(), ids=FUSIONS)
+@pytest.mark.parametrize("name", ["prunet_demo", "gpunet_0", "gpunet_d1"])
+def test_a_trace_gives_the_formulas_kernels_of_every_runtime(name, fusion):
+    spec = prunet_det.load_spec(name)
+    with torch.device("meta"):
+        net = prunet_det.create(spec)
+    found = trace(net, (3, 128, 128), fusion)
+    expected = spec_kernels(spec, 128, "classifier", fusion=fusion)
+    assert unnamed(found.kernels) == unnamed(expected)
+    assert sum(k.params for k in expected) == found.params
+
+
+RESIDUAL = BlockSpec("irb", 16, 16, hidden=64)
+NAMES = {
+    "tensorrt": "expand spatial project",
+    "cuda_graph": "expand expand.bias expand.relu spatial spatial.bias spatial.relu "
+    "project project.bias project.add",
+    "compiled": "expand expand.relu spatial spatial.relu project project.add",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_runtime_launches_for_a_block(name):
+    kernels = block_kernels(RESIDUAL, (32, 32), "b", runtime(name))
+    assert [k.name.removeprefix("b.") for k in kernels] == NAMES[name].split()
+    made = 16 * 32 * 32
+    last = kernels[-1]  # writes the block's output, and reads what goes into the addition
+    assert last.writes == made
+    assert last.reads == made + (64 * 32 * 32 if name == "tensorrt" else made)
+
+
+def test_channels_that_are_no_multiple_of_8_are_padded():
+    odd = replace(RESIDUAL, in_chs=20, out_chs=24)
+    kernels = block_kernels(odd, (32, 32), "b", runtime("cuda_graph"))
+    pads = [(k.name, k.reads, k.writes) for k in kernels if k.kind == "copy"]
+    assert pads == [
+        ("b.expand.pad_input", 20 * 1024, 24 * 1024),
+        ("b.expand.pad_weight", 20 * 64 + 64, (20 * 64 + 64) // 20 * 24),
+    ]
+    for other in (runtime("tensorrt"), runtime("cuda_graph", "fp32")):
+        assert all(k.kind != "copy" for k in block_kernels(odd, (32, 32), "b", other))
+    image = BlockSpec("conv", 3, 24, stride=2)
+    kinds = [k.kind for k in block_kernels(image, (64, 64), "b", runtime("cuda_graph"))]
+    assert kinds == ["dense", "elementwise", "elementwise"]
+
+
+def test_unknown_runtimes():
+    with pytest.raises(ValueError, match="no runtime 'warp'; the known ones are eager"):
+        runtime("warp")
 
 
 @pytest.mark.parametrize("name", ["prunet_p0", "gpunet_0", "prunet_demo"])

@@ -110,7 +110,7 @@ def test_records():
         ({"batch": 0}, "batch must be a positive integer"),
         ({"batch": 1.5}, "batch must be a positive integer"),
         ({"input_size": 0}, "input size must be a positive integer"),
-        ({"device": "h900"}, "no device 'h900'; the known ones are a100, v100"),
+        ({"device": "h900"}, "no device 'h900'; the known ones are a100, h100, v100"),
         ({"scope": "e2e"}, "scope must be classifier or backbone"),
     ],
 )

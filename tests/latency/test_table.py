@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import prunet_det
 from prunet_det import BlockSpec
-from prunet_det.latency import load_device, predict
+from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency.block_timer import GROUP, BlockTimer, is_chainable, measure_table
 from prunet_det.latency.calibrate import calibrate_to_table
 from prunet_det.latency.check import Check, random_networks, summaries, summarize
@@ -45,13 +45,15 @@ def entry(ms, overhead=0.0):
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("device", ["v100", "a100"])
+@pytest.mark.parametrize("device", device_names())
 def test_predicted_blocks_add_up_to_the_prediction(device, batch):
+    """A table never falls with the width, but time does where padding becomes superfluous."""
+    pads = load_device(device).fusion.multiple > 1
     for name in prunet_det.model_names():
         spec = prunet_det.load_spec(name)
         table = predict_table(network_blocks(spec, 512), device, batch)
         expected = predict(spec, device, batch, 512).latency.ms
-        assert table.network_ms(spec, 512) == pytest.approx(expected, rel=1e-6)
+        assert table.network_ms(spec, 512) == pytest.approx(expected, rel=2e-3 if pads else 1e-6)
 
 
 def test_a_file_holds_everything(tmp_path):
@@ -226,7 +228,7 @@ def test_a_fit_finds_the_constants_that_made_a_table():
     assert fitted.net_us == pytest.approx(device.net_us, rel=0.05)
     whole = predict(DEMO, fitted, 1, 512).latency
     assert whole.ms == pytest.approx(predict(DEMO, device).latency.ms, rel=0.02)
-    assert len(FITTED) == 8 and not whole.note
+    assert len(FITTED) == 9 and not whole.note
     assert "batch" in predict(DEMO, fitted, 8, 512).latency.note  # it was fitted at batch 1
 
 

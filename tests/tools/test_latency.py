@@ -229,5 +229,5 @@ def test_a_predicted_table(latency, tmp_path):
 def test_calibrate_prints_the_errors(latency):
     before = (ROOT / "prunet_det" / "latency" / "devices" / "v100.json").read_bytes()
     out = latency("calibrate", "--device", "v100")
-    assert "errors of 35 published points" in out and "left out" in out
+    assert "errors of 49 published points" in out and "left out" in out
     assert (ROOT / "prunet_det" / "latency" / "devices" / "v100.json").read_bytes() == before

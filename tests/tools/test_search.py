@@ -393,7 +393,7 @@ def test_own_images(config, tmp_path, here):
     [
         (("--budget-ms", 5), "a budget of 5 ms cannot be met: the space reaches"),
         (("--budget-ms", 0), "--budget-ms: must be a number above 0"),
-        (("--device", "tpu"), "there is no device 'tpu'; the known ones are a100, v100"),
+        (("--device", "tpu"), "there is no device 'tpu'; the known ones are a100, h100, v100"),
         (("--device", "gone.json"), "there is no table or device file gone.json"),
         (("--batch", 0), "--batch: must be at least 1"),
         (("--seed", -1), "--seed: must be at least 0"),

@@ -27,10 +27,12 @@ def test_all_five_are_there():
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_it_meets_the_budget_that_it_was_searched_for(name):
+def test_its_budget_lies_within_the_prediction_s_band(name):
+    """The device was fitted to more networks after the search, which met the budget exactly."""
     budget = prunet_det.load_spec(name).provenance.details["budget"]
     assert budget["scope"] == "backbone" and budget["input_size"] == 512
-    assert 0.97 * budget["latency_ms"] <= milliseconds(name) <= budget["latency_ms"]
+    band = load_device(budget["device"]).provenance["band"]["inside"]
+    assert 1 / (1 + band) <= budget["latency_ms"] / milliseconds(name) <= 1 + band
 
 
 def test_they_are_wider_apart_than_the_predictions_are_wrong():

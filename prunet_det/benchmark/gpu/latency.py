@@ -215,8 +215,9 @@ def run_device(place: Place) -> None:
     Raises:
         UserError: If there is no table.
     """
-    from prunet_det.latency.calibrate import calibrate_to_table, measure_peaks
+    from prunet_det.latency.calibrate import calibrate_to_table
     from prunet_det.latency.check import check_table, random_networks
+    from prunet_det.latency.peaks import measure_peaks
     from prunet_det.latency.table import Table
     from prunet_det.utils.io import write_text
 
