@@ -113,5 +113,5 @@ def imagenet_summary(results: Path) -> str:
     for name, entries in imagenet_records(results).items():
         title = f"Published top-1 against latency {imagenet_report.conditions(entries)}"
         parts.append(f"![{title}]({PICTURES}/imagenet_{name}.svg)\n")
-        parts.append(f"*{title}.* {imagenet_report.verdict(entries)}\n")
+        parts.append(f"*{title}.* {imagenet_report.headline(entries)}\n")
     return "\n".join(parts) or _NONE_YET

@@ -124,6 +124,9 @@ def test_the_verdict_follows_the_entries():
     assert "takes 17 % longer, within the error of the predictions" in text
     assert "prunet_p1 (81.1 % at 0.95 ms) is not: gpunet_1 at 224 px has 81.2 % at 0.9 ms" in text
     assert "may be off by up to 10 %" in text and "c would be on the front" in text
+    assert report.headline(ENTRIES).startswith(
+        "The front of 5 networks and resolutions holds prunet_p0, gpunet_1 and 2 others of timm's; "
+    )
     rows = {row[0]: row for row in report.rows(ENTRIES)}
     assert rows["prunet_p0"][6:] == ["all, PruNet", "distillation (b2)"]
     assert "c.big" not in rows
