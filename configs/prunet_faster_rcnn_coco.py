@@ -18,7 +18,6 @@ model = dict(
     backbone=dict(_delete_=True, type="PruNet", arch="prunet_p0", out_strides=[4, 8, 16, 32]),
     neck=dict(in_channels=[64, 96, 256, 704]),
 )
-optim_wrapper = dict(optimizer=dict(lr=0.16))
 auto_scale_lr = dict(base_batch_size=128)
 default_hooks = dict(checkpoint=dict(interval=1, by_epoch=True))
 log_processor = dict(by_epoch=True)

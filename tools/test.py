@@ -5,6 +5,7 @@ import argparse
 from _flags import add_config_flags, load_config
 
 from prunet_det.utils.errors import run_tool
+from prunet_det.utils.io import write_json
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     runner = launch.build_evaluation_runner(cfg, classes)
     record = evaluate.evaluate(runner, cfg, args.config, args.checkpoint)
     if args.out and is_main_process():
-        evaluate.write_json(args.out, record)
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,9 @@ class _Reader:
             raise InputError(
                 f"{where} has the bbox {box!r}; it needs x, y, width and height in pixels."
             )
+        crowd = annotation.get("iscrowd") or 0
+        if not isinstance(crowd, (bool, int, float)):
+            raise InputError(f"{where} has the iscrowd {crowd!r}; it needs 0 or 1.")
         area = annotation.get("area")
         if area is not None and not _is_number(area):
             raise InputError(f"{where} has the area {area!r}; it needs a number of square pixels.")
@@ -157,8 +160,8 @@ class _Reader:
             "id": number,  # ids are names; pycocotools takes 0 for no match
             "image_id": images.get(_key(annotation["image_id"])),
             "category_id": category,
-            "area": box[2] * box[3] if area is None else area,
-            "iscrowd": int(bool(annotation.get("iscrowd"))),
+            "area": area if area is not None and area > 0 else box[2] * box[3],
+            "iscrowd": int(bool(crowd)),
         }
 
     def _check_sizes(

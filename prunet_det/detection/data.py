@@ -89,6 +89,9 @@ class CocoFolder(CocoDataset):
             InputError: If none is left.
         """
         left = super().filter_data()
+        if not self.test_mode and (self.filter_cfg or {}).get("filter_empty_gt"):
+            # MMDetection's rule knows annotations, not whether their boxes can be used.
+            left = [info for info in left if info["instances"]]
         if not left:
             filled = [info for info in self.data_list if info["instances"]]
             smallest = (self.filter_cfg or {}).get("min_size", 0)

@@ -7,6 +7,7 @@ generator. Where the two differ nothing fails, but every box is a factor of two 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,11 +19,15 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from prunet_det.detection.backbone import FeatureBackbone
 from prunet_det.utils.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 _SIZE = 1024  # pixels of the image whose maps are looked at
 
 
 def check_strides(detector: BaseDetector, head: nn.Module) -> None:
-    """Compares the strides that a head is built for with those of the maps that reach it.
+    """Compares the finest stride that a head is built for with that of the maps that reach it.
+
+    All strides of a head are a factor off where the backbone's are, so the finest tells.
 
     Args:
         detector: A detector with its backbone and, if it has one, its neck.
@@ -36,11 +41,11 @@ def check_strides(detector: BaseDetector, head: nn.Module) -> None:
         return
     for what, strides in _declared(head):
         maps = _map_strides(detector)[: len(strides)]
-        if maps == strides:
+        if maps[:1] in ([], strides[:1]):
             continue
         fitting = [s * strides[0] // maps[0] for s in backbone.out_strides]
         hint = "set the head's strides to those of its maps"
-        if strides[0] != maps[0] and set(fitting) <= set(backbone.strides):
+        if set(fitting) <= set(backbone.strides):
             hint = f"give the backbone out_strides={fitting}"
         raise InputError(
             f"{type(detector).__name__}'s {what} is built for strides {_listed(strides)}, but the "
@@ -49,33 +54,36 @@ def check_strides(detector: BaseDetector, head: nn.Module) -> None:
 
 
 def _declared(head: nn.Module) -> Iterator[tuple[str, list[int]]]:
-    """Yields the parts of a head that are built for certain strides, and these strides."""
+    """Yields the parts of a head that read the neck's maps, and the strides they are built for."""
     generator = getattr(head, "prior_generator", None)
     if generator is not None:
         sides = [s if isinstance(s, Sequence) else (s, s) for s in generator.strides]
         yield type(head).__name__, [int(side[0]) for side in sides]
-    for module in head.modules():
-        featmap_strides: Any = getattr(module, "featmap_strides", None)
-        if featmap_strides is not None:
-            yield type(module).__name__, [int(s) for s in featmap_strides]
+    for name in ("bbox_roi_extractor", "mask_roi_extractor"):
+        extractors: nn.Module | None = getattr(head, name, None)
+        for module in extractors.modules() if extractors is not None else ():
+            featmap_strides: Any = getattr(module, "featmap_strides", None)
+            if featmap_strides is not None:
+                yield type(module).__name__, [int(s) for s in featmap_strides]
 
 
 def _map_strides(detector: BaseDetector) -> list[int]:
-    """Finds the strides of the neck's maps, or of the backbone's where there is no neck."""
+    """Finds the strides of the neck's maps, or of the backbone's where there is no neck.
+
+    It finds none if the neck does not run without memory, or does not take the backbone's maps.
+    """
     backbone = detector.backbone
     if not detector.with_neck:
         return list(backbone.out_strides)
-    with torch.device("meta"), torch.no_grad():
-        neck = copy.deepcopy(detector.neck).to("meta").eval()
-        maps = neck(
-            [
-                torch.empty(1, channels, _SIZE // stride, _SIZE // stride)
-                for channels, stride in zip(
-                    backbone.out_channels, backbone.out_strides, strict=True
-                )
-            ]
-        )
-    return [round(_SIZE / m.shape[-1]) for m in maps]
+    shapes = zip(backbone.out_channels, backbone.out_strides, strict=True)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            neck = copy.deepcopy(detector.neck).to("meta").eval()
+            maps = neck([torch.empty(1, chs, _SIZE // s, _SIZE // s) for chs, s in shapes])
+        return [round(_SIZE / m.shape[-1]) for m in maps]
+    except Exception as e:  # anyone's neck; what is wrong with it shows when it is used
+        logger.debug("the strides of %s are not checked: %s", type(detector.neck).__name__, e)
+        return []
 
 
 def _listed(strides: Sequence[int]) -> str:

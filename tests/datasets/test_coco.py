@@ -103,7 +103,7 @@ def test_order_means_nothing(read, order):
 def test_what_is_missing_is_filled_in(read):
     data = content()
     for annotation, crowd in zip(data["annotations"], (None, False, True), strict=True):
-        annotation.pop("area")
+        annotation.update(area=0, iscrowd=crowd) if crowd else annotation.pop("area")
         annotation["iscrowd"] = crowd
     for image in data["images"]:
         image.pop("width")
@@ -184,6 +184,7 @@ def broken(kind, **changes):
         (broken("annotations", id=[1]), "has an id that is neither a number nor a text"),
         (broken("annotations", category_id=7), "annotation 8 has the category_id 7, which is not"),
         (broken("annotations", area="big"), "annotation 8 has the area 'big'"),
+        (broken("annotations", iscrowd="0"), "annotation 8 has the iscrowd '0'; it needs 0 or 1"),
         (broken("annotations", image_id=None), "annotation 8 has no 'image_id'"),
     ],
 )

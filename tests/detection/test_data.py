@@ -65,7 +65,12 @@ def test_categories_are_matched_by_name(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"), [({"bbox": [9, 9, 0, 0]}, "no image has a box"), ({}, "has sides of 32 px")]
+    ("changes", "why"),
+    [
+        ({"bbox": [9, 9, 0, 0]}, "no image has a box"),
+        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "no image has a box"),
+        ({}, "has sides of 32 px"),
+    ],
 )
 def test_nothing_to_train_on(tmp_path, changes, why):
     root = folder(tmp_path, annotated(**changes))

@@ -15,6 +15,7 @@ from mmengine.logging import MessageHub
 
 import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.detection import PruNet
+from tests.conftest import forget_runs
 
 # Strides of the maps that a config's neck takes, by the config's path.
 FOUR, THREE = (4, 8, 16, 32), (8, 16, 32)
@@ -35,14 +36,22 @@ DETECTORS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _mmdetection():
+    """Its scope is the default one here, and only here."""
+    register_all_modules()
+    yield
+    forget_runs()
+
+
 def model_cfg(name, **backbone):
     """A config's model with PruNet in the place of its backbone."""
-    register_all_modules()
     model = Config.fromfile(Path(mmdet.__file__).parent / ".mim/configs" / f"{name}.py").model
     model.backbone = dict(type="PruNet", arch="prunet_demo", **backbone)
     with torch.device("meta"):
         chs = list(MODELS.build(model.backbone).out_channels)
-    model.neck.in_channels = chs[0] if len(chs) == 1 else chs
+    neck = model.neck[0] if isinstance(model.neck, list) else model.neck
+    neck.in_channels = chs[0] if len(chs) == 1 else chs
     return model
 
 
@@ -92,6 +101,25 @@ def test_anchors_that_are_not_where_the_maps_are(kind, arch):
         model.backbone.out_strides = FOUR
         model.neck.in_channels = list(PruNet(arch, out_strides=FOUR).out_channels)
         MODELS.build(model)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco",
+        "carafe/faster-rcnn_r50_fpn-carafe_1x_coco",
+        "htc/htc_r50_fpn_1x_coco",
+        "dyhead/atss_r50-caffe_fpn_dyhead_1x_coco",
+    ],
+)
+def test_what_cannot_be_compared_is_not_refused(name):
+    """Maps of odd strides, extractors of other branches' maps, necks that need a real device."""
+    cfg = model_cfg(name, out_strides=(16, 32) if "ssd" in name else FOUR)
+    if "ssd" in name:  # its first maps are the backbone's own
+        cfg.neck.out_channels = [*cfg.neck.in_channels, *cfg.neck.out_channels[2:]]
+        cfg.bbox_head.in_channels = cfg.neck.out_channels
+    shrink(cfg)
+    MODELS.build(cfg)
 
 
 def test_every_part_of_a_two_stage_detector_is_looked_at():
