@@ -21,9 +21,13 @@ from torchvision.models.feature_extraction import (
 
 import prunet_det
 from prunet_det.zoo.models import ALIASES
+from tests.zoo.networks import representatives
 
 NAMES = (*prunet_det.model_names(), *ALIASES)
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("name", NAMES)]
+pytestmark = pytest.mark.slow
+each_name = pytest.mark.parametrize("name", NAMES)
+# Rewriting and scripting depend on the kinds of modules alone; PRUNET_WHOLE_ZOO=1 takes all names.
+each_kind = pytest.mark.parametrize("name", representatives())
 TRACER = dict(
     leaf_modules=get_notrace_modules(),
     autowrap_functions=get_notrace_functions(),
@@ -67,6 +71,7 @@ def check_maps(maps, info, size):
         assert max(x.shape[2:]) <= math.ceil(size / reduction) + 1
 
 
+@each_name
 def test_forward(name):
     model = timm.create_model(name).eval()
     x = images(model)
@@ -76,11 +81,13 @@ def test_forward(name):
     assert torch.allclose(model(x), outputs, rtol=1e-4, atol=1e-5)
 
 
+@each_name
 def test_backward(name):
     model = timm.create_model(name, num_classes=42).train()
     check_gradients(model, model(images(model, batch=2)))
 
 
+@each_name
 @torch.no_grad()
 def test_default_cfg(name):
     model = timm.create_model(name).eval()
@@ -102,6 +109,7 @@ def test_default_cfg(name):
         assert network(x).shape[2:] == cfg["pool_size"]
 
 
+@each_kind
 @torch.no_grad()
 def test_forward_torchscript(name):
     with timm.layers.set_scriptable(True):
@@ -110,6 +118,7 @@ def test_forward_torchscript(name):
     assert len(outputs) == 1 and not outputs.isnan().any()
 
 
+@each_name
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"feature_cls": "getter"}], ids=["default", "getter"])
 def test_forward_features(name, options):
@@ -117,6 +126,7 @@ def test_forward_features(name, options):
     check_maps(model(images(model, most=96)), model.feature_info, 96)
 
 
+@each_name
 def test_forward_intermediates(name):
     model = timm.create_model(name).eval()
     x = images(model, most=96)
@@ -129,6 +139,7 @@ def test_forward_intermediates(name):
     assert torch.allclose(again, last, rtol=1e-4, atol=1e-5)
 
 
+@each_kind
 @torch.inference_mode()
 def test_forward_fx(name):
     model = timm.create_model(name).eval()
@@ -137,12 +148,14 @@ def test_forward_fx(name):
     assert torch.equal(outputs, model(x)) and not outputs.isnan().any()
 
 
+@each_kind
 def test_backward_fx(name):
     model = rewritten(timm.create_model(name, num_classes=42).train(), train=True)
     (outputs,) = model(torch.randn(2, 3, 128, 128)).values()
     check_gradients(model, outputs)
 
 
+@each_kind
 @torch.inference_mode()
 def test_forward_fx_torchscript(name):
     with timm.layers.set_scriptable(True):
@@ -151,6 +164,7 @@ def test_forward_fx_torchscript(name):
     assert len(outputs) == 1 and not outputs.isnan().any()
 
 
+@each_kind
 @torch.inference_mode()
 def test_forward_torchscript_with_features_fx(name):
     with timm.layers.set_scriptable(True):
