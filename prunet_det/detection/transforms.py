@@ -13,7 +13,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures.bbox import BaseBoxes, get_box_tensor
 from mmengine.registry import FUNCTIONS
 from mmengine.structures import InstanceData
 from torch.nn import functional as F
@@ -21,14 +21,16 @@ from torch.utils.data import default_collate
 
 from prunet_det.utils.errors import InputError
 
+_CROPPED = {"gt_bboxes", "gt_bboxes_labels", "gt_ignore_flags"}
+
 
 @TRANSFORMS.register_module()
 class RandomScaleCrop(BaseTransform):
     """MMDetection's RandomResize (keep_ratio), RandomCrop and RandomFlip in one step.
 
     It draws the same random numbers in the same order and gives the same pixels and boxes, bit by
-    bit, but drops a crop without objects before the image is resized, and has boxes as an array:
-    load them with `dict(type="LoadAnnotations", with_bbox=True, box_type=None)`.
+    bit, but drops a crop without objects before the image is resized, and has boxes as an array.
+    They are best loaded as one: `dict(type="LoadAnnotations", with_bbox=True, box_type=None)`.
 
     Args:
         scale: Width and height that the image is fitted into, in pixels.
@@ -51,13 +53,22 @@ class RandomScaleCrop(BaseTransform):
         """Transforms an image and its boxes.
 
         Args:
-            results: `img`, (H, W, 3); `gt_bboxes`, (n, 4) float32; and n `gt_bboxes_labels` and
-                `gt_ignore_flags`.
+            results: `img`, (H, W, 3); `gt_bboxes`, (n, 4) float32 or MMDetection's boxes; and n
+                `gt_bboxes_labels` and `gt_ignore_flags`.
 
         Returns:
             The same, with `img_shape`, `scale_factor`, `flip` and `flip_direction`; None if no box
             lies in the crop, so that the data set takes another image.
+
+        Raises:
+            InputError: If there are other annotations, such as masks, which would stay as they are.
         """
+        others = {k for k in results if k.startswith(("gt_", "proposals"))} - _CROPPED
+        if others:
+            raise InputError(
+                f"RandomScaleCrop crops boxes alone, not {', '.join(sorted(others))}; load no "
+                "others or use MMDetection's RandomResize, RandomCrop and RandomFlip."
+            )
         height, width = results["img"].shape[:2]
         low, high = self.ratio_range
         ratio = np.random.random_sample() * (high - low) + low
@@ -69,7 +80,10 @@ class RandomScaleCrop(BaseTransform):
         crop_height, crop_width = min(crop_height, new_height), min(crop_width, new_width)
 
         factor = (new_width / width, new_height / height)
-        boxes = results["gt_bboxes"] * np.array(factor * 2, np.float32)
+        boxes = results["gt_bboxes"]
+        if isinstance(boxes, BaseBoxes):
+            boxes = boxes.convert_to("hbox").numpy()
+        boxes = boxes * np.array(factor * 2, np.float32)
         boxes = _clip(boxes, new_width, new_height) - np.array((left, top) * 2, np.float32)
         boxes = _clip(boxes, crop_width, crop_height)
         kept = (boxes[:, :2] < (crop_width, crop_height)).all(1) & (boxes[:, 2:] > 0).all(1)
@@ -104,7 +118,8 @@ def _clip(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 class PackChannelsLast(PackDetInputs):
     """MMDetection's PackDetInputs, whose `inputs` are a view of the image, not a copy.
 
-    They have the same shape, (3, H, W), and the strides of channels-last memory.
+    They have the same shape, (3, H, W), and the strides of channels-last memory. Only an image that
+    MMDetection has flipped, a view that runs backwards, is copied.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +132,8 @@ class PackChannelsLast(PackDetInputs):
             `inputs` and `data_samples`.
         """
         image = results.pop("img")
+        if min(image.strides) < 0:
+            image = np.ascontiguousarray(image)
         packed = super().transform(results)
         return {"inputs": torch.from_numpy(image).permute(2, 0, 1), **packed}
 
@@ -147,8 +164,19 @@ class PackedSamples:
 
     @classmethod
     def pack(cls, samples: Sequence[DetDataSample]) -> PackedSamples:
-        """Packs samples as MMDetection's pipelines give them."""
+        """Packs samples as MMDetection's pipelines give them.
+
+        Raises:
+            InputError: If they have more than boxes and labels.
+        """
         parts = [s.gt_instances for s in samples] + [s.ignored_instances for s in samples]
+        others = set().union(*(s.keys() for s in samples)) - {"gt_instances", "ignored_instances"}
+        others |= set().union(*(part.keys() for part in parts)) - {"bboxes", "labels"}
+        if others:
+            raise InputError(
+                f"padded_collate packs boxes and labels alone, not {', '.join(sorted(others))}; "
+                "load no others or leave train_dataloader.collate_fn out."
+            )
         boxes = torch.cat([get_box_tensor(part.bboxes) for part in parts])
         labels = torch.cat([part.labels for part in parts])
         return cls(

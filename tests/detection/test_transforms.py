@@ -9,6 +9,7 @@ from mmcv.transforms import Compose
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -39,7 +40,7 @@ def image(index):
     }
 
 
-def pipelines(ratio_range, crop, flip):
+def pipelines(ratio_range, crop, flip, box_type=None):
     """MMDetection's pipeline and ours."""
     theirs = [
         dict(type="LoadAnnotations", with_bbox=True),
@@ -49,7 +50,7 @@ def pipelines(ratio_range, crop, flip):
         dict(type="PackDetInputs"),
     ]
     ours = [
-        dict(type="LoadAnnotations", with_bbox=True, box_type=None),
+        dict(type="LoadAnnotations", with_bbox=True, box_type=box_type),
         dict(
             type="RandomScaleCrop",
             scale=SIZE,
@@ -64,11 +65,16 @@ def pipelines(ratio_range, crop, flip):
 
 
 @pytest.mark.parametrize(
-    ("ratio_range", "crop", "flip"),
-    [((0.5, 1.5), SIZE, 0.0), ((0.1, 2.0), SIZE, 0.5), ((0.8, 1.25), (64, 48), 1.0)],
+    ("ratio_range", "crop", "flip", "box_type"),
+    [
+        ((0.5, 1.5), SIZE, 0.0, None),
+        ((0.1, 2.0), SIZE, 0.5, None),
+        ((0.8, 1.25), (64, 48), 1.0, None),
+        ((0.8, 1.25), (64, 48), 0.5, "hbox"),
+    ],
 )
-def test_draws_pixels_and_boxes_are_mmdetections(ratio_range, crop, flip):
-    theirs, ours = pipelines(ratio_range, crop, flip)
+def test_draws_pixels_and_boxes_are_mmdetections(ratio_range, crop, flip, box_type):
+    theirs, ours = pipelines(ratio_range, crop, flip, box_type)
     without_objects = 0
     for index in range(150):
         np.random.seed(index)
@@ -87,6 +93,33 @@ def test_draws_pixels_and_boxes_are_mmdetections(ratio_range, crop, flip):
             assert torch.equal(a.get(part).bboxes, b.get(part).bboxes.tensor)
             assert torch.equal(a.get(part).labels, b.get(part).labels)
     assert 0 < without_objects < 75
+
+
+@pytest.mark.parametrize("key", ["gt_masks", "gt_seg_map", "gt_keypoints", "proposals"])
+def test_what_would_not_be_cropped_is_refused(key):
+    _, ours = pipelines((0.5, 1.5), SIZE, 0.5)
+    with pytest.raises(UserError, match=f"crops boxes alone, not {key}; load no others"):
+        ours({**image(0), key: np.zeros((1, 4))})
+
+
+def test_what_would_not_be_packed_is_refused():
+    sample = items()[0]
+    instances = sample["data_samples"].gt_instances
+    instances.masks = torch.zeros(len(instances), 8, 8)
+    sample["data_samples"].proposals = InstanceData()
+    with pytest.raises(UserError, match="packs boxes and labels alone, not masks, proposals; load"):
+        padded_collate([sample])
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
+def test_images_that_mmdetection_has_flipped_can_be_packed(direction):
+    load = dict(type="LoadAnnotations", with_bbox=True)
+    flip = dict(type="RandomFlip", prob=1.0, direction=direction)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        theirs, ours = (
+            Compose([load, flip, dict(type=pack)]) for pack in ("PackDetInputs", "PackChannelsLast")
+        )
+    assert torch.equal(ours(image(0))["inputs"], theirs(image(0))["inputs"])
 
 
 def items(count=5):
