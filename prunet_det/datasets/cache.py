@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from prunet_det.utils.env import free_shared_memory, usable_cores
+from prunet_det.utils.env import free_shared_memory, local_processes, usable_cores
 from prunet_det.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class SharedImages:
 def _check_fits(needed: int, count: int) -> None:
     """Refuses more than nine tenths of the free memory; the loader's batches need some, too."""
     # Each process of a distributed training has images of its own.
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = local_processes()
     free = free_shared_memory()
     if needed * processes > 0.9 * free:
         each = f" in each of {processes} processes" if processes > 1 else ""

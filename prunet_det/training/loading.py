@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from prunet_det.utils.env import usable_cores
+from prunet_det.utils.env import local_processes, usable_cores
 from prunet_det.utils.errors import InputError
 
 MAX_WORKERS = 16  # more feed no GPU faster, and each holds two batches in shared memory
@@ -20,7 +20,11 @@ def default_workers() -> int:
     One core is the training's own and one hands batches to the GPU. Processes of a distributed
     training share the cores of their machine.
     """
-    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores, processes = usable_cores(), local_processes()
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun lets each process use all of them
+        cores //= processes
+    else:  # Slurm and Open MPI may have given each process cores of its own
+        cores = min(cores, (os.cpu_count() or 1) // processes)
     return min(max(cores - 2, 1), MAX_WORKERS)
 
 

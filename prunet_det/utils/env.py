@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata as metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def local_processes() -> int:
+    """Returns the number of processes of this distributed training on this machine; 1 for none."""
+    # The innermost launcher comes first: torchrun may run under both others, mpirun under Slurm.
+    for name in ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE"):
+        if name in os.environ:
+            counts = re.findall(r"(?<!x)\b\d+", os.environ[name])  # Slurm's may be "8(x2),4"
+            return max(map(int, counts))
+    return 1
 
 
 def free_shared_memory() -> int:

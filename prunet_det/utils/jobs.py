@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.extras import require
 from prunet_det.utils.io import atomic_path
@@ -259,11 +260,6 @@ def _on_worker(job: Job, folder: str, logs: str) -> JobResult:
     return JobResult(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in paths})
 
 
-def available_cores() -> int:
-    """Counts the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_in_processes(
     function: Callable[[Argument], Result],
     arguments: Sequence[Argument],
@@ -294,7 +290,7 @@ def run_in_processes(
 
     if not arguments:
         return
-    max_workers = max_workers or available_cores()
+    max_workers = max_workers or usable_cores()
     threads = max(1, torch.get_num_threads() // max_workers)
     context = multiprocessing.get_context("spawn" if spawn else "fork")
     size = min(max_workers, len(arguments))

@@ -12,12 +12,12 @@ import pytest
 from prunet_det.benchmark.gpu import run as gpu
 from prunet_det.benchmark.gpu.run import Part, Place, Plan, SkippedError, run_plan
 from prunet_det.benchmark.gpu.summary import Summary
+from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.jobs import available_cores
 
 
 def probe(place):
-    place.write("machine", {"device": "a device", "commit": "abc", "cores": available_cores()})
+    place.write("machine", {"device": "a device", "commit": "abc", "cores": usable_cores()})
 
 
 def probe_by_spawning(place):

@@ -71,10 +71,18 @@ def test_an_image_on_its_side_is_fine_and_another_one_is_not():
         SharedImages(lambda i: read(2 if i == 1 else i), SHAPES)
 
 
-@pytest.mark.parametrize(("processes", "sentence"), [("1", "12.0 GB, "), ("4", "12.0 GB in each")])
-def test_what_does_not_fit_is_refused(processes, sentence, monkeypatch):
+@pytest.mark.parametrize(
+    ("variable", "processes", "sentence"),
+    [
+        ("LOCAL_WORLD_SIZE", "1", "12.0 GB, "),
+        ("LOCAL_WORLD_SIZE", "4", "12.0 GB in each of 4"),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE", "4", "12.0 GB in each of 4"),
+        ("SLURM_STEP_TASKS_PER_NODE", "8(x16),6", "12.0 GB in each of 8"),
+    ],
+)
+def test_what_does_not_fit_is_refused(variable, processes, sentence, monkeypatch):
     monkeypatch.setattr(cache, "free_shared_memory", lambda: int(13e9))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setenv(variable, processes)
     with pytest.raises(UserError, match=f"of 4000 decoded images needs {sentence}.*13.0 GB"):
         SharedImages(read, [(1000, 1000)] * 4000)
     monkeypatch.setattr(cache, "free_shared_memory", lambda: 1000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from mmengine.config import Config
 
@@ -17,6 +19,17 @@ from tests.conftest import ROOT
 def test_workers_leave_two_cores_to_each_training(cores, processes, workers, monkeypatch):
     monkeypatch.setattr(loading, "usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loading.default_workers() == workers
+
+
+@pytest.mark.parametrize("variable", ["SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE"])
+@pytest.mark.parametrize(("cores", "workers"), [(64, 6), (8, 6), (4, 2)])
+def test_cores_that_a_launcher_has_shared_out_are_not_shared_again(
+    variable, cores, workers, monkeypatch
+):
+    monkeypatch.setattr(loading, "usable_cores", lambda: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setenv(variable, "8")
     assert loading.default_workers() == workers
 
 

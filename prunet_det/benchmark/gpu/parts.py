@@ -29,9 +29,9 @@ def probe(place: Place) -> None:
 def prepare(place: Place) -> None:
     """Makes the data set with its crops."""
     from prunet_det.datasets import ensure, ensure_crops
-    from prunet_det.utils.jobs import available_cores
+    from prunet_det.utils.env import usable_cores
 
-    workers = max(1, available_cores() - 2)  # the parts that run meanwhile need a core or two
+    workers = max(1, usable_cores() - 2)  # the parts that run meanwhile need a core or two
     root = ensure(place.scale.dataset, place.data / place.scale.dataset, workers)
     ensure_crops(place.scale.dataset, root, workers)
 
