@@ -39,7 +39,8 @@ class CocoFolder(CocoDataset):
     Raises:
         MissingFileError: If a folder or the annotation file is missing.
         InputError: If the annotations are damaged, or list no images or no categories; or if the
-            images are to be cached and do not fit the memory, or one cannot be read.
+            images are to be cached and do not fit the memory, one cannot be read, or the pipeline
+            does not load them with a plain LoadImageFromFile.
     """
 
     has_cache = True
@@ -120,19 +121,29 @@ class CocoFolder(CocoDataset):
                 self._cache_images()
 
     def _cache_images(self) -> None:
-        """Decodes the images, and puts the pipeline's loading from them in that from files."""
+        """Decodes the images, and puts the pipeline's loading from them in that from files.
+
+        Raises:
+            InputError: If the pipeline loads no files, or the images cannot be cached.
+        """
         infos = [self.get_data_info(i) for i in range(len(self))]
         shapes = [(info["height"], info["width"]) for info in infos]
         steps = self.pipeline.transforms
-        for i, load in enumerate(steps):
-            if type(load) is LoadImageFromFile:
+        # After a change of classes it is loading from memory that is replaced.
+        loads = [s.load if isinstance(s, LoadImageFromMemory) else s for s in steps]
+        place = next((i for i, s in enumerate(loads) if type(s) is LoadImageFromFile), None)
+        if place is None:
+            raise InputError(
+                "the cache takes the place of LoadImageFromFile, which the pipeline of "
+                f"{self._annotations} does not have; load images with it or leave the cache out."
+            )
 
-                def decode(index: int, load: LoadImageFromFile = load) -> np.ndarray:
-                    path = infos[index]["img_path"]
-                    with _naming(lambda: path):
-                        return load({"img_path": path})["img"]
+        def decode(index: int) -> np.ndarray:
+            path = infos[index]["img_path"]
+            with _naming(lambda: path):
+                return loads[place]({"img_path": path})["img"]
 
-                steps[i] = LoadImageFromMemory(SharedImages(decode, shapes))
+        steps[place] = LoadImageFromMemory(SharedImages(decode, shapes), loads[place])
 
     def prepare_data(self, idx: int) -> Any:
         """Reads and transforms an image, as CocoDataset does.
@@ -154,10 +165,11 @@ class LoadImageFromMemory(BaseTransform):
 
     Args:
         images: All images of the data set, in its order.
+        load: The step that decoded them.
     """
 
-    def __init__(self, images: SharedImages) -> None:
-        self.images = images
+    def __init__(self, images: SharedImages, load: LoadImageFromFile) -> None:
+        self.images, self.load = images, load
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Adds an image, which is read-only.

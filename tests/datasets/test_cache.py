@@ -71,6 +71,12 @@ def test_an_image_on_its_side_is_fine_and_another_one_is_not():
         SharedImages(lambda i: read(2 if i == 1 else i), SHAPES)
 
 
+@pytest.mark.parametrize("change", [lambda i: i.astype(np.float32), lambda i: i[..., 0]])
+def test_images_that_are_not_uint8_of_three_channels_are_refused(change):
+    with pytest.raises(UserError, match="image 0 is decoded to .*uint8 with three channels"):
+        SharedImages(lambda i: change(read(i)), SHAPES)
+
+
 @pytest.mark.parametrize(
     ("variable", "processes", "sentence"),
     [

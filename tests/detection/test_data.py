@@ -173,6 +173,38 @@ def test_images_that_cannot_be_cached(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        ([dict(type="mmdet.LoadImageFromFile", to_float32=True)], "to float32 .* leave to_float32"),
+        ([dict(type="mmdet.LoadImageFromFile", color_type="grayscale")], "leave .* color_type out"),
+        ([dict(type="mmdet.LoadImageFromNDArray")], "LoadImageFromFile, which .* does not have"),
+    ],
+)
+def test_a_pipeline_whose_images_cannot_be_cached(tmp_path, steps, sentence):
+    where = {**WHERE, "pipeline": steps, "data_root": photos(tmp_path)}
+    with pytest.raises(UserError, match=sentence):
+        CocoFolder(cache=True, **where)
+
+
+def test_cached_images_of_other_classes(tmp_path):
+    """Of other classes there are other images, after those without objects are left out."""
+    photos(tmp_path)
+    content = json.loads((tmp_path / "train.json").read_text())
+    content["categories"].append({"id": 4, "name": "dog"})
+    for item in content["annotations"][3:]:
+        item["category_id"] = 4
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    filters = dict(filter_cfg=dict(filter_empty_gt=True), data_root=tmp_path)
+    where = {**WHERE, "pipeline": TRAINING[:1], **filters}
+    disk, cached = (CocoFolder(cache=c, **where) for c in (False, True))
+    for data in (disk, cached):
+        data.use_classes(("dog",))
+    assert len(cached) == 3
+    for i in range(3):
+        assert np.array_equal(cached[i]["img"], disk[i]["img"])
+
+
+@pytest.mark.parametrize(
     ("annotations", "sentence"),
     [
         (None, "there is no annotation file"),
