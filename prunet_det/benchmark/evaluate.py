@@ -16,6 +16,7 @@ from prunet_det.benchmark.records import METRICS
 from prunet_det.detection.build import NetworkPart
 from prunet_det.runtime import make_program
 from prunet_det.runtime.program import Program
+from prunet_det.training.launch import set_classes
 from prunet_det.utils.errors import InputError
 
 # pycocotools' names, in mmdet's spelling, of METRICS.
@@ -82,13 +83,14 @@ def evaluate(
     """METRICS on a config's test split, by pycocotools.
 
     Args:
-        cfg: With the test data and their evaluator.
+        cfg: With the test data and their evaluator; the data are told the classes.
         predict: From a batch to its samples with their predictions.
         classes: Of the training, in the order of the labels.
 
     Raises:
-        ValueError: The test data have other classes.
+        InputError: The test data have other classes, and cannot match them by name.
     """
+    set_classes(cfg.test_dataloader.dataset, classes)
     loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
     if tuple(loader.dataset.metainfo["classes"]) != tuple(classes):
         raise InputError("the training and test data have different classes, or in another order.")

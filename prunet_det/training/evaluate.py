@@ -119,7 +119,7 @@ def release(
         )
     cfg.launcher = "none"
     cfg.work_dir = str(Path("work_dirs") / f"release_{out.stem}")
-    runner = build_evaluation_runner(cfg)
+    runner = build_evaluation_runner(cfg, read_classes(checkpoint))
     with atomic_path(out) as candidate:  # only what has been evaluated takes the released name
         save_safetensors(read_state_dict(checkpoint), candidate, half=True)
         record = evaluate(runner, cfg, config, candidate)

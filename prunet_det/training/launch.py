@@ -294,12 +294,21 @@ def build_evaluation_runner(cfg: Config, classes: Sequence[str] = ()) -> Runner:
         UserError: If the config would load pretrained weights by unpickling.
     """
     cfg.load_from, cfg.resume, cfg.speed_up = None, False, "none"
-    dataset = cfg.test_dataloader.dataset
-    if classes and dataset.type in ("CocoFolder", "EmbeddedDataset"):
-        dataset.setdefault("metainfo", dict(classes=tuple(classes)))
+    set_classes(cfg.test_dataloader.dataset, classes)
     # The Runner writes its config and logs there, and must leave the training's alone.
     cfg.work_dir = str(Path(cfg.work_dir) / "evaluation")
     return build_runner(cfg)
+
+
+def set_classes(dataset: dict[str, Any], classes: Sequence[str]) -> None:
+    """Has a COCO file's categories matched by name to the classes of weights.
+
+    Args:
+        dataset: Config of a data set; changed in place, unless it says its classes itself.
+        classes: In the order of the labels; empty to take the categories as they come.
+    """
+    if classes and dataset["type"] in ("CocoFolder", "EmbeddedDataset"):
+        dataset.setdefault("metainfo", dict(classes=tuple(classes)))
 
 
 def lr_factor(cfg: Config, world_size: int) -> float:
