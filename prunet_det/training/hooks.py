@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.hooks import CheckpointHook, Hook, LoggerHook, RuntimeInfoHook
+from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
@@ -183,15 +183,15 @@ class DeferredInfoHook(RuntimeInfoHook):
         """
         super().before_train(runner)
         self._held.clear()
-        self._intervals = {
-            hook.interval for hook in runner.hooks if isinstance(hook, (LoggerHook, CheckpointHook))
-        }
+        self._intervals = {h.interval for h in runner.hooks if isinstance(h, LoggerHook)}
         wrapper = runner.optim_wrapper
         if isinstance(wrapper, OptimWrapper) and wrapper.clip_grad_kwargs:
             clip = wrapper.clip_func
 
             def clip_quietly(parameters: Iterable[torch.Tensor], **kwargs: Any) -> None:
-                self._norm = clip(parameters, **kwargs)  # returned, it would be made a number
+                norm = clip(parameters, **kwargs)  # returned, it would be made a number
+                if norm is not None:  # a second training's hook wraps the first one's
+                    self._norm = norm
 
             wrapper.clip_func = clip_quietly
             self._norm_key = f"train/{wrapper.grad_name}"
@@ -216,16 +216,13 @@ class DeferredInfoHook(RuntimeInfoHook):
         for key, value in (outputs or {}).items():
             held[f"train/{key}"] = value.detach() if isinstance(value, torch.Tensor) else value
         self._held.append(held)
-        due = any(
-            self.every_n_inner_iters(batch_idx, n) or self.every_n_train_iters(runner, n)
-            for n in self._intervals
-        )
+        due = any(self.every_n_inner_iters(batch_idx, n) for n in self._intervals)
         last = self.is_last_train_iter(runner)
         if due or last or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._hand_on(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Saves what is held where a checkpoint comes unforeseen, as after Ctrl-C in a search.
+        """Hands on what is held, so that the checkpoint has the losses up to its iteration.
 
         Args:
             runner: Runner of the training.

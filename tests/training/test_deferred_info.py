@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from prunet_det.training import DeferredInfoHook
 from tests.conftest import forget_runs
 from tests.dispatched import Dispatched
 
@@ -38,12 +39,12 @@ class Unforeseen(Hook):
             runner.save_checkpoint(runner.work_dir, "unforeseen.pth", by_epoch=False)
 
 
-def train(hook, folder, accumulated):
-    """Scalars of a training of 10 iterations in 2 epochs, and what it dispatched."""
+def build(hook, folder, accumulated=1, **checkpoint):
+    """A runner of 10 iterations in 2 epochs."""
     forget_runs()
     torch.manual_seed(1)
     data = [{"inputs": torch.randn(4)} for _ in range(10)]
-    runner = Runner(
+    return Runner(
         Line(),
         str(folder),
         train_dataloader=DataLoader(data, 2, sampler=DefaultSampler(data, shuffle=False)),
@@ -56,11 +57,16 @@ def train(hook, folder, accumulated):
         default_hooks=dict(
             runtime_info=dict(type=hook),
             logger=dict(type="LoggerHook", interval=4),
-            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=7, save_last=False),
+            checkpoint=dict(type="CheckpointHook", save_last=False, **checkpoint),
         ),
         custom_hooks=[Unforeseen()],
         log_level="ERROR",
     )
+
+
+def train(hook, folder, accumulated):
+    """Scalars of a training, and how often it waited."""
+    runner = build(hook, folder, accumulated, by_epoch=False, interval=7)
     with Dispatched() as mode:
         runner.train()
     checkpoint = torch.load(folder / "iter_7.pth", weights_only=False)["message_hub"]
@@ -72,8 +78,6 @@ def train(hook, folder, accumulated):
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_logs_and_checkpoints_are_the_same(tmp_path, accumulated):
-    import prunet_det.training  # noqa: F401 (registers the hook)
-
     plain, plain_saved, waits = train("RuntimeInfoHook", tmp_path / "plain", accumulated)
     kept, saved, none = train("DeferredInfoHook", tmp_path / "deferred", accumulated)
     assert waits >= 40 and none == 2, "the loader draws a seed in each of two epochs"
@@ -86,3 +90,26 @@ def test_logs_and_checkpoints_are_the_same(tmp_path, accumulated):
     assert len(kept["train/loss"][0]) == 10 and len(saved["train/loss"][0]) == 7
     unforeseen = torch.load(tmp_path / "deferred" / "unforeseen.pth", weights_only=False)
     assert len(unforeseen["message_hub"]["log_scalars"]["train/loss"].data[0]) == 3
+
+
+def test_checkpoints_of_epochs_make_no_iteration_wait(tmp_path, monkeypatch):
+    """Their interval counts epochs: 1 is no reason to wait in every iteration."""
+    waited, hand_on = [], DeferredInfoHook._hand_on
+
+    def note(self, runner):
+        waited.append(runner.iter)
+        hand_on(self, runner)
+
+    monkeypatch.setattr(DeferredInfoHook, "_hand_on", note)
+    build("DeferredInfoHook", tmp_path, by_epoch=True, interval=1).train()
+    assert (tmp_path / "epoch_1.pth").is_file()
+    assert waited == [2, 3, 4, 8, 9], "the unforeseen checkpoint, every fourth, ends of epochs"
+
+
+def test_a_second_training_of_a_runner_logs_the_same(tmp_path):
+    runner = build("DeferredInfoHook", tmp_path, by_epoch=False, interval=7)
+    for total in (10, 20):
+        runner.train()
+        runner.train_loop._iter = runner.train_loop._epoch = 0
+        for name in ("loss", "grad_norm"):
+            assert len(runner.message_hub.log_scalars[f"train/{name}"].data[0]) == total
