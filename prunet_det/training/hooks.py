@@ -82,6 +82,13 @@ def _teacher(runner: Runner) -> str | None:
     return (runner.cfg.get("model", {}).get("teacher") or {}).get("name")
 
 
+def _precision(runner: Runner) -> str:
+    """Returns the type that is trained in; a scale of the loss is kept for float16 alone."""
+    wrapper = runner.cfg.get("optim_wrapper") or {}
+    amp = wrapper.get("type") == "AmpOptimWrapper"
+    return str(wrapper.get("dtype") or "float16") if amp else "float32"
+
+
 @HOOKS.register_module()
 class RecordHook(Hook):
     """Writes weights.safetensors and train.json with every checkpoint, and checks a resumed one.
@@ -120,9 +127,9 @@ class RecordHook(Hook):
 
         Args:
             runner: Runner of the training.
-            checkpoint: Content of the checkpoint; the teacher's name is added to it.
+            checkpoint: Content of the checkpoint; teacher's name and precision are added to it.
         """
-        checkpoint["meta"]["teacher"] = _teacher(runner)
+        checkpoint["meta"].update(teacher=_teacher(runner), precision=_precision(runner))
         save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)
         self._write_record(runner, checkpoint["meta"]["iter"])
 
@@ -132,14 +139,14 @@ class RecordHook(Hook):
             self._write_record(runner, runner.iter)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuses to resume another model, schedule or teacher (mmengine logs the first only).
+        """Refuses to resume what was trained otherwise (mmengine only logs another model).
 
         Args:
             runner: Runner of the training.
             checkpoint: Content of the checkpoint.
 
         Raises:
-            CheckpointError: If model, schedule or teacher differ.
+            CheckpointError: If model, schedule, teacher or precision differ.
         """
         check_fit(unwrap_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
         if not runner._resume:
@@ -149,6 +156,12 @@ class RecordHook(Hook):
             raise CheckpointError(
                 f"the checkpoint was trained with the teacher {before}, this run has {now}; resume "
                 "with the same --teacher."
+            )
+        before, now = checkpoint["meta"].get("precision"), _precision(runner)
+        if before not in (None, now):  # None: of a checkpoint from before this was noted
+            raise CheckpointError(
+                f"the checkpoint was trained in {before}, this run is in {now}; resume with the "
+                "same --amp and --amp-dtype."
             )
         schedulers = runner.param_schedulers or []
         if isinstance(schedulers, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -148,6 +149,35 @@ def test_classes_must_agree():
     classifier.num_classes = 5
     with pytest.raises(UserError, match=r"set model\.num_classes=3"):
         check(classifier, test=Loop(*"abc"))
+
+
+def resume_precision(saved, wrapper):
+    model = torch.nn.Linear(2, 2)
+    cfg = {"optim_wrapper": wrapper}
+    runner = SimpleNamespace(model=model, _resume=True, param_schedulers=[], cfg=cfg)
+    checkpoint = {"state_dict": model.state_dict(), "meta": saved}
+    RecordHook().after_load_checkpoint(runner, checkpoint)
+
+
+def test_a_training_is_resumed_in_its_precision(cfg, tmp_path):
+    wrappers = {"float32": copy.deepcopy(cfg.optim_wrapper)}
+    for dtype in ("float16", "bfloat16"):
+        launch.set_amp(cfg, dtype)
+        wrappers[dtype] = copy.deepcopy(cfg.optim_wrapper)
+    for before, wrapper in wrappers.items():
+        runner = SimpleNamespace(cfg={"optim_wrapper": wrapper}, work_dir=tmp_path)
+        checkpoint = {"state_dict": {}, "meta": {"iter": 1}}
+        hook = RecordHook()
+        hook._write_record = lambda *_: None
+        hook.before_save_checkpoint(runner, checkpoint)
+        meta = checkpoint["meta"]
+        for now, other in wrappers.items():
+            if now == before:
+                resume_precision(meta, other)
+                continue
+            with pytest.raises(CheckpointError, match=f"in {before}, this run is in {now}; resume"):
+                resume_precision(meta, other)
+    resume_precision({}, wrappers["bfloat16"])  # a checkpoint from before it was noted
 
 
 def resume(saved_teacher, teacher):
