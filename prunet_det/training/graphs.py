@@ -56,7 +56,8 @@ def speed_up(model: BaseModel, kind: str) -> None:
         return
     if not hasattr(model, "network"):
         raise InputError(
-            f"a {type(model).__name__} has no network that --speed-up could record; leave it out."
+            f"the model is a {type(model).__name__}, and --speed-up is for OneStageDetector and "
+            "Classifier; set model.type, or leave it out."
         )
     on_cuda = next(model.parameters()).is_cuda
     record: Record
@@ -97,8 +98,9 @@ def _check_compiler(on_cuda: bool) -> None:
 class RecordedNetwork:
     """Runs a model's network: recorded in training, otherwise as it is.
 
-    The first form of images that comes twice in a row is recorded. Batches of another form, such as
-    an odd last one, and everything outside of training run as before.
+    The first form of images that comes twice in a row is recorded, and no other: training at
+    several sizes runs as before but for that one. So do an odd last batch and everything outside of
+    training.
 
     Args:
         model: Model whose network is run.
@@ -139,18 +141,21 @@ class _Form:
     Attributes:
         shape: Shape of the images, (N, 3, H, W).
         precision: Types of the images and of autocast.
-        weights: Where the model's first weight lies: a model that was moved is recorded anew.
+        weights: Where the model's first weight lies, and which weights are trained: a model that
+            was moved, or of which a stage was unfrozen, is recorded anew.
     """
 
     shape: torch.Size
     precision: tuple[torch.dtype, torch.dtype | None]
-    weights: int
+    weights: tuple[int, tuple[bool, ...]]
 
     @classmethod
     def of(cls, model: nn.Module, images: torch.Tensor) -> _Form:
         kind = images.device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return cls(images.shape, (images.dtype, cast), next(model.parameters()).data_ptr())
+        parameters = list(model.parameters())
+        weights = parameters[0].data_ptr(), tuple(p.requires_grad for p in parameters)
+        return cls(images.shape, (images.dtype, cast), weights)
 
     def __str__(self) -> str:
         return f"batches of {self.shape[0]} images of {self.shape[2]} x {self.shape[3]} px"

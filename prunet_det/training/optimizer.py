@@ -34,7 +34,7 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 Shape = tuple[int, int]  # rows and columns, no more rows than columns
 
 _PADDING = 0.02  # arithmetic that padding may add, of the whole; fewer stacks are fewer launches
-# What a stack, or whole numbers of steps, cannot do.
+# Options whose other values stacks and integer steps do not support.
 _ONLY = dict(algo="muon", conv_mode="flatten", scale_eps=False, capturable=False, verbose=False)
 
 
