@@ -196,6 +196,8 @@ class Suite:
         cfg = self.recipe()
         cfg.model.pop("backbone")
         cfg.param_scheduler = explicit_schedule(cfg.get("param_scheduler"), cfg.train_cfg)
+        if "env_cfg" in cfg:
+            cfg.env_cfg.cudnn_benchmark = False  # changes no result; early records have it
         set_input_size(cfg, 0)
         cfg.test_evaluator.type = _SAME.get(cfg.test_evaluator.type, cfg.test_evaluator.type)
         recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))

@@ -120,5 +120,7 @@ def recipe_hash(path: str) -> str:
     """A digest of all of a recipe that trains or scores."""
     cfg = read_config(path)
     cfg.param_scheduler = explicit_schedule(cfg.get("param_scheduler"), cfg.train_cfg)
+    if "env_cfg" in cfg:
+        cfg.env_cfg.cudnn_benchmark = False  # changes no result; early records have it
     silent = ("default_hooks", "visualizer", "log_level", "log_processor")
     return digest({k: v for k, v in cfg.items() if k not in silent})

@@ -176,15 +176,19 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         )
 
 
-def set_up_cuda() -> None:
+def set_up_cuda(cfg: Config) -> None:
     """Sets what makes a GPU fast and leaves results comparable.
 
     Float32 products in TF32, as PyTorch does convolutions by default, and for each size of images
     the fastest of cuDNN's algorithms. mmengine's `randomness.deterministic` takes the latter back.
+
+    Args:
+        cfg: Config, whose `env_cfg.cudnn_benchmark` may be False.
     """
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
-    logger.info("CUDA: TF32 and cuDNN's fastest algorithms are on")
+    fastest = bool((cfg.get("env_cfg") or {}).get("cudnn_benchmark", True))
+    torch.backends.cudnn.benchmark = fastest
+    logger.info("CUDA: TF32%s on", " and cuDNN's fastest algorithms are" if fastest else " is")
 
 
 class OwnRunner(Runner):
@@ -232,7 +236,7 @@ def build_runner(cfg: Config) -> Runner:
             cfg.custom_hooks.append(dict(type=name))
     keep_messages()
     if torch.cuda.is_available():
-        set_up_cuda()
+        set_up_cuda(cfg)
     with config_errors():
         runner = OwnRunner.from_cfg(cfg)
     optimizer = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("type")

@@ -113,6 +113,19 @@ def test_bfloat16_needs_no_loss_scale(cfg):
     assert cfg.optim_wrapper.dtype == "bfloat16" and not scaler.is_enabled()
 
 
+def test_cudnns_fastest_algorithms_can_be_left_out(cfg, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        launch.set_up_cuda(cfg)
+        assert torch.backends.cudnn.benchmark is True
+        cfg.env_cfg.cudnn_benchmark = False
+        launch.set_up_cuda(cfg)
+        assert torch.backends.cudnn.benchmark is False
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 class Loop(BaseLoop):
     """A loop over data of these classes."""
 
