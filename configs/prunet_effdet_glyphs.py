@@ -3,11 +3,12 @@
     python tools/train.py configs/prunet_effdet_glyphs.py --amp
 
 12 epochs from random weights: batch 16, Muon, cosine decay, EMA. On a CPU it runs, but takes days.
-A large card takes 64 images and more; then a quarter of the iterations, twice the learning rate and
-four times the EMA's momentum (docs/training.md):
+A large card takes 64 images and more; then a quarter of the iterations and of the EMA's gamma,
+twice the learning rate and four times the EMA's momentum (docs/training.md):
 
     python tools/train.py configs/prunet_effdet_glyphs.py --amp --auto-scale-lr --max-iters 1500 \\
-        --cfg-options train_dataloader.batch_size=64 custom_hooks.0.momentum=0.004
+        --cfg-options train_dataloader.batch_size=64 custom_hooks.0.momentum=0.004 \\
+        custom_hooks.0.gamma=500
 """
 
 _base_ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from prunet_det.training.ema import ForeachEMA, use_foreach
+from prunet_det.utils.config import read_config
+from tests.conftest import ROOT
 from tests.dispatched import dispatched
 
 
@@ -84,3 +87,19 @@ def test_configs_name_what_it_equals() -> None:
     kinds = [hook.get("ema_type") for hook in hooks]
     assert kinds == ["ForeachEMA"] * 3 + ["MomentumAnnealingEMA", None]
     assert isinstance(MODELS.build(dict(type=kinds[0], model=network())), ForeachEMA)
+
+
+@pytest.mark.parametrize("text", ["configs/prunet_effdet_glyphs.py", "docs/training.md"])
+def test_a_larger_batch_is_averaged_as_the_recipe_is(text: str) -> None:
+    """The advised command: at the end the newest weights have nearly the recipe's small share."""
+    config = ROOT / "configs" / "prunet_effdet_glyphs.py"
+    advised = re.findall(r"(custom_hooks\.0\.\w+)=([\d.]+)", (ROOT / text).read_text())
+
+    def last_momentum(iterations: int, options: dict[str, float]) -> float:
+        hook = read_config(config, options).custom_hooks[0]
+        own = {key: hook[key] for key in ("momentum", "gamma") if key in hook}
+        return float(ForeachEMA(network(), **{"gamma": 2000, **own})._momentum(iterations))
+
+    options = {key: float(value) for key, value in advised}
+    recipe, larger = last_momentum(6000, {}), last_momentum(1500, options)
+    assert recipe < larger < 4 * recipe
