@@ -42,7 +42,8 @@ def set_loader_options(cfg: Config) -> None:
         if not isinstance(loader, dict):
             continue
         loader.setdefault("num_workers", default_workers())
-        loader.setdefault("persistent_workers", loader["num_workers"] > 0)
+        kept = loader.get("persistent_workers", True)
+        loader["persistent_workers"] = kept and loader["num_workers"] > 0  # PyTorch's condition
         loader.setdefault("pin_memory", torch.cuda.is_available())
 
 

@@ -38,7 +38,7 @@ def test_options_are_filled_in_where_a_config_says_nothing(monkeypatch):
     cfg = Config(
         dict(
             train_dataloader=dict(batch_size=2),
-            val_dataloader=dict(num_workers=0, pin_memory=True),
+            val_dataloader=dict(num_workers=0, persistent_workers=True, pin_memory=True),
             test_dataloader=None,
         )
     )
