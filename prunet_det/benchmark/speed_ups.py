@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -98,6 +99,8 @@ def compare_speed_ups(
                 batches = trainer.batches()
                 held = [next(batches) for _ in range(HELD)]
             losses, figures = _train(trainer, held, iterations)
+            if not all(map(math.isfinite, losses)):
+                raise UserError(f"{candidate.model}, speed-up {kind}: losses are not finite.")
         except Exception as e:  # whatever recording and compiling raise on some GPU
             if kind == "none":
                 raise

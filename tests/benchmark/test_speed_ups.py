@@ -27,10 +27,17 @@ def test_kinds_are_compared_from_one_seed(tiny_suite, tmp_path, monkeypatch):
     (row,) = [line for line in speed_up_table(runs).splitlines() if " graph " in line]
     assert "needs a CUDA device" in row
 
+    def compile_badly(module, images, mode):
+        return lambda images: module(images * float("nan"))
+
+    kinds = ("none", "compile")
+    monkeypatch.setattr(graphs, "_compile", compile_badly)
+    _, bad = compare_speed_ups(suite, suite.candidates[0], tmp_path, iterations=4, kinds=kinds)
+    assert bad.reason.endswith("losses are not finite.") and bad.images_per_s == 0.0
+
     def fail(module, images, mode):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     monkeypatch.setattr(graphs, "_compile", fail)
-    kinds = ("none", "compile")
     _, failed = compare_speed_ups(suite, suite.candidates[0], tmp_path, iterations=2, kinds=kinds)
     assert failed.reason == "RuntimeError: operation not permitted when stream is capturing"
