@@ -188,13 +188,15 @@ def measured_name(suite: Suite) -> str:
 
 
 def is_timed(suite: Suite, candidates: Mapping[Candidate, Record], out: Path) -> bool:
-    """Whether this machine has timed just these candidates already, with these weights."""
+    """Whether this machine has timed all of these candidates, and no others, with these weights."""
     try:
         text = latency_path(out, measured_name(suite)).read_text(encoding="utf-8")
         found = json.loads(text)
         threads = suite.threads if suite.device == "cpu" else 0
-        return found["weights"] == weights_of(candidates) and all(
-            row["threads"] == threads for row in found["rows"]
+        return (
+            found["weights"] == weights_of(candidates)
+            and not found.get("failed")
+            and all(row["threads"] == threads for row in found["rows"])
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -267,13 +269,18 @@ def repeat(
     """Measures again, writes the rows and how they compare beside the first ones.
 
     Raises:
-        UserError: There is no first measurement on this machine.
+        UserError: There is no first measurement of all networks on this machine, or one of them
+            fails now.
     """
     path = latency_path(out, measured_name(suite))
     if not is_timed(suite, candidates, out):
-        raise UserError(f"there is no measurement of these networks to repeat ({path}).")
+        raise UserError(f"not all of these networks are timed, so none is timed again ({path}).")
     first = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    second = measure_suite(suite, candidates, out, seconds, {})
+    failed: dict[str, str] = {}
+    second = measure_suite(suite, candidates, out, seconds, failed)
+    if failed:
+        reasons = " ".join(f"{what}: {why}" for what, why in failed.items())
+        raise UserError(f"not timed again, so nothing is compared: {reasons}")
     repeated = compare(*map(read_latencies, (first, second)))
     about = {
         "command": command,

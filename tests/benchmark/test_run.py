@@ -152,6 +152,10 @@ def test_a_network_that_cannot_be_timed_leaves_the_others_their_rows(
     assert done.returncode == 1 and "its outputs are not finite" in done.stderr, done.stderr
     written = json.loads(first.read_text())
     assert written["rows"] == rows and list(written["failed"]) == ["prunet_tiny@64 e2e"]
+    again = here("benchmark", "--suite", tiny_suite, "--out", out)
+    assert again.returncode == 1 and "all networks are timed" not in again.stdout
+    repeated = here("benchmark", "time", "--suite", tiny_suite, "--out", out, "--repeat-timing")
+    assert repeated.returncode == 2 and "not all of these networks are timed" in repeated.stderr
 
 
 def test_a_repeat_of_the_timing_is_compared(undisturbed, tiny_suite, here, monkeypatch):
@@ -169,6 +173,14 @@ def test_a_repeat_of_the_timing_is_compared(undisturbed, tiny_suite, here, monke
     ]
     done = here("benchmark", "time", *arguments, "--repeat-timing")
     assert done.returncode == 1 and "0 of 1" in done.stdout, done.stdout + done.stderr
+
+    def without_one(suite, candidates, out, seconds, failed):
+        failed["prunet_tiny@64 e2e"] = "its outputs are not finite."
+        return rows
+
+    monkeypatch.setattr(timing, "measure_suite", without_one)
+    done = here("benchmark", "time", *arguments, "--repeat-timing")
+    assert done.returncode == 2 and "its outputs are not finite" in done.stderr, done.stderr
     (path,) = (undisturbed / "repeat" / "latency").glob("*.json")
     assert json.loads(path.read_text())["comparison"][0]["networks"] == 1
 
