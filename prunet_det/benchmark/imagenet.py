@@ -21,7 +21,7 @@ from timm.utils import reparameterize_model
 
 from prunet_det.benchmark.published import Classifier, classifiers, timm_classifiers
 from prunet_det.latency.device import Device, load_device
-from prunet_det.latency.measure import Measurement, measure
+from prunet_det.latency.measure import Measurement, measure, reason_of
 from prunet_det.latency.predict import Prediction, predict, predict_module
 from prunet_det.latency.record import Conditions, Failure, Latency
 from prunet_det.runtime.subject import Scope, Subject, is_ours, load_subject, timm_network
@@ -162,8 +162,8 @@ def _predict_each(networks: Sequence[Network], device: Device, batch: int) -> It
     for network in networks:
         try:
             found = _predict(network, device, batch)
-        except InputError as e:
-            yield network, str(e)
+        except Exception as e:  # whatever a network of timm's raises is its own failure
+            yield network, reason_of(e, network.name)
             continue
         unknown = [w for w in found.warnings if w not in found.latency.note]
         yield network, " ".join(unknown) or _with_band(found.latency, device)
@@ -221,10 +221,9 @@ def _measure_each(
         for network in some:
             try:
                 subject = load_subject(network.name, Scope.CLASSIFIER, network.input_size)
-            except InputError as e:
-                reasons[network] = str(e)
-                continue
-            subjects.append(replace(subject, module=reparameterize_model(subject.module)))
+                subjects.append(replace(subject, module=reparameterize_model(subject.module)))
+            except Exception as e:  # as in _predict_each
+                reasons[network] = reason_of(e, network.name)
         found = measure(
             subjects,
             conditions,

@@ -167,3 +167,25 @@ def test_measured_networks_are_timed_a_few_at_a_time():
     found = dict(here.latencies(networks))
     assert found[networks[0]].kind == found[networks[1]].kind == "measured"
     assert "no network 'nothing'" in found[networks[2]]
+
+
+@pytest.mark.parametrize("broken", ["load_subject", "reparameterize_model", "timm_network"])
+def test_what_one_network_raises_is_its_own_failure(broken, monkeypatch):
+    usual = getattr(imagenet, broken)
+
+    def fails_once(*args, **kwargs):
+        monkeypatch.setattr(imagenet, broken, usual)
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(imagenet, broken, fails_once)
+    conditions = Conditions(device="here", runtime="eager", precision="fp32", threads=1)
+    predicted = broken == "timm_network"
+    here = (
+        imagenet.predicted("v100")
+        if predicted
+        else imagenet.measured(conditions, "cpu", seconds=0.01)
+    )
+    first, second = Network("resnet18", 32), Network("resnet18", 64)
+    found = dict(here.latencies([first, second]))
+    assert found[first] == "RuntimeError: CUDA error: out of memory"
+    assert found[second].kind == ("predicted" if predicted else "measured")
