@@ -92,7 +92,7 @@ def choose(patterns: Sequence[str] = ()) -> list[Classifier]:
     """Chooses among the zoo's and timm's networks with a published accuracy.
 
     Of several trainings of a network at a resolution, the most accurate counts: one without extra
-    data and, where it is more accurate, one with.
+    data and, where it is more accurate, one with. A training that is named counts in any case.
 
     Args:
         patterns: Names, with or without the training's tag, or patterns such as `resnet*`, for
@@ -102,12 +102,13 @@ def choose(patterns: Sequence[str] = ()) -> list[Classifier]:
     Raises:
         InputError: If a pattern fits no network.
     """
-    every = _most_accurate([*classifiers(), *timm_classifiers()])
+    published = [*classifiers(), *timm_classifiers()]
+    every = _most_accurate(published)
     if not patterns:
         return [_best(list(own)) for _, own in groupby(every, lambda c: c.architecture)]
     chosen = {}
     for pattern in patterns:
-        fitting = [
+        fitting = [c for c in published if c.model == pattern] or [
             c
             for c in every
             if any(fnmatchcase(name, pattern) for name in (c.model, c.architecture))

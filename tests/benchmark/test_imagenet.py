@@ -90,6 +90,8 @@ def test_networks_are_chosen_by_name_and_pattern():
         ("resnet18.a1_in1k", 288),
         ("prunet_p0", 224),
     ]
+    (named,) = imagenet.choose(["efficientnet_b0.ra_in1k"])  # another one is more accurate
+    assert named.model == "efficientnet_b0.ra_in1k"
     with pytest.raises(InputError, match="is called 'resnet9'"):
         imagenet.choose(["resnet9"])
 
