@@ -7,10 +7,12 @@ from typing import Any
 
 from prunet_det.benchmark.fronts import PUBLISHED_STYLES, FrontPoint, pareto
 from prunet_det.benchmark.imagenet import Entry
+from prunet_det.latency.calibrate import published_devices
 from prunet_det.utils.io import markdown_table, text_table
 
 TITLE = "Published top-1, not measured here; each network at the resolution of its accuracy"
 NOTES = {"predicted": "outside of what the model was fitted to", "measured": "unstable"}
+NO_FRONT = "None of these networks was trained without extra data, so there is no front."
 HEADER = ("network", "px", "family", "top-1, %", "ms", "between", "on the front of", "trained with")
 
 
@@ -57,17 +59,23 @@ def verdict(entries: Sequence[Entry]) -> str:
         if any(p.family == family for p in every):
             own = [p for p in front if p.family == family]
             families.append(f"{style.title}: {_names(own) or 'none'}")
+    networks = len({(_name(p), p.input_size) for p in every})
     sentences = [
-        f"Of {len({(_name(p), p.input_size) for p in every})} networks and resolutions trained "
-        f"without extra data, {len(front)} are on the front of all ({'; '.join(families)})."
+        f"Of {networks} networks and resolutions trained without extra data, {len(front)} are on "
+        f"the front of all ({'; '.join(families)})."
+        if every
+        else NO_FRONT
     ]
     sentences += [_place(p, every, front) for p in every if p.family == "prunet"]
     predicted = [p for p in every if p.latency.kind == "predicted" and p.family == "other"]
     if predicted:
         error = max(p.latency.high / p.latency.ms for p in predicted) - 1
+        # What has published times is fitted to them, all others to blocks measured by themselves.
+        published = predicted[0].latency.conditions.device in published_devices()
+        fitted = ", to which the model is fitted," * published
         sentences.append(
-            "Latencies of families other than GPUNet and PruNet, to which the model is fitted, may "
-            f"be off by up to {100 * error:.0f} %: a smaller difference says nothing."
+            f"Latencies of families other than GPUNet and PruNet{fitted} may be off by up to "
+            f"{100 * error:.0f} %: a smaller difference says nothing."
         )
     more = [p for p in pareto([*every, *extra(entries)]) if p in extra(entries)]
     if more:
@@ -84,6 +92,8 @@ def headline(entries: Sequence[Entry]) -> str:
         entries: A record's, at least one of them with a latency.
     """
     every = fair(entries)
+    if not every:
+        return NO_FRONT
     front = pareto(every)
     parts = []
     for family, style in PUBLISHED_STYLES.items():

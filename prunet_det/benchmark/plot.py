@@ -124,7 +124,8 @@ def draw_published(
     axes.set_ylabel("published ImageNet top-1, %")
     every = [*found, *beside]
     _margins(axes, every)
-    low = min(p.mean for p in pareto(found)) - 2  # far below the front nothing needs a place
+    # Far below the front nothing needs a place; without a front everything does.
+    low = min(p.mean for p in pareto(found) or every) - 2
     below = sum(p.mean < low for p in every)
     axes.set_ylim(bottom=max(low, axes.get_ylim()[0]))
     note = f"; {below} below {low:.0f} % are not shown" if below else ""

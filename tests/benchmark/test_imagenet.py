@@ -129,6 +129,7 @@ def test_the_verdict_follows_the_entries():
     assert report.headline(ENTRIES).startswith(
         "The front of 5 networks and resolutions holds prunet_p0, gpunet_1 and 2 others of timm's; "
     )
+    assert "to which the model is fitted" not in text  # there are no published times of "x"
     rows = {row[0]: row for row in report.rows(ENTRIES)}
     assert rows["prunet_p0"][6:] == ["all, PruNet", "distillation (b2)"]
     assert "c.big" not in rows
@@ -139,6 +140,13 @@ def test_only_networks_on_a_front_are_named_in_the_figure():
     figure = draw_published(*report.figure_data([*ENTRIES, *slow]))
     named = {text.get_text() for text in figure.axes[0].texts} - {""}
     assert named == {"a 224", "b 224", "prunet_p0 224", "prunet_p1 224", "gpunet_1 224"}
+
+
+def test_without_a_front_there_is_a_figure_and_a_sentence():
+    entries = [entry("c.big", "other", 84.0, 0.8, extra_data=True)]
+    assert draw_published(*report.figure_data(entries)).axes[0].get_ylim()[0] < 84
+    assert "so there is no front. Networks trained on extra" in report.text(entries)
+    assert report.headline(entries).endswith("so there is no front.")
 
 
 def test_predictions_are_of_networks_as_deployed():
