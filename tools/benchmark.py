@@ -306,14 +306,16 @@ def add_imagenet(parser: argparse.ArgumentParser) -> None:
     add(
         "--device",
         default="here",
-        help="here, cpu or cuda:N to measure on; v100, a100 or a device file to predict for [here]",
+        help="here, cpu or cuda:N to measure on; v100, a100, h100 or a device file to predict for "
+        "[here]",
     )
     add(
         "--models",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="names or patterns such as 'resnet*', at all resolutions [all networks, each at the "
+        help="names, with or without the training's tag, or patterns such as 'resnet*', at all "
+        "resolutions [all networks, each at the "
         "resolution of its best accuracy without extra data]",
     )
     add("--batch", type=at_least(1), default=1, help="images at once [1]")

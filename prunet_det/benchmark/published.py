@@ -156,8 +156,7 @@ def tables() -> list[Table]:
     ]
     return [
         Table(
-            f"Published: ImageNet top-1, and latency on a {CONDITIONS} ({GPUNET_SOURCE}). The two "
-            "networks without a latency have none among the published figures at hand.",
+            f"Published: ImageNet top-1, and latency on a {CONDITIONS} ({GPUNET_SOURCE}).",
             ["network", "px", "published top-1, %", "published ms"],
             networks,
         ),
