@@ -30,7 +30,7 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
     from prunet_det.latency.device import load_device
     from prunet_det.latency.measure import require_device
     from prunet_det.latency.peaks import measure_peaks
-    from prunet_det.latency.record import Latency
+    from prunet_det.latency.record import read_latencies
     from prunet_det.latency.table import Table
     from prunet_det.utils.io import read_csv
 
@@ -41,8 +41,7 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
         peaks = load_device(args.device)
     else:
         peaks = measure_peaks(table.conditions, require_device(table.conditions))
-    rows = read_csv(args.networks)[1] if args.networks else []
-    networks = [Latency.from_row(row) for row in rows]
+    networks = read_latencies(read_csv(args.networks)[1]) if args.networks else []
     device = fit(peaks, table, args.source, networks)
     if not args.json:
         p = device.provenance

@@ -41,39 +41,45 @@ def predict_any(name: str, args: argparse.Namespace) -> Any:
     return predict_named(name, args.device, args.batch, args.input_size, args.scope)
 
 
-def run_predict(args: argparse.Namespace) -> None:
+def run_predict(args: argparse.Namespace) -> int:
     """Predicted milliseconds, with their band and what they are made of."""
     from prunet_det.latency.device import BYTES, COMPONENTS, load_device
     from prunet_det.latency.kernels import totals
     from prunet_det.latency.plots import draw_breakdown, draw_roofline, roofline
+    from prunet_det.latency.record import Failure
     from prunet_det.utils import plots
 
-    predictions = [predict_any(name, args) for name in args.model]
+    device, found = load_device(args.device), predict_all(args, args.model)
+    predictions = [p for p in found if not isinstance(p, Failure)]
     if args.json:
-        for p in predictions:
+        for p in found:
+            if isinstance(p, Failure):
+                print(json.dumps(p.to_dict()))
+                continue
             counts = totals(p.kernels, BYTES[p.latency.conditions.precision])
             print(json.dumps({**p.latency.to_dict(), **counts, "breakdown": p.breakdown}))
     else:
         rows = [
-            [
+            [p.model, str(p.input_size or "-"), *["-"] * 8, f"failed: {p.reason}"]
+            if isinstance(p, Failure)
+            else [
                 p.latency.model,
                 str(p.latency.input_size),
                 f"{p.latency.ms:.3f}",
                 f"{p.latency.low:.3f} to {p.latency.high:.3f}",
                 str(len(p.kernels)),
                 *(f"{p.breakdown[c]:.3f}" for c in COMPONENTS),
+                "",
             ]
-            for p in predictions
+            for p in found
         ]
-        one = predictions[0].latency
-        title = f"predicted for {one.conditions}, scope {one.scope}, in ms"
-        header = ["model", "px", "latency", "between", "kernels", *COMPONENTS]
+        title = f"predicted for {device.at(args.batch)}, scope {args.scope}, in ms"
+        header = ["model", "px", "latency", "between", "kernels", *COMPONENTS, ""]
         print(text_table(title, header, rows))
         for p in predictions:
             for warning in p.warnings:
                 print(f"warning: {p.latency.model} is {warning}")
     if args.plots:
-        device = load_device(args.device)
         for p in predictions:
             name, size, scope = p.latency.model, p.latency.input_size, p.latency.scope
             how = f"{device.conditions.precision}, batch {args.batch}"
@@ -83,6 +89,7 @@ def run_predict(args: argparse.Namespace) -> None:
             title = f"{name}, {where}"
             plots.save(draw_breakdown(parts, title), f"{base}_time.png", [parts, title])
             plots.save(draw_roofline(shown, title), f"{base}_roofline.png", [shown, title])
+    return int(len(predictions) < len(found))
 
 
 def predict_all(args: argparse.Namespace, names: Sequence[str]) -> list[Any]:
@@ -95,7 +102,7 @@ def predict_all(args: argparse.Namespace, names: Sequence[str]) -> list[Any]:
     about = dict(input_size=args.input_size, scope=args.scope, kind="predicted")
     for name in names:
         try:
-            found.append(predict_any(name, args).latency)
+            found.append(predict_any(name, args))
         except InputError as e:
             found.append(failure(e, name, conditions, **about))
     return found
@@ -111,7 +118,7 @@ def run_compare(args: argparse.Namespace) -> int:
     points = published_points(args.device) if args.device in published_devices() else []
     published = {p.network: p for p in points if p.batch == args.batch}
     names = args.model or [*model_names(), *EFFICIENTNETS]
-    predicted = predict_all(args, names)
+    predicted = [getattr(p, "latency", p) for p in predict_all(args, names)]
     measured = [] if args.no_measure else measure_all(args, names, local_device())
     owns = [getattr(m, "latency", m) for m in measured] or [None] * len(names)
     rows, records = [], []
@@ -193,11 +200,20 @@ def run_check(args: argparse.Namespace) -> int:
     """Random networks of a table's blocks, measured whole beside the sums of their blocks."""
     from prunet_det.latency import load_device
     from prunet_det.latency.check import check_table, random_networks, summaries
-    from prunet_det.latency.table import Table
+    from prunet_det.latency.measure import find_device
+    from prunet_det.latency.table import Table, TableError
+    from prunet_det.utils.env import device_title
 
     table = Table.load(args.table, force=args.force)
     fitted = load_device(args.fitted) if args.fitted else None
-    device = torch_device(args.device)
+    own = find_device(table.conditions) if args.device == "here" else None
+    device = own or torch_device(args.device)
+    title = device_title(device)
+    if table.kind == "measured" and title != table.conditions.device and not args.force:
+        raise TableError(
+            f"{args.table} was measured on {table.conditions.device}, {args.device} is {title}; "
+            "give the table's device, or pass --force."
+        )
     checks = check_table(
         table,
         random_networks(table, args.networks, args.seed),
@@ -308,8 +324,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--out", metavar="FILE.json", required=True, help="an existing one resumes")
 
-    check = verb(run_check, "here", "here, cpu or cuda")
-    check.add_argument("table", help="measured here")
+    check = verb(run_check, "here", "here (the table's own), cpu or cuda")
+    check.add_argument("table", help="a table that was measured here")
     check.add_argument("--networks", type=at_least(2), default=20, help="how many [20]")
     check.add_argument("--seed", type=at_least(0), default=0, help="of the random networks [0]")
     check.add_argument("--fitted", metavar="FILE.json", help="check this device file as well")

@@ -294,7 +294,7 @@ def latency_figures() -> dict[str, tuple[Any, ...]]:
         axes = ("published, FP16, batch 1 to 64", "predicted")
         pairs = latency_plots.calibration_pairs(e)
         found[f"calibration_{name}.svg"] = (latency_plots.draw_pairs, pairs, *axes, title)
-    latencies = [Latency.from_row(row) for row in read_csv(MEASURED / "h100_backbone.csv")[1]]
+    latencies = read_latencies(read_csv(MEASURED / "h100_backbone.csv")[1])
     found["networks_h100.svg"] = _judged(load_device("h100"), latencies)
     device = load_device("v100")
     predicted = {name: predict(name) for name in prunet_det.model_names()}

@@ -14,12 +14,13 @@ from torch import nn
 
 from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
+from prunet_det.latency.fusion import fusion_of
 from prunet_det.latency.kernels import output_size
 from prunet_det.latency.measure import reason_of, require_device
 from prunet_det.latency.record import Conditions
 from prunet_det.latency.stopwatch import Task, Timing, time_interleaved
 from prunet_det.latency.table import Entry, Key, Size, Table, TableError
-from prunet_det.runtime import RUNTIMES, check_runtime, make_program
+from prunet_det.runtime import check_runtime, make_program
 from prunet_det.utils.env import driver, versions
 from prunet_det.utils.errors import InputError
 
@@ -165,7 +166,7 @@ class BlockTimer:
     def _addition_of(self, key: Key) -> tuple[int, Size] | None:
         """Channels and size of the maps that are added up to time a block, where that costs."""
         block, size = key
-        if is_chainable(block) or RUNTIMES[self.conditions.runtime].fuses_add:
+        if is_chainable(block) or "add" in fusion_of(self.conditions).into_conv:
             return None
         return block.out_chs, output_size(block, size)
 

@@ -300,7 +300,8 @@ def calibrate_to_table(
             error band is then their worst error, and a network unlike them is said to be so.
 
     Raises:
-        TableError: If the table is predicted, or has too few blocks.
+        TableError: If the table is predicted, has too few blocks, or is of another runtime,
+            precision or number of threads than the device, or of other conditions than a network.
     """
     keys = list(table.entries)
     if table.kind != "measured" or len(keys) < _MIN_ENTRIES:
@@ -308,6 +309,7 @@ def calibrate_to_table(
             f"a fit needs a measured table of at least {_MIN_ENTRIES} blocks; {source} is "
             f"{table.kind} and has {len(keys)}."
         )
+    _require_alike(device, table, networks)
     batch = table.conditions.batch
     measured = np.array([table.entries[key].ms for key in keys])
     kernels = [block_kernels(*key, fusion=device.fusion) for key in keys]
@@ -347,6 +349,22 @@ def calibrate_to_table(
         band = found.worst
     provenance["band"] = {"inside": round(band, 3), "outside": round(2 * band, 3)}
     return replace(fitted, provenance=provenance)
+
+
+def _require_alike(device: Device, table: Table, networks: Sequence[Latency]) -> None:
+    """Refuses what was measured in another way than the device's constants are for."""
+    own = replace(device.conditions, device=table.conditions.device, batch=table.conditions.batch)
+    if own != table.conditions:
+        raise TableError(
+            f"the device is {device.conditions}, the table {table.conditions}: runtime, precision "
+            "and threads must be the same."
+        )
+    for latency in networks:
+        if latency.conditions != table.conditions:
+            raise TableError(
+                f"{latency.model} was measured on {latency.conditions}, the table on "
+                f"{table.conditions}; measure the networks as the table."
+            )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy as np
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
 from prunet_det.latency.device import Device
 from prunet_det.latency.kernels import output_size
-from prunet_det.latency.measure import Measurement, measure
+from prunet_det.latency.measure import Measurement, measure, require_device
 from prunet_det.latency.predict import predict
 from prunet_det.latency.record import Failure
 from prunet_det.latency.table import Key, Table, TableError
 from prunet_det.runtime.subject import load_subject
+from prunet_det.utils.env import device_title
 from prunet_det.utils.extras import require
 
 _MAX_BLOCKS = 200  # of a walk through a table
@@ -122,21 +123,26 @@ def check_table(
     """Times networks of a table's blocks, interleaved, beside the sums of their blocks.
 
     Args:
-        table: Table measured on this machine.
+        table: A measured table.
         specs: Networks of its blocks, see `random_networks`.
-        device: Torch device to time on; the table's own by default.
+        device: Torch device to time on, which the latencies name; the table's own by default.
         fitted: Device of the analytic model to check as well.
         seconds: Time to spend on each network.
         progress: Label of a progress bar; none where empty.
 
     Raises:
+        TableError: If the table is predicted.
         InputError: If the table's device is not here.
         MissingPackageError: If SciPy is not installed, without which a table cannot be added up.
     """
     require("scipy.optimize", "det")
+    if table.kind != "measured":
+        raise TableError(f"a check needs a measured table; this one is {table.title}.")
+    device = device or require_device(table.conditions)
+    conditions = replace(table.conditions, device=device_title(device))
     size = next(size for block, size in table.entries if block.in_chs == 3)[0]
     subjects = [load_subject(spec, input_size=size) for spec in specs]
-    found = measure(subjects, table.conditions, device=device, seconds=seconds, progress=progress)
+    found = measure(subjects, conditions, device=device, seconds=seconds, progress=progress)
     batch = table.conditions.batch
     return [
         Check(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prunet_det.utils.env import readings
+from prunet_det.utils.env import on_device, readings
 from prunet_det.utils.errors import InputError
 
 WARMUP_RUNS = 5
@@ -61,6 +61,10 @@ class Task:
         """Returns milliseconds of one run, the mean over `runs` in a row."""
         if torch.device(self.device).type == "cpu":
             return _host(self.run, runs)
+        with on_device(self.device):
+            return self._sample_on_cuda(runs)
+
+    def _sample_on_cuda(self, runs: int) -> float:
         torch.cuda.synchronize(self.device)
         if self.host_clock:
             return _host(self.run, runs, self.device)

@@ -43,15 +43,17 @@ def tf32(allowed: bool) -> Iterator[None]:
     Args:
         allowed: PyTorch's own default is yes for convolutions; where this project says fp32, no.
     """
-    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [switch.allow_tf32 for switch in switches]
+    # Products by the precision's name: where a training has set "high", `matmul.allow_tf32` would
+    # leave a state that PyTorch refuses to name.
+    cudnn: Any = torch.backends.cudnn
+    products, convolutions = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     try:
-        for switch in switches:
-            switch.allow_tf32 = allowed
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        cudnn.allow_tf32 = allowed
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+        torch.set_float32_matmul_precision(products)
+        cudnn.allow_tf32 = convolutions
 
 
 class Reference:

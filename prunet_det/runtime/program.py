@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prunet_det.runtime.outputs import tf32
+from prunet_det.utils.env import on_device
 from prunet_det.utils.errors import InputError, MissingPackageError
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -37,8 +38,6 @@ class Program(ABC):
 
     runtime: str
     devices: tuple[str, ...] = ("cpu", "cuda")
-    # Whether an addition costs no kernel of its own, but is part of the convolution before it.
-    fuses_add = False
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class Program(ABC):
         self.device = torch.device(device)
         self.threads = threads
         self.shape = tuple(example.shape)
-        with tf32(False):
+        with tf32(False), on_device(self.device):
             self.build(module, example)
 
     @classmethod

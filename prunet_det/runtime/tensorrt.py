@@ -19,7 +19,6 @@ class TensorRT(Program):
 
     runtime = "tensorrt"
     devices = ("cuda",)
-    fuses_add = True
 
     @classmethod
     def missing(cls, device: str | torch.device) -> str:
@@ -85,6 +84,7 @@ def build_engine(content: bytes, half: bool) -> Any:
     if not parser.parse(content):
         raise InputError(f"TensorRT cannot read the network: {parser.get_error(0)}.")
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # set by default
     if half:
         config.set_flag(trt.BuilderFlag.FP16)
     serialized = builder.build_serialized_network(network, config)

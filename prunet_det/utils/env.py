@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata as metadata
 import os
@@ -147,10 +148,16 @@ def check_device(name: str) -> str:
     return name
 
 
+def on_device(device: str | torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Makes a CUDA device the current one: its streams are what events and graphs record."""
+    cuda = torch.device(device).type == "cuda"
+    return torch.cuda.device(device) if cuda else contextlib.nullcontext()
+
+
 def driver(device: str | torch.device) -> str:
     """Returns the version of the CUDA driver, or of the kernel for a CPU."""
     if torch.device(device).type == "cuda":
-        return _nvidia_smi("driver_version") or "unknown"
+        return _nvidia_smi("driver_version", device) or "unknown"
     return platform.release()
 
 
@@ -163,7 +170,7 @@ def readings(device: str | torch.device) -> dict[str, float]:
     """
     if torch.device(device).type == "cuda":
         names = ("clock_mhz", "temperature_c", "power_w")
-        line = _nvidia_smi("clocks.sm,temperature.gpu,power.draw")
+        line = _nvidia_smi("clocks.sm,temperature.gpu,power.draw", device)
         return dict(_numbers(zip(names, line.split(","), strict=False)))
     root = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     zone = Path("/sys/class/thermal/thermal_zone0/temp")
@@ -186,10 +193,16 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _nvidia_smi(query: str) -> str:
-    """Returns the first GPU's answer to a query, or an empty string."""
-    if not shutil.which("nvidia-smi"):
+def _nvidia_smi(query: str, device: str | torch.device) -> str:
+    """Returns a GPU's answer to a query, or an empty string."""
+    # By its UUID: nvidia-smi's numbers are not PyTorch's where CUDA_VISIBLE_DEVICES is set.
+    gpu = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
+    command = ["nvidia-smi", gpu, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (
+        OSError,
+        subprocess.SubprocessError,
+    ):  # not installed, slow, or it does not know the GPU
         return ""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else ""
+    return done.stdout.strip()

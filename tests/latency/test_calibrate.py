@@ -26,7 +26,7 @@ from prunet_det.latency.calibrate import (
 )
 from prunet_det.latency.device import DEVICE_DIR, FITTED
 from prunet_det.latency.record import Latency
-from prunet_det.latency.table import Table
+from prunet_det.latency.table import Table, TableError
 from prunet_det.utils.io import read_csv
 from tests.conftest import ROOT
 
@@ -150,3 +150,14 @@ def test_errors_and_rank_correlation():
 def test_no_published_figures():
     with pytest.raises(ValueError, match="no published times of 'h200', only of a100, v100"):
         published_points("h200")
+
+
+def test_a_fit_is_to_what_was_measured_in_the_devices_way(measured_networks):
+    blocks = Table.load(RECORDS / "cpu_blocks.json", force=True)
+    with pytest.raises(TableError, match="v100, tensorrt fp16.*runtime, precision and threads"):
+        calibrate_to_table(load_device("v100"), blocks, "cpu_blocks.json")
+    table = Table.load(RECORDS / "h100_blocks.json", force=True)
+    c = measured_networks[0].conditions
+    other = replace(measured_networks[0], conditions=replace(c, batch=8))
+    with pytest.raises(TableError, match="gpunet_0 was measured on .*, batch 8, the table"):
+        calibrate_to_table(load_device("h100"), table, "h100_blocks.json", [other])

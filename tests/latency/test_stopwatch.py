@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -161,3 +162,29 @@ def test_impossible_numbers(wrong):
         time_interleaved([told(1.0)], **wrong)
     with pytest.raises(ValueError, match="timing needs at least one task"):
         time_interleaved([])
+
+
+def test_a_gpu_is_the_current_one_while_its_work_is_timed(monkeypatch):
+    """Events are recorded on the current device's stream, and the work is on the task's."""
+    current = []
+
+    @contextlib.contextmanager
+    def device(chosen):
+        current.append(chosen)
+        yield
+        current.pop()
+
+    class Event:
+        def __init__(self, enable_timing):
+            pass
+
+        def record(self):
+            assert current == ["cuda:1"]
+
+        def elapsed_time(self, end):
+            return 6.0
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    assert Task(lambda: None, "cuda:1").sample(3) == 2.0 and not current

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from prunet_det.runtime.onnx import export_onnx, onnx_bytes, trtexec_command
+from prunet_det.runtime.onnx import export_onnx, onnx_bytes, open_session, trtexec_command
 from prunet_det.runtime.subject import load_subject
 
 
@@ -47,3 +48,10 @@ def test_the_command_for_tensorrt():
     assert fixed == "trtexec --onnx=a/net.onnx --useCudaGraph --saveEngine=a/net.engine"
     free = trtexec_command("net.onnx", (3, 64, 64), None, "fp16")
     assert "--maxShapes=images:8x3x64x64" in free and "--fp16" in free
+
+
+def test_a_gpus_session_is_on_that_gpu_and_in_fp32(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, providers: providers)
+    settings = {"device_id": 1, "use_tf32": 0}
+    assert open_session(b"", "cuda:1") == [("CUDAExecutionProvider", settings)]
+    assert open_session(b"") == [("CPUExecutionProvider", {})]

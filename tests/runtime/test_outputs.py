@@ -130,3 +130,16 @@ def test_switches_of_tf32_are_put_back():
     with tf32(not before):
         assert torch.backends.cudnn.allow_tf32 is not before
     assert torch.backends.cudnn.allow_tf32 is before
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_the_precision_of_products_can_be_asked_for_without_tf32(precision):
+    """As torch.compile does, in a process that has trained too."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with tf32(False):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)

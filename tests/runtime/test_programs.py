@@ -120,7 +120,7 @@ def test_packages_that_are_missing_are_a_sentence(subject, monkeypatch):
 class FakeTensorRT:
     """As much of TensorRT's Python package as building an engine touches."""
 
-    BuilderFlag = SimpleNamespace(FP16="fp16")
+    BuilderFlag = SimpleNamespace(FP16="fp16", TF32="tf32")
 
     class Logger:
         ERROR = 1
@@ -129,8 +129,9 @@ class FakeTensorRT:
             pass
 
     def __init__(self, parses=True, builds=True):
-        self.flags = []
-        config = SimpleNamespace(set_flag=self.flags.append)
+        self.flags = ["tf32"]
+        flags = self.flags
+        config = SimpleNamespace(set_flag=flags.append, clear_flag=flags.remove)
         builder = SimpleNamespace(
             create_network=lambda flags: "network",
             create_builder_config=lambda: config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 
 from prunet_det import load_spec
 from prunet_det.latency import spec_kernels
+from prunet_det.latency.measure import local_conditions
 from prunet_det.latency.record import read_latencies
 from prunet_det.utils.env import device_title
-from prunet_det.utils.io import read_csv
+from prunet_det.utils.io import read_csv, write_csv
 from tests.conftest import ROOT
 
 
@@ -237,3 +239,55 @@ def test_calibrate_prints_the_errors(latency, monkeypatch):
     out = latency("calibrate", "--device", "v100")
     assert "errors of 49 published points" in out and "left out" in out
     assert (ROOT / "prunet_det" / "latency" / "devices" / "v100.json").read_bytes() == before
+
+
+def test_a_check_is_of_the_tables_own_device(refused, monkeypatch, tmp_path):
+    """What is measured is never filed under another device's name."""
+    from prunet_det.latency import table as tables
+    from prunet_det.utils import env
+
+    out = tmp_path / "table.json"
+    keys = tables.network_blocks(load_spec("prunet_demo"), 64)
+    table = tables.predict_table(keys)
+    table.save(out)
+    assert "a check needs a measured table" in refused("latency", "check", out, "--force")
+    titles = {"cpu": "a CPU", "cuda:0": "a GPU"}
+    monkeypatch.setattr(tables, "local_devices", lambda: titles)
+    monkeypatch.setattr(env, "device_title", titles.get)
+    conditions = local_conditions("cpu", "eager", threads=1)
+    tables.Table(replace(conditions, device="a GPU"), "measured", table.entries).save(out)
+    sentence = refused("latency", "check", out, "--device", "cpu")
+    assert "was measured on a GPU, cpu is a CPU" in sentence
+
+
+def test_predict_goes_on_where_one_network_fails(here):
+    """The others' rows are printed, and the exit code says that one is missing."""
+    flags = ("predict", "--model", "prunet_demo", "--model", "vit_tiny_patch16_224")
+    done = here("latency", *flags)
+    assert done.returncode == 1, done.stderr
+    assert "failed: " in done.stdout and "prunet_demo" in done.stdout
+    done = here("latency", *flags, "--json")
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert done.returncode == 1 and first["latency_ms"] > 0
+    assert second["latency_ms"] is None and second["failed"]
+
+
+def test_calibrating_without_a_network_that_failed(latency, tmp_path):
+    results = ROOT / "docs" / "results" / "latency"
+    lines = (results / "h100_backbone.csv").read_text().splitlines()
+    header = next(line for line in lines if not line.startswith("#")).split(",")
+    records = read_csv(results / "h100_backbone.csv")[1]
+    for key in ("latency_ms", "low_ms", "high_ms"):
+        records[0][key] = ""
+    records[0]["failed"] = "no memory"
+    names = [*header, *({"failed"} - set(header))]
+    write_csv(tmp_path / "m.csv", [{k: r.get(k, "") for k in names} for r in records], "measure")
+    flags = (
+        "--device",
+        "h100",
+        "--from",
+        results / "h100_blocks.json",
+        "--out",
+        tmp_path / "d.json",
+    )
+    assert "9 networks" in latency("calibrate", *flags, "--networks", tmp_path / "m.csv")
