@@ -151,6 +151,7 @@ def test_an_engine_of_tensorrt(monkeypatch):
 
     fake = FakeTensorRT()
     assert build(fake, half=False) == b"plan" and not fake.flags
+    fake = FakeTensorRT()
     assert build(fake, half=True) == b"plan" and fake.flags == ["fp16"]
     with pytest.raises(ValueError, match="cannot read the network: no importer for Foo"):
         build(FakeTensorRT(parses=False), half=True)
