@@ -60,7 +60,12 @@ def run_predict(args: argparse.Namespace) -> int:
             print(json.dumps({**p.latency.to_dict(), **counts, "breakdown": p.breakdown}))
     else:
         rows = [
-            [p.model, str(p.input_size or "-"), *["-"] * 8, f"failed: {p.reason}"]
+            [
+                p.model,
+                str(p.input_size or "-"),
+                *["-"] * (3 + len(COMPONENTS)),
+                f"failed: {p.reason}",
+            ]
             if isinstance(p, Failure)
             else [
                 p.latency.model,

@@ -221,7 +221,7 @@ def test_a_fit_finds_the_constants_that_made_a_table():
     device = replace(load_device("v100"), provenance={})
     keys = variants(network_blocks(DEMO, 512), 6)
     made = predict_table(keys, device)
-    table = measured(made.entries, runtime="tensorrt", precision="fp16")
+    table = measured(made.entries, runtime="tensorrt", precision="fp16", threads=0)
     fitted = calibrate_to_table(replace(device, net_us=5.0, launch_us=1.0), table, "a test")
     errors = fitted.provenance
     assert errors["in_sample"]["mean"] < 0.02 and errors["cross_validated"]["mean"] < 0.04

@@ -131,7 +131,9 @@ class FakeTensorRT:
     def __init__(self, parses=True, builds=True):
         self.flags = ["tf32"]
         flags = self.flags
-        config = SimpleNamespace(set_flag=flags.append, clear_flag=flags.remove)
+        config = SimpleNamespace(
+            set_flag=flags.append, clear_flag=lambda f: f in flags and flags.remove(f)
+        )
         builder = SimpleNamespace(
             create_network=lambda flags: "network",
             create_builder_config=lambda: config,
