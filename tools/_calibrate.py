@@ -34,7 +34,7 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
     from prunet_det.latency.table import Table
     from prunet_det.utils.io import read_csv
 
-    if not args.out and not (args.device and args.write):
+    if not (args.out or args.device):  # a named device may be compared alone
         raise UserError("say with --out FILE.json where the device file goes.")
     table = Table.load(args.source, force=bool(args.device))
     if args.device:

@@ -291,3 +291,11 @@ def test_calibrating_without_a_network_that_failed(latency, tmp_path):
         tmp_path / "d.json",
     )
     assert "9 networks" in latency("calibrate", *flags, "--networks", tmp_path / "m.csv")
+
+
+def test_a_named_device_is_judged_and_not_written(latency):
+    """As docs/latency.md has it."""
+    results = ROOT / "docs" / "results" / "latency"
+    files = ("--from", results / "h100_blocks.json", "--networks", results / "h100_backbone.csv")
+    out = latency("calibrate", "--device", "h100", *files)
+    assert "10 networks measured whole" in out and "written" not in out
