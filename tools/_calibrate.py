@@ -49,10 +49,10 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
         title = f"{table.title}: errors on {p['blocks']} blocks"
         print(text_table(title, ["", "mean", "worst"], rows))
     if networks and not args.json:
-        found = judge(device, networks)
+        predictions, errors = judge(device, networks)
         rows = [
             [m.model, f"{m.ms:.3f}", f"{p.latency.ms:.3f}", f"{error:+.1%}"]
-            for m, p, error in zip(networks, found.predictions, found.relative, strict=True)
+            for m, p, error in zip(networks, predictions, errors.relative, strict=True)
         ]
         s = device.provenance["networks"]
         rows.append(["all: mean, worst, tau", *percents(s), f"{s['kendall_tau']:.2f}"])

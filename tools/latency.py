@@ -234,7 +234,8 @@ def run_check(args: argparse.Namespace) -> int:
     if args.json:
         for record in records:
             print(json.dumps(record))
-        print(json.dumps(sums))
+        figures = ("mean", "worst", "bias", "kendall_tau")
+        print(json.dumps({kind: {k: getattr(e, k) for k in figures} for kind, e in sums.items()}))
         return failed(records)
     rows = []
     for r in records:
@@ -245,10 +246,10 @@ def run_check(args: argparse.Namespace) -> int:
             cells = [f"{whole:.3f}", *parts]
         rows.append([r["model"], str(r["blocks"]), *cells])
     print(text_table(table.title, ["network", "blocks", "measured ms", *kinds], rows))
-    for kind, s in sums.items():
+    for kind, e in sums.items():
         print(
-            f"{kind}: mean error {s['mean_error']:.1%}, worst {s['worst_error']:.1%}, bias "
-            f"{s['bias']:+.1%}, Kendall's tau {s['kendall_tau']:.3f}"
+            f"{kind}: mean error {e.mean:.1%}, worst {e.worst:.1%}, bias {e.bias:+.1%}, "
+            f"Kendall's tau {e.kendall_tau:.3f}"
         )
     return failed(records)
 

@@ -23,8 +23,8 @@ from prunet_det.benchmark.published import metafile
 from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency import plots as latency_plots
 from prunet_det.latency.calibrate import errors, judge, published_devices, published_points
-from prunet_det.latency.check import summarize
 from prunet_det.latency.device import Device
+from prunet_det.latency.errors import Errors
 from prunet_det.latency.kernels import spec_kernels, totals
 from prunet_det.latency.record import Latency, read_latencies
 from prunet_det.runtime.subject import Scope
@@ -225,18 +225,18 @@ def checks() -> str:
         where = str(replace(latencies[0].conditions, threads=0))
         whole = [latency.ms for latency in latencies]
         for kind, values in sums.items():
-            s = summarize(whole, values)
-            errors = [f"{s[k]:.1%}" for k in ("mean_error", "worst_error")]
+            e = Errors.of(whole, values)
             what = f"{kind} against {len(whole)} networks measured whole"
-            rows.append([where, what, *errors, f"{s['bias']:+.1%}", f"{s['kendall_tau']:.3f}"])
+            cells = [f"{e.mean:.1%}", f"{e.worst:.1%}", f"{e.bias:+.1%}", f"{e.kendall_tau:.3f}"]
+            rows.append([where, what, *cells])
         own = GPU / name / "device.json"
         device = own if own.is_file() else MEASURED / f"{name}_device.json"
         if device.is_file():
             p = load_device(str(device)).provenance
             for key in ("in_sample", "cross_validated"):
                 what = f"fitted model on the table's {p['blocks']} blocks, {key.replace('_', ' ')}"
-                errors = [f"{p[key][k]:.1%}" for k in ("mean", "worst")]
-                rows.append([where, what, *errors, "", ""])
+                cells = [f"{p[key][k]:.1%}" for k in ("mean", "worst")]
+                rows.append([where, what, *cells, "", ""])
     header = ["conditions", "what", "mean error", "worst", "bias", "Kendall's tau"]
     return markdown_table(header, rows)
 
@@ -288,11 +288,11 @@ def latency_figures() -> dict[str, tuple[Any, ...]]:
     """Name of each figure of docs/latency to a function that draws it, and its arguments."""
     found: dict[str, tuple[Any, ...]] = {}
     for name in published_devices():
-        device = load_device(name)
-        e = errors(device, published_points(name))
+        device, points = load_device(name), published_points(name)
+        e = errors(device, points)
         title = f"{device.title}, classifiers: mean error {e.mean:.1%}, worst {e.worst:.1%}"
         axes = ("published, FP16, batch 1 to 64", "predicted")
-        pairs = latency_plots.calibration_pairs(e)
+        pairs = _by_name([p.network for p in points], e)
         found[f"calibration_{name}.svg"] = (latency_plots.draw_pairs, pairs, *axes, title)
     latencies = read_latencies(read_csv(MEASURED / "h100_backbone.csv")[1])
     found["networks_h100.svg"] = _judged(load_device("h100"), latencies)
@@ -315,13 +315,21 @@ def latency_figures() -> dict[str, tuple[Any, ...]]:
 
 
 def _judged(device: Device, measured: Sequence[Latency]) -> tuple[Any, ...]:
-    found = judge(device, measured)
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for m, p in zip(measured, found.predictions, strict=True):
-        pairs.setdefault(m.model.split("_")[0], []).append((m.ms, p.latency.ms))
-    title = f"{device.title}, backbones: mean error {found.mean:.1%}, worst {found.worst:.1%}"
+    e = judge(device, measured)[1]
+    pairs = _by_name([m.model.split("_")[0] for m in measured], e)
+    title = f"{device.title}, backbones: mean error {e.mean:.1%}, worst {e.worst:.1%}"
     axes = ("measured, FP16, batch 1, CUDA graph", "predicted from blocks")
     return latency_plots.draw_pairs, pairs, *axes, title
+
+
+def _by_name(names: Sequence[str], errors: Errors) -> dict[str, list[tuple[float, float]]]:
+    """Name to (what it should be, predicted) milliseconds, as `draw_pairs` takes them."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for name, pair in zip(
+        names, zip(errors.expected_ms, errors.predicted_ms, strict=True), strict=True
+    ):
+        groups.setdefault(name, []).append(pair)
+    return groups
 
 
 def figures() -> dict[Path, tuple[Any, ...]]:

@@ -15,7 +15,6 @@ from torch import nn
 from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.latency.fusion import fusion_of
-from prunet_det.latency.kernels import output_size
 from prunet_det.latency.measure import reason_of, require_device
 from prunet_det.latency.record import Conditions
 from prunet_det.latency.stopwatch import Task, Timing, time_interleaved
@@ -168,7 +167,7 @@ class BlockTimer:
         block, size = key
         if is_chainable(block) or "add" in fusion_of(self.conditions).into_conv:
             return None
-        return block.out_chs, output_size(block, size)
+        return block.out_chs, block.output_size(size)
 
     def _entry(self, key: Key, one: float, difference: np.ndarray) -> Entry:
         place = self._addition_of(key)

@@ -19,11 +19,11 @@ from prunet_det.latency.device import (
     kernels_ms,
     total_ms,
 )
+from prunet_det.latency.errors import Errors
 from prunet_det.latency.kernels import (
     Kernel,
     block_kernels,
     input_kernels,
-    output_size,
     pool,
     spec_kernels,
 )
@@ -80,37 +80,6 @@ class PublishedTime:
     batch: int
     input_size: int
     ms: float
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Errors of predictions of published times, and how well they rank them.
-
-    Attributes:
-        points: The published times.
-        predicted_ms: Predicted milliseconds in their order.
-        kendall_tau: Kendall's rank correlation over all points, -1..1.
-    """
-
-    points: tuple[PublishedTime, ...]
-    predicted_ms: tuple[float, ...]
-    kendall_tau: float
-
-    @property
-    def relative(self) -> np.ndarray:
-        """Signed relative errors, (points,)."""
-        measured = np.array([p.ms for p in self.points])
-        return np.array(self.predicted_ms) / measured - 1
-
-    @property
-    def mean(self) -> float:
-        """Mean of the absolute relative errors."""
-        return float(np.abs(self.relative).mean())
-
-    @property
-    def worst(self) -> float:
-        """Largest absolute relative error."""
-        return float(np.abs(self.relative).max())
 
 
 def priors(device: Device) -> dict[str, float]:
@@ -209,13 +178,7 @@ def fit_to(
 
 def errors(device: Device, points: Sequence[PublishedTime]) -> Errors:
     """Compares a device's predictions with published times."""
-    ms = predicted(device, points)
-    tau = _kendall_tau(ms, [p.ms for p in points]) if len(points) > 1 else 1.0
-    return Errors(tuple(points), tuple(map(float, ms)), tau)
-
-
-def _kendall_tau(a: Sequence[float] | np.ndarray, b: Sequence[float]) -> float:
-    return float(require("scipy.stats", "det").kendalltau(a, b).statistic)
+    return Errors.of([p.ms for p in points], predicted(device, points))
 
 
 def leave_out(
@@ -250,22 +213,16 @@ def calibrate(device: Device, points: Sequence[PublishedTime], source: str) -> D
         "source": source,
         "command": f"python tools/latency.py calibrate --device {device.name} --write",
         "points": len(points),
-        "in_sample": _summary(inside.relative),
-        "leave_one_out": {name: _summary(e.relative) for name, e in zip(names, alone, strict=True)},
+        "in_sample": inside.to_dict(),
+        "leave_one_out": {name: e.to_dict() for name, e in zip(names, alone, strict=True)},
         "leave_family_out": {
-            ", ".join(group): _summary(e.relative)
-            for group, e in zip(FAMILIES, families, strict=True)
+            ", ".join(group): e.to_dict() for group, e in zip(FAMILIES, families, strict=True)
         },
         "kendall_tau": round(inside.kendall_tau, 4),
         "band": {"inside": round(band, 3), "outside": round(outside, 3)},
         "family": _family(fitted, [(_kernels(p.network, p.input_size), p.batch) for p in points]),
     }
     return replace(_rounded(fitted), provenance=provenance)
-
-
-def _summary(relative: np.ndarray) -> dict[str, float]:
-    error = np.abs(relative)
-    return {"mean": round(float(error.mean()), 4), "worst": round(float(error.max()), 4)}
 
 
 def _rounded(device: Device) -> Device:
@@ -326,7 +283,8 @@ def calibrate_to_table(
     for i in range(FOLDS):
         other = fit_to(device, predict(every[fold != i]), measured[fold != i], BLOCK_LOSS)
         left_out[fold == i] = predict(every[fold == i])(other)
-    band = float(np.percentile(np.abs(left_out / measured - 1), 90))
+    left_out_errors = Errors.of(measured, left_out)
+    band = float(np.percentile(np.abs(left_out_errors.relative), 90))
     peaks = {k: device.provenance[k] for k in ("peaks", "command") if k in device.provenance}
     provenance: dict[str, Any] = {
         "source": source,
@@ -334,18 +292,18 @@ def calibrate_to_table(
         "conditions": table.title,
         "blocks": len(keys),
         "batches": [batch, batch],
-        "in_sample": _summary(predict(every)(fitted) / measured - 1),
-        "cross_validated": _summary(left_out / measured - 1),
+        "in_sample": Errors.of(measured, predict(every)(fitted)).to_dict(),
+        "cross_validated": left_out_errors.to_dict(),
     }
     fitted = _rounded(fitted)
     if networks:
-        found = judge(fitted, networks)
+        predictions, found = judge(fitted, networks)
         provenance["networks"] = {
             "names": [latency.model for latency in networks],
-            **_summary(found.relative),
+            **found.to_dict(),
             "kendall_tau": round(found.kendall_tau, 4),
         }
-        provenance["family"] = _family(fitted, [(p.kernels, batch) for p in found.predictions])
+        provenance["family"] = _family(fitted, [(p.kernels, batch) for p in predictions])
         band = found.worst
     provenance["band"] = {"inside": round(band, 3), "outside": round(2 * band, 3)}
     return replace(fitted, provenance=provenance)
@@ -367,52 +325,20 @@ def _require_alike(device: Device, table: Table, networks: Sequence[Latency]) ->
             )
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Predictions of whole networks beside their measurements.
-
-    Attributes:
-        measured: The measurements.
-        predictions: The predictions, in their order.
-    """
-
-    measured: tuple[Latency, ...]
-    predictions: tuple[Prediction, ...]
-
-    @property
-    def relative(self) -> np.ndarray:
-        """Signed relative errors, (networks,)."""
-        pairs = zip(self.measured, self.predictions, strict=True)
-        return np.array([p.latency.ms / m.ms - 1 for m, p in pairs])
-
-    @property
-    def mean(self) -> float:
-        """Mean of the absolute relative errors."""
-        return float(np.abs(self.relative).mean())
-
-    @property
-    def worst(self) -> float:
-        """Largest absolute relative error."""
-        return float(np.abs(self.relative).max())
-
-    @property
-    def kendall_tau(self) -> float:
-        """Kendall's rank correlation, -1..1."""
-        predicted = [p.latency.ms for p in self.predictions]
-        return _kendall_tau(predicted, [m.ms for m in self.measured])
-
-
-def judge(device: Device, networks: Sequence[Latency]) -> Judgement:
+def judge(device: Device, networks: Sequence[Latency]) -> tuple[list[Prediction], Errors]:
     """Predicts networks that were measured whole.
 
     Args:
         device: The device that they were measured on.
         networks: The measurements.
+
+    Returns:
+        The predictions in their order, and their errors.
     """
     predictions = [
         predict_named(m.model, device, m.conditions.batch, m.input_size, m.scope) for m in networks
     ]
-    return Judgement(tuple(networks), tuple(predictions))
+    return predictions, Errors.of([m.ms for m in networks], [p.latency.ms for p in predictions])
 
 
 def _with_overhead(device: Device, table: Table) -> Device:
@@ -424,7 +350,7 @@ def _with_overhead(device: Device, table: Table) -> Device:
     firsts = [(key, e) for key, e in table.entries.items() if key[0].in_chs == 3]
     overheads = []
     for (block, size), entry in firsts or list(table.entries.items()):
-        mean = pool("mean", block.out_chs, math.prod(output_size(block, size)))
+        mean = pool("mean", block.out_chs, math.prod(block.output_size(size)))
         beside = [*input_kernels(block.in_chs, math.prod(size), device.fusion), mean]
         own = kernels_ms(KernelArrays([beside]), device, table.conditions.batch)[0]
         overheads.append(1e3 * (entry.overhead_ms - own))

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
 from prunet_det.latency.device import Device
-from prunet_det.latency.kernels import output_size
+from prunet_det.latency.errors import Errors
 from prunet_det.latency.measure import Measurement, measure, require_device
 from prunet_det.latency.predict import predict
 from prunet_det.latency.record import Failure
@@ -108,7 +106,7 @@ def _walk(
 
 def _leads_to(key: Key) -> tuple[int, tuple[int, int]]:
     block, size = key
-    return block.out_chs, output_size(block, size)
+    return block.out_chs, block.output_size(size)
 
 
 def check_table(
@@ -155,15 +153,15 @@ def check_table(
     ]
 
 
-def summaries(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
-    """Summarises what was measured against each kind of sum.
+def summaries(checks: Sequence[Check]) -> dict[str, Errors]:
+    """Compares each kind of sum with what was measured.
 
     Args:
         checks: Of one table; those that failed are left out.
 
     Returns:
-        Errors by kind, `table` and, where there was a device, `fitted model`, as `summarize` gives
-        them; none of fewer than two networks.
+        Errors by kind, `table` and, where there was a device, `fitted model`; none of fewer than
+        two networks.
     """
     kept = [(c, c.measured.latency.ms) for c in checks if not isinstance(c.measured, Failure)]
     whole = [ms for _, ms in kept]
@@ -171,21 +169,4 @@ def summaries(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
         "table": [c.table_ms for c, _ in kept],
         "fitted model": [c.model_ms for c, _ in kept if c.model_ms is not None],
     }
-    return {kind: summarize(whole, v) for kind, v in sums.items() if v and len(whole) > 1}
-
-
-def summarize(measured: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
-    """Compares predictions with measurements: mean and worst error, bias, Kendall's tau.
-
-    Args:
-        measured: Measured milliseconds.
-        predicted: Predicted milliseconds, in the same order.
-    """
-    kendalltau = require("scipy.stats", "det").kendalltau
-    error = np.array(predicted) / np.array(measured) - 1
-    return {
-        "mean_error": float(np.abs(error).mean()),
-        "worst_error": float(np.abs(error).max()),
-        "bias": float(error.mean()),
-        "kendall_tau": float(kendalltau(measured, predicted).statistic),
-    }
+    return {kind: Errors.of(whole, v) for kind, v in sums.items() if v and len(whole) > 1}

@@ -263,7 +263,7 @@ def spec_kernels(
     ]
     for name, block in named:
         block = block if padding == "published" else block.padded()
-        out = output_size(block, at)
+        out = block.output_size(at)
         if min(out) < 1:
             raise InputError(
                 f"an image of {size} px is too small for {spec.name}: nothing is left of it at "
@@ -274,11 +274,6 @@ def spec_kernels(
     if scope is Scope.CLASSIFIER:
         kernels += _tail(spec, math.prod(at), num_classes, fusion)
     return kernels
-
-
-def output_size(block: BlockSpec, size: tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) of a block's output for the (height, width) of its input."""
-    return block.output_size(size)
 
 
 def _conv(
@@ -322,7 +317,7 @@ def block_kernels(
         name: Path of the block in the network.
         fusion: What the runtime fuses; by default what TensorRT does.
     """
-    kind, out = block.kind_info, output_size(block, at)
+    kind, out = block.kind_info, block.output_size(at)
     chs, mid_chs = block.spatial_chs
     before, after = math.prod(at), math.prod(out)
     kernels = []

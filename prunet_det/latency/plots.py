@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunet_det.latency.calibrate import Errors
 from prunet_det.latency.device import (
     COMPONENTS,
     Device,
@@ -49,14 +48,6 @@ def draw_pairs(
     axes.set_title(title, fontsize=9, loc="left")
     axes.legend(frameon=False)
     return figure
-
-
-def calibration_pairs(errors: Errors) -> dict[str, list[tuple[float, float]]]:
-    """Network to (published, predicted) milliseconds, as `draw_pairs` takes them."""
-    groups: dict[str, list[tuple[float, float]]] = {}
-    for point, ms in zip(errors.points, errors.predicted_ms, strict=True):
-        groups.setdefault(point.network, []).append((point.ms, ms))
-    return groups
 
 
 def draw_breakdown(parts: Mapping[str, Mapping[str, float]], title: str) -> Figure:

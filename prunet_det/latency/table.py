@@ -20,7 +20,7 @@ from prunet_det.latency.device import (
     load_device,
     total_ms,
 )
-from prunet_det.latency.kernels import block_kernels, input_kernels, output_size
+from prunet_det.latency.kernels import block_kernels, input_kernels
 from prunet_det.latency.record import Conditions
 from prunet_det.utils.env import local_devices
 from prunet_det.utils.errors import InputError, MissingFileError
@@ -231,7 +231,7 @@ def network_blocks(spec: ArchSpec, input_size: int) -> list[Key]:
     for block in (*spec.stem.blocks(), *spec.blocks):
         block = block.padded()
         keys.append((block, size))
-        size = output_size(block, size)
+        size = block.output_size(size)
     return keys
 
 

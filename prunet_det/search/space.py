@@ -24,7 +24,6 @@ from prunet_det.arch.spec import (
     TailSpec,
     kinds_with_hidden,
 )
-from prunet_det.latency.kernels import output_size
 from prunet_det.utils.config import check_keys
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
@@ -247,10 +246,10 @@ class SearchSpace:
     def layer_sizes(self, input_size: int) -> list[tuple[int, int]]:
         """Height and width of every layer's input."""
         stem = StemSpec((self.stem,), self.act).blocks()[0]
-        at, sizes = output_size(stem, (input_size, input_size)), []
+        at, sizes = stem.output_size((input_size, input_size)), []
         for layer in self.layers:
             sizes.append(at)
-            at = output_size(layer.block(*self._any(layer)), at)
+            at = layer.block(*self._any(layer)).output_size(at)
         return sizes
 
     def stem_block(self) -> BlockSpec:

@@ -14,7 +14,7 @@ from prunet_det import BlockSpec
 from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency.block_timer import GROUP, BlockTimer, is_chainable, measure_table
 from prunet_det.latency.calibrate import calibrate_to_table
-from prunet_det.latency.check import Check, random_networks, summaries, summarize
+from prunet_det.latency.check import Check, random_networks, summaries
 from prunet_det.latency.device import FITTED
 from prunet_det.latency.kernels import block_kernels
 from prunet_det.latency.measure import Measurement, local_conditions
@@ -261,14 +261,7 @@ def test_what_failed_is_in_no_summary():
 
     checks = [check(1.0), check(2.0, failed=True), check(4.0)]
     found = summaries(checks)
-    assert list(found) == ["table"] and found["table"]["mean_error"] == pytest.approx(0.1)
+    assert list(found) == ["table"] and found["table"].mean == pytest.approx(0.1)
     assert [c.to_dict()["failed"] for c in checks] == ["", "no", ""]
     assert checks[1].to_dict().keys() == checks[0].to_dict().keys()
     assert summaries(checks[:2]) == {}
-
-
-def test_summary_of_errors():
-    found = summarize([1.0, 2.0, 4.0], [1.1, 1.8, 4.0])
-    assert found["mean_error"] == pytest.approx(0.2 / 3)
-    assert found["worst_error"] == pytest.approx(0.1)
-    assert found["bias"] == pytest.approx(0) and found["kendall_tau"] == 1

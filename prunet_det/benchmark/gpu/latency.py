@@ -240,14 +240,14 @@ def run_device(place: Place) -> None:
 
 def device_figures(place: Place) -> dict[str, str]:
     """How well the fit and the table tell the time of whole networks."""
-    from prunet_det.latency.check import summarize
+    from prunet_det.latency.errors import Errors
 
     rows = [row for row in read_csv(place.out / CHECK)[1] if not row["failed"]]
     whole = [float(row["latency_ms"]) for row in rows]
     found = {}
     for title, key in (("table", "table_ms"), ("fitted model", "model_ms")):
-        s = summarize(whole, [float(row[key]) for row in rows])
-        found[title] = f"mean error {s['mean_error']:.1%}, tau {s['kendall_tau']:.2f}"
+        e = Errors.of(whole, [float(row[key]) for row in rows])
+        found[title] = f"mean error {e.mean:.1%}, tau {e.kendall_tau:.2f}"
     return found
 
 
