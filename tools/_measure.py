@@ -34,21 +34,12 @@ def asked_conditions(args: argparse.Namespace, device: str) -> Any:
     return local_conditions(device, args.runtime, args.precision, args.batch, args.threads)
 
 
-def failure(error: Exception, name: str, conditions: Any, **about: Any) -> Any:
-    """A row that says why a network has no latency."""
-    from prunet_det.latency.measure import reason_of
-    from prunet_det.latency.record import Failure
-
-    reason = reason_of(error, name)
-    return Failure(model=name, conditions=conditions, reason=reason, **about)
-
-
 def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> Sequence[Any]:
     """The networks, timed interleaved on a torch device of this machine; a row for each.
 
     An unknown network is refused at once, and so is a command line of which nothing can be built.
     """
-    from prunet_det.latency.measure import measure
+    from prunet_det.latency.measure import failure, measure
     from prunet_det.runtime.subject import Subject, check_names, load_subject
     from prunet_det.utils.errors import MissingFileError
 
@@ -63,8 +54,7 @@ def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> 
         except Exception as e:  # whatever a network's own code raises
             if name is names[-1] and not any(isinstance(s, Subject) for s in subjects):
                 raise
-            about = dict(input_size=args.input_size, scope=args.scope)
-            subjects.append(failure(e, name, conditions, **about))
+            subjects.append(failure(e, name, conditions, args.scope, args.input_size))
     return measure(
         subjects,
         conditions,

@@ -20,7 +20,6 @@ from _flags import above_zero, at_least
 from _measure import (
     asked_conditions,
     failed,
-    failure,
     measure_all,
     run_measure,
     torch_device,
@@ -100,16 +99,18 @@ def run_predict(args: argparse.Namespace) -> int:
 def predict_all(args: argparse.Namespace, names: Sequence[str]) -> list[Any]:
     """Predictions, or rows that say why there is none."""
     from prunet_det.latency.device import load_device
+    from prunet_det.latency.measure import failure
     from prunet_det.runtime.subject import check_names
 
     check_names(names)
     conditions, found = load_device(args.device).at(args.batch), []
-    about = dict(input_size=args.input_size, scope=args.scope, kind="predicted")
     for name in names:
         try:
             found.append(predict_any(name, args))
         except InputError as e:
-            found.append(failure(e, name, conditions, **about))
+            found.append(
+                failure(e, name, conditions, args.scope, args.input_size, kind="predicted")
+            )
     return found
 
 

@@ -21,7 +21,7 @@ from timm.utils import reparameterize_model
 
 from prunet_det.benchmark.published import Classifier, classifiers, timm_classifiers
 from prunet_det.latency.device import Device, load_device
-from prunet_det.latency.measure import Measurement, measure, reason_of
+from prunet_det.latency.measure import failure, measure, reason_of
 from prunet_det.latency.predict import Prediction, predict, predict_module
 from prunet_det.latency.record import Conditions, Failure, Latency
 from prunet_det.runtime.subject import Scope, Subject, is_ours, load_subject, timm_network
@@ -217,27 +217,23 @@ def _measure_each(
     for start in range(0, len(networks), _AT_ONCE):
         some = networks[start : start + _AT_ONCE]
         where = f"{start + 1} to {start + len(some)} of {len(networks)}"
-        subjects: list[Subject] = []
-        reasons: dict[Network, str] = {}
-        for network in some:
-            try:
-                subject = load_subject(network.name, Scope.CLASSIFIER, network.input_size)
-                subjects.append(replace(subject, module=reparameterize_model(subject.module)))
-            except Exception as e:  # as in _predict_each
-                reasons[network] = reason_of(e, network.name)
         found = measure(
-            subjects,
+            [_load(network, conditions) for network in some],
             conditions,
             device=device,
             seconds=seconds,
             progress=progress and f"{progress} {where}",
         )
-        timed = {(s.name, s.input_size): f for s, f in zip(subjects, found, strict=True)}
-        for network in some:
-            one = timed.get((network.name, network.input_size))
-            if isinstance(one, Failure):
-                reasons[network] = one.reason
-            yield network, one.latency if isinstance(one, Measurement) else reasons[network]
+        for network, one in zip(some, found, strict=True):
+            yield network, one.reason if isinstance(one, Failure) else one.latency
+
+
+def _load(network: Network, conditions: Conditions) -> Subject | Failure:
+    try:
+        subject = load_subject(network.name, Scope.CLASSIFIER, network.input_size)
+        return replace(subject, module=reparameterize_model(subject.module))
+    except Exception as e:  # as in _predict_each
+        return failure(e, network.name, conditions, Scope.CLASSIFIER, network.input_size)
 
 
 def collect(

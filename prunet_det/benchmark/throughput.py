@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import statistics
 import time
@@ -157,7 +158,7 @@ def _loader_speed(loader: DataLoader[Any], batches: int) -> tuple[float, float]:
             yield from loader
 
     source = forever()
-    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    ahead = _loaded_ahead(loader)
     for _ in range(SETTLE + ahead):
         next(source)
     images, start = 0, time.perf_counter()
@@ -171,6 +172,11 @@ def _loader_speed(loader: DataLoader[Any], batches: int) -> tuple[float, float]:
         next(source)
         waits.append(time.perf_counter() - start)
     return images / seconds, 1e3 * (statistics.median(waits) if waits else seconds / batches)
+
+
+def _loaded_ahead(loader: DataLoader[Any]) -> int:
+    """Returns the number of batches that a loader's processes have ready."""
+    return loader.num_workers * (loader.prefetch_factor or 0)
 
 
 @dataclass
@@ -265,14 +271,8 @@ def disk_against_memory(
         rounds: Number of turns of each.
     """
     disk, loader = trainer.batches(), trainer.runner.train_loop.dataloader
-    ahead = loader.num_workers * (loader.prefetch_factor or 0)
-    settle = {"disk": SETTLE + ahead, "memory": SETTLE}
-
-    def memory() -> Iterator[Any]:
-        while True:
-            yield from held
-
-    sources: dict[str, Iterator[Any]] = {"disk": disk, "memory": memory()}
+    settle = {"disk": SETTLE + _loaded_ahead(loader), "memory": SETTLE}
+    sources: dict[str, Iterator[Any]] = {"disk": disk, "memory": itertools.cycle(held)}
     speeds: dict[str, list[float]] = {"disk": [], "memory": []}
     for turn in range(2 * rounds):
         name = ("disk", "memory")[turn % 2 ^ turn // 2 % 2]  # neither always comes first

@@ -191,13 +191,36 @@ def _attempt(
         task.sample(1)
         return _Job(subject, conditions, task, difference)
     except Exception as e:  # whatever a network's own code or a runtime raises
-        return Failure(
-            model=subject.name,
-            input_size=subject.input_size,
-            scope=subject.scope,
-            conditions=conditions,
-            reason=reason_of(e, subject.name),
-        )
+        return failure(e, subject.name, conditions, subject.scope, subject.input_size)
+
+
+def failure(
+    error: Exception,
+    name: str,
+    conditions: Conditions,
+    scope: Scope | str,
+    input_size: int | None,
+    *,
+    kind: str = "measured",
+) -> Failure:
+    """Makes the row of a network that has no latency; a bug's traceback goes to the log.
+
+    Args:
+        error: What was raised.
+        name: Name of the network.
+        conditions: What was to be measured or predicted.
+        scope: What part of it.
+        input_size: Side of the square images, in pixels; None where it is not known.
+        kind: `measured` or `predicted`.
+    """
+    return Failure(
+        model=name,
+        input_size=input_size,
+        scope=Scope(scope),
+        conditions=conditions,
+        reason=reason_of(error, name),
+        kind=kind,
+    )
 
 
 def reason_of(error: Exception, what: str) -> str:

@@ -83,11 +83,10 @@ def device_title(device: str | torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line for line in lines if line.startswith("model name")).partition(":")[2]
-    except (OSError, StopIteration):
-        pass
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2]
+            break
     return f"{' '.join(model.split())}, {os.cpu_count()} cores"
 
 
@@ -200,9 +199,6 @@ def _nvidia_smi(query: str, device: str | torch.device) -> str:
     command = ["nvidia-smi", gpu, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (
-        OSError,
-        subprocess.SubprocessError,
-    ):  # not installed, slow, or it does not know the GPU
+    except (OSError, subprocess.SubprocessError):  # not here, slow, or it knows no such GPU
         return ""
     return done.stdout.strip()

@@ -119,7 +119,7 @@ def test_what_cannot_be_compared_is_not_refused(name):
         cfg.neck.out_channels = [*cfg.neck.in_channels, *cfg.neck.out_channels[2:]]
         cfg.bbox_head.in_channels = cfg.neck.out_channels
     shrink(cfg)
-    MODELS.build(cfg)
+    assert MODELS.build(cfg).backbone.out_strides
 
 
 def test_every_part_of_a_two_stage_detector_is_looked_at():

@@ -51,13 +51,14 @@ def _measure(
         batch: Images at once.
         runtime: How they are run.
     """
-    from prunet_det.latency.measure import local_conditions, measure
+    from prunet_det.latency.measure import failure, local_conditions, measure
     from prunet_det.latency.record import Failure
-    from prunet_det.runtime.subject import Scope, load_subject
+    from prunet_det.runtime.subject import Scope, Subject, load_subject
 
     scale, rows = place.scale, _Rows(place, LATENCY)
     size = None if "classifier" in scopes else scale.input_size
-    failed, subjects = [], []
+    conditions = local_conditions(scale.device, runtime, scale.precision, batch, scale.threads)
+    subjects: list[Subject | Failure] = []
     for name in names:
         model = Path(name).stem if name.endswith(".py") else name
         todo = [scope for scope in scopes if not rows.has(model, scope, batch, runtime)]
@@ -65,17 +66,17 @@ def _measure(
             loaded = load_subject(name, todo[0], size) if todo else None
             subjects += [replace(loaded, scope=Scope(scope)) for scope in todo if loaded]
         except UserError as e:
-            failed.append(f"{name}: {e}")
+            subjects.append(failure(e, model, conditions, todo[0], size))
     found = measure(
         subjects,
-        local_conditions(scale.device, runtime, scale.precision, batch, scale.threads),
+        conditions,
         device=scale.device,
         seconds=scale.seconds,
         beside_mmdet=True,
     )
     rows.add([m.to_dict() for m in found if not isinstance(m, Failure)])
     failures = [m for m in found if isinstance(m, Failure)]
-    return [*failed, *(f"{m.model} {m.conditions.runtime}: {m.reason}" for m in failures)]
+    return [f"{m.model} {m.conditions.runtime}: {m.reason}" for m in failures]
 
 
 def run_latency(place: Place) -> None:

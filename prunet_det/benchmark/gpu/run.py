@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -335,7 +336,7 @@ def _run(function: Callable[[Place], None], place: Place) -> int:
     try:
         function(place)
     except SkippedError as e:
-        print(f"error: {e}", flush=True)
+        sys.stderr.write(f"error: {e}\n")
         return _SKIPPED_CODE
     return 0
 
