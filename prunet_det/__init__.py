@@ -1,16 +1,21 @@
 """PruNet backbones and detectors: a detector that is fast on your GPU.
 
 Importing the package registers its networks with timm and needs torch and timm alone. The
-MMDetection parts are in `prunet_det.detection`.
+MMDetection parts are in `prunet_det.detection`; `load_detector` gives a trained detector.
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from prunet_det.utils.extras import importing
 
 with importing():  # torch and timm
     from prunet_det.arch import ArchNet, ArchSpec, BlockSpec, SpecError, StageSpec
     from prunet_det.zoo import create, load_spec, model_names
+
+if TYPE_CHECKING:
+    from prunet_det.inference import Detection, Detections, Detector, load_detector
 
 try:
     __version__ = version("prunet_det")
@@ -20,9 +25,26 @@ __all__ = [
     "ArchNet",
     "ArchSpec",
     "BlockSpec",
+    "Detection",
+    "Detections",
+    "Detector",
     "SpecError",
     "StageSpec",
     "create",
+    "load_detector",
     "load_spec",
     "model_names",
 ]
+
+_INFERENCE = ("Detection", "Detections", "Detector", "load_detector")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what detects when it is first asked for."""
+    if name in _INFERENCE:
+        return getattr(import_module("prunet_det.inference"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

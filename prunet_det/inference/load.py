@@ -1,0 +1,198 @@
+"""Trained detectors from what a user names: a folder, weights, or an exported file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from prunet_det.inference.detector import Detector, Engine, check_selection
+from prunet_det.inference.images import ChannelOrder
+from prunet_det.runtime import RUNTIMES
+from prunet_det.utils.env import check_device
+from prunet_det.utils.errors import InputError, MissingFileError
+from prunet_det.utils.package import package_file
+from prunet_det.zoo.weights import CheckpointError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+SHIPPED = "checkpoints/prunet_demo_digits.safetensors"
+WEIGHTS = "weights.safetensors"  # as a training leaves them in its folder
+
+
+def load_detector(  # noqa: PLR0913 (what a user may choose)
+    model: str | os.PathLike[str] | None = None,
+    runtime: str = "auto",
+    *,
+    config: str | os.PathLike[str] | Config | None = None,
+    classes: Sequence[str] | None = None,
+    device: str | None = None,
+    precision: str = "fp32",
+    batch: int = 1,
+    threads: int | None = None,
+    score_thr: float = 0.3,
+    max_per_img: int | None = None,
+    channel_order: ChannelOrder = "bgr",
+) -> Detector:
+    """Loads a trained detector, which is then called with images.
+
+    Args:
+        model: A training's folder, with its weights, train.json and config; or a file of weights,
+            with a card or a train.json beside it; by default the shipped detector of digits.
+        runtime: `eager`, or `auto` for the fastest that is here.
+        config: Config of the detector; by default the one in the folder, or the card's.
+        classes: Class names, in the order of the labels; by default those of train.json or the
+            card, or of the config's test data.
+        device: Torch device; CUDA where there is one by default.
+        precision: `fp32` or `fp16`, of weights and activations.
+        batch: Number of images of a list that are run at once.
+        threads: Threads of a CPU; all cores by default.
+        score_thr: Minimum score of a detection, 0..1. The default is for looking at pictures; to
+            compute an mAP give 0, for every detection left out lowers it.
+        max_per_img: Maximum number of detections in an image; by default the config's.
+        channel_order: Of images that are arrays or tensors: `bgr`, as OpenCV reads them, or `rgb`.
+
+    Returns:
+        The detector: `detector(image)` gives `Detections`, `detector([image, ...])` a list.
+
+    Raises:
+        MissingFileError: If there is no such folder or file.
+        MissingPackageError: If a package of an extra is not installed.
+        CheckpointError: If the weights cannot be read or do not fit.
+        InputError: If config or classes are not known, or an argument is impossible.
+    """
+    check_selection(score_thr, max_per_img)
+    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    found = find_training(SHIPPED if model is None else model, config, classes)
+    engine = build_engine(found, runtime, device)
+    return Detector(
+        engine,
+        found.classes,
+        score_thr=score_thr,
+        max_per_img=max_per_img,
+        channel_order=channel_order,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a trained detector is made of.
+
+    Attributes:
+        config: Its config, as it was read.
+        weights: File of the weights.
+        classes: Class names, in the order of the labels.
+    """
+
+    config: Config
+    weights: Path
+    classes: tuple[str, ...]
+
+
+def find_training(
+    model: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Config | None = None,
+    classes: Sequence[str] | None = None,
+) -> Trained:
+    """Finds config, weights and classes.
+
+    Args:
+        model: A training's folder, or a file of weights.
+        config: Config to use in the place of the one that belongs to the weights.
+        classes: Class names to use in the place of theirs.
+
+    Raises:
+        MissingFileError: If there is no such folder or file.
+        InputError: If nothing says the config or the classes.
+    """
+    from mmengine.config import Config
+
+    import prunet_det.detection  # noqa: F401  (names the extra that is missing)
+    from prunet_det.training.evaluate import read_classes
+    from prunet_det.utils.config import read_config
+
+    weights = find_weights(Path(model))
+    if config is None:
+        config = _config_of(weights)
+    cfg = config if isinstance(config, Config) else read_config(config)
+    names = classes or read_classes(weights) or _test_classes(cfg)
+    if not names:
+        raise CheckpointError(
+            f"nothing says the classes of {weights}, neither a train.json or a card beside it nor "
+            "its config; name them in the order of the labels (classes=..., --classes A B ...)."
+        )
+    return Trained(config=cfg, weights=weights, classes=tuple(map(str, names)))
+
+
+def find_weights(model: Path) -> Path:
+    """Returns the file of weights that a user has named, itself or by its folder.
+
+    Raises:
+        MissingFileError: If it is not there.
+        InputError: If it is a config.
+    """
+    if model.suffix == ".py" and model.is_file():
+        raise InputError(
+            f"{model} is a config, which has no weights; name a training's folder or its weights, "
+            "and the config beside them (config=..., --config FILE)."
+        )
+    if model.is_dir():
+        if not (model / WEIGHTS).is_file():
+            raise MissingFileError(
+                f"the folder {model} has no {WEIGHTS}, which a training writes with every "
+                "checkpoint; name the file of the weights."
+            )
+        return model / WEIGHTS
+    if model.is_file():
+        return model
+    if model == Path(SHIPPED):
+        return package_file(SHIPPED)
+    raise MissingFileError(f"there is no checkpoint or folder {model}.")
+
+
+def _config_of(weights: Path) -> str | Path:
+    """Returns the config that belongs to weights: the card's, or the one that a training left."""
+    card = weights.with_suffix(".json")
+    try:
+        named = json.loads(card.read_text(encoding="utf-8")).get("config")
+        if named:
+            return str(named)
+    except (OSError, ValueError, AttributeError):
+        pass
+    folder = weights.parent
+    configs = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime)
+    if (folder / "train.json").is_file() and configs:
+        return configs[-1]  # of the newest training, as its weights are
+    raise CheckpointError(
+        f"{weights} has no readable card {card.name} beside it, nor the train.json and the config "
+        "of its training; name the config (config=..., --config FILE)."
+    )
+
+
+def _test_classes(cfg: Config) -> Sequence[str]:
+    """Returns the classes that a config of MMDetection's kind gives its test data."""
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    return (dataset.get("metainfo") or {}).get("classes") or ()
+
+
+def build_engine(found: Trained, runtime: str, device: str) -> Engine:
+    """Builds what runs a detector.
+
+    Raises:
+        InputError: If there is no such runtime.
+    """
+    if runtime not in ("auto", *RUNTIMES):
+        raise InputError(
+            f"there is no runtime {runtime!r}; the known ones are auto, {', '.join(RUNTIMES)}."
+        )
+    from prunet_det.detection.build import build_detector
+    from prunet_det.inference.whole import WholeModel
+
+    model = build_detector(found.config, found.weights, classes=found.classes, device=device)
+    return WholeModel(model, device)
