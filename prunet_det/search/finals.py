@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +28,11 @@ from prunet_det.search.data import scoring_loader, search_loader
 from prunet_det.search.repair import repair
 from prunet_det.search.space import LayerSpace, Network, SearchSpace
 from prunet_det.search.trial import Trial, run_trial
+from prunet_det.training.divergence import DivergedError
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path
+
+logger = logging.getLogger(__name__)
 
 Change = Callable[[Network], Network]
 Trainer = Callable[[Network, int], float]
@@ -301,11 +305,15 @@ class Scores:
         return sum(seconds for _, seconds in self._known.values())
 
     def top1(self, network: Network, training: int) -> float:
-        """Top-1 of a network's training, see `FinalistTrainer`."""
+        """Top-1 of a network's training, see `FinalistTrainer`; 0 of one that diverged."""
         key = f"{self.trainer.spec(network).digest} {training}"
         if key not in self._known:
-            trial = self.trainer(network, training)
-            self._known[key] = [trial.top1, round(trial.seconds, 2)]
+            try:
+                trial = self.trainer(network, training)
+                self._known[key] = [trial.top1, round(trial.seconds, 2)]
+            except DivergedError as e:
+                logger.warning("a finalist counts as top-1 0: %s", e)
+                self._known[key] = [0.0, 0.0]
             with atomic_path(self.path) as temporary:
                 temporary.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
         return self._known[key][0]

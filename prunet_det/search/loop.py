@@ -30,10 +30,10 @@ from prunet_det.search.layer import LayerMixture
 from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
 from prunet_det.search.supernet import Structure, SuperNet, rebind_optimizer
+from prunet_det.training.divergence import diverged
 from prunet_det.training.ema import ForeachEMA
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.repeatable import random_state, set_random_state
-from prunet_det.utils.errors import UserError
 
 _SHRINK = 0.85  # a candidate is cut to what can be chosen when that is less than this share of it
 _RECORDS = 200  # of a search, for its plots
@@ -216,10 +216,7 @@ class SearchLoop(BaseLoop):
                 "the command."
             )
         if not np.isfinite(gradient[-1]):
-            raise UserError(
-                "the search's loss is not finite any more; lower optim_wrapper.optimizer.lr, or "
-                "leave out --amp."
-            )
+            raise diverged(self.runner, f"the loss is {gradient[-1]}", self._iter)
         if np.isfinite(gradient).all():  # an overflow of half precision is no evidence
             self._update(gradient[:-2].astype(float))
         expected = self.expected_ms

@@ -24,6 +24,7 @@ from prunet_det.search.motion import MotionRule
 from prunet_det.search.results import Request
 from prunet_det.search.supernet import SuperNet
 from prunet_det.search.tiers import Tiers
+from prunet_det.training.divergence import check_weights
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.launch import keep_messages
 from prunet_det.training.schedule import fitted_schedule
@@ -50,7 +51,12 @@ class SearchStateHook(Hook):
         self._resumed: dict[str, Any] | None = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Called on the main process only."""
+        """Called on the main process only.
+
+        Raises:
+            DivergedError: If the weights are not finite.
+        """
+        check_weights(runner, checkpoint)
         loop = cast("SearchLoop", runner.train_loop)
         checkpoint["search"] = {**loop.state_dict(), "identity": self.identity}
 

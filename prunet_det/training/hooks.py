@@ -15,6 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
+from prunet_det.training.divergence import check_scalars, check_weights
 from prunet_det.training.evaluate import TRAINING_FILE, read_training, unwrap_model
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
@@ -93,6 +94,8 @@ def _precision(runner: Runner) -> str:
 class RecordHook(Hook):
     """Writes weights.safetensors and train.json with every checkpoint, and checks a resumed one.
 
+    Weights that are not finite are not saved: the training ends, and the files stay as they were.
+
     A checkpoint holds pickled state and serves --resume alone. Everything else reads the weights
     beside it, which are the averaged ones if there is an EMA. train.json says how they came about;
     its minutes include those of earlier, interrupted processes.
@@ -128,7 +131,11 @@ class RecordHook(Hook):
         Args:
             runner: Runner of the training.
             checkpoint: Content of the checkpoint; teacher's name and precision are added to it.
+
+        Raises:
+            DivergedError: If the weights are not finite.
         """
+        check_weights(runner, checkpoint)
         checkpoint["meta"].update(teacher=_teacher(runner), precision=_precision(runner))
         save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)
         self._write_record(runner, checkpoint["meta"]["iter"])
@@ -177,6 +184,8 @@ class RecordHook(Hook):
 @HOOKS.register_module()
 class DeferredInfoHook(RuntimeInfoHook):
     """mmengine's RuntimeInfoHook, which waits for the device only to log or to save something.
+
+    A training that diverges ends then: before anything of it is saved.
 
     mmengine makes a number of each loss and of the gradients' norm in every iteration. On a GPU the
     host then waits for all that it has launched, and the GPU for the next iteration's launches.
@@ -228,6 +237,8 @@ class DeferredInfoHook(RuntimeInfoHook):
         self._norm = None
         for key, value in (outputs or {}).items():
             held[f"train/{key}"] = value.detach() if isinstance(value, torch.Tensor) else value
+        if not self._held:
+            self._first = runner.iter
         self._held.append(held)
         due = any(self.every_n_inner_iters(batch_idx, n) for n in self._intervals)
         last = self.is_last_train_iter(runner)
@@ -246,11 +257,18 @@ class DeferredInfoHook(RuntimeInfoHook):
             checkpoint["message_hub"] = runner.message_hub.state_dict()
 
     def _hand_on(self, runner: Runner) -> None:
-        """Gives the message hub all that is held, in the order of iterations."""
-        for key in dict.fromkeys(key for held in self._held for key in held):
-            values = [held[key] for held in self._held if key in held]
+        """Gives the message hub all that is held, in the order of iterations.
+
+        Raises:
+            DivergedError: If a loss or gradient is not finite.
+        """
+        held, self._held = self._held, []
+        for key in dict.fromkeys(key for scalars in held for key in scalars):
+            of_key = [scalars for scalars in held if key in scalars]
+            values = [scalars[key] for scalars in of_key]
             if all(isinstance(value, torch.Tensor) for value in values):
                 values = torch.stack([value.reshape(()) for value in values]).tolist()
-            for value in values:
+            for scalars, value in zip(of_key, values, strict=True):
+                scalars[key] = value
                 runner.message_hub.update_scalar(key, value)
-        self._held.clear()
+        check_scalars(runner, self._first, held)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -18,12 +19,14 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from prunet_det.training.checkpoints import use_safe_hook
 from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
 from prunet_det.training.schedule import fitted_schedule, set_length
 from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
+from prunet_det.utils.io import atomic_path
 from prunet_det.utils.log import PACKAGE
 from prunet_det.zoo.weights import refuse_pretrained
 
@@ -192,7 +195,22 @@ def set_up_cuda(cfg: Config) -> None:
 
 
 class OwnRunner(Runner):
-    """mmengine's Runner, with the config's `speed_up` and the optimizer's rule of scaling."""
+    """mmengine's Runner: atomic checkpoints, `speed_up`, the optimizer's own rule of scaling."""
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
+        """Saves a checkpoint, which takes its name when it is whole.
+
+        Args:
+            out_dir: Folder, or address of another store, which is left to mmengine.
+            filename: Name of the file.
+            *args: See mmengine.
+            **options: See mmengine.
+        """
+        if not is_main_process() or "://" in out_dir:
+            super().save_checkpoint(out_dir, filename, *args, **options)
+            return
+        with atomic_path(Path(out_dir) / filename) as temporary:
+            super().save_checkpoint(str(temporary.parent), temporary.name, *args, **options)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """Puts the model on its device, lets it be recorded and wraps it for several processes."""
@@ -227,6 +245,7 @@ def build_runner(cfg: Config) -> Runner:
     set_loader_options(cfg)
     cfg.param_scheduler = fitted_schedule(cfg.get("param_scheduler"), cfg.get("train_cfg") or {})
     cfg.setdefault("default_hooks", {}).setdefault("runtime_info", dict(type="DeferredInfoHook"))
+    use_safe_hook(cfg)
     if "optimizer" in (cfg.get("optim_wrapper") or {}):
         cfg.optim_wrapper.setdefault("constructor", "MergingConstructor")
     cfg.setdefault("custom_hooks", [])

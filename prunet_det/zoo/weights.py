@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,31 @@ def check_fit(
             )
 
 
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Returns the names of tensors that hold a NaN or an infinity."""
+    return [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+
+
+def _check_finite(state: Mapping[str, torch.Tensor], names: Iterable[str], source: str) -> None:
+    """Refuses weights of a training that diverged.
+
+    Args:
+        state: Tensors by name.
+        names: Those that are loaded.
+        source: Origin of `state`, for the message.
+
+    Raises:
+        CheckpointError: If a tensor is not finite.
+    """
+    taken = {name: state[name] for name in names}
+    wrong = not_finite(taken)
+    if wrong:
+        raise CheckpointError(
+            f"{source}: {len(wrong)} of {len(taken)} tensors ({wrong[0]}, ...) are not finite; the "
+            "training that wrote them diverged."
+        )
+
+
 def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """Loads every tensor of a model from a checkpoint of the same model.
 
@@ -185,11 +210,12 @@ def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it cannot be read, or a tensor is missing, not in the model, or of
-            another shape.
+        CheckpointError: If it cannot be read, or a tensor is missing, not in the model, of another
+            shape, or not finite.
     """
     target, state = model.state_dict(), read_state_dict(path)
     check_fit(target, state, str(path))
+    _check_finite(state, target, str(path))
     with torch.no_grad():
         for key, tensor in target.items():
             tensor.copy_(state[key])
@@ -294,7 +320,8 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it cannot be read, or a backbone tensor is missing or of another shape.
+        CheckpointError: If it cannot be read, or a backbone tensor is missing, of another shape, or
+            not finite.
     """
     inner = getattr(model, "model", None)
     target = inner if isinstance(inner, nn.Module) else model
@@ -326,6 +353,7 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
             "another network."
         )
     head_fits = [k for k in head_names if k in state and state[k].shape == tensors[k].shape]
+    _check_finite(state, (*backbone, *head_fits), str(path))
     with torch.no_grad():
         for key in (*backbone, *head_fits):
             tensors[key].copy_(state[key])

@@ -57,7 +57,7 @@ def build(hook, folder, accumulated=1, **checkpoint):
         default_hooks=dict(
             runtime_info=dict(type=hook),
             logger=dict(type="LoggerHook", interval=4),
-            checkpoint=dict(type="CheckpointHook", save_last=False, **checkpoint),
+            checkpoint={"type": "CheckpointHook", "save_last": False, **checkpoint},
         ),
         custom_hooks=[Unforeseen()],
         log_level="ERROR",
