@@ -18,21 +18,21 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_readme_timm():
-    code = next(b for b in blocks("README.md", "python") if "import timm" in b)
+def test_timm():
+    code = next(b for b in blocks("docs/networks.md", "python") if "import timm" in b)
     names: dict = {}
     with torch.device("meta"):
         exec(code, names)
     assert names["features"].feature_info.reduction() == [8, 16, 32, 64]
 
 
-def test_readme_mmdet():
+def test_mmdet():
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
     from mmengine.utils import import_modules_from_strings
 
     init_default_scope("mmdet")
-    code = next(b for b in blocks("README.md", "python") if "custom_imports" in b)
+    code = next(b for b in blocks("docs/networks.md", "python") if "custom_imports" in b)
     names: dict = {}
     exec(code, names)
     import_modules_from_strings(**names["custom_imports"])
@@ -64,7 +64,7 @@ def own_folder(root, digits):
 
 
 def test_own_data(digits, tmp_path, here):
-    example = next(b for b in blocks("README.md", "python") if "my_detector.py" in b)
+    example = next(b for b in blocks("docs/own_data.md", "python") if "my_detector.py" in b)
     own_folder(tmp_path / "my_data", digits)
     (tmp_path / "my_detector.py").write_text(example)
     options = [

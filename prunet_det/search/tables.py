@@ -37,6 +37,19 @@ def budgets(results: Path) -> str:
     return markdown_table([*header, "of budget", "blocks", "seconds"], rows)
 
 
+def budgets_met(results: Path) -> list[str]:
+    """A clause for predicted and for measured latencies: which shares of a budget they are."""
+    shares: dict[str, list[float]] = {}
+    for path in sorted(results.glob("budgets*.csv")):
+        for r in read_csv(path)[1]:
+            what = "V100" if r["device"] == "v100" else "CPU"
+            shares.setdefault(f"{what}, {r['kind']}", []).append(float(r["of_budget"]))
+    return [
+        f"{len(found)} results ({what}) lie at {min(found):.1%} to {max(found):.1%} of it"
+        for what, found in shares.items()
+    ]
+
+
 def pruning(results: Path) -> str:
     """The same search with and without pruning, run at the same time."""
     records = read_csv(results / "pruning.csv")[1]
