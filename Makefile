@@ -5,13 +5,14 @@ DEMO := work_dirs/demo
 CONFIG := configs/prunet_effdet_searched.py
 SAMPLES := $(foreach i,0 1 2 3 4 5 6 7,data/digits/val/00000$(i).jpg)
 
-.PHONY: help env demo test gpu lint clean-demo
+.PHONY: help env demo test gpu lint docs clean-demo
 
 help:
 	@echo "make demo        search a backbone, train a detector on it, evaluate it, draw detections"
 	@echo "make test        run the tests"
 	@echo "make gpu         on a CUDA GPU: latencies, training, search in nine minutes, into OUT=DIR"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        the documentation as a site, in site/"
 	@echo "make env         set up .venv only"
 	@echo "make clean-demo  forget the demo's search and training, so that the next one starts afresh"
 
@@ -53,6 +54,10 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# It warns of its own future.
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean-demo:
 	rm -rf $(DEMO)

@@ -13,6 +13,8 @@ CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 PIP = f"{sys.executable} -m pip install -c {os.path.relpath(CONSTRAINTS)}"
 # What shows that a distribution works, where that is not the import of its own name.
 MODULES = {
+    "mkdocs-material": "material",
+    "mkdocstrings-python": "mkdocstrings_handlers.python",
     "onedl-mmengine": "mmengine",
     "onedl-mmcv": "mmcv.ops",
     "onedl-mmdetection": "mmdet.apis",
