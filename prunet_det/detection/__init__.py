@@ -26,6 +26,7 @@ from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.data import CocoFolder, EmbeddedDataset
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.letterbox import Letterbox
 from prunet_det.detection.metric import CocoFolderMetric
 from prunet_det.detection.preprocessor import BatchPreprocessor
 from prunet_det.detection.strides import check_strides
@@ -40,6 +41,7 @@ __all__ = [
     "CocoFolderMetric",
     "EfficientDetHead",
     "EmbeddedDataset",
+    "Letterbox",
     "OneStageDetector",
     "PackChannelsLast",
     "PruNet",
