@@ -67,6 +67,7 @@ def main() -> None:
     from prunet_det.detection import inference
     from prunet_det.detection.build import build_detector
     from prunet_det.training.evaluate import read_training
+    from prunet_det.utils.images import read_image
     from prunet_det.utils.io import write_json
 
     config, classes = args.config, args.classes
@@ -79,8 +80,7 @@ def main() -> None:
     out = Path(args.out)
     pictures = name_pictures(images, out)
     for path in images:  # all of them before anything is written
-        if cv2.imread(str(path)) is None:
-            raise UserError(f"{path} is no image that can be read.")
+        read_image(path)
     model = build_detector(config, args.checkpoint, classes=classes, device=args.device)
     out.mkdir(parents=True, exist_ok=True)
     tiles = []

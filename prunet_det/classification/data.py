@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from prunet_det.datasets import ensure_crops, get_set
 from prunet_det.datasets.build import MANIFEST
 from prunet_det.datasets.cache import SharedImages
 from prunet_det.utils.errors import InputError, MissingFileError
+from prunet_det.utils.images import read_image, read_size
 from prunet_det.utils.io import file_digest
 
 
@@ -54,6 +54,19 @@ def _transform(options: Mapping[str, Any]) -> Callable[[Image.Image], torch.Tens
     return create_transform(**options, normalize=False)
 
 
+def widened(image: Image.Image, side: int) -> Image.Image:
+    """Returns an image whose shorter side is a pixel or more where the longer one is `side`.
+
+    Nothing but the longest and narrowest, such as 20000 x 2 px, are changed. timm's transforms
+    would make nothing of them, or scale the shorter side up and the longer one to millions.
+    """
+    minimum = -(-max(image.size) // side)
+    if min(image.size) >= minimum:
+        return image
+    size = max(image.width, minimum), max(image.height, minimum)
+    return image.resize(size, Image.Resampling.NEAREST)
+
+
 class _Images(Dataset[dict[str, torch.Tensor | int]]):
     """Base class: images transformed by timm, with items as dicts.
 
@@ -70,6 +83,7 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
             raise InputError(f"at least two classes are needed, the data has {len(classes)}.")
         self.metainfo = {"classes": classes}
         self._transform = _transform(transform)
+        self._side = int(np.max(transform.get("input_size", 224)))
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
         raise NotImplementedError
@@ -82,7 +96,7 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
             the transform has statistics of its own or erases. `labels` is an int.
         """
         image, label = self._read(index)
-        return {"inputs": self._transform(image), "labels": label}
+        return {"inputs": self._transform(widened(image, self._side)), "labels": label}
 
 
 @DATASETS.register_module()
@@ -125,8 +139,8 @@ class ImageFolder(_Images):
         super().__init__(tuple(self._folder.classes), transform)
         self._cache = None
         if cache:
-            shapes = [self._shape(i) for i in range(len(self))]
-            self._cache = SharedImages(lambda i: np.asarray(self._decode(i)), shapes)
+            shapes = [read_size(path) for path, _ in self._folder.samples]
+            self._cache = SharedImages(self._decode, shapes)
 
     def __len__(self) -> int:
         return len(self._folder)
@@ -137,26 +151,11 @@ class ImageFolder(_Images):
         return list(self._folder.targets)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
-        cached = self._cache
-        image = self._decode(index) if cached is None else Image.fromarray(cached[index])
-        return image, self._folder.targets[index]
+        pixels = self._decode(index) if self._cache is None else self._cache[index]
+        return Image.fromarray(pixels), self._folder.targets[index]
 
-    def _decode(self, index: int) -> Image.Image:
-        """Reads an image as RGB."""
-        with self._naming(index):
-            return self._folder[index][0]
-
-    def _shape(self, index: int) -> tuple[int, int]:
-        """Reads an image's height and width."""
-        with self._naming(index), Image.open(self._folder.samples[index][0]) as image:
-            return image.height, image.width
-
-    @contextlib.contextmanager
-    def _naming(self, index: int) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, SyntaxError) as e:  # what Pillow raises at a damaged file
-            raise InputError(f"{self._folder.samples[index][0]} cannot be read: {e}.") from e
+    def _decode(self, index: int) -> np.ndarray:
+        return read_image(self._folder.samples[index][0], "rgb")
 
     @property
     def data_hash(self) -> str:

@@ -15,14 +15,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image
-
 from prunet_det.utils.errors import InputError, MissingFileError
+from prunet_det.utils.images import read_size
 
 logger = logging.getLogger(__name__)
 
 _LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
-_ORIENTATION = 0x0112  # EXIF's tag; from 5 upwards the image is turned by a quarter
 
 
 class _Reader:
@@ -180,7 +178,7 @@ class _Reader:
         for i in sorted(doubtful):
             image = by_id[i]
             stated = image["width"], image["height"]
-            width, height = self._file_size(image["file_name"])
+            height, width = self._file_size(image["file_name"])
             if None not in stated and stated != (width, height):
                 corrected.append(image["file_name"])
             image.update(width=width, height=height)
@@ -200,12 +198,7 @@ class _Reader:
         path = self.images / name
         if not path.is_file():
             raise MissingFileError(f"there is no image {path}, which {self.path} lists.")
-        try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(_ORIENTATION, 1) >= 5
-                return image.size[::-1] if turned else image.size
-        except OSError as e:
-            raise InputError(f"{path} is no image that can be read: {e}.") from e
+        return read_size(path)
 
     def _warn(self, count: int, what: str) -> None:
         logger.warning("%s has %d annotations %s; they are left out.", self.path, count, what)

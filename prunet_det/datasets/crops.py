@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from prunet_det.datasets.build import MANIFEST, data_hash, ensure, get_set, lock, sha256
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.images import read_image
 from prunet_det.utils.jobs import ordered_map
 
 
@@ -163,10 +163,7 @@ def _covered(box: list[int], other: list[int]) -> float:
 
 def _cut_all(job: tuple[Path, list[list[int]], CropParameters]) -> np.ndarray:
     path, boxes, parameters = job
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"{path} cannot be read.")
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = read_image(path, "rgb")
     return np.stack([cut(image, box, parameters) for box in boxes])
 
 

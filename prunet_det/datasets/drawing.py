@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from prunet_det.datasets.fonts import load_font
+from prunet_det.utils.images import read_image
 from prunet_det.utils.io import atomic_path
 
 
@@ -76,8 +77,7 @@ def write_contact_sheet(root: Path, split: str, columns: int = 6, rows: int = 4)
         by_image[a["image_id"]].append(a)
     tiles = []
     for entry in coco["images"][: columns * rows]:
-        image = cv2.imread(str(root / split / entry["file_name"]))
-        assert image is not None, "sheets are drawn of complete sets"
+        image = read_image(root / split / entry["file_name"])
         scale = min(1.0, 384 / max(image.shape[:2]))
         if scale < 1:
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

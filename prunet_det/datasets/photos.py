@@ -11,7 +11,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-from prunet_det.utils.errors import MissingFileError, MissingPackageError
+from prunet_det.utils.errors import MissingFileError, MissingPackageError, UserError
+from prunet_det.utils.images import read_image
 
 PHOTOS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -47,13 +48,13 @@ def load_photos(split: str) -> tuple[np.ndarray, ...]:
         ) from e
     photos = []
     for name in PHOTOS[split]:
-        image = cv2.imread(f"{data_dir}/{name}", cv2.IMREAD_COLOR)
-        if image is None:
+        try:
+            photos.append(read_image(f"{data_dir}/{name}"))
+        except UserError as e:
             raise MissingFileError(
                 f"the installed scikit-image has no readable {name}; reinstall the version that "
                 "constraints.txt pins."
-            )
-        photos.append(image)
+            ) from e
     return tuple(photos)
 
 

@@ -23,7 +23,7 @@ except ImportError as e:
 
 from prunet_det.detection.backbone import PruNet, TimmBackbone
 from prunet_det.detection.bifpn import BiFPN
-from prunet_det.detection.data import CocoFolder, EmbeddedDataset
+from prunet_det.detection.data import CocoFolder, EmbeddedDataset, LoadImageFromFile
 from prunet_det.detection.detector import OneStageDetector
 from prunet_det.detection.head import EfficientDetHead
 from prunet_det.detection.letterbox import Letterbox
@@ -42,6 +42,7 @@ __all__ = [
     "EfficientDetHead",
     "EmbeddedDataset",
     "Letterbox",
+    "LoadImageFromFile",
     "OneStageDetector",
     "PackChannelsLast",
     "PruNet",

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import mmcv.transforms
+import mmengine.fileio
 import numpy as np
-from mmcv.transforms import BaseTransform, LoadImageFromFile
+from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, TRANSFORMS
 
 from prunet_det.datasets import data_hash, ensure
 from prunet_det.datasets.cache import SharedImages
 from prunet_det.datasets.coco import describe_classes, read_coco, select_classes
 from prunet_det.detection.metric import coco_api
-from prunet_det.utils.errors import InputError, MissingFileError
+from prunet_det.utils.errors import InputError, MissingFileError, UserError
+from prunet_det.utils.images import decode_image, read_image
 from prunet_det.utils.io import file_digest
 
 logger = logging.getLogger(__name__)
@@ -88,6 +91,7 @@ class CocoFolder(CocoDataset):
 
         Raises:
             InputError: If none is left.
+            MissingFileError: If one that is left is not there.
         """
         left = super().filter_data()
         if not self.test_mode and (self.filter_cfg or {}).get("filter_empty_gt"):
@@ -100,6 +104,12 @@ class CocoFolder(CocoDataset):
             raise InputError(
                 f"{self._annotations}: there is nothing to train on, for no image {why} "
                 f"(filter_cfg={self.filter_cfg})."
+            )
+        missing = _missing_files([info["img_path"] for info in left])
+        if missing and any(map(_needs_files, self.pipeline.transforms)):
+            raise MissingFileError(
+                f"{self._annotations} lists {len(missing)} images that are not there, such as "
+                f"{missing[0]}."
             )
         return left
 
@@ -131,7 +141,8 @@ class CocoFolder(CocoDataset):
         steps = self.pipeline.transforms
         # After a change of classes it is loading from memory that is replaced.
         loads = [s.load if isinstance(s, LoadImageFromMemory) else s for s in steps]
-        place = next((i for i, s in enumerate(loads) if type(s) is LoadImageFromFile), None)
+        plain = LoadImageFromFile, mmcv.transforms.LoadImageFromFile
+        place = next((i for i, s in enumerate(loads) if type(s) in plain), None)
         if place is None:
             raise InputError(
                 "the cache takes the place of LoadImageFromFile, which the pipeline of "
@@ -160,6 +171,45 @@ class CocoFolder(CocoDataset):
         return file_digest(self._annotations)
 
 
+@TRANSFORMS.register_module()
+class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
+    """MMDetection's LoadImageFromFile, whose files the package's one reader decodes.
+
+    It is what any config of MMDetection's gets by this name: pixels are the same, and what
+    MMDetection reads wrongly or not at all is read or refused by name, see `read_image`. Where a
+    config asks for another `color_type` or `imdecode_backend`, MMDetection's own reads.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Adds an image and its shapes.
+
+        Args:
+            results: `img_path`; `img`, (H, W, 3) in BGR, `img_shape` and `ori_shape` are added.
+
+        Returns:
+            The same; None if the image cannot be read and `ignore_empty` is on.
+
+        Raises:
+            InputError: If the file is no image, damaged or cut short.
+            OSError: If there is no such file, or none that can be opened.
+        """
+        asked = self.color_type, self.imdecode_backend, self.file_client_args
+        if asked != ("color", "cv2", None):
+            return super().transform(results)
+        path = results["img_path"]
+        try:
+            data = mmengine.fileio.get(path, backend_args=self.backend_args)
+            image = decode_image(data, path)
+        except (UserError, OSError):
+            if self.ignore_empty:
+                return None
+            raise
+        if self.to_float32:
+            image = image.astype(np.float32)
+        results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+        return results
+
+
 class LoadImageFromMemory(BaseTransform):
     """MMDetection's LoadImageFromFile, of images that are decoded.
 
@@ -168,7 +218,7 @@ class LoadImageFromMemory(BaseTransform):
         load: The step that decoded them.
     """
 
-    def __init__(self, images: SharedImages, load: LoadImageFromFile) -> None:
+    def __init__(self, images: SharedImages, load: mmcv.transforms.LoadImageFromFile) -> None:
         self.images, self.load = images, load
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -184,19 +234,44 @@ class LoadImageFromMemory(BaseTransform):
         return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
 
 
+def _needs_files(step: Any) -> bool:
+    """Returns whether a step of a pipeline reads images that must be on a disk."""
+    load = mmcv.transforms.LoadImageFromFile
+    return isinstance(step, load) and not (step.ignore_empty or step.backend_args)
+
+
+def _missing_files(paths: Sequence[str]) -> list[str]:
+    """Returns those paths that are no files; folders are listed, which is quicker than asking."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listed[folder] and not os.path.isfile(path):  # a disk may ignore case
+            missing.append(path)
+    return missing
+
+
 @contextlib.contextmanager
 def _naming(find: Callable[[], str]) -> Iterator[None]:
-    """Raises as an InputError whatever happens within, if the image cannot be read.
+    """Raises as an InputError whatever happens within, if the image is at fault.
 
     Args:
         find: Returns the image's path; it is called after an error only.
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as e:  # MMCV asserts, OpenCV and the operating system raise their own
         path = find()
-        if cv2.imread(path) is None:
-            raise InputError(f"{path} is missing or no image that can be read.") from e
+        height, width = read_image(path).shape[:2]  # which raises if the file cannot be read
+        if isinstance(e, cv2.error) and e.func == "resize":
+            raise InputError(
+                f"{path} has {width} x {height} px, which the pipeline would scale to a side "
+                "without a pixel; leave it out, or scale by RandomScaleCrop."
+            ) from e
         raise
 
 

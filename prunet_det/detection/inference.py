@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -17,7 +16,7 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.utils import get_test_pipeline_cfg
 
 from prunet_det.datasets.drawing import class_colour, draw_box
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.images import read_image
 from prunet_det.zoo.weights import CheckpointError
 
 
@@ -52,13 +51,11 @@ def detect(
         `label` (index), `category` (name), `score` and `bbox` (x, y, width, height in pixels).
 
     Raises:
-        InputError: If a file cannot be read as an image.
+        MissingFileError, InputError: If a file cannot be read as an image.
     """
     classes = model.dataset_meta["classes"]
     for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise InputError(f"{path} is missing or no image that can be read.")
+        image = read_image(path)
         with torch.no_grad():
             predicted = inference_detector(model, image).pred_instances.cpu().numpy()
         detections = []

@@ -29,7 +29,8 @@ class RandomScaleCrop(BaseTransform):
     """MMDetection's RandomResize (keep_ratio), RandomCrop and RandomFlip in one step.
 
     It draws the same random numbers in the same order and gives the same pixels and boxes, bit by
-    bit, but drops a crop without objects before the image is resized, and has boxes as an array.
+    bit, but drops a crop without objects before the image is resized, and has boxes as an array. A
+    side that would be scaled to less than a pixel is one, where MMDetection's step raises.
     They are best loaded as one: `dict(type="LoadAnnotations", with_bbox=True, box_type=None)`.
 
     Args:
@@ -73,7 +74,7 @@ class RandomScaleCrop(BaseTransform):
         low, high = self.ratio_range
         ratio = np.random.random_sample() * (high - low) + low
         scale = (int(self.scale[0] * ratio), int(self.scale[1] * ratio))
-        new_width, new_height = mmcv.rescale_size((width, height), scale)
+        new_width, new_height = (max(s, 1) for s in mmcv.rescale_size((width, height), scale))
         crop_width, crop_height = self.crop_size
         top = np.random.randint(0, max(new_height - crop_height, 0) + 1)
         left = np.random.randint(0, max(new_width - crop_width, 0) + 1)

@@ -26,6 +26,8 @@ def show_messages() -> None:
 
     In a distributed run, only the first process shows messages below errors.
     """
+    # OpenCV would write lines of its own about a damaged image, beside our sentence.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     logger = logging.getLogger(PACKAGE)
     if not any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.addHandler(_Console())

@@ -10,7 +10,7 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader
 
 from prunet_det.classification import EmbeddedCrops, ImageFolder
-from prunet_det.classification.data import imagenet_statistics, normalized
+from prunet_det.classification.data import imagenet_statistics, normalized, widened
 from prunet_det.training.repeatable import PlacedSamples
 from prunet_det.utils.errors import UserError
 
@@ -70,6 +70,32 @@ def test_a_cached_folder_is_the_one_on_disk(root):
         assert torch.equal(a["inputs"], b["inputs"]) and a["labels"] == b["labels"]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (900, 1), (20000, 2), (2, 3000)])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        PLAIN,
+        dict(input_size=32, is_training=True, color_jitter=None),
+        dict(input_size=32, crop_mode="border"),
+    ],
+    ids=["center", "training", "border"],
+)
+def test_the_longest_and_narrowest_images(root, size, transform):
+    Image.new("RGB", size, (200, 100, 50)).save(root / "train" / "cat" / "0.png")
+    inputs = ImageFolder(root, "train", {**transform, "mean": (0,) * 3, "std": (1,) * 3})[0][
+        "inputs"
+    ]
+    side = np.max(transform["input_size"])
+    assert inputs.shape == (3, side, side) and abs(inputs.max() - 200 / 255) < 0.01
+
+
+def test_an_image_is_widened_to_a_pixel_of_the_input():
+    assert widened(Image.new("RGB", (20000, 2)), 224).size == (20000, 90)
+    assert widened(Image.new("RGB", (1, 65)), 64).size == (2, 65)
+    usual = Image.new("RGB", (640, 10))
+    assert widened(usual, 64) is usual
+
+
 def test_the_digest_knows_the_files(root):
     before = ImageFolder(root, "train", PLAIN).data_hash
     assert ImageFolder(root, "train", PLAIN).data_hash == before
@@ -94,8 +120,8 @@ def test_folders_that_are_refused(tmp_path, root):
 
 def test_a_damaged_image_is_named(root):
     path = root / "train" / "cat" / "0.png"
-    path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(UserError, match=r"cat/0\.png cannot be read"):
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"cat/0\.png cannot be read: .* cut short"):
         ImageFolder(root, "train", PLAIN)[0]
     with pytest.raises(UserError, match=r"cat/0\.png cannot be read"):
         ImageFolder(root, "train", PLAIN, cache=True)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from prunet_det.detection.data import CocoFolder, EmbeddedDataset
+from prunet_det.classification import ImageFolder
+from prunet_det.detection.data import CocoFolder, EmbeddedDataset, LoadImageFromFile
 from prunet_det.detection.metric import CocoFolderMetric
 from prunet_det.training.repeatable import PlacedSamples
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.images import read_image
 
 WHERE = dict(ann_file="train.json", data_prefix=dict(img="train/"), pipeline=[])
 
@@ -104,13 +106,69 @@ def test_the_order_of_categories_does_not_matter_to_the_metric(tmp_path):
         assert evaluate(tmp_path / "a.json", {1: ([], [])}, classes) == 0, "nothing found"
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture"])
-def test_images_that_cannot_be_read(tmp_path, content):
-    where = {**WHERE, "pipeline": [dict(type="mmdet.LoadImageFromFile")]}
-    data = CocoFolder(folder(tmp_path, annotated()), **where)
-    if content is not None:
-        (tmp_path / "train" / "1.jpg").write_bytes(content)
-    with pytest.raises(UserError, match=r"1\.jpg is missing or no image that can be read"):
+@pytest.mark.parametrize("scope", ["mmdet", "mmcv"])
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_images_that_cannot_be_read(tmp_path, content, scope):
+    """By whichever reader; MMDetection's own refuses without the file's name."""
+    where = {**WHERE, "pipeline": [dict(type=f"{scope}.LoadImageFromFile")]}
+    path = folder(tmp_path, annotated()) / "train" / "1.jpg"
+    path.write_bytes(content or b"")
+    data = CocoFolder(tmp_path, **where)
+    if content is None:
+        path.unlink()
+    with pytest.raises(UserError, match=r"1\.jpg"):
+        data[0]
+
+
+def test_missing_images_are_named_before_the_first_step(tmp_path):
+    where = {**WHERE, "pipeline": TRAINING, "data_root": photos(tmp_path)}
+    (tmp_path / "train" / "4.jpg").unlink()
+    (tmp_path / "train" / "2.jpg").unlink()
+    sentence = r"train\.json lists 2 images that are not there, such as .*2\.jpg"
+    with pytest.raises(UserError, match=sentence):
+        CocoFolder(**where)
+    with pytest.raises(UserError, match=sentence):
+        CocoFolder(test_mode=True, **where)
+
+
+def test_every_entry_reads_alike(tmp_path):
+    """MMDetection's pipelines, with the cache and without, detect.py and classification."""
+    deep = np.arange(30 * 40, dtype=np.uint16).reshape(30, 40) * 50
+    expected = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "train" / name / "1.png"), deep)
+    (tmp_path / "train.json").write_text(annotated(file_name="cat/1.png", width=40, height=30))
+    plain = {"type": "mmdet.LoadImageFromFile"}
+    for cache in (False, True):
+        data = CocoFolder(tmp_path, **{**WHERE, "pipeline": [plain]}, cache=cache)
+        assert np.array_equal(data[0]["img"], expected)
+        transform = dict(input_size=(3, 30, 40), crop_mode="squash", crop_pct=1.0)
+        folder = ImageFolder(tmp_path, "train", transform, cache=cache)
+        assert np.array_equal(folder[1]["inputs"].permute(1, 2, 0), expected)
+    assert np.array_equal(read_image(tmp_path / "train" / "cat" / "1.png"), expected)
+
+
+def test_the_loader_is_mmdetections_where_a_config_asks_for_more(tmp_path):
+    cv2.imwrite(str(tmp_path / "1.png"), np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    expected = cv2.imread(str(tmp_path / "1.png"))
+    path = str(tmp_path / "1.png")
+    assert np.array_equal(LoadImageFromFile()({"img_path": path})["img"], expected)
+    real = LoadImageFromFile(to_float32=True)({"img_path": path})["img"]
+    assert real.dtype == np.float32 and np.array_equal(real, expected)
+    assert LoadImageFromFile(color_type="grayscale")({"img_path": path})["img"].shape == (2, 2)
+    local = LoadImageFromFile(backend_args=dict(backend="local"))({"img_path": path})
+    assert np.array_equal(local["img"], expected) and local["ori_shape"] == (2, 2)
+    assert LoadImageFromFile(ignore_empty=True)({"img_path": path + ".gone"}) is None
+    with pytest.raises(FileNotFoundError, match="gone"):
+        LoadImageFromFile()({"img_path": path + ".gone"})
+
+
+def test_an_image_too_narrow_for_mmdetections_own_scaling(tmp_path):
+    steps = [TRAINING[0], dict(type="mmdet.Resize", scale=(64, 64), keep_ratio=True)]
+    cv2.imwrite(str(folder(tmp_path, annotated()) / "train" / "1.jpg"), np.zeros((2, 900, 3)))
+    data = CocoFolder(tmp_path, **{**WHERE, "pipeline": steps})
+    with pytest.raises(UserError, match=r"1\.jpg has 900 x 2 px, .* a side without a pixel"):
         data[0]
 
 
@@ -168,7 +226,7 @@ def test_images_that_cannot_be_cached(tmp_path):
         CocoFolder(cache=True, **where)
     where["data_root"] = photos(tmp_path / "b")
     (tmp_path / "b" / "train" / "3.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"3\.jpg is missing or no image that can be read"):
+    with pytest.raises(UserError, match=r"3\.jpg is no image that can be read"):
         CocoFolder(cache=True, **where)
 
 

@@ -184,3 +184,21 @@ def test_samples_are_pinned_as_part_of_a_batch(monkeypatch):
 def test_mmdetections_preprocessor_is_told_what_it_lacks():
     with pytest.raises(UserError, match="set model.data_preprocessor.type to it"):
         DetDataPreprocessor()(padded_collate(items()), training=True)
+
+
+@pytest.mark.parametrize("size", [(2, 20000), (20000, 2), (1, 1), (1, 700)])
+def test_a_side_is_scaled_to_a_pixel_at_least(size):
+    """Where OpenCV refuses to make an image without pixels."""
+    height, width = size
+    ours = Compose(pipelines((0.5, 0.5), SIZE, 0.0)[1])
+    entry = {
+        **image(0),
+        "img": np.full((*size, 3), 7, np.uint8),
+        "instances": [{"bbox": [0, 0, width, height], "bbox_label": 3, "ignore_flag": 0}],
+    }
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        packed = ours(entry)
+    shape = packed["inputs"].shape[1:]
+    assert min(shape) >= 1 and max(shape) == 48 and (packed["inputs"] == 7).all()
+    boxes = packed["data_samples"].gt_instances.bboxes
+    assert boxes.tolist() == [[0, 0, shape[1], shape[0]]]

@@ -104,7 +104,7 @@ def test_a_workers_mistake_is_one_line(refused, digits, tmp_path):
     options += ["train_dataloader.num_workers=1", "train_dataloader.batch_size=2"]
     flags = ["--data-root", tmp_path, "--work-dir", tmp_path / "work", "--cfg-options", *options]
     error = refused("train", "configs/classification/prunet_imagenet.py", *flags)
-    assert "a.png cannot be read" in error and len(error) < 400
+    assert "a.png is no image that can be read" in error and len(error) < 400
 
 
 def test_detect_leaves_inputs_alone(refused, tmp_path):
