@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
     script = name if name.endswith(".py") else str(ROOT / "tools" / f"{name}.py")
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
+    ctrl_c = signal.getsignal(signal.SIGINT)
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
@@ -135,6 +137,7 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
         except SystemExit as stop:
             code = stop.code or 0
         finally:
+            signal.signal(signal.SIGINT, ctrl_c)
             forget_runs()
     return subprocess.CompletedProcess([script, *args], code, out.getvalue(), err.getvalue())
 

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+import _flags  # noqa: F401 (Ctrl-C may come while the next line imports)
+
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import text_table
 

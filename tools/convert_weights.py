@@ -8,6 +8,8 @@ python tools/convert_weights.py effdet tf_efficientdet_d0 tf_efficientdet_d0.pth
 import argparse
 from pathlib import Path
 
+import _flags  # noqa: F401 (Ctrl-C may come while the next line imports)
+
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError, run_tool
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import _flags  # noqa: F401 (Ctrl-C may come while the next line imports)
+
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import package_file
 

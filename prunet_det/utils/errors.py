@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 from prunet_det.utils.log import show_messages
 
@@ -41,26 +46,74 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
     The package's messages go to stderr. What the user can mend, a UserError, a file that the
     operating system refuses or a package of an extra that is not installed, becomes one line there
-    and exit code 2, Ctrl-C exit code 130. Any other exception is a bug and shows its traceback, as
-    everything does where the environment sets PRUNET_DEBUG=1.
+    and exit code 2. Ctrl-C ends with exit code 130 and SIGTERM with 143, whatever a library makes
+    of them on the way. Any other exception is a bug and shows its traceback, as everything does
+    where the environment sets PRUNET_DEBUG=1.
     """
     show_messages()
-    try:
-        code = main() or 0
-        sys.stdout.flush()  # here, for whoever reads it may have gone
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted.\n")
-        code = 130
-    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141  # as a shell reports SIGPIPE
-    except (UserError, OSError, ModuleNotFoundError) as e:
-        sentence = _sentence(e)
-        if sentence is None or os.environ.get(DEBUG_VARIABLE):
-            raise
-        sys.stderr.write(f"error: {sentence} (set {DEBUG_VARIABLE}=1 for the traceback)\n")
-        code = 2
+    with _noting_signals() as received:
+        try:
+            code = main() or 0
+            sys.stdout.flush()  # here, for whoever reads it may have gone
+        except BaseException as e:
+            if not received and not isinstance(e, KeyboardInterrupt):
+                code = _exit_code(e)
+            else:
+                sys.stderr.write("interrupted.\n")
+                code = 128 + (received or [signal.SIGINT])[0]  # as a shell reports it
     sys.exit(code)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Says what ended a tool, if the user can mend it; raises it again if not."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    if isinstance(error, (UserError, OSError, ModuleNotFoundError)):
+        sentence = _sentence(error)
+        if sentence is not None and not os.environ.get(DEBUG_VARIABLE):
+            sys.stderr.write(f"error: {sentence} (set {DEBUG_VARIABLE}=1 for the traceback)\n")
+            return 2
+    raise error
+
+
+@contextlib.contextmanager
+def _noting_signals() -> Iterator[list[int]]:
+    """Raises KeyboardInterrupt at SIGTERM too, and notes both, for libraries raise other things.
+
+    Yields:
+        The signals that came, in their order.
+    """
+    process, received = os.getpid(), list[int]()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process and number == signal.SIGTERM:  # a child ends as any process does
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    def handle_ignored(ignored: Any) -> None:
+        if not received or ignored.exc_type is not KeyboardInterrupt:
+            show_ignored(ignored)
+            return
+        # It came in a `__del__` or a callback, where Python drops exceptions: once more, after it.
+        main_thread = threading.main_thread().ident or 0
+        again = threading.Timer(0.05, signal.pthread_kill, (main_thread, received[0]))
+        again.daemon = True
+        again.start()
+
+    show_ignored, sys.unraisablehook = sys.unraisablehook, handle_ignored
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # of nohup and background jobs
+            before[number] = signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        sys.unraisablehook = show_ignored
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _sentence(error: UserError | OSError | ModuleNotFoundError) -> str | None:

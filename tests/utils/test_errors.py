@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -37,6 +40,69 @@ def raising(error):
 
 def in_a_worker(error):
     return lambda: next(iter(DataLoader(Damaged(error), num_workers=1)))
+
+
+def sending(number):
+    """As a library that makes something else of any exception."""
+
+    def main():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException as e:
+            raise SyntaxError("mmengine: Failed to format the config file") from e
+
+    return main
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_tool_ends_in_order(number, code, capsys):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        run_tool(sending(number))
+    assert (stop.value.code, capsys.readouterr().err) == (code, "interrupted.\n")
+    assert signal.getsignal(number) is before
+
+
+def test_a_tool_that_still_imports_ends_in_order():
+    code = "import os, sys, time; sys.path.insert(0, 'tools'); import _flags; "
+    code += "os.kill(os.getpid(), 2); time.sleep(9)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted.\n")
+
+
+class Dropping:
+    """Python drops what is raised while an object is taken away."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def test_an_interruption_that_python_drops_comes_again(capsys):
+    def main():
+        Dropping()
+        time.sleep(5)
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert (stop.value.code, capsys.readouterr().err) == (130, "interrupted.\n")
+
+
+def test_a_child_ends_at_sigterm_as_any_process(capfd):
+    def main():
+        fork = multiprocessing.get_context("fork")
+        started = fork.Event()
+        child = fork.Process(target=lambda: (started.set(), time.sleep(60)))
+        child.start()
+        started.wait(30)
+        child.terminate()
+        child.join(30)
+        return abs(child.exitcode)
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert stop.value.code == signal.SIGTERM and capfd.readouterr().err == ""
 
 
 MISSING = FileNotFoundError(2, "No such file or directory", "gone.json")
