@@ -123,9 +123,9 @@ class Detections:
         """
         if isinstance(self.source, np.ndarray):
             return self.source
-        from prunet_det.inference.images import read_file
+        from prunet_det.inference.images import as_pixels
 
-        return read_file(self.source)
+        return as_pixels(self.source)
 
     def draw(self) -> np.ndarray:
         """Returns a copy of the image with boxes, class names and scores, (H, W, 3) uint8 in BGR.

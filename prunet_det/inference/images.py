@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
-from prunet_det.utils.errors import InputError, MissingFileError
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.extras import require
 
 ChannelOrder: TypeAlias = Literal["bgr", "rgb"]
@@ -37,7 +38,7 @@ def as_pixels(image: Image, channel_order: ChannelOrder = "bgr") -> np.ndarray:
         InputError: If it is no image.
     """
     if isinstance(image, (str, os.PathLike)):
-        return read_file(image)
+        return _reader().read_image(image)
     if isinstance(image, torch.Tensor):
         if image.ndim == 3 and image.shape[0] not in (1, 3):
             raise InputError(
@@ -47,37 +48,29 @@ def as_pixels(image: Image, channel_order: ChannelOrder = "bgr") -> np.ndarray:
         image = image.detach().cpu().numpy()
         image = image.transpose(1, 2, 0) if image.ndim == 3 else image
     elif not isinstance(image, np.ndarray):
-        image, channel_order = _from_pillow(image), "rgb"
+        return _from_pillow(image)
     return _from_array(image, channel_order)
 
 
-def read_file(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image file: (H, W, 3) uint8 in BGR.
-
-    Raises:
-        MissingFileError: If there is no such file.
-        InputError: If it is no image.
-    """
-    if not os.path.exists(path):
-        raise MissingFileError(f"there is no image {os.fspath(path)}.")
-    image = require("cv2", "det").imread(os.fspath(path))
-    if image is None:
-        raise InputError(f"{os.fspath(path)} is no image that can be read.")
-    return np.asarray(image)
+def _reader() -> ModuleType:
+    """Imports the package's reader of images, which needs OpenCV and Pillow."""
+    return require("prunet_det.utils.images", "det")
 
 
 def _from_pillow(image: Any) -> np.ndarray:
-    """Returns a Pillow image in RGB, upright."""
+    """Returns a Pillow image in BGR, upright."""
     from PIL import Image as pillow
-    from PIL import ImageOps
 
     if not isinstance(image, pillow.Image):
         raise InputError(
             "an image must be a path, a Pillow image, an array (H, W, 3) or a tensor (3, H, W), "
             f"got {type(image).__name__}."
         )
-    upright = ImageOps.exif_transpose(image)
-    return np.asarray(upright if image.mode.startswith("I;16") else upright.convert("RGB"))
+    name = getattr(image, "filename", "") or "the image"
+    try:
+        return np.asarray(_reader().from_pillow(image, name))
+    except (OSError, SyntaxError) as e:  # what is read late is late found to be damaged
+        raise InputError(f"{name} cannot be read: {e}.") from e
 
 
 def _from_array(array: np.ndarray, channel_order: ChannelOrder) -> np.ndarray:

@@ -67,12 +67,49 @@ def decode_image(
         raise InputError(f"{name} is an empty file, and no image.")
     end = next((end for start, end in _OPENCVS.items() if data.startswith(start)), None)
     if end is None:
-        pixels = _decode_by_pillow(data, name)
-        return pixels if channel_order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        try:
+            with Image.open(io.BytesIO(data)) as opened:
+                return from_pillow(opened, name, channel_order)
+        except InputError:
+            raise
+        except Exception as e:  # Pillow raises a dozen kinds at what it cannot read
+            raise _refusal(data, name, e) from e
     image = _decode_by_opencv(data, name) if data.rfind(end) >= 0 else None
     if image is None:
         raise InputError(f"{name} cannot be read: the image is damaged or cut short.")
     return image if channel_order == "bgr" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def from_pillow(
+    image: Image.Image, name: str, channel_order: Literal["bgr", "rgb"] = "bgr"
+) -> np.ndarray:
+    """Returns the pixels of an image that Pillow has opened or made.
+
+    Args:
+        image: The image, of any mode.
+        name: Its name, for messages.
+        channel_order: As of `read_image`.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        InputError: If it has numbers in the place of pixels.
+        OSError, ValueError: Pillow's own, if its file is damaged.
+    """
+    # Pillow has 16 bits of a PGM as "I", a mode of 32.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if image.mode in ("I", "F") and not deep:
+        raise InputError(
+            f"{name} has 32 bits a channel, numbers whose range is not known; save it with 8 or 16."
+        )
+    inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    upright = ImageOps.exif_transpose(image)
+    if deep:
+        high = (np.asarray(upright) >> 8).astype(np.uint8)
+        return cv2.cvtColor(~high if inverted else high, cv2.COLOR_GRAY2RGB)
+    pixels = np.asarray(upright.convert("RGB"))
+    return pixels if channel_order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -92,7 +129,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             known = image.format not in ("PNG", "TIFF") or "exif" in image.info
             turned = known and image.getexif().get(_ORIENTATION, 1) >= 5
             return image.size if turned else (image.height, image.width)
-    except Exception as e:  # as in _decode_by_pillow
+    except Exception as e:  # as above
         raise _refusal(_read(path), os.fspath(path), e) from e
 
 
@@ -111,28 +148,6 @@ def _decode_by_opencv(data: bytes, name: str) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as e:  # such as too many pixels
         raise InputError(f"{name} cannot be read: {e.err}.") from e
-
-
-def _decode_by_pillow(data: bytes, name: str) -> np.ndarray:
-    """Returns an image in RGB."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-            numbers = image.mode in ("I", "F") and not deep
-            inverted = deep and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(upright if deep or numbers else upright.convert("RGB"))
-    except Exception as e:  # Pillow raises a dozen kinds at what it cannot read
-        raise _refusal(data, name, e) from e
-    if numbers:
-        raise InputError(
-            f"{name} has {pixels.dtype} numbers whose range is not known; save it with 8 or 16 "
-            "bits a channel."
-        )
-    if deep:
-        high = (pixels >> 8).astype(np.uint8)
-        return cv2.cvtColor(~high if inverted else high, cv2.COLOR_GRAY2RGB)
-    return pixels
 
 
 def _refusal(data: bytes, name: str, error: Exception) -> InputError:

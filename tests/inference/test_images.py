@@ -49,6 +49,12 @@ def test_files(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), BGR)
     assert np.array_equal(as_pixels(tmp_path / "a.png", "rgb"), BGR)
     assert np.array_equal(as_pixels(str(tmp_path / "a.png")), BGR)
+    path = tmp_path / "b.bmp"
+    Image.fromarray(RGB).save(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    for image in (path, Image.open(path)):
+        with pytest.raises(InputError, match=r"b\.bmp cannot be read: .* truncated"):
+            as_pixels(image)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +68,7 @@ def test_files(tmp_path):
         (np.zeros((0, 7, 3), np.uint8), r"\(H, W, 3\), got \(0, 7, 3\)"),
         (torch.from_numpy(BGR), r"\(3, H, W\), got \(5, 7, 3\); permute it"),
         (torch.rand(3, 5, 7), "must be uint8, 0..255, got float32"),
+        (Image.fromarray(GRAY.astype(np.float32)), "the image has 32 bits a channel"),
         (None, "got NoneType"),
         (7, "got int"),
         (b"bytes", "got bytes"),
