@@ -1,4 +1,4 @@
-"""The set `glyphs`: printed characters and handwritten digits over photographs, sized like COCO.
+"""The sets `glyphs`, with handwritten digits, and `capitals`: printed characters over photographs.
 
 The faces are those that matplotlib brings along. Validation shows a family of faces, handwritten
 digits and photographs that training does not.
@@ -19,6 +19,7 @@ from prunet_det.datasets.fonts import load_font
 CHARACTERS = tuple(
     "ACEHKLMPQRTUVWXabdemry&@#$%+=<>[)*~^?£€¥§¶©®¢±½¾¿¤№™†«»ÆæÞŋΞΣΦΨΩβζλμωЖДЛЧЪЫЮяЂЉЊ"
 )
+DIGITS = "0123456789"
 FACES: dict[str, tuple[str, ...]] = {
     "train": tuple(
         f"DejaVu{family}{style}"
@@ -37,19 +38,20 @@ class GlyphsSet(EmbeddedSet):
     Attributes:
         mean_objects: Mean of the geometric distribution of an image's number of objects.
         max_objects: Maximum number of objects that are tried in an image.
-        shares: Fractions of small, medium and large objects, in COCO's sense, among those tried.
-        edges: Square roots of the areas, in pixels, that bound small, medium and large objects.
+        shares: Fractions of objects of each range of sizes, among those tried; here of small,
+            medium and large ones, in COCO's sense.
+        edges: Square roots of the areas, in pixels, that bound the ranges.
         max_side: Maximum of an object's longer side, as a fraction of the image's side.
     """
 
     name: str = "glyphs"
     version: int = 2
-    classes: tuple[str, ...] = (*"0123456789", *CHARACTERS)
+    classes: tuple[str, ...] = (*DIGITS, *CHARACTERS)
     size: int = 512
     counts: tuple[tuple[str, int], ...] = (("train", 8000), ("val", 1000))
     mean_objects: float = 7.5
     max_objects: int = 40
-    shares: tuple[float, float, float] = (0.40, 0.32, 0.28)
+    shares: tuple[float, ...] = (0.40, 0.32, 0.28)
     edges: tuple[float, ...] = (8.0, 32.0, 96.0, 200.0)
     max_angle: float = 15.0
     max_side: float = 0.7
@@ -77,12 +79,28 @@ class GlyphsSet(EmbeddedSet):
         return resize_sprite(cut, round(min(longest, limit))), label
 
     def _opacity(self, split: str, label: int, rng: np.random.Generator) -> np.ndarray:
-        """Picks a handwritten digit for the first ten classes, else renders a random face."""
-        if label < 10:
+        """Picks a handwritten digit, or renders another character in a random face."""
+        character = self.classes[label]
+        if character in DIGITS:
             writings, labels = load_digits_split(split, self.val_share, self.seed)
-            return writings[rng.choice(np.flatnonzero(labels == label))]
+            return writings[rng.choice(np.flatnonzero(labels == int(character)))]
         faces = FACES[split]
-        return render_character(faces[rng.integers(len(faces))], self.classes[label])
+        return render_character(faces[rng.integers(len(faces))], character)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapitalsSet(GlyphsSet):
+    """Ten of the letters on images like those of the digits, to start from a digits detector."""
+
+    name: str = "capitals"
+    version: int = 1
+    classes: tuple[str, ...] = tuple("AEHKMPRTWX")
+    size: int = 256
+    counts: tuple[tuple[str, int], ...] = (("train", 1000), ("val", 300))
+    mean_objects: float = 4.0
+    max_objects: int = 12
+    shares: tuple[float, ...] = (0.6, 0.4)
+    edges: tuple[float, ...] = (12.0, 32.0, 90.0)
 
 
 def render_character(face: str, character: str) -> np.ndarray:

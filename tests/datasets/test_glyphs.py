@@ -91,6 +91,14 @@ def test_sizes_and_counts_are_like_cocos():
         assert len(labels) >= 80  # all 90 in a whole set
 
 
+def test_capitals_are_printed_and_none_is_a_digit():
+    capitals = build.SETS["capitals"]
+    assert len(capitals.classes) == 10 and set(capitals.classes) <= set(CHARACTERS)
+    image, drawn = capitals.draw("train", 2)
+    assert image.shape == (256, 256, 3)
+    assert {capitals.classes[d.label] for d in drawn} == set("AKTW")
+
+
 def test_whole_set_where_it_was_made():
     """Counts of the set on disk, where somebody has made it."""
     import json
