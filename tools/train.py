@@ -1,4 +1,4 @@
-"""Train a detector or a classifier: python tools/train.py CONFIG [--resume]."""
+"""Train a detector or a classifier: python tools/train.py CONFIG [--from WEIGHTS] [--resume]."""
 
 import argparse
 
@@ -43,6 +43,13 @@ def main() -> None:
         "state, so name your own checkpoints only",
     )
     parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="WEIGHTS",
+        help="start from a detector of other classes, or from a classifier: what fits comes along, "
+        "and the log says what does not; with --resume, only where there is nothing to resume",
+    )
+    parser.add_argument(
         "--max-iters", type=at_least(1), help="train for another number of iterations"
     )
     parser.add_argument(
@@ -71,7 +78,7 @@ def main() -> None:
         if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
             raise UserError(f"{args.config} has no auto_scale_lr.base_batch_size to scale from.")
         cfg.auto_scale_lr.enable = True
-    launch.set_resume(cfg, args.resume)
+    launch.set_resume(cfg, args.resume, args.start)
     runner = launch.build_runner(cfg)
     if is_main_process():
         print(launch.effective_batch(cfg, get_world_size()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from prunet_det.training.launch import build_evaluation_runner
+from prunet_det.training.records import read_classes, read_training
 from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
@@ -20,35 +20,6 @@ from prunet_det.utils.io import atomic_path, write_json
 from prunet_det.zoo.weights import load_all_weights, read_state_dict, save_safetensors
 
 logger = logging.getLogger(__name__)
-
-TRAINING_FILE = "train.json"
-
-
-def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the train.json beside a checkpoint; returns an empty dict if there is none."""
-    try:
-        text = (Path(checkpoint).parent / TRAINING_FILE).read_text(encoding="utf-8")
-        return dict(json.loads(text))
-    except (OSError, ValueError):
-        return {}
-
-
-def read_classes(checkpoint: str | os.PathLike[str]) -> list[str]:
-    """Reads the classes that weights were trained for, in the order of their labels.
-
-    Args:
-        checkpoint: Weights, beside the train.json of their training or with their own card.
-
-    Returns:
-        The names; empty if neither file is there.
-    """
-    card = Path(checkpoint).with_suffix(".json")
-    try:
-        own = json.loads(card.read_text(encoding="utf-8"))
-        classes = own.get("classes") if isinstance(own, dict) else None
-    except (OSError, ValueError):
-        classes = None
-    return list(classes or read_training(checkpoint).get("classes") or ())
 
 
 def unwrap_model(runner: Runner) -> BaseModel:

@@ -16,7 +16,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from prunet_det.training.divergence import check_scalars, check_weights
-from prunet_det.training.evaluate import TRAINING_FILE, read_training, unwrap_model
+from prunet_det.training.evaluate import unwrap_model
+from prunet_det.training.records import TRAINING_FILE, read_training
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import write_json
@@ -112,6 +113,8 @@ class RecordHook(Hook):
         self._classes = metainfo.get("classes") or ()
         earlier = read_training(Path(runner.work_dir) / WEIGHTS_FILE) if runner.iter else {}
         self._earlier_minutes = float(earlier.get("minutes", 0.0))
+        started = getattr(runner, "started", None) or earlier.get("started_from")
+        self._start = {"started_from": started} if started else {}
 
     def _write_record(self, runner: Runner, iterations: int) -> None:
         minutes = self._earlier_minutes + (time.time() - self._started) / 60
@@ -120,6 +123,7 @@ class RecordHook(Hook):
             "iterations": iterations,
             "minutes": round(minutes, 2),
             "resumed": self._first_iter > 0,
+            **self._start,
             "classes": list(self._classes),
             **self._environment,
         }

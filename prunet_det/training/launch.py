@@ -16,7 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from torch import nn
 
 from prunet_det.training.checkpoints import use_safe_hook
@@ -24,6 +24,7 @@ from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
 from prunet_det.training.schedule import fitted_schedule, set_length
+from prunet_det.training.start import Start
 from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 from prunet_det.utils.io import atomic_path
@@ -154,29 +155,28 @@ def require_file(path: str | os.PathLike[str], title: str) -> None:
         raise MissingFileError(f"there is no {title} {path}.")
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
-    """Sets the checkpoint that a training resumes from.
+def set_resume(cfg: Config, resume: str | None, start: str | None = None) -> None:
+    """Sets the checkpoint that a training resumes from, or the weights that it starts from.
 
     Args:
         cfg: Config; changed in place.
         resume: Path of a checkpoint, `auto` for the newest one in the work dir, or None.
+        start: Weights to start from, see `Start`; None for the config's `load_from`. Where there
+            is something to resume, they are not read.
 
     Raises:
-        UserError: If there is no such checkpoint, it is damaged, or the config has a `load_from`.
+        UserError: If there is no such checkpoint, or it is damaged.
     """
+    start = start or cfg.get("load_from")
     if resume == "auto":
-        cfg.resume, cfg.load_from = True, None
+        resume = find_latest_checkpoint(cfg.work_dir)
     elif resume is not None:
         require_file(resume, "checkpoint")
         if not zipfile.is_zipfile(resume):  # the container that torch.save writes
             raise UserError(f"{resume} is truncated or no checkpoint that training wrote.")
-        cfg.resume, cfg.load_from = True, resume
-    elif cfg.get("load_from"):
-        raise UserError(
-            "load_from would unpickle the file; start from weights with model.backbone.checkpoint "
-            "(a detector) or model.checkpoint (a classifier), or go on from your own checkpoint "
-            "with --resume FILE."
-        )
+    if resume and start:
+        logger.info("resumed from %s; %s is not read", resume, start)
+    cfg.resume, cfg.load_from = bool(resume), resume or start
 
 
 def set_up_cuda(cfg: Config) -> None:
@@ -195,7 +195,15 @@ def set_up_cuda(cfg: Config) -> None:
 
 
 class OwnRunner(Runner):
-    """mmengine's Runner: atomic checkpoints, `speed_up`, the optimizer's own rule of scaling."""
+    """mmengine's Runner: atomic checkpoints, `speed_up`, the optimizer's own rule of scaling.
+
+    Attributes:
+        start: Weights to start from, until they are loaded.
+        started: Record of the weights that the training has started from.
+    """
+
+    start: Start | None = None
+    started: dict[str, Any] | None = None
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
         """Saves a checkpoint, which takes its name when it is whole.
@@ -220,6 +228,15 @@ class OwnRunner(Runner):
         wrapped = super().wrap_model(model_wrapper_cfg, model)
         speed_up(wrapped.module if is_model_wrapper(wrapped) else wrapped, kind)
         return wrapped
+
+    def load_or_resume(self) -> None:
+        """Loads the weights to start from, without unpickling, or resumes as mmengine does."""
+        if self._resume or self.start is None:
+            super().load_or_resume()
+            return
+        metainfo = getattr(self.train_dataloader.dataset, "metainfo", None) or {}
+        self.started = self.start.load(metainfo.get("classes") or ())
+        self.start, self._has_loaded = None, True
 
     def scale_lr(
         self, optim_wrapper: OptimWrapper, auto_scale_lr: Mapping[str, Any] | None = None
@@ -258,6 +275,9 @@ def build_runner(cfg: Config) -> Runner:
         set_up_cuda(cfg)
     with config_errors():
         runner = OwnRunner.from_cfg(cfg)
+        if cfg.get("load_from") and not cfg.get("resume"):
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            runner.start = Start(model, cfg.model, cfg.load_from)
     optimizer = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("type")
     if isinstance(optimizer, str) and OPTIMIZERS.get(optimizer) is None:
         raise InputError(f"there is no optimizer {optimizer!r}.")

@@ -34,6 +34,26 @@ _COUNTERS = ("n_averaged",)
 _HEAD = ("conv_head.", "pre_logits.", "classifier.")
 
 
+_REBUILDERS = ("_reconstruct", "scalar")
+# What mmengine keeps beside the tensors: the history of the losses, as arrays of NumPy.
+_IGNORED = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    *("numpy.ndarray", "numpy.dtype"),
+    *(f"numpy.{core}.multiarray.{f}" for core in ("core", "_core") for f in _REBUILDERS),
+)
+
+
+class _Ignored:
+    """Stands for a pickled object of which nothing is read; none of its own code runs."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
 class CheckpointError(InputError):
     """A checkpoint that cannot be read or does not fit; the message says why."""
 
@@ -91,13 +111,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         # timm's training checkpoints hold their arguments, a class without behaviour.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        stand_ins = [(_Ignored, name) for name in _IGNORED]
+        with torch.serialization.safe_globals([argparse.Namespace, *stand_ins]):
             data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
-            f"{path} is damaged or holds pickled objects, which are not read for safety. A "
-            "training checkpoint (iter_*.pth) is for --resume only; name the weights.safetensors "
-            "beside it instead."
+            f"{path} is damaged or holds pickled objects, which are not read for safety; save its "
+            "state_dict alone, with torch or as safetensors."
         ) from e
     except Exception as e:  # bytes that are no checkpoint fail in as many ways as there are bytes
         raise CheckpointError(f"{path} is truncated or no checkpoint: {e}.") from e
@@ -132,8 +152,13 @@ def _unwrap(data: object) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _strip_prefixes(state: dict[str, torch.Tensor], names: set[str]) -> dict[str, torch.Tensor]:
-    """Removes prefixes of wrappers as long as that makes more of the model's names fit."""
+def strip_prefixes(state: dict[str, torch.Tensor], names: set[str]) -> dict[str, torch.Tensor]:
+    """Removes prefixes of wrappers as long as that makes more of a model's names fit.
+
+    Args:
+        state: Tensors by name.
+        names: Names of the model's tensors.
+    """
     while True:
         hits = len(names & state.keys())
         for prefix in _PREFIXES:
@@ -178,7 +203,7 @@ def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
     return [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
 
 
-def _check_finite(state: Mapping[str, torch.Tensor], names: Iterable[str], source: str) -> None:
+def check_finite(state: Mapping[str, torch.Tensor], names: Iterable[str], source: str) -> None:
     """Refuses weights of a training that diverged.
 
     Args:
@@ -215,7 +240,7 @@ def load_all_weights(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """
     target, state = model.state_dict(), read_state_dict(path)
     check_fit(target, state, str(path))
-    _check_finite(state, target, str(path))
+    check_finite(state, target, str(path))
     with torch.no_grad():
         for key, tensor in target.items():
             tensor.copy_(state[key])
@@ -299,10 +324,80 @@ def checkpoint_filter_fn(
     """
     state = _unwrap(state)
     if not is_released(state):
-        return _strip_prefixes(state, set(model.state_dict()))
+        return strip_prefixes(state, set(model.state_dict()))
     if not isinstance(model, ArchNet):
         raise ReleasedNameError(f"it does not fit a {type(model).__name__}.")
     return from_released(model.spec, state)
+
+
+def inner_network(model: nn.Module) -> nn.Module:
+    """Returns the network within timm's feature extractor, or the model itself."""
+    inner = getattr(model, "model", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def read_network_weights(
+    network: nn.Module, path: str | os.PathLike[str]
+) -> dict[str, torch.Tensor]:
+    """Reads a classifier's or a detector's weights under the names of a network.
+
+    Args:
+        network: An ArchNet or any timm model, without a feature extractor around it.
+        path: Checkpoint, see `read_state_dict`.
+
+    Returns:
+        Tensors by name; whether they fit is not checked.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CheckpointError: If it cannot be read, or is a GPUNet's that is another network.
+    """
+    try:
+        return checkpoint_filter_fn(read_state_dict(path), network)
+    except ReleasedNameError as e:
+        raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
+
+
+def check_backbone(
+    network: nn.Module, state: Mapping[str, torch.Tensor], source: str
+) -> tuple[list[str], list[str]]:
+    """Checks that tensors hold the whole backbone of a network.
+
+    Args:
+        network: The network.
+        state: Tensors under the names of the network.
+        source: Origin of the tensors, for the message.
+
+    Returns:
+        The names of the network's backbone tensors, and those of its classifier and of the
+        convolutions before it.
+
+    Raises:
+        CheckpointError: If a backbone tensor is missing or of another shape.
+    """
+    tensors = network.state_dict()
+    head = (*_HEAD, *_classifier_prefixes(network))
+    backbone = [k for k in tensors if not k.startswith(head)]
+    missing = [k for k in backbone if k not in state]
+    if len(missing) == len(backbone):
+        raise CheckpointError(
+            f"0/{len(backbone)} backbone tensors from {source}: no name fits; it belongs to "
+            "another network."
+        )
+    wrong = [k for k in backbone if k in state and state[k].shape != tensors[k].shape]
+    if missing or wrong:
+        name = (missing or wrong)[0]
+        what = (
+            f"{name} is missing"
+            if missing
+            else f"{name} has shape {tuple(state[name].shape)}, not {tuple(tensors[name].shape)}"
+        )
+        fits = len(backbone) - len(missing) - len(wrong)
+        raise CheckpointError(
+            f"only {fits}/{len(backbone)} backbone tensors from {source} fit ({what}); it belongs "
+            "to another network."
+        )
+    return backbone, [k for k in tensors if k.startswith(head)]
 
 
 def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
@@ -323,39 +418,14 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
         CheckpointError: If it cannot be read, or a backbone tensor is missing, of another shape, or
             not finite.
     """
-    inner = getattr(model, "model", None)
-    target = inner if isinstance(inner, nn.Module) else model
-    tensors = target.state_dict()
-    try:
-        state = checkpoint_filter_fn(read_state_dict(path), target)
-    except ReleasedNameError as e:
-        raise CheckpointError(f"{path} is a GPUNet checkpoint of another network: {e}") from e
-    head = (*_HEAD, *_classifier_prefixes(target))
-    head_names = [k for k in tensors if k.startswith(head)]
-    backbone = [k for k in tensors if not k.startswith(head)]
-    missing = [k for k in backbone if k not in state]
-    if len(missing) == len(backbone):
-        raise CheckpointError(
-            f"0/{len(backbone)} backbone tensors from {path}: no name fits; it belongs to another "
-            "network."
-        )
-    wrong = [k for k in backbone if k in state and state[k].shape != tensors[k].shape]
-    if missing or wrong:
-        name = (missing or wrong)[0]
-        what = (
-            f"{name} is missing"
-            if missing
-            else f"{name} has shape {tuple(state[name].shape)}, not {tuple(tensors[name].shape)}"
-        )
-        fits = len(backbone) - len(missing) - len(wrong)
-        raise CheckpointError(
-            f"only {fits}/{len(backbone)} backbone tensors from {path} fit ({what}); it belongs to "
-            "another network."
-        )
-    head_fits = [k for k in head_names if k in state and state[k].shape == tensors[k].shape]
-    _check_finite(state, (*backbone, *head_fits), str(path))
+    network = inner_network(model)
+    tensors = network.state_dict()
+    state = read_network_weights(network, path)
+    backbone, head = check_backbone(network, state, str(path))
+    head_fits = [k for k in head if k in state and state[k].shape == tensors[k].shape]
+    check_finite(state, (*backbone, *head_fits), str(path))
     with torch.no_grad():
         for key in (*backbone, *head_fits):
             tensors[key].copy_(state[key])
-    head_loaded = bool(head_names) and len(head_fits) == len(head_names)
+    head_loaded = bool(head) and len(head_fits) == len(head)
     return LoadReport(len(backbone), len(backbone), head_loaded, str(path))

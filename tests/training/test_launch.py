@@ -287,11 +287,19 @@ def test_what_cannot_be_resumed(cfg, tmp_path):
     (tmp_path / "iter_9.pth").write_bytes(b"half of a file")
     with pytest.raises(UserError, match="is truncated or no checkpoint"):
         launch.set_resume(cfg, tmp_path / "iter_9.pth")
-    cfg.load_from = "some.pth"
-    with pytest.raises(UserError, match="would unpickle"):
-        launch.set_resume(cfg, None)
-    launch.set_resume(cfg, "auto")
-    assert cfg.resume and cfg.load_from is None
+
+
+def test_what_is_there_to_resume_is_resumed_and_else_the_start_is_taken(cfg, tmp_path):
+    cfg.work_dir = str(tmp_path)
+    for resume in (None, "auto"):
+        launch.set_resume(cfg, resume, "w.safetensors")
+        assert not cfg.resume and cfg.load_from == "w.safetensors"
+    cfg.load_from = "in_the_config.safetensors"
+    launch.set_resume(cfg, None)
+    assert not cfg.resume and cfg.load_from == "in_the_config.safetensors"
+    (tmp_path / "last_checkpoint").write_text("iter_9.pth")
+    launch.set_resume(cfg, "auto", "w.safetensors")
+    assert cfg.resume and cfg.load_from == "iter_9.pth"
 
 
 def test_another_model_is_not_resumed():
