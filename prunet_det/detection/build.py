@@ -7,14 +7,17 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from prunet_det.detection.letterbox import Letterbox, test_pipeline
+from prunet_det.detection.preprocessor import normalise
+from prunet_det.detection.strides import level_strides
 from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.env import check_device
 from prunet_det.utils.errors import InputError
@@ -23,6 +26,7 @@ from prunet_det.zoo.weights import load_all_weights
 logger = logging.getLogger(__name__)
 
 _GROUPS = ("scores", "boxes", "centerness")
+_WHOLE = 1024  # pixels: a multiple of every stride
 
 
 def build_detector(
@@ -72,12 +76,12 @@ def build_detector(
 
 
 def image_size(config: Config) -> int | None:
-    """Finds the larger side that the test pipeline resizes images to, in pixels."""
-    pipeline = config.get("test_pipeline") or config.get("val_pipeline") or []
-    for step in pipeline:
-        if step.get("type") == "Resize" and "scale" in step:
-            return int(max(step["scale"]))
-    return None
+    """Finds the side of the square that the test pipeline fits images into, in pixels."""
+    try:
+        return Letterbox.from_config(config).size
+    except InputError:  # such as one that does not keep the aspect ratio
+        scales = [step["scale"] for step in test_pipeline(config) if step.get("scale")]
+        return int(np.max(scales[0])) if scales else None
 
 
 class NetworkPart(nn.Module):
@@ -85,7 +89,7 @@ class NetworkPart(nn.Module):
 
     Args:
         detector: MMDetection's detector.
-        input_size: Side of the images in pixels, from which the strides of the outputs are found.
+        input_size: Side of images that the network can take, in pixels.
 
     Attributes:
         strides: Strides of the levels, for each group of outputs (scores, boxes, ...).
@@ -96,11 +100,24 @@ class NetworkPart(nn.Module):
         self.backbone = detector.backbone
         self.neck = detector.neck if detector.with_neck else nn.Identity()
         self.bbox_head = detector.bbox_head
-        with torch.no_grad(), torch.device("meta"):
-            groups = (
-                copy.deepcopy(self).to("meta")._groups(torch.empty(1, 3, input_size, input_size))
-            )
-        self.strides = [[round(input_size / level.shape[-1]) for level in g] for g in groups]
+        self.strides = self._find_strides(input_size)
+
+    def _find_strides(self, size: int) -> list[list[int]]:
+        """Finds the strides of the outputs: those of the head's anchors, if it has some.
+
+        A map's size is rounded, and tells its stride only where the image's is a multiple of it.
+        """
+        network, declared = copy.deepcopy(self).to("meta"), level_strides(self.bbox_head)
+
+        def sides(size: int) -> list[list[int]]:
+            with torch.no_grad(), torch.device("meta"):
+                groups = network._groups(torch.empty(1, 3, size, size))
+            return [[level.shape[-1] for level in group] for group in groups]
+
+        found = sides(size)
+        if all(len(group) == len(declared) for group in found):
+            return [declared] * len(found)
+        return [[round(_WHOLE / side) for side in group] for group in sides(_WHOLE)]
 
     def _groups(self, images: torch.Tensor) -> Sequence[Sequence[torch.Tensor]]:
         return self.bbox_head(self.neck(self.backbone(images)))
@@ -117,7 +134,8 @@ class NetworkPart(nn.Module):
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, such as `scores_stride8`."""
-        groups = zip(_GROUPS, self.strides, strict=False)
+        names = (*_GROUPS, *(f"group{k}" for k in range(len(_GROUPS), len(self.strides))))
+        groups = zip(names, self.strides, strict=False)
         return tuple(f"{name}_stride{s}" for name, strides in groups for s in strides)
 
     def end_to_end(
@@ -145,12 +163,10 @@ class NetworkPart(nn.Module):
             batch_input_shape=(height, width),
             scale_factor=(1.0, 1.0),
         )
-        samples = [DetDataSample(metainfo=meta) for _ in images]
 
         def run() -> Sequence[torch.Tensor]:
             with torch.inference_mode():
-                data = {"inputs": images, "data_samples": samples}
-                normalised = detector.data_preprocessor(data, False)["inputs"]
+                normalised = normalise(detector.data_preprocessor, images)
                 outputs = list(run_network(normalised)())
                 groups = self.grouped([o.float() for o in outputs])
                 results = detector.bbox_head.predict_by_feat(

@@ -84,7 +84,7 @@ class Letterbox(Resize):
             InputError: If the pipeline does not fit images into a square in a way that can be
                 repeated.
         """
-        steps = {_type(step): dict(step) for step in _test_pipeline(config)}
+        steps = {_type(step): dict(step) for step in test_pipeline(config)}
         if own := steps.get("Letterbox"):
             options = {k: v for k, v in own.items() if k != "type"}
         else:
@@ -153,7 +153,7 @@ class Letterbox(Resize):
         return f"Letterbox({', '.join(f'{k}={v}' for k, v in self.metadata().items())})"
 
 
-def _test_pipeline(config: Config) -> Sequence[dict[str, Any]]:
+def test_pipeline(config: Config) -> Sequence[dict[str, Any]]:
     """Finds the steps that images of the test set go through."""
     if "test_dataloader" in config:
         return cast("Sequence[dict[str, Any]]", get_test_pipeline_cfg(config))

@@ -13,6 +13,24 @@ from torch.nn import functional as F
 from prunet_det.detection.transforms import PackedSamples
 
 
+def normalise(preprocessor: ImgDataPreprocessor, images: torch.Tensor) -> torch.Tensor:
+    """Normalises images as a preprocessor does, at the size that they have, without padding.
+
+    Args:
+        preprocessor: mmengine's or MMDetection's, or one of ours.
+        images: (N, 3, H, W), uint8 as a rule, on any device.
+
+    Returns:
+        (N, 3, H, W) float32, on the preprocessor's device.
+    """
+    images = images.to(preprocessor.device, non_blocking=True)
+    # Not by an index, which would be copied to the device, and the host would wait for it.
+    images = images.flip(1) if preprocessor._channel_conversion else images
+    if preprocessor._enable_normalize:
+        images = (images - preprocessor.mean.float()).div_(preprocessor.std)  # YOLO's are integers
+    return images.float()
+
+
 class _BatchImages(ImgDataPreprocessor):
     """Images to a normalised batch, for which DetDataPreprocessor calls its base class."""
 
@@ -31,16 +49,11 @@ class _BatchImages(ImgDataPreprocessor):
             if len({image.shape for image in images}) > 1:
                 return super().forward(data, training)
             images = torch.stack(list(images))
-        images = images.to(self.device, non_blocking=True)
+        images = normalise(self, images)
         if isinstance(samples, PackedSamples):
             samples = samples.to(self.device, non_blocking=True)
         else:
             samples = self.cast_data(samples)
-        # Not by an index, which would be copied to the device, and the host would wait for it.
-        images = images.flip(1) if self._channel_conversion else images
-        if self._enable_normalize:
-            images = (images - self.mean).div_(self.std)
-        images = images.float()
         height, width = images.shape[2:]
         if any(shape != (height, width) for shape in _shapes(samples)):
             images = torch.where(_beyond(samples.sizes, height, width), self.pad_value, images)

@@ -53,6 +53,19 @@ def check_strides(detector: BaseDetector, head: nn.Module) -> None:
         )
 
 
+def level_strides(head: nn.Module) -> list[int]:
+    """Finds the strides of a one-stage head's levels, on which its anchors lie.
+
+    Args:
+        head: Of a one-stage detector.
+
+    Returns:
+        In the order of its outputs; empty if it does not say.
+    """
+    grid = getattr(head, "grid", None)  # EfficientDetHead's
+    return list(grid.strides) if grid is not None else next((s for _, s in _declared(head)), [])
+
+
 def _declared(head: nn.Module) -> Iterator[tuple[str, list[int]]]:
     """Yields the parts of a head that read the neck's maps, and the strides they are built for."""
     generator = getattr(head, "prior_generator", None)

@@ -81,9 +81,9 @@ class Subject:
             seed: Seed of random images, which are normally distributed.
         """
         if self.picture is not None:
-            data = {"inputs": list(self.pixels(batch))}
-            images: torch.Tensor = self.detector.data_preprocessor(data, False)["inputs"].cpu()
-            return images
+            from prunet_det.detection.preprocessor import normalise
+
+            return normalise(self.detector.data_preprocessor, self.pixels(batch)).cpu()
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(batch, 3, self.input_size, self.input_size, generator=generator)
 

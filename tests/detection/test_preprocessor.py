@@ -47,6 +47,7 @@ def stacked(data):
         dict(CFG, pad_size_divisor=128, pad_value=3),
         dict(CFG, bgr_to_rgb=False),
         dict(pad_size_divisor=7, rgb_to_bgr=True),
+        dict(mean=[0, 0, 0], std=[255, 255, 255], bgr_to_rgb=True),
     ],
 )
 def test_equals_mmdetection(pack, shapes, dtype, cfg):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 
 from prunet_det.detection.inference import inference_run
 from prunet_det.latency.measure import _Preparing, default_runtime, local_conditions, measure
@@ -93,12 +94,12 @@ def test_impossible_numbers(subject, wrong, sentence):
 def test_a_picture_is_what_runs(subject):
     """Pixels end to end and the network's input are of one picture, in the detector's scale."""
     picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    detector = SimpleNamespace(
-        data_preprocessor=lambda data, _: {"inputs": torch.stack(data["inputs"]) / 255}
+    preprocessor = DetDataPreprocessor(mean=[1] * 3, std=[2] * 3, pad_size_divisor=128)
+    seen = replace(
+        subject, picture=picture, detector=SimpleNamespace(data_preprocessor=preprocessor)
     )
-    seen = replace(subject, picture=picture, detector=detector)
     assert torch.equal(seen.pixels(2), torch.stack([picture, picture]))
-    assert torch.equal(seen.images(2), torch.stack([picture, picture]) / 255)
+    assert torch.equal(seen.images(2), (torch.stack([picture, picture]) - 1.0) / 2)  # not padded
 
 
 def test_elsewhere_nothing_is_measured(subject):
