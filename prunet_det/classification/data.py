@@ -126,9 +126,11 @@ class ImageFolder(_Images):
     ) -> None:
         folder = Path(data_root) / split
         if not folder.is_dir():
+            given = Path(data_root)
+            above = f" (give {given.parent}, not {given})" if given.name == split else ""
             raise MissingFileError(
                 f"there is no data folder {folder}; expected is one folder a class in it, as in "
-                f"{folder / 'cat' / 'image.jpg'} (give another place with --data-root)."
+                f"{folder / 'cat' / 'image.jpg'}{above}."
             )
         try:
             self._folder = torchvision.datasets.ImageFolder(folder)

@@ -22,6 +22,42 @@ from prunet_det.utils.errors import UserError
 PARTS = ("weights", "architecture")
 
 
+def _kept_classes(names: tuple[str, ...], classes: Sequence[str] | int | None) -> tuple[str, ...]:
+    """Returns the names of the classes to keep, see SearchData."""
+    listed = f"the classes are {', '.join(names[:20])}"
+    if isinstance(classes, int):
+        if not 2 <= classes <= len(names):
+            raise UserError(
+                f"the search data: the first {classes} of {len(names)} classes cannot be kept, "
+                f"only 2 or more, and no more than there are; {listed}."
+            )
+        return names[:classes]
+    kept = (classes,) if isinstance(classes, str) else tuple(classes or names)
+    unknown = [name for name in kept if name not in names]
+    if len(set(kept)) < len(kept):
+        raise UserError(f"the search data: a class is named twice in {', '.join(kept)}.")
+    if unknown or len(kept) < 2:
+        what = f"there is no class {unknown[0]!r}" if unknown else "less than two classes"
+        raise UserError(f"the search data: {what}; {listed}.")
+    return kept
+
+
+def _halves(chosen: np.ndarray, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Splits images at random into two halves that both hold every class.
+
+    Args:
+        chosen: Indices of the images, at least two of each class.
+        labels: Labels of all images, by index.
+        seed: Of the split.
+    """
+    order = np.random.default_rng(seed).permutation(len(chosen))
+    classes = len(np.unique(labels[chosen]))
+    if any(len(np.unique(labels[chosen[order[part::2]]])) < classes for part in range(len(PARTS))):
+        # Class by class, which leaves the halves of other data what they were.
+        order = order[np.argsort(labels[chosen[order]], kind="stable")]
+    return [chosen[np.sort(order[part::2])] for part in range(len(PARTS))]
+
+
 class SearchData(Dataset[dict[str, Any]]):
     """One half of a labelled set, as an endless sequence of augmented items.
 
@@ -32,40 +68,29 @@ class SearchData(Dataset[dict[str, Any]]):
         classes: Keep these classes only, by name or as a number of the first ones.
 
     Raises:
-        UserError: An unknown class, or less than two, or too few images for two halves.
+        UserError: An unknown class, or less than two, more than there are, or one of less than two
+            images.
     """
 
     def __init__(
         self, base: Any, part: str, seed: int, classes: Sequence[str] | int | None = None
     ) -> None:
         names = tuple(base.metainfo["classes"])
-        kept = names[:classes] if isinstance(classes, int) else tuple(classes or names)
-        unknown = [name for name in kept if name not in names]
-        if len(set(kept)) < len(kept):
-            raise UserError(f"the search data: a class is named twice in {', '.join(kept)}.")
-        if unknown or len(kept) < 2:
-            what = f"there is no class {unknown[0]!r}" if unknown else "less than two classes"
-            raise UserError(f"the search data: {what}; the classes are {', '.join(names[:20])}.")
+        kept = _kept_classes(names, classes)
         self._base, self._seed, self._part = base, seed, PARTS.index(part)
         self._label_of = {names.index(name): i for i, name in enumerate(kept)}
         self.metainfo = {"classes": kept}
-        chosen = np.flatnonzero(np.isin(np.asarray(base.labels), list(self._label_of)))
-        if len(chosen) < 2 * len(kept):
-            raise UserError(
-                f"the search data has {len(chosen)} images of {len(kept)} classes; the search "
-                "splits them in two halves and needs at least one of each class in both."
-            )
-        order = np.random.default_rng(seed).permutation(len(chosen))
-        halves = [chosen[np.sort(order[part::2])] for part in range(len(PARTS))]
-        for half in halves:
-            present = np.unique(np.asarray(base.labels)[half])
-            if len(present) < len(kept):
-                lacking = set(self._label_of) - set(present.tolist())
+        labels = np.asarray(base.labels)
+        chosen = np.flatnonzero(np.isin(labels, list(self._label_of)))
+        for name in kept:
+            count = int((labels == names.index(name)).sum())
+            if count < len(PARTS):
                 raise UserError(
-                    "the search splits its images in two halves, and one has none of the class "
-                    f"{names[min(lacking)]!r}; give more of it, or leave it out by --classes."
+                    f"the search data has {count} of the class {name!r}; the search splits its "
+                    "images in two halves and needs one of each class in both: give more of it, "
+                    "or leave it out by naming the others (--classes)."
                 )
-        self._indices = halves[self._part]
+        self._indices = _halves(chosen, labels, seed)[self._part]
         self._epoch, self._order = -1, np.array([], int)
         self._statistics = imagenet_statistics()
 

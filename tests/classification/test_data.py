@@ -109,6 +109,8 @@ def test_folders_that_are_refused(tmp_path, root):
             ImageFolder(tmp_path, split, PLAIN)
 
     refused("there is no data folder .*one folder a class", "test")
+    with pytest.raises(UserError, match=rf"no data folder .*train/train;.*give {root}, not {root}"):
+        ImageFolder(root / "train", "train", PLAIN)
     (root / "train" / "bird").mkdir()
     refused("does not hold one folder of images a class.*bird")
     (root / "empty").mkdir()

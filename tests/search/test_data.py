@@ -63,11 +63,61 @@ def test_a_subset_of_the_classes():
 
 @pytest.mark.parametrize(
     ("classes", "sentence"),
-    [(["z", "a"], "no class 'z'"), (1, "less than two classes"), (["a"], "less than two")],
+    [
+        (["z", "a"], "no class 'z'"),
+        (["a"], "less than two"),
+        ("a", "less than two"),
+        (1, "the first 1 of 3 classes cannot be kept"),
+        (4, "the first 4 of 3 classes cannot be kept, .* the classes are a, b, c"),
+        (-1, "the first -1 of 3"),
+        (0, "the first 0 of 3"),
+    ],
 )
 def test_classes_that_make_no_search(classes, sentence):
     with pytest.raises(UserError, match=sentence):
         SearchData(Noisy(), "weights", 0, classes)
+
+
+class Counted:
+    """A labelled set with a number of images of each class."""
+
+    def __init__(self, counts):
+        self.metainfo = {"classes": tuple(f"k{i}" for i in range(len(counts)))}
+        self.labels = np.repeat(np.arange(len(counts)), counts).tolist()
+
+    def __getitem__(self, index):
+        return {"inputs": torch.tensor(index), "labels": self.labels[index]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "counts", [[4] * 40, [20, 20, 20, 2], [2] * 7, [3] * 9, [1000, 2, 3, 500, 2], [2, 2]]
+)
+def test_both_halves_hold_every_class(counts, seed):
+    halves = []
+    for part in ("weights", "architecture"):
+        data = SearchData(Counted(counts), part, seed)
+        halves.append([data[p] for p in range(len(data))])
+        assert {item["labels"] for item in halves[-1]} == set(range(len(counts)))
+    first, second = ({int(item["inputs"]) for item in half} for half in halves)
+    assert not first & second and len(first | second) == sum(counts)
+    assert 0 <= len(first) - len(second) <= 1
+
+
+def test_halves_that_hold_every_class_are_drawn_from_all_images():
+    """As ever, so that a search of before can be resumed and made again."""
+    base = Counted([50, 50])
+    drawn = {
+        int(item["inputs"]) for item in map(SearchData(base, "weights", 3).__getitem__, range(50))
+    }
+    order = np.random.default_rng(3).permutation(100)
+    assert drawn == set(order[::2].tolist())
+
+
+def test_a_class_of_one_image_is_named():
+    with pytest.raises(UserError, match="has 1 of the class 'k1'.*one of each class in both"):
+        SearchData(Counted([9, 1, 9]), "weights", 0)
+    assert len(SearchData(Counted([9, 1, 9]), "weights", 0, ["k0", "k2"])) == 9
 
 
 def pinned(space, network):
