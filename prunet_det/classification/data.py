@@ -57,10 +57,11 @@ def _transform(options: Mapping[str, Any]) -> Callable[[Image.Image], torch.Tens
 def widened(image: Image.Image, side: int) -> Image.Image:
     """Returns an image whose shorter side is a pixel or more where the longer one is `side`.
 
-    Nothing but the longest and narrowest, such as 20000 x 2 px, are changed. timm's transforms
-    would make nothing of them, or scale the shorter side up and the longer one to millions.
+    Nothing but the longest and narrowest, such as 20000 x 2 px, are changed, of which timm's
+    transforms would make nothing, or scale the shorter side up and the longer one to millions; and
+    the smallest: of less than three pixels, timm's random crop may keep none.
     """
-    minimum = -(-max(image.size) // side)
+    minimum = max(-(-max(image.size) // side), 3)
     if min(image.size) >= minimum:
         return image
     size = max(image.width, minimum), max(image.height, minimum)
