@@ -298,10 +298,8 @@ TABLES = {
     "checks": checks,
     "gpu": partial(gpu_tables.runs, GPU),
     "throughput": partial(gpu_tables.throughput, GPU),
-    "benchmark": partial(publish.summary, RESULTS / "benchmark"),
     "benchmark_full": partial(publish.full, RESULTS / "benchmark"),
     "imagenet": partial(publish.imagenet, RESULTS / "benchmark"),
-    "imagenet_summary": partial(publish.imagenet_summary, RESULTS / "benchmark"),
     "published": partial(publish.quoted, RESULTS / "benchmark"),
     **{name: partial(of, RESULTS / "search") for name, of in search_tables.TABLES.items()},
 }

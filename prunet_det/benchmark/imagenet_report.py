@@ -85,34 +85,6 @@ def verdict(entries: Sequence[Entry]) -> str:
     return " ".join(sentences)
 
 
-def headline(entries: Sequence[Entry]) -> str:
-    """One sentence: whose networks are on the front of all, and what difference means something.
-
-    Args:
-        entries: A record's, at least one of them with a latency.
-    """
-    every = fair(entries)
-    if not every:
-        return NO_FRONT
-    front = pareto(every)
-    parts = []
-    for family, style in PUBLISHED_STYLES.items():
-        own = list(dict.fromkeys(_name(p) for p in front if p.family == family))
-        if family == "other":
-            parts.append(f"{len(own)} others of timm's")
-        elif any(p.family == family for p in every):
-            parts.append(", ".join(own) or f"no {style.title}")
-    sentence = (
-        f"The front of {len({(_name(p), p.input_size) for p in every})} networks and resolutions "
-        f"holds {', '.join(parts[:-1])} and {parts[-1]}"
-    )
-    predicted = [p.latency for p in every if p.latency.kind == "predicted"]
-    if not predicted:
-        return f"{sentence}."
-    error = max(latency.high / latency.ms for latency in predicted) - 1
-    return f"{sentence}; differences below {100 * error:.0f} % are within the predictions' error."
-
-
 def _place(p: FrontPoint, every: Sequence[FrontPoint], front: Sequence[FrontPoint]) -> str:
     """Where a network stands: how much slower the next one of its accuracy is, or who beats it."""
     own = f"{p.model} ({p.mean:.1f} % at {p.latency.ms:.3g} ms)"

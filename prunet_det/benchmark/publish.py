@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark import imagenet_report, published, tables
-from prunet_det.benchmark.fronts import axes, points
+from prunet_det.benchmark.fronts import points
 from prunet_det.benchmark.imagenet import Entry, read_entries
 from prunet_det.benchmark.page import about
 from prunet_det.benchmark.plot import draw_pareto, draw_published
 from prunet_det.benchmark.records import RECORDS, Record, load_records
-from prunet_det.benchmark.report_cli import markdown, plot_names, plot_title, verdicts
+from prunet_det.benchmark.report_cli import markdown, plot_names, plot_title
 
 _NONE_YET = "No records yet.\n"
 PICTURES = "docs/benchmark"  # links of generated parts are relative to the root
@@ -25,19 +25,6 @@ def suites(results: Path) -> dict[str, list[Record]]:
         if any((folder / RECORDS).glob("[!.]*.json"))
     }
     return {name: r for name, r in found.items() if any(run.status == "done" for run in r)}
-
-
-def summary(results: Path) -> str:
-    """The README's part: of each suite who wins, the first plot and the figures behind it."""
-    parts = []
-    for name, records in suites(results).items():
-        first = axes(records)[:1]
-        parts += [f"{about(records)}\n", verdicts(records)]
-        if first:
-            title = f"mAP against latency, {first[0].title}"
-            parts.append(f"![{title}]({PICTURES}/{name}_pareto.svg)\n")
-            parts.append(tables.short_table(records))
-    return "\n".join(parts) or _NONE_YET
 
 
 def full(results: Path) -> str:
@@ -104,14 +91,4 @@ def imagenet(results: Path) -> str:
             imagenet_report.markdown(entries),
             f"All of them, each with its source: [{name}.csv]({link}).\n",
         ]
-    return "\n".join(parts) or _NONE_YET
-
-
-def imagenet_summary(results: Path) -> str:
-    """The README's part: what the record of each device says, and its figure."""
-    parts = []
-    for name, entries in imagenet_records(results).items():
-        title = f"Published top-1 against latency {imagenet_report.conditions(entries)}"
-        parts.append(f"![{title}]({PICTURES}/imagenet_{name}.svg)\n")
-        parts.append(f"*{title}.* {imagenet_report.headline(entries)}\n")
     return "\n".join(parts) or _NONE_YET

@@ -123,29 +123,6 @@ def latency_tables(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def short_table(records: Sequence[Record]) -> str:
-    """mAP and milliseconds of the first conditions, a row a point, fast ones first."""
-    group = [a for a in axes(records) if _conditions(a) == _conditions(axes(records)[0])]
-    columns = [_column(records, axis) for axis in group]
-    groups = runs_by_point(records)
-    rows = []
-    for key in sorted(columns[0][0], key=lambda key: columns[0][0][key].latency.ms):
-        runs = groups[key]
-        row = [f"`{key[0]}`", STYLES[runs[0].family].title, str(key[1]), str(len(runs))]
-        row += [_spread([r.metrics["mAP"] for r in runs]), *(_cell(c, key) for c in columns)]
-        rows.append([*row, f"{runs[0].parameters / 1e6:.2f}", f"{runs[0].macs / 1e9:.3f}"])
-    header = [
-        "backbone",
-        "family",
-        "px",
-        "seeds",
-        "mAP",
-        *(f"{a.scope.label}, ms" for a in group),
-    ]
-    table = markdown_table([*header, "parameters (M)", "GMACs"], rows)
-    return f"{_caption(group[0], columns)}\n\n{table}"
-
-
 def front_table(records: Sequence[Record], metric: str = "mAP") -> str:
     """A row an axis and family: the front's members and its hypervolume."""
     rows = []

@@ -74,7 +74,7 @@ def test_the_csv_is_what_the_records_say(results, tmp_path):
 def test_a_suite_that_is_not_timed_yet_is_reported(tmp_path):
     records = runs(Candidate("prunet_demo", "prunet", 128), [0.3, 0.4], 9.0, latencies=())
     save(tmp_path / "young", records)
-    text = publish.full(tmp_path) + publish.summary(tmp_path)
+    text = publish.full(tmp_path)
     assert "0.350 \u00b1 0.071" in text and "no latency yet" in text
     publish.figures(tmp_path)
     (tmp_path / "points.csv").write_text(tables.points_csv(records, {}))
@@ -89,12 +89,12 @@ def test_nothing_to_report_is_refused(results):
 
 
 def test_published_parts_are_there_with_and_without_records(results, tmp_path):
-    assert publish.summary(tmp_path) == publish.full(tmp_path) == "No records yet.\n"
+    assert publish.full(tmp_path) == "No records yet.\n"
     assert list(publish.figures(tmp_path)) == ["published.svg"] and not publish.csv_files(tmp_path)
     assert list(publish.suites(results)) == ["small"]
-    text = publish.summary(results)
+    text = publish.full(results)
     assert "](docs/benchmark/small_pareto.svg)" in text
-    linked = re.findall(r"\]\(docs/benchmark/([^)]+)\)", text + publish.full(results))
+    linked = re.findall(r"\]\(docs/benchmark/([^)]+)\)", text)
     figures, again = (publish.figures(results) for _ in range(2))
     assert {*linked, "published.svg"} == {*figures, *publish.csv_files(results)}
     for name, (draw, *data) in figures.items():
@@ -104,7 +104,7 @@ def test_published_parts_are_there_with_and_without_records(results, tmp_path):
 
 def test_verdicts_follow_the_records(tmp_path):
     save(tmp_path / "a", suite(3, timed=Timed(scopes=("e2e",))))
-    assert "PruNet needs 0.58 of GPUNet's latency" in publish.summary(tmp_path)
+    assert "PruNet needs 0.58 of GPUNet's latency" in publish.full(tmp_path)
     records = suite(3, timed=Timed(scopes=("e2e",)))
     slower = [
         r if r.family == "prunet" else s for r, s in zip(records, swapped(records), strict=True)
