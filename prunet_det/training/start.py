@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from prunet_det.training.records import read_classes
 from prunet_det.utils.io import file_digest
 from prunet_det.utils.package import relative_path
+from prunet_det.zoo.imagenet import IMAGENET, imagenet_file
 from prunet_det.zoo.weights import (
     check_backbone,
     check_finite,
@@ -38,7 +40,8 @@ class Start:
     Args:
         model: The detector or classifier that is to be trained.
         cfg: Its config.
-        path: Weights of a detector with any classes, or of a classifier; see `read_state_dict`.
+        path: Weights of a detector with any classes, or of a classifier, see `read_state_dict`; or
+            `imagenet`, see `imagenet_file`.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -49,11 +52,12 @@ class Start:
     def __init__(
         self, model: nn.Module, cfg: Mapping[str, Any], path: str | os.PathLike[str]
     ) -> None:
-        self._model, self._path = model, path
         network = _network(model)
+        self._model, self._path = model, path
+        self._file = imagenet_file(network) if os.fspath(path) == IMAGENET else Path(path)
         prefix = next(f"{name}." for name, m in model.named_modules() if m is network)
         names = set(model.state_dict())
-        state = strip_prefixes(read_state_dict(path), names)
+        state = strip_prefixes(read_state_dict(self._file), names)
         if not names & state.keys():  # of a classifier
             bare = read_network_weights(network, path)
             state = {prefix + name: tensor for name, tensor in bare.items()}
@@ -94,7 +98,7 @@ class Start:
                 kept = True
         record = {
             "file": relative_path(self._path),
-            "digest": file_digest(self._path),
+            "digest": file_digest(self._file),
             "loaded": len(target) - len(left),
             "tensors": len(target),
             "initialised": left,

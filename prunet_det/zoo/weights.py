@@ -18,6 +18,7 @@ from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path
+from prunet_det.zoo.imagenet import IMAGENET, imagenet_file, name_as_timm
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
 # Keys under which training frameworks save the tensors, averaged ones first, and then in timm's
@@ -343,7 +344,7 @@ def read_network_weights(
 
     Args:
         network: An ArchNet or any timm model, without a feature extractor around it.
-        path: Checkpoint, see `read_state_dict`.
+        path: Checkpoint, see `read_state_dict`; or `imagenet`, see `imagenet_file`.
 
     Returns:
         Tensors by name; whether they fit is not checked.
@@ -351,7 +352,10 @@ def read_network_weights(
     Raises:
         MissingFileError: If there is no such file.
         CheckpointError: If it cannot be read, or is a GPUNet's that is another network.
+        MissingPackageError: If the package of the ImageNet weights is not installed.
     """
+    if os.fspath(path) == IMAGENET:
+        return name_as_timm(network, read_state_dict(imagenet_file(network)))
     try:
         return checkpoint_filter_fn(read_state_dict(path), network)
     except ReleasedNameError as e:
@@ -408,7 +412,8 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
 
     Args:
         model: An ArchNet, timm's feature extractor around one, or any timm model.
-        path: Checkpoint of a classifier or a detector, see `read_state_dict`.
+        path: Checkpoint of a classifier or a detector, see `read_state_dict`; or `imagenet`, for
+            the weights of a package of the extra of that name, see `imagenet_file`.
 
     Returns:
         The number of tensors that were loaded.

@@ -174,6 +174,21 @@ def test_timms_classifier_starts_timms_backbone(tmp_path):
     check(before, after, record, source, [k for k in after if k not in backbone])
 
 
+def test_imagenet_weights_of_a_package(tmp_path, monkeypatch):
+    name = "tf_efficientnet_lite0"
+    source = timm.create_model(name).state_dict()
+    torch.save(source, tmp_path / "lite.pth")
+    for module in ("prunet_det.training.start", "prunet_det.zoo.weights"):
+        monkeypatch.setattr(f"{module}.imagenet_file", lambda network: tmp_path / "lite.pth")
+    cfg = detector_cfg(3)
+    cfg["backbone"] = dict(type="TimmBackbone", name=name, out_strides=[8, 16, 32])
+    before, after, record = start(cfg, "imagenet", LETTERS)
+    backbone = [k for k in after if k.startswith("backbone.")]
+    source = {f"backbone.net.model.{k}": v for k, v in source.items()}
+    check(before, after, record, source, [k for k in after if k not in backbone])
+    assert record["file"] == "imagenet" and len(record["digest"]) == 16
+
+
 def test_classifiers_and_what_mmengine_saves(tmp_path):
     """The history of losses that lies beside the tensors is not unpickled."""
     cfg = dict(type="Classifier", arch=TINY.to_dict(), num_classes=3)
