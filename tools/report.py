@@ -178,6 +178,29 @@ def classifiers() -> str:
     return trained(paths, {"top1": "top-1", "top5": "top-5"}, ".1f")
 
 
+def finetuned() -> str:
+    """Detectors of the ten capitals, 200 training images, from other weights or from none."""
+    rows = []
+    for path, record in read_records(sorted((RESULTS / "finetune").glob("*.json"))):
+        training = record["training"]
+        start = training.get("started_from")
+        came = f"{start['loaded']} of {start['tensors']} tensors" if start else "none"
+        rows.append(
+            [
+                f"`{record['config']}`",
+                f"[{path.stem}]({path.relative_to(ROOT)})",
+                f"`{start['file']}`" if start else "random weights",
+                came,
+                str(training["iterations"]),
+                f"{training['minutes']:.1f}",
+                f"**{record['metrics']['bbox_mAP']:.3f}**",
+                f"{record['metrics']['bbox_mAP_50']:.3f}",
+            ]
+        )
+    header = ["config", "record", "from", "came along", "iterations", "minutes", "mAP", "AP50"]
+    return markdown_table(header, rows)
+
+
 def calibration() -> str:
     """Errors of the devices' constants, as calibration noted them."""
     rows = []
@@ -292,6 +315,7 @@ TABLES = {
     "zoo": zoo,
     "digits": digits,
     "classifiers": classifiers,
+    "finetuned": finetuned,
     "calibration": calibration,
     "predictions": predictions,
     "measured": measured,

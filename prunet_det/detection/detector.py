@@ -13,6 +13,7 @@ from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.utils.errors import InputError
 
@@ -30,6 +31,8 @@ class OneStageDetector(SingleStageDetector):
         neck: Config of the neck.
         bbox_head: Config of the head.
         channels_last: Run the network in channels-last memory format.
+        norm_eval: Keep the batch norms of neck and head in eval mode during training, for batches
+            too small to normalise by; those of the backbone have a `norm_eval` of their own.
         train_cfg: MMDetection's training config; passed on to the head.
         test_cfg: MMDetection's test config; passed on to the head.
         data_preprocessor: Config of MMDetection's data preprocessor. DetDataPreprocessor is built
@@ -48,6 +51,7 @@ class OneStageDetector(SingleStageDetector):
         bbox_head: Mapping[str, Any],
         *,
         channels_last: bool = False,
+        norm_eval: bool = False,
         train_cfg: Mapping[str, Any] | None = None,
         test_cfg: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
@@ -70,9 +74,19 @@ class OneStageDetector(SingleStageDetector):
         self.bbox_head = MODELS.build({**head, "train_cfg": train_cfg, "test_cfg": test_cfg})
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
+        self.norm_eval = norm_eval
         self.channels_last = channels_last
         if channels_last:
             self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> OneStageDetector:
+        """Sets the training mode, except that norms stay in eval mode with `norm_eval`."""
+        super().train(mode)
+        if mode and self.norm_eval:
+            for module in (*self.neck.modules(), *self.bbox_head.modules()):
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def extract_feat(self, batch_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Computes the neck's maps, finest first, of images, (N, 3, H, W)."""

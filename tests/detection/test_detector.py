@@ -163,3 +163,15 @@ def test_boxes_are_clipped_and_unknown_test_settings_refused():
     assert torch.allclose(found.bboxes, torch.tensor([[0.0, 30.0, 60.0, 128.0]]), atol=1e-3)
     with pytest.raises(ValueError, match="test_cfg has no 'nms'"):
         EfficientDetHead(3, 8, (8,), test_cfg=dict(nms=0.5))
+
+
+def test_frozen_norms_keep_their_statistics():
+    """Those of neck and head by the detector's norm_eval, the backbone's by its own."""
+    model = MODELS.build({**detector_cfg(), "norm_eval": True}).train()
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    before = {n: m.running_mean.clone() for n, m in norms.items()}
+    inputs, samples = batch()
+    sum(model.loss(inputs, samples).values()).backward()
+    moved = {n for n, m in norms.items() if not torch.equal(m.running_mean, before[n])}
+    assert moved == {n for n in norms if n.startswith("backbone.")} != set()
+    assert all(m.weight.grad is not None for m in norms.values()), "their weights are trained"
