@@ -7,9 +7,10 @@
         --cfg-options model.bbox_head.num_classes=3
 
 A folder holds annotations/train.json and val.json in COCO's format, and the images in train/ and
-val/. 400 iterations of 8 images are 16 epochs of 200 images; more images want
-more of them (`--max-iters`). The backbone's norms are frozen. Where batches have less than 4 images, freeze those of neck
-and head too (`model.norm_eval=True`), unless they start from random weights, as from a classifier.
+val/. 400 iterations of 8 images are 16 epochs of 200 images; more images want more of them
+(`--max-iters`). The backbone's norms are frozen. Where batches have less than 4 images, freeze
+those of neck and head too (`model.norm_eval=True`), unless they start from random weights, as from
+a classifier.
 """
 
 _base_ = ["prunet_effdet.py"]
