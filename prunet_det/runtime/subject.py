@@ -203,14 +203,13 @@ def _from_network(
     input_size: int | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Subject:
-    from prunet_det.zoo import load_backbone_weights
     from prunet_det.zoo.models import resolve_spec
 
     if is_ours(name):
         return _from_spec(resolve_spec(name), scope, input_size, checkpoint)
     module, size = timm_network(name, scope)
     if checkpoint is not None:
-        logger.info("%s", load_backbone_weights(module, checkpoint))
+        _load(module, scope, checkpoint)
     return Subject(
         name=name,
         scope=scope,
@@ -236,7 +235,9 @@ def _from_spec(
         deepest = None if strides[-1] >= MIN_STRIDE else [-1]
         indices = choose_indices(strides, None, deepest, spec.name)
         options = dict(features_only=True, out_indices=indices, padding="same")
-    module = create(spec, checkpoint, **options)
+    module = create(spec, **options)
+    if checkpoint is not None:
+        _load(module, scope, checkpoint)
     return Subject(
         name=spec.name,
         scope=scope,
@@ -244,6 +245,15 @@ def _from_spec(
         input_size=size,
         output_names=_names(module),
     )
+
+
+def _load(network: nn.Module, scope: Scope, checkpoint: str | os.PathLike[str]) -> None:
+    """Loads a network's weights; of a classifier all of them, or it would answer at random."""
+    from prunet_det.zoo.weights import load_backbone_weights, load_classifier_weights
+
+    whole = scope is Scope.CLASSIFIER
+    load = load_classifier_weights if whole else load_backbone_weights
+    logger.info("%s", load(network, checkpoint))
 
 
 def _names(network: Any) -> tuple[str, ...]:

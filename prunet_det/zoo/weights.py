@@ -434,3 +434,36 @@ def load_backbone_weights(model: nn.Module, path: str | os.PathLike[str]) -> Loa
             tensors[key].copy_(state[key])
     head_loaded = bool(head) and len(head_fits) == len(head)
     return LoadReport(len(backbone), len(backbone), head_loaded, str(path))
+
+
+def load_classifier_weights(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
+    """Loads all weights of a classifier, which gets as many classes as the checkpoint has.
+
+    Args:
+        model: An ArchNet or any timm model, with a classifier.
+        path: Checkpoint of a classifier, see `read_state_dict`.
+
+    Returns:
+        The number of tensors that were loaded.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CheckpointError: As `load_backbone_weights` does, and if a tensor of the classifier or of
+            the convolutions before it is missing or of another shape.
+    """
+    network: Any = model
+    state = read_network_weights(network, path)
+    rows = [state[f"{p}weight"] for p in _classifier_prefixes(network) if f"{p}weight" in state]
+    if rows and len(rows[0]) != network.num_classes:
+        network.reset_classifier(len(rows[0]))
+    report = load_backbone_weights(network, path)
+    if not report.head_loaded:
+        tensors = network.state_dict()
+        _, head = check_backbone(network, state, str(path))
+        lacking = [k for k in head if k not in state or state[k].shape != tensors[k].shape]
+        first = f", such as {lacking[0]}" if lacking else ""
+        raise CheckpointError(
+            f"{path} lacks {len(lacking)} of the classifier's {len(head)} tensors{first}: it is of "
+            "a backbone or a detector. Give a classifier's weights, or take the backbone alone."
+        )
+    return report

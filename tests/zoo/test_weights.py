@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 import prunet_det
-from prunet_det.zoo.weights import CheckpointError, load_all_weights, load_backbone_weights
+from prunet_det.zoo.weights import (
+    CheckpointError,
+    load_all_weights,
+    load_backbone_weights,
+    load_classifier_weights,
+)
 
 
 @pytest.fixture
@@ -43,6 +48,26 @@ def test_other_class_count(trained):
     report = load_backbone_weights(loaded, path)
     assert not report.head_loaded and report.loaded == report.total
     assert same_backbone(model.state_dict(), loaded.state_dict())
+
+
+def test_a_classifier_is_loaded_whole_or_not_at_all(trained, tmp_path):
+    """With the checkpoint's classes, whatever their number."""
+    model, path = trained
+    loaded = prunet_det.create("prunet_demo")
+    assert load_classifier_weights(loaded, path).head_loaded and loaded.num_classes == 4
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+    theirs, mine = (timm.create_model("resnet10t", num_classes=n) for n in (7, 1000))
+    save_file(theirs.state_dict(), tmp_path / "resnet.safetensors")
+    load_classifier_weights(mine, tmp_path / "resnet.safetensors")
+    assert torch.equal(mine.fc.weight, theirs.fc.weight)
+    part = tmp_path / "part.safetensors"
+    for head in (("classifier.",), ("classifier.", "conv_head.")):
+        backbone = {k: v for k, v in model.state_dict().items() if not k.startswith(head)}
+        save_file(backbone, part)
+        lacking = len(model.state_dict()) - len(backbone)
+        sentence = rf"lacks {lacking} of the classifier's \d+ tensors, such as {head[-1]}"
+        with pytest.raises(CheckpointError, match=sentence):
+            load_classifier_weights(prunet_det.create("prunet_demo"), part)
 
 
 def test_into_features(trained):
