@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -11,6 +16,10 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from prunet_det.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @HOOKS.register_module()
@@ -51,3 +60,45 @@ def use_safe_hook(cfg: Config) -> None:
     hook = (cfg.get("default_hooks") or {}).get("checkpoint")
     if hook and hook.get("type") == "CheckpointHook":
         hook.type = "SafeCheckpointHook"
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Says whether a file is what torch.save writes, to its last byte."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            return any(n.endswith("data.pkl") for n in names) and archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def newest_checkpoint(work_dir: str | os.PathLike[str]) -> str | None:
+    """Finds the newest whole checkpoint of a training, and names damaged ones that are newer.
+
+    Args:
+        work_dir: Folder of the training.
+
+    Returns:
+        Its path, or None if the folder holds no checkpoint.
+
+    Raises:
+        UserError: If all that it holds are damaged.
+    """
+    folder = Path(work_dir)
+    matches = [(re.fullmatch(r"(?:iter|epoch)_(\d+)", p.stem), p) for p in folder.glob("*.pth")]
+    paths = [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
+    with contextlib.suppress(OSError):  # the pointer that mmengine writes last
+        last = Path((folder / "last_checkpoint").read_text(encoding="utf-8").strip())
+        if not last.is_file():  # the folder was moved
+            last = folder / last.name
+        if last.is_file():
+            paths = [p for p in paths if p.name != last.name] + [last]
+    for path in reversed(paths):
+        if is_whole(path):
+            return str(path)
+        logger.warning("%s is truncated; an older checkpoint is looked for.", path)
+    if paths:
+        raise UserError(
+            f"no checkpoint in {work_dir} is whole; leave out --resume to start the training anew."
+        )
+    return None

@@ -18,10 +18,11 @@ from mmengine.runner import BaseLoop, Runner
 from prunet_det.training.divergence import check_scalars, check_weights
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.records import TRAINING_FILE, read_training
+from prunet_det.training.resume import check_resumed, describe_training, say_if_finished
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import write_json
-from prunet_det.zoo.weights import CheckpointError, check_fit, save_safetensors
+from prunet_det.zoo.weights import save_safetensors
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -79,18 +80,6 @@ def _abbreviate(names: tuple[str, ...]) -> str:
     return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
 
 
-def _teacher(runner: Runner) -> str | None:
-    """Returns the name of a classifier's teacher, or None."""
-    return (runner.cfg.get("model", {}).get("teacher") or {}).get("name")
-
-
-def _precision(runner: Runner) -> str:
-    """Returns the type that is trained in; a scale of the loss is kept for float16 alone."""
-    wrapper = runner.cfg.get("optim_wrapper") or {}
-    amp = wrapper.get("type") == "AmpOptimWrapper"
-    return str(wrapper.get("dtype") or "float16") if amp else "float32"
-
-
 @HOOKS.register_module()
 class RecordHook(Hook):
     """Writes weights.safetensors and train.json with every checkpoint, and checks a resumed one.
@@ -107,6 +96,8 @@ class RecordHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Stores the start of the training: iteration, time, commit and machine."""
         self._first_iter = runner.iter
+        if self._first_iter:
+            say_if_finished(runner)
         self._started = time.time()
         self._environment = environment()
         metainfo = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
@@ -134,13 +125,13 @@ class RecordHook(Hook):
 
         Args:
             runner: Runner of the training.
-            checkpoint: Content of the checkpoint; teacher's name and precision are added to it.
+            checkpoint: Content of the checkpoint; what `check_resumed` compares is added to it.
 
         Raises:
             DivergedError: If the weights are not finite.
         """
         check_weights(runner, checkpoint)
-        checkpoint["meta"].update(teacher=_teacher(runner), precision=_precision(runner))
+        checkpoint["meta"].update(describe_training(runner))
         save_safetensors(checkpoint["state_dict"], Path(runner.work_dir) / WEIGHTS_FILE)
         self._write_record(runner, checkpoint["meta"]["iter"])
 
@@ -157,32 +148,9 @@ class RecordHook(Hook):
             checkpoint: Content of the checkpoint.
 
         Raises:
-            CheckpointError: If model, schedule, teacher or precision differ.
+            CheckpointError: See `check_resumed`.
         """
-        check_fit(unwrap_model(runner).state_dict(), checkpoint["state_dict"], "the checkpoint")
-        if not runner._resume:
-            return
-        before, now = checkpoint["meta"].get("teacher"), _teacher(runner)
-        if before != now:
-            raise CheckpointError(
-                f"the checkpoint was trained with the teacher {before}, this run has {now}; resume "
-                "with the same --teacher."
-            )
-        before, now = checkpoint["meta"].get("precision"), _precision(runner)
-        if before not in (None, now):  # None: of a checkpoint from before this was noted
-            raise CheckpointError(
-                f"the checkpoint was trained in {before}, this run is in {now}; resume with the "
-                "same --amp and --amp-dtype."
-            )
-        schedulers = runner.param_schedulers or []
-        if isinstance(schedulers, list):
-            for now, saved in zip(schedulers, checkpoint.get("param_schedulers", []), strict=False):
-                for key in ("begin", "end", "T_max"):
-                    if key in saved and saved[key] != getattr(now, key, saved[key]):
-                        raise CheckpointError(
-                            f"the checkpoint's schedule has {key} {saved[key]}, the config "
-                            f"{getattr(now, key)}; resume with the length that it was started with."
-                        )
+        check_resumed(runner, checkpoint)
 
 
 @HOOKS.register_module()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from prunet_det.training.checkpoints import use_safe_hook
+from prunet_det.training.checkpoints import is_whole, newest_checkpoint, use_safe_hook
 from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
@@ -160,19 +159,24 @@ def set_resume(cfg: Config, resume: str | None, start: str | None = None) -> Non
 
     Args:
         cfg: Config; changed in place.
-        resume: Path of a checkpoint, `auto` for the newest one in the work dir, or None.
+        resume: Path of a checkpoint, `auto` for the newest whole one in the work dir, if any, or
+            None for what the config says.
         start: Weights to start from, see `Start`; None for the config's `load_from`. Where there
             is something to resume, they are not read.
 
     Raises:
         UserError: If there is no such checkpoint, or it is damaged.
     """
+    if resume is None and cfg.get("resume"):
+        resume, cfg.load_from = cfg.get("load_from") or "auto", None
     start = start or cfg.get("load_from")
     if resume == "auto":
-        resume = find_latest_checkpoint(cfg.work_dir)
+        resume = newest_checkpoint(cfg.work_dir)
+        if resume is None:
+            logger.info("%s holds no checkpoint; the training starts afresh.", cfg.work_dir)
     elif resume is not None:
         require_file(resume, "checkpoint")
-        if not zipfile.is_zipfile(resume):  # the container that torch.save writes
+        if not is_whole(resume):
             raise UserError(f"{resume} is truncated or no checkpoint that training wrote.")
     if resume and start:
         logger.info("resumed from %s; %s is not read", resume, start)
@@ -366,7 +370,7 @@ def lr_factor(cfg: Config, world_size: int) -> float:
         cfg: Config of the training, with `auto_scale_lr.base_batch_size`.
         world_size: Number of processes.
     """
-    ratio = _images_per_step(cfg, world_size) / cfg.auto_scale_lr.base_batch_size
+    ratio = images_per_step(cfg, world_size) / cfg.auto_scale_lr.base_batch_size
     return float(ratio if _scales_linearly(cfg) else ratio**0.5)
 
 
@@ -374,7 +378,8 @@ def _scales_linearly(cfg: Config) -> bool:
     return bool(cfg.optim_wrapper.optimizer.type == "SGD")
 
 
-def _images_per_step(cfg: Config, world_size: int) -> int:
+def images_per_step(cfg: Config, world_size: int) -> int:
+    """Returns the images of an optimizer step: of all processes, and of accumulated iterations."""
     accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
     return int(cfg.train_dataloader.batch_size * world_size * accumulated)
 
@@ -386,7 +391,7 @@ def effective_batch(cfg: Config, world_size: int) -> str:
         cfg: Config of the training.
         world_size: Number of processes.
     """
-    total, lr = _images_per_step(cfg, world_size), cfg.optim_wrapper.optimizer.lr
+    total, lr = images_per_step(cfg, world_size), cfg.optim_wrapper.optimizer.lr
     line = (
         f"effective batch {total} = {cfg.train_dataloader.batch_size} images x {world_size} "
         f"processes x {cfg.optim_wrapper.get('accumulative_counts', 1)} accumulated, "

@@ -217,7 +217,7 @@ def test_a_training_is_resumed_with_its_schedule():
     checkpoint = {"state_dict": model.state_dict(), "meta": {}, "param_schedulers": [saved]}
     RecordHook().after_load_checkpoint(runner, checkpoint)
     saved["T_max"] = 30
-    with pytest.raises(CheckpointError, match="T_max 30, the config 60; resume with the length"):
+    with pytest.raises(CheckpointError, match="T_max 30, this run's 60; resume with what"):
         RecordHook().after_load_checkpoint(runner, checkpoint)
 
 
@@ -287,6 +287,28 @@ def test_what_cannot_be_resumed(cfg, tmp_path):
     (tmp_path / "iter_9.pth").write_bytes(b"half of a file")
     with pytest.raises(UserError, match="is truncated or no checkpoint"):
         launch.set_resume(cfg, tmp_path / "iter_9.pth")
+    cfg.work_dir = str(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint in .* is whole; leave out --resume"):
+        launch.set_resume(cfg, "auto")
+
+
+def test_the_newest_whole_checkpoint_is_resumed(cfg, tmp_path, caplog):
+    caplog.set_level("INFO")
+    cfg.work_dir = str(tmp_path)
+    launch.set_resume(cfg, "auto")
+    assert not cfg.resume and "holds no checkpoint; the training starts afresh" in caplog.text
+    for number in (8, 10, 9):
+        torch.save({"meta": {}}, tmp_path / f"iter_{number}.pth")
+    launch.set_resume(cfg, "auto")
+    assert cfg.resume and cfg.load_from == str(tmp_path / "iter_10.pth")
+    (tmp_path / "last_checkpoint").write_text("/moved/iter_9.pth")
+    launch.set_resume(cfg, "auto")
+    assert cfg.load_from == str(tmp_path / "iter_9.pth")
+    with open(tmp_path / "iter_9.pth", "r+b") as file:
+        file.truncate(200)
+    launch.set_resume(cfg, "auto")
+    assert cfg.load_from == str(tmp_path / "iter_10.pth")
+    assert "iter_9.pth is truncated" in caplog.text
 
 
 def test_what_is_there_to_resume_is_resumed_and_else_the_start_is_taken(cfg, tmp_path):
@@ -297,9 +319,13 @@ def test_what_is_there_to_resume_is_resumed_and_else_the_start_is_taken(cfg, tmp
     cfg.load_from = "in_the_config.safetensors"
     launch.set_resume(cfg, None)
     assert not cfg.resume and cfg.load_from == "in_the_config.safetensors"
+    torch.save({"meta": {}}, tmp_path / "iter_9.pth")
     (tmp_path / "last_checkpoint").write_text("iter_9.pth")
     launch.set_resume(cfg, "auto", "w.safetensors")
-    assert cfg.resume and cfg.load_from == "iter_9.pth"
+    assert cfg.resume and cfg.load_from == str(tmp_path / "iter_9.pth")
+    cfg.load_from, cfg.resume = None, True  # by the config
+    launch.set_resume(cfg, None)
+    assert cfg.resume and cfg.load_from == str(tmp_path / "iter_9.pth")
 
 
 def test_another_model_is_not_resumed():
