@@ -15,7 +15,7 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from prunet_det.detection.anchors import AnchorGrid, encode_boxes, match_anchors, pad_boxes
 from prunet_det.detection.bifpn import NORM_CFG, ConvOptions, separable_conv
@@ -263,25 +263,88 @@ class EfficientDetHead(BaseDenseHead):
             `bboxes` (x1, y1, x2, y2), `scores` and `labels` of each image, best first.
         """
         cfg = {**self.test_cfg, **(cfg or {})}
-        logits = self._flatten(cls_scores, self.num_classes)
-        deltas = self._flatten(bbox_preds, 4)
-        anchors = self._anchors(cls_scores)
+        candidates = self.candidates(cls_scores, bbox_preds, int(cfg["max_points"]))
         results = []
-        for i, meta in enumerate(batch_img_metas or []):
-            flat = logits[i].flatten()
-            best, pairs = flat.topk(min(int(cfg["max_points"]), len(flat)))
-            scores = best.sigmoid()
-            keep = scores > cfg["score_thr"]
-            scores, pairs = scores[keep], pairs[keep]
-            rows, classes = pairs // self.num_classes, pairs % self.num_classes
-            boxes = self.coder.decode(anchors[rows], deltas[i][rows], max_shape=meta["img_shape"])
+        for *found, meta in zip(*candidates, batch_img_metas or [], strict=False):
+            keep = found[1] > cfg["score_thr"]
+            boxes, scores, classes = (t[keep] for t in found)
             if with_nms:
                 kept = batched_nms(boxes, scores, classes, cfg["nms_iou"])[: cfg["max_per_img"]]
                 boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+            boxes = clip_boxes_to_image(boxes, meta["img_shape"][:2])
             if rescale:
                 boxes = boxes / boxes.new_tensor(meta["scale_factor"]).repeat(2)
             results.append(InstanceData(bboxes=boxes, scores=scores, labels=classes))
         return results
+
+    def candidates(
+        self, cls_scores: list[torch.Tensor], bbox_preds: list[torch.Tensor], max_points: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Selects the box-class pairs of the highest scores, over all levels.
+
+        Args:
+            cls_scores: Logits of each level, (N, anchors * num_classes, H_i, W_i).
+            bbox_preds: Deltas of each level, (N, anchors * 4, H_i, W_i).
+            max_points: Number P of pairs, at most all.
+
+        Returns:
+            Boxes (x1, y1, x2, y2), (N, P, 4), scores and labels, (N, P), best first; of equal
+            scores, the anchor that comes first. Boxes are clipped to what the maps cover, which
+            includes an image's padding, so that NMS compares the same boxes wherever the image
+            ends.
+        """
+        best, pairs = topk(self._flatten(cls_scores, self.num_classes).flatten(1), max_points)
+        rows, labels = pairs // self.num_classes, pairs % self.num_classes
+        deltas = self._flatten(bbox_preds, 4).gather(1, rows[..., None].expand(-1, -1, 4))
+        boxes = self._decode(self._anchors(cls_scores)[rows], deltas, cls_scores[0])
+        return boxes, best.sigmoid(), labels
+
+    def all_boxes(
+        self, cls_scores: list[torch.Tensor], bbox_preds: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decodes every anchor, for a runtime that selects itself.
+
+        Args:
+            cls_scores: Logits of each level, (N, anchors * num_classes, H_i, W_i).
+            bbox_preds: Deltas of each level, (N, anchors * 4, H_i, W_i).
+
+        Returns:
+            Boxes (x1, y1, x2, y2), (N, A, 4), clipped as `candidates` are, and scores, (N, A,
+            num_classes).
+        """
+        deltas = self._flatten(bbox_preds, 4)
+        anchors = self._anchors(cls_scores).expand_as(deltas)
+        boxes = self._decode(anchors, deltas, cls_scores[0])
+        return boxes, self._flatten(cls_scores, self.num_classes).sigmoid()
+
+    def _decode(
+        self, anchors: torch.Tensor, deltas: torch.Tensor, finest: torch.Tensor
+    ) -> torch.Tensor:
+        """Applies deltas, (N, P, 4), to anchors, and clips to what the finest map covers."""
+        height, width = (side * self.grid.strides[0] for side in finest.shape[-2:])
+        boxes = self.coder.decode(
+            anchors.reshape(-1, 4), deltas.reshape(-1, 4), max_shape=(height, width)
+        )
+        return boxes.view_as(deltas)
+
+
+def topk(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Finds the highest values of each row; of equal ones the first comes first, as in ONNX.
+
+    Args:
+        values: (N, M).
+        count: Number P of values, at most all.
+
+    Returns:
+        Values, highest first, and their indices, (N, P) each.
+    """
+    count = min(count, values.shape[1])
+    if torch.compiler.is_exporting():
+        return values.topk(count)
+    _, index = values.topk(count, sorted=False)  # in whatever order equal ones come
+    index, _ = index.sort(dim=1)
+    best, order = values.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return best, index.gather(1, order)
 
 
 def focal_loss_sum(
