@@ -21,6 +21,7 @@ from torch import nn
 from prunet_det.runtime.fold import export_error, folded_module, inference_graph
 from prunet_det.runtime.outputs import Reference
 from prunet_det.runtime.program import PRECISIONS, Program, RuntimeMissingError
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -32,45 +33,77 @@ NEEDS = "ONNX needs the extra: pip install 'prunet_det[onnx]' (onnx, onnxscript,
 def onnx_bytes(
     module: nn.Module,
     example: torch.Tensor,
-    precision: str = "fp32",
+    precision: str | None = "fp32",
     output_names: Sequence[str] | None = None,
     dynamic_batch: bool = False,
+    *,
+    opset: int | None = None,
+    **options: Any,
 ) -> bytes:
     """Returns a network as the content of an ONNX file, batch norms folded.
 
     Args:
         module: The network; not changed.
         example: An input, (N, C, H, W) in float32 on the CPU.
-        precision: `fp32` or `fp16`, of weights, activations, input and outputs.
+        precision: `fp32` or `fp16`, of weights, activations, input and outputs; None leaves the
+            network and the example as they are.
         output_names: Names of the outputs, in their order; chosen by the exporter by default.
         dynamic_batch: Whether N is free; `example` then needs N >= 2.
+        opset: Version of ONNX's operators; the exporter's own by default.
+        **options: Options of torch.onnx.export, such as `input_names`.
 
     Raises:
         RuntimeMissingError: If onnx or onnxscript is not installed.
-        InputError: If the network cannot be exported; the sentence names the operator.
+        InputError: If the network cannot be exported, the sentence names the operator, or not in
+            this opset.
     """
     _require_onnx()
-    graph = inference_graph(module, example, dynamic_batch).to(PRECISIONS[precision])
-    example = example.to(PRECISIONS[precision])
+    if opset is not None:
+        _require_opset(opset)
+        options["opset_version"] = opset
+    graph = inference_graph(module, example, dynamic_batch)
+    if precision is not None:
+        graph, example = graph.to(PRECISIONS[precision]), example.to(PRECISIONS[precision])
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     try:
         with _translations():
-            return _exported(
+            content = _exported(
                 graph,
                 example,
                 dynamo=True,
                 external_data=False,
                 output_names=output_names,
                 dynamic_shapes=shapes,
+                **options,
             )
     except Exception as e:  # the exporter raises whatever an operator's translation raises
         raise export_error(module, e) from e
+    if opset is not None:
+        _require_opset(opset, content)
+    return content
+
+
+def _require_opset(opset: int, content: bytes | None = None) -> None:
+    """Refuses an opset that ONNX does not have, or that the content of a file is not in."""
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= newest:
+        raise InputError(f"the opset must lie in 1..{newest}, got {opset}.")
+    if content is not None:
+        domains = {d.domain: d.version for d in onnx.load_from_string(content).opset_import}
+        if domains[""] != opset:
+            raise InputError(
+                f"PyTorch cannot write this network in opset {opset}, but in {domains['']}; give "
+                "that or a later one."
+            )
 
 
 def _exported(graph: nn.Module, example: torch.Tensor, **options: Any) -> bytes:
+    options = {"input_names": [INPUT], "verbose": False, **options}
     with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
         path = Path(folder) / "network.onnx"
-        torch.onnx.export(graph, (example,), path, verbose=False, input_names=[INPUT], **options)
+        torch.onnx.export(graph, (example,), path, **options)
         return path.read_bytes()
 
 
@@ -157,6 +190,7 @@ def export_onnx(
     batch: int | None = 1,
     precision: str = "fp32",
     output_names: Sequence[str] | None = None,
+    **options: Any,
 ) -> float:
     """Writes an ONNX file after ONNX Runtime has reproduced the network's own outputs with it.
 
@@ -167,6 +201,7 @@ def export_onnx(
         batch: Images at once; None leaves it free, which is checked at 1 and 3.
         precision: `fp32` or `fp16`, of weights, activations, input and outputs.
         output_names: Names of the outputs, in their order; chosen by the exporter by default.
+        **options: Further ones of `onnx_bytes`, such as `opset`.
 
     Returns:
         The largest relative L2 error of an output against eager FP32.
@@ -177,7 +212,7 @@ def export_onnx(
     """
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(batch or 2, *shape, generator=generator)
-    content = onnx_bytes(module, example, precision, output_names, batch is None)
+    content = onnx_bytes(module, example, precision, output_names, batch is None, **options)
     session = open_session(content)
     worst = 0.0
     for count in (1, 3) if batch is None else (batch,):
@@ -192,7 +227,11 @@ def export_onnx(
 
 
 def trtexec_command(
-    path: str | os.PathLike[str], shape: tuple[int, int, int], batch: int | None, precision: str
+    path: str | os.PathLike[str],
+    shape: tuple[int, int, int],
+    batch: int | None,
+    precision: str,
+    name: str = INPUT,
 ) -> str:
     """Returns the command that builds and times a TensorRT engine from an exported file.
 
@@ -201,12 +240,13 @@ def trtexec_command(
         shape: Channels, height and width of the images.
         batch: Images at once; None where the file leaves it free.
         precision: `fp32` or `fp16`.
+        name: Name of the input.
     """
     parts = [f"trtexec --onnx={os.fspath(path)}"]
     if batch is None:
         size = "x".join(map(str, shape))
-        parts.append(f"--minShapes={INPUT}:1x{size} --optShapes={INPUT}:1x{size}")
-        parts.append(f"--maxShapes={INPUT}:8x{size} --shapes={INPUT}:1x{size}")
+        parts.append(f"--minShapes={name}:1x{size} --optShapes={name}:1x{size}")
+        parts.append(f"--maxShapes={name}:8x{size} --shapes={name}:1x{size}")
     if precision == "fp16":
         parts.append("--fp16")
     parts.append(f"--useCudaGraph --saveEngine={Path(path).with_suffix('.engine')}")
