@@ -34,9 +34,9 @@ def gpunet(args: argparse.Namespace) -> None:
 
 
 def effdet(args: argparse.Namespace) -> None:
-    """A checkpoint of effdet's, with the config of the detector beside it."""
-    from prunet_det.detection.effdet_weights import convert_checkpoint
-    from prunet_det.utils.io import atomic_path
+    """A checkpoint of effdet's, with the detector's config and its classes beside it."""
+    from prunet_det.detection.effdet_weights import coco_classes, convert_checkpoint
+    from prunet_det.utils.io import atomic_path, write_json
     from prunet_det.zoo.weights import read_state_dict, save_safetensors
 
     state = read_state_dict(args.checkpoint)
@@ -55,6 +55,10 @@ def effdet(args: argparse.Namespace) -> None:
     with atomic_path(out) as temporary:
         temporary.write_text(cfg.pretty_text, encoding="utf-8")
     classes = model["bbox_head"]["num_classes"]
+    anchors = len(converted["bbox_head.class_tower.predict.conv_pw.bias"]) // classes
+    if len(state["class_net.predict.conv_pw.bias"]) == 90 * anchors:  # as only COCO's have
+        card = {"classes": coco_classes(classes), "source": f"effdet's {args.name}"}
+        write_json(Path(args.out).with_suffix(".json"), card)
     print(f"{len(converted)}/{len(converted)} tensors, {classes} classes: {args.out}, {out}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -168,6 +169,18 @@ def convert_checkpoint(
     )
     height, width = theirs.image_size
     return config, convert_state(state, detector), (height, width)
+
+
+def coco_classes(outputs: int) -> list[str]:
+    """Lists the classes of effdet's COCO models by their outputs.
+
+    Args:
+        outputs: 80, or 90 with those that stand for no class, which are called `unused ID`.
+    """
+    names = list(CocoDataset.METAINFO["classes"])
+    for i in _UNUSED_COCO_IDS if outputs == 90 else ():
+        names.insert(i - 1, f"unused {i}")
+    return names
 
 
 def _rename(name: str, neck: BiFPN) -> str:

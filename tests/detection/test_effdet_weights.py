@@ -14,6 +14,8 @@ from prunet_det.detection.effdet_weights import (  # noqa: E402
     convert_state,
     detector_config,
 )
+from prunet_det.training.records import read_classes  # noqa: E402
+from prunet_det.training.start import Start  # noqa: E402
 from prunet_det.utils.errors import UserError  # noqa: E402
 from prunet_det.zoo.weights import CheckpointError  # noqa: E402
 
@@ -157,6 +159,8 @@ def test_the_tool_writes_weights_and_a_config(pair, tmp_path, here):
     init_default_scope(cfg.default_scope)
     written = MODELS.build(cfg.model).eval()
     load_all_weights(written, tmp_path / "out.safetensors")
+    names = read_classes(tmp_path / "out.safetensors")
+    assert len(names) == 80 and names[0] == "person" and names[-1] == "toothbrush"
     images = torch.randn(1, 3, 256, 256)
     (scores, deltas), (all_scores, same_deltas) = written(images), ours(images)
     kept = [i - 1 for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
@@ -164,3 +168,27 @@ def test_the_tool_writes_weights_and_a_config(pair, tmp_path, here):
         assert close(a.unflatten(1, (9, 80)), b.unflatten(1, (9, 90))[:, :, kept])
     for a, b in zip(deltas, same_deltas, strict=True):
         assert close(a, b)
+
+
+@torch.no_grad()
+def test_a_training_starts_from_all_90_outputs(pair, tmp_path, here):
+    """Rows of classes that the new data have too come along; they are found by COCO's ids."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    theirs, ours = pair
+    if theirs.config.name != "efficientdet_d0":
+        pytest.skip("once is enough")
+    torch.save(theirs.state_dict(), tmp_path / "in.pth")
+    args = ("effdet", theirs.config.name, tmp_path / "in.pth", tmp_path / "out.safetensors")
+    assert here("convert_weights", *args, "--all-classes").returncode == 0
+    cfg = Config.fromfile(tmp_path / "out.py")
+    cfg.model.bbox_head.num_classes = 2
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    record = Start(model, cfg.model, tmp_path / "out.safetensors").load(["gadget", "toothbrush"])
+    predict = [f"bbox_head.class_tower.predict.conv_pw.{part}" for part in ("weight", "bias")]
+    assert record["initialised"] == predict and record["classes_kept"] == ["toothbrush"]
+    rows = (m.state_dict()[predict[0]] for m in (model, ours))
+    new, old = (r.unflatten(0, (9, -1)) for r in rows)
+    assert torch.equal(new[:, 1], old[:, 89]), "COCO's toothbrush has the id 90"
