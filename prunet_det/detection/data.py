@@ -108,8 +108,8 @@ class CocoFolder(CocoDataset):
         missing = _missing_files([info["img_path"] for info in left])
         if missing and any(map(_needs_files, self.pipeline.transforms)):
             raise MissingFileError(
-                f"{self._annotations} lists {len(missing)} images that are not there, such as "
-                f"{missing[0]}."
+                f"{self._annotations} lists images that are not there: {len(missing)} of "
+                f"{len(left)}, such as {missing[0]}."
             )
         return left
 
@@ -270,7 +270,7 @@ def _naming(find: Callable[[], str]) -> Iterator[None]:
         if isinstance(e, cv2.error) and e.func == "resize":
             raise InputError(
                 f"{path} has {width} x {height} px, which the pipeline would scale to a side "
-                "without a pixel; leave it out, or scale by RandomScaleCrop."
+                "without a pixel; leave it out, or scale by Letterbox or RandomScaleCrop."
             ) from e
         raise
 

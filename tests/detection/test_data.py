@@ -124,7 +124,7 @@ def test_missing_images_are_named_before_the_first_step(tmp_path):
     where = {**WHERE, "pipeline": TRAINING, "data_root": photos(tmp_path)}
     (tmp_path / "train" / "4.jpg").unlink()
     (tmp_path / "train" / "2.jpg").unlink()
-    sentence = r"train\.json lists 2 images that are not there, such as .*2\.jpg"
+    sentence = r"train\.json lists images that are not there: 2 of 6, such as .*2\.jpg"
     with pytest.raises(UserError, match=sentence):
         CocoFolder(**where)
     with pytest.raises(UserError, match=sentence):
