@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -12,9 +12,10 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunet_det.detection.transforms import PackedSamples
 from prunet_det.utils.errors import InputError
 
 
@@ -93,6 +94,40 @@ class OneStageDetector(SingleStageDetector):
         if self.channels_last:
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         return super().extract_feat(batch_inputs)
+
+    def val_step(self, data: dict[str, Any]) -> SampleList:
+        """Finds the same objects in an image, whatever the shapes of the others in its batch.
+
+        A batch is padded to its largest image, and padding changes what the network computes. So
+        the images that have one shape when each is padded by itself are taken together.
+
+        Args:
+            data: `inputs`, (3, H_i, W_i) of each image or a stack, and `data_samples`.
+
+        Returns:
+            The samples with what was found, in their order.
+        """
+        images, samples = data["inputs"], data.get("data_samples")
+        if isinstance(samples, PackedSamples):  # stacked with padding
+            sizes, samples = samples.sizes.tolist(), samples.samples()
+            images = [image[:, :h, :w] for image, (h, w) in zip(images, sizes, strict=True)]
+        elif isinstance(images, torch.Tensor):
+            return cast("SampleList", super().val_step(data))
+        divisor = getattr(self.data_preprocessor, "pad_size_divisor", 1)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            cells = tuple(-(-side // divisor) for side in image.shape[-2:])
+            groups.setdefault(cells, []).append(i)
+        found: SampleList = [DetDataSample()] * len(images)
+        for indices in groups.values():
+            part = {"inputs": [images[i] for i in indices]}
+            if samples is not None:
+                part["data_samples"] = [samples[i] for i in indices]
+            for i, sample in zip(indices, super().val_step(part), strict=True):
+                found[i] = sample
+        return found
+
+    test_step = val_step
 
     def network(self, images: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
         """Computes the head's raw outputs: all that needs no boxes; see `training.graphs`.

@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.detection.bifpn import BiFPN, Node, bifpn_nodes
 from prunet_det.detection.head import EfficientDetHead
+from prunet_det.detection.transforms import padded_collate
 
 
 def detector_cfg(arch="prunet_demo", **neck):
@@ -175,3 +176,52 @@ def test_frozen_norms_keep_their_statistics():
     moved = {n for n, m in norms.items() if not torch.equal(m.running_mean, before[n])}
     assert moved == {n for n in norms if n.startswith("backbone.")} != set()
     assert all(m.weight.grad is not None for m in norms.values()), "their weights are trained"
+
+
+def pixels(shapes):
+    """Images of some shapes, each the same whatever comes before it."""
+    images, samples = [], []
+    for shape in shapes:
+        generator = torch.Generator().manual_seed(sum(shape))
+        images.append(torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator))
+        sample = DetDataSample(
+            metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)),
+            gt_instances=InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long()),
+        )
+        sample.ignored_instances = sample.gt_instances
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)
+
+
+def stacked(data):
+    """The same as a loader with padded_collate gives it."""
+    items = zip(data["inputs"], data["data_samples"], strict=True)
+    return padded_collate([dict(inputs=i, data_samples=s) for i, s in items])
+
+
+def flat(found):
+    return torch.cat([found.bboxes, found.scores[:, None], found.labels[:, None].float()], dim=1)
+
+
+@pytest.mark.parametrize("collate", [dict, stacked])
+def test_a_detection_is_the_same_alone_and_in_any_batch(collate):
+    """Whatever is padded: what stands beside an image reaches none of its objects."""
+    torch.manual_seed(0)
+    preprocessor = dict(type="DetDataPreprocessor", mean=[120.0] * 3, std=[60.0] * 3)
+    cfg = dict(detector_cfg(), data_preprocessor=dict(preprocessor, pad_size_divisor=32))
+    model = MODELS.build(dict(cfg, test_cfg=dict(score_thr=0.0, max_per_img=20))).eval()
+
+    def run(shapes):
+        images = pixels(shapes)
+        with torch.no_grad():
+            results = model.test_step(collate(images)), model.val_step(collate(images))
+        assert all(a.img_shape == b.img_shape for a, b in zip(*results, strict=True))
+        return [flat(sample.pred_instances) for sample in results[0]]
+
+    shapes = [(64, 128), (128, 128), (60, 128), (300, 70), (64, 128)]
+    together = run(shapes)
+    for shape, found in zip(shapes, together, strict=True):
+        (alone,) = run([shape])
+        assert len(found) == 20
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-3)
+        assert (found[:, 2] <= shape[1]).all() and (found[:, 3] <= shape[0]).all()
