@@ -18,6 +18,27 @@ from prunet_det.utils.errors import InputError
 Rounding = Literal["round", "floor"]
 
 
+def as_fill(pad_val: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns a filling with a value for each of three channels.
+
+    Raises:
+        InputError: If it is not one integer or three, 0..255.
+    """
+    fill = (pad_val,) * 3 if isinstance(pad_val, int) else tuple(pad_val)
+    if len(fill) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in fill):
+        raise InputError(f"a pad_val is one integer or three, 0 to 255, got {pad_val}.")
+    return fill
+
+
+def fill_up(image: np.ndarray, height: int, width: int, fill: Sequence[int]) -> np.ndarray:
+    """Returns an image, (H, W, 3), at the top left of a larger one that is filled."""
+    filled = np.empty((height, width, 3), image.dtype)
+    h, w = image.shape[:2]
+    filled[:h, :w] = image
+    filled[h:] = filled[:h, w:] = fill
+    return filled
+
+
 @TRANSFORMS.register_module()
 class Letterbox(Resize):
     """Fits an image into a square: aspect ratio kept, at the top left, the rest filled.
@@ -52,7 +73,6 @@ class Letterbox(Resize):
         pad_val: int | Sequence[int] = 0,
     ) -> None:
         sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
-        fill = (pad_val,) * 3 if isinstance(pad_val, int) else tuple(pad_val)
         self.size = max(sides) if size is None else size
         if len(sides) != 2 or not 0 < min(sides) <= max(sides) <= self.size:
             raise InputError(
@@ -61,12 +81,8 @@ class Letterbox(Resize):
             )
         if rounding not in ("round", "floor"):
             raise InputError(f"Letterbox's rounding is 'round' or 'floor', got {rounding!r}.")
-        if len(fill) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in fill):
-            raise InputError(
-                f"Letterbox's pad_val is one integer or three, 0 to 255, got {pad_val}."
-            )
         super().__init__(scale=sides, keep_ratio=True)
-        self.antialias, self.rounding, self.pad_val = antialias, rounding, fill
+        self.antialias, self.rounding, self.pad_val = antialias, rounding, as_fill(pad_val)
 
     @classmethod
     def from_config(cls, config: Config, size: int | None = None) -> Letterbox:
@@ -117,9 +133,7 @@ class Letterbox(Resize):
             scaled = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
         else:
             scaled = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-        square = np.empty((self.size, self.size, 3), image.dtype)
-        square[:h, :w] = scaled
-        square[h:] = square[:h, w:] = self.pad_val
+        square = fill_up(scaled, self.size, self.size, self.pad_val)
         return square, (w / width, h / height), (h, w)
 
     def metadata(self) -> dict[str, Any]:

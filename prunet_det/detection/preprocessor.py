@@ -49,13 +49,13 @@ class _BatchImages(ImgDataPreprocessor):
             if len({image.shape for image in images}) > 1:
                 return super().forward(data, training)
             images = torch.stack(list(images))
-        images = normalise(self, images)
+        images, shapes = normalise(self, images), _shapes(samples)
         if isinstance(samples, PackedSamples):
             samples = samples.to(self.device, non_blocking=True)
         else:
             samples = self.cast_data(samples)
         height, width = images.shape[2:]
-        if any(shape != (height, width) for shape in _shapes(samples)):
+        if any(shape != (height, width) for shape in shapes):
             images = torch.where(_beyond(samples.sizes, height, width), self.pad_value, images)
         right, below = (-side % self.pad_size_divisor for side in (width, height))
         if right or below:
@@ -93,7 +93,7 @@ def _shapes(samples: Any) -> list[tuple[int, int]]:
     """Lists (height, width) of the images that are stacked with padding; none if there is none."""
     if not isinstance(samples, PackedSamples):
         return []
-    return [tuple(meta["img_shape"]) for meta in samples.metainfo]
+    return [(height, width) for height, width in samples.sizes.tolist()]
 
 
 def _beyond(sizes: torch.Tensor, height: int, width: int) -> torch.Tensor:

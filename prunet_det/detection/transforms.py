@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
+from prunet_det.detection.letterbox import as_fill, fill_up
 from prunet_det.utils.errors import InputError
 
 _CROPPED = {"gt_bboxes", "gt_bboxes_labels", "gt_ignore_flags"}
@@ -38,6 +39,8 @@ class RandomScaleCrop(BaseTransform):
         ratio_range: Smallest and largest factor of `scale`; one is drawn for each image.
         crop_size: Width and height that are cut out of the resized image, as far as it goes.
         flip_prob: Probability of a horizontal flip, 0..1.
+        pad_val: Filling of what a smaller image lacks to `crop_size`, in the order of its channels,
+            0..255, so that all images have one shape; by default it stays smaller.
     """
 
     def __init__(
@@ -46,9 +49,12 @@ class RandomScaleCrop(BaseTransform):
         ratio_range: tuple[float, float],
         crop_size: tuple[int, int],
         flip_prob: float = 0.0,
+        *,
+        pad_val: int | Sequence[int] | None = None,
     ) -> None:
         self.scale, self.ratio_range = tuple(scale), tuple(ratio_range)
         self.crop_size, self.flip_prob = tuple(crop_size), flip_prob
+        self.fill = None if pad_val is None else as_fill(pad_val)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Transforms an image and its boxes.
@@ -97,8 +103,11 @@ class RandomScaleCrop(BaseTransform):
 
         image = cv2.resize(results["img"], (new_width, new_height))
         image = image[top : top + crop_height, left : left + crop_width]
+        image = cv2.flip(image, 1) if flip else image
+        if self.fill is not None:
+            image = fill_up(image, *self.crop_size[::-1], self.fill)
         results.update(
-            img=cv2.flip(image, 1) if flip else image,
+            img=image,
             img_shape=(crop_height, crop_width),
             scale_factor=factor,
             flip=flip,
@@ -149,7 +158,8 @@ class PackedSamples:
     Args:
         objects: x1, y1, x2, y2 and label of all objects, (T, 5) float32: those of the first image,
             of the second, and so on; then those to ignore, in the same order.
-        sizes: Height and width of each image, (N, 2) int64; what a batch has beyond is padding.
+        sizes: Height and width of each image, (N, 2) int64, with what its own transforms have
+            filled; what a batch has beyond is padding.
         counts: Number of objects of each image, then of those to ignore, 2 N integers.
         metainfo: MMDetection's meta information of each image.
     """
@@ -164,8 +174,14 @@ class PackedSamples:
         self.objects, self.sizes, self.counts, self.metainfo = objects, sizes, counts, metainfo
 
     @classmethod
-    def pack(cls, samples: Sequence[DetDataSample]) -> PackedSamples:
+    def pack(
+        cls, samples: Sequence[DetDataSample], sizes: Sequence[tuple[int, int]]
+    ) -> PackedSamples:
         """Packs samples as MMDetection's pipelines give them.
+
+        Args:
+            samples: One for each image.
+            sizes: Height and width of each image.
 
         Raises:
             InputError: If they have more than boxes and labels.
@@ -182,7 +198,7 @@ class PackedSamples:
         labels = torch.cat([part.labels for part in parts])
         return cls(
             torch.cat([boxes, labels[:, None]], dim=1),
-            torch.tensor([s.img_shape for s in samples]),
+            torch.tensor(sizes),
             [len(part) for part in parts],
             [s.metainfo for s in samples],
         )
@@ -241,14 +257,13 @@ def padded_collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         width and filled up with zeros; and `data_samples`, PackedSamples.
     """
     images = [item["inputs"].permute(1, 2, 0) for item in items]
-    height, width = (max(image.shape[k] for image in images) for k in (0, 1))
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
     full = [
-        image
-        if image.shape[:2] == (height, width)
-        else F.pad(image, (0, 0, 0, width - image.shape[1], 0, height - image.shape[0]))
-        for image in images
+        image if (h, w) == (height, width) else F.pad(image, (0, 0, 0, width - w, 0, height - h))
+        for image, (h, w) in zip(images, sizes, strict=True)
     ]
     return {
         "inputs": default_collate(full).permute(0, 3, 1, 2),  # in memory that processes share
-        "data_samples": PackedSamples.pack([item["data_samples"] for item in items]),
+        "data_samples": PackedSamples.pack([item["data_samples"] for item in items], sizes),
     }

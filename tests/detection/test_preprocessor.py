@@ -98,3 +98,15 @@ def test_a_batch_goes_to_the_device_in_three_copies():
     # images, boxes with labels, and sizes; labels become integers there
     assert operators["_to_copy"] == 3 + 1
     assert operators.total() <= 15
+
+
+def test_what_transforms_have_filled_stays():
+    """In a stack it is part of the image, as it is in a list of images."""
+    data = batch(ONE_SHAPE)
+    for sample in data["data_samples"]:
+        sample.set_metainfo(dict(img_shape=(40, 50)))
+    preprocess = BatchPreprocessor(**CFG, pad_size_divisor=128)
+    found, expected = (preprocess(d, True) for d in (stacked(data), data))
+    assert torch.equal(found["inputs"], expected["inputs"])
+    assert found["inputs"][:, :, 40:64, 50:96].any()
+    assert [s.pad_shape for s in found["data_samples"]] == [(128, 128)] * 3

@@ -95,6 +95,34 @@ def test_draws_pixels_and_boxes_are_mmdetections(ratio_range, crop, flip, box_ty
     assert 0 < without_objects < 75
 
 
+@pytest.mark.parametrize("ratio_range", [(0.1, 0.1), (0.5, 1.5)])
+def test_filled_up_all_images_have_the_crops_shape(ratio_range):
+    """And neither draws, pixels nor boxes change."""
+    _, plain = pipelines(ratio_range, (64, 48), 0.5)
+    step = plain.transforms[1]
+    padded = Compose([*plain.transforms])
+    padded.transforms[1] = type(step)(SIZE, ratio_range, (64, 48), 0.5, pad_val=(1, 2, 3))
+    filled = 0
+    for index in range(20):
+        found = []
+        for pipeline in (plain, padded):
+            np.random.seed(index)
+            found.append(pipeline(image(index)))
+        if found[0] is None:
+            assert found[1] is None
+            continue
+        a, b = (f["data_samples"] for f in found)
+        h, w = a.img_shape
+        assert a.metainfo == b.metainfo and found[0]["inputs"].shape == (3, h, w)
+        assert torch.equal(a.gt_instances.bboxes, b.gt_instances.bboxes)
+        pixels = found[1]["inputs"]
+        assert pixels.shape == (3, 48, 64) and torch.equal(pixels[:, :h, :w], found[0]["inputs"])
+        filling = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None]
+        assert (pixels[:, h:] == filling).all() and (pixels[:, :, w:] == filling).all()
+        filled += (h, w) != (48, 64)
+    assert filled > 3
+
+
 @pytest.mark.parametrize("key", ["gt_masks", "gt_seg_map", "gt_keypoints", "proposals"])
 def test_what_would_not_be_cropped_is_refused(key):
     _, ours = pipelines((0.5, 1.5), SIZE, 0.5)
@@ -163,7 +191,8 @@ def test_a_batch_keeps_what_its_images_have(workers):
 
 
 def test_samples_go_to_a_device_in_two_copies():
-    packed = PackedSamples.pack([item["data_samples"] for item in items()])
+    samples = [item["data_samples"] for item in items()]
+    packed = PackedSamples.pack(samples, [sample.img_shape for sample in samples])
     count = dispatched(lambda: packed.to("meta").samples())
     assert count == {"_to_copy": 3}  # the third is of the labels, on the device
     for sample in packed.to("meta").samples():
