@@ -14,7 +14,8 @@ _base_ = [
 ]
 
 model = dict(
-    data_preprocessor=dict(type="BatchPreprocessor"),
+    # Whoever gives images, and of whatever shapes: they are padded alike.
+    data_preprocessor=dict(type="BatchPreprocessor", pad_size_divisor=_base_.image_size[0]),
     backbone=dict(_delete_=True, type="PruNet", arch="prunet_p0", out_strides=[4, 8, 16, 32]),
     neck=dict(in_channels=[64, 96, 256, 704]),
 )

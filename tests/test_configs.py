@@ -16,6 +16,7 @@ from mmengine.registry import MODELS
 
 import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.benchmark.suite import load_suite
+from prunet_det.detection.letterbox import Letterbox
 from prunet_det.search.trial import recipe_hash
 from tests.conftest import NO_WORKERS, ROOT
 
@@ -57,6 +58,21 @@ def test_strides_fit_p0_and_p1(config, arch):
     strides = head.grid.strides if hasattr(head, "grid") else head.prior_generator.strides
     sides = [512 // (s if isinstance(s, int) else s[0]) for s in strides]
     assert [m.shape[-1] for m in maps] == sides
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_detectors_see_images_of_one_shape(path):
+    """Filled up with their mean, in evaluation and, where images are shrunk, in training."""
+    cfg = Config.fromfile(path)
+    size = {"digits": 256}.get(cfg.train_dataloader.dataset.get("name"), 512)
+    mean = tuple(round(v) for v in reversed(cfg.model.data_preprocessor.mean))
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        steps = {step.type: step for step in loader.dataset.pipeline}
+        assert steps["Letterbox"].scale == (size, size) and "Resize" not in steps
+    letterbox = Letterbox.from_config(cfg)
+    assert (letterbox.size, letterbox.pad_val) == (size, mean)
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert "RandomScaleCrop" not in steps or steps["RandomScaleCrop"].pad_val == mean
 
 
 def test_benchmark_records(monkeypatch):

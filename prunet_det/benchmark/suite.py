@@ -201,6 +201,8 @@ class Suite:
         set_input_size(cfg, 0)
         cfg.test_evaluator.type = _SAME.get(cfg.test_evaluator.type, cfg.test_evaluator.type)
         recipe = _without_places(json.loads(json.dumps(cfg.to_dict(), default=str)))
+        if cfg.test_dataloader.dataset.type == "EmbeddedDataset":
+            recipe = _with_resize(recipe)
         recipe |= {"held_out": self.held_out, "crop": self.crop}
         return digest(recipe)
 
@@ -322,6 +324,15 @@ def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:
     if not found:
         raise UserError("the config's pipelines have no step with a scale or crop_size to set.")
     cfg.model.data_preprocessor.pad_size_divisor = round(crop * size)
+
+
+def _with_resize(data: Any) -> Any:
+    """A recipe of square images as records have it: letterboxing them was called resizing."""
+    if isinstance(data, dict):
+        if data.get("type") == "Letterbox" and data.keys() <= {"type", "scale", "pad_val"}:
+            return {"type": "Resize", "scale": data["scale"], "keep_ratio": True}
+        return {k: _with_resize(v) for k, v in data.items()}
+    return [_with_resize(v) for v in data] if isinstance(data, list) else data
 
 
 def _without_places(data: Any) -> Any:

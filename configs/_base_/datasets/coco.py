@@ -18,6 +18,7 @@ train_pipeline = [
         ratio_range=(0.1, 2.0),
         crop_size=image_size,
         flip_prob=0.5,
+        pad_val=(104, 116, 124),
     ),
     dict(type="PackChannelsLast"),
 ]

@@ -8,7 +8,13 @@ image_size = (512, 512)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, box_type=None),
-    dict(type="RandomScaleCrop", scale=image_size, ratio_range=(0.5, 1.5), crop_size=image_size),
+    dict(
+        type="RandomScaleCrop",
+        scale=image_size,
+        ratio_range=(0.5, 1.5),
+        crop_size=image_size,
+        pad_val=(104, 116, 124),
+    ),
     dict(type="PackChannelsLast"),
 ]
 test_pipeline = _base_.test_pipeline
