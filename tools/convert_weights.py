@@ -40,13 +40,16 @@ def effdet(args: argparse.Namespace) -> None:
     from prunet_det.zoo.weights import read_state_dict, save_safetensors
 
     state = read_state_dict(args.checkpoint)
-    model, converted, size = convert_checkpoint(args.name, state, coco80=not args.all_classes)
+    model, converted, letterbox = convert_checkpoint(args.name, state, coco80=not args.all_classes)
     cfg = read_config("prunet_effdet_coco.py")
     cfg.model = {**model, "channels_last": True}
-    for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
-        for step in pipeline:
-            for key in {"scale", "crop_size"} & set(step):
-                step[key] = size[::-1]
+    size, fill = letterbox["scale"], letterbox["pad_val"]
+    for step in cfg.train_pipeline:
+        if step.type == "RandomScaleCrop":
+            step.update(scale=size, crop_size=size, pad_val=fill)
+    for step in cfg.test_pipeline:
+        if step.type == "Letterbox":
+            step.update(letterbox)
     cfg.train_dataloader.dataset.pipeline = cfg.train_pipeline
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.pipeline = cfg.test_pipeline

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from prunet_det.detection.bifpn import BiFPN
 from prunet_det.detection.detector import OneStageDetector
@@ -113,7 +112,7 @@ def convert_state(
 
 def convert_checkpoint(
     name: str, state: Mapping[str, torch.Tensor], coco80: bool = True
-) -> tuple[dict[str, Any], dict[str, torch.Tensor], tuple[int, int]]:
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
     """Converts a checkpoint of an effdet model to a config and weights of a OneStageDetector.
 
     Args:
@@ -122,8 +121,8 @@ def convert_checkpoint(
         coco80: Keep only the 80 classes that COCO uses, in its order, if the model has 90.
 
     Returns:
-        The model's config with its normalisation, its state dict, and the (height, width) of its
-        images.
+        The model's config with its normalisation; its state dict; and the config of the Letterbox
+        that gives it the pixels that effdet gives its own, to which the published mAP belongs.
 
     Raises:
         MissingPackageError: If effdet is missing.
@@ -133,6 +132,8 @@ def convert_checkpoint(
     try:
         from effdet import get_efficientdet_config
         from effdet.config.model_config import efficientdet_model_param_dict
+        from effdet.data.input_config import resolve_input_config
+        from effdet.data.transforms import resolve_fill_color
     except ImportError as e:
         raise MissingPackageError(
             "effdet describes its models and is missing: pip install -c constraints.txt effdet."
@@ -160,15 +161,20 @@ def convert_checkpoint(
     config = detector_config(theirs)
     with torch.device("meta"):
         detector = MODELS.build(config)
-    mean, std = (
-        [255 * v for v in theirs.get(key) or default]
-        for key, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD))
-    )
+    pixels = resolve_input_config({}, theirs)
+    mean, std = ([255 * v for v in pixels[key]] for key in ("mean", "std"))
     config["data_preprocessor"] = dict(
         type="DetDataPreprocessor", mean=mean, std=std, bgr_to_rgb=True, pad_size_divisor=128
     )
-    height, width = theirs.image_size
-    return config, convert_state(state, detector), (height, width)
+    fill = resolve_fill_color(pixels["fill_color"], pixels["mean"])
+    letterbox = dict(
+        type="Letterbox",
+        scale=tuple(theirs.image_size[::-1]),
+        antialias=True,
+        rounding="floor",
+        pad_val=fill[::-1],  # BGR
+    )
+    return config, convert_state(state, detector), letterbox
 
 
 def coco_classes(outputs: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -14,6 +15,7 @@ from prunet_det.detection.effdet_weights import (  # noqa: E402
     convert_state,
     detector_config,
 )
+from prunet_det.detection.letterbox import Letterbox  # noqa: E402
 from prunet_det.training.records import read_classes  # noqa: E402
 from prunet_det.training.start import Start  # noqa: E402
 from prunet_det.utils.errors import UserError  # noqa: E402
@@ -109,15 +111,20 @@ def test_unknown_names_and_other_networks_are_refused(pair):
 
 
 @pytest.mark.parametrize(
-    ("name", "mean"), [("tf_efficientdet_d0", 123.675), ("tf_efficientdet_d0_ap", 127.5)]
+    ("name", "mean", "fill"),
+    [
+        ("tf_efficientdet_d0", 123.675, (104, 116, 124)),
+        ("tf_efficientdet_d0_ap", 127.5, (0, 0, 0)),
+    ],
 )
-def test_the_config_normalises_as_effdet_does(name, mean):
+def test_the_config_normalises_and_fills_up_as_effdet_does(name, mean, fill):
     config = get_efficientdet_config(name)
     config.backbone_args = config.backbone_args or {}
     state = EfficientDet(config, pretrained_backbone=False).state_dict()
-    model, converted, size = convert_checkpoint(name, state, coco80=False)
+    model, converted, letterbox = convert_checkpoint(name, state, coco80=False)
     assert model["data_preprocessor"]["mean"][0] == pytest.approx(mean)
-    assert model["bbox_head"]["num_classes"] == 90 and size == (512, 512)
+    assert model["bbox_head"]["num_classes"] == 90
+    assert letterbox["scale"] == (512, 512) and letterbox["pad_val"] == fill
     assert len(converted) == len(state)
 
 
@@ -138,10 +145,32 @@ def test_what_does_not_convert_is_said(name, state, sentence):
         convert_checkpoint(name, state)
 
 
+def photograph_is_fed_as_by_effdet(cfg):
+    """Through the config's pipeline and preprocessor, within one level of 255."""
+    import skimage.data
+    from effdet.data.transforms import ResizePad
+    from mmcv.transforms import Compose
+    from PIL import Image
+
+    rgb = skimage.data.chelsea()  # 451 x 300
+    pixels, _ = ResizePad((512, 512), fill_color=(124, 116, 104))(Image.fromarray(rgb), {})
+    steps = cfg.test_dataloader.dataset.pipeline
+    steps = [s for s in steps if not s.type.startswith("Load")]
+    steps[-1].meta_keys = ("img_shape", "ori_shape", "scale_factor")
+    loaded = dict(img=np.ascontiguousarray(rgb[..., ::-1]), ori_shape=rgb.shape[:2])
+    packed = Compose(steps)(loaded)
+    batch = dict(inputs=[packed["inputs"]], data_samples=[packed["data_samples"]])
+    preprocess = MODELS.build(cfg.model.data_preprocessor)
+    fed = preprocess(batch, False)["inputs"][0] * preprocess.std + preprocess.mean
+    expected = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    assert fed.shape == expected.shape and (fed - expected).abs().max() < 1
+    assert packed["data_samples"].img_shape == (340, 512)  # 340.6, truncated
+
+
 @torch.no_grad()
 def test_the_tool_writes_weights_and_a_config(pair, tmp_path, here):
     from mmengine.config import Config
-    from mmengine.registry import init_default_scope
+    from mmengine.registry import DefaultScope, init_default_scope
 
     from prunet_det.zoo.weights import load_all_weights
 
@@ -155,7 +184,11 @@ def test_the_tool_writes_weights_and_a_config(pair, tmp_path, here):
     assert "80 classes" in done.stdout
     cfg = Config.fromfile(tmp_path / "out.py")
     assert cfg.test_dataloader.dataset.type == "CocoFolder"
-    assert cfg.test_pipeline[1].scale == (512, 512)
+    letterbox = Letterbox.from_config(cfg)
+    assert (letterbox.size, letterbox.antialias, letterbox.rounding) == (512, True, "floor")
+    assert cfg.train_pipeline[2].crop_size == (512, 512)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        photograph_is_fed_as_by_effdet(cfg)
     init_default_scope(cfg.default_scope)
     written = MODELS.build(cfg.model).eval()
     load_all_weights(written, tmp_path / "out.safetensors")
