@@ -20,3 +20,6 @@ model = dict(
         norm_eval=True,
     ),
 )
+# Images are filled up with this mean.
+_base_.val_dataloader.dataset.pipeline[1].pad_val = (128, 128, 128)
+_base_.test_dataloader.dataset.pipeline[1].pad_val = (128, 128, 128)

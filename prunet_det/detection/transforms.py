@@ -105,7 +105,8 @@ class RandomScaleCrop(BaseTransform):
         image = image[top : top + crop_height, left : left + crop_width]
         image = cv2.flip(image, 1) if flip else image
         if self.fill is not None:
-            image = fill_up(image, *self.crop_size[::-1], self.fill)
+            width, height = self.crop_size
+            image = fill_up(image, height, width, self.fill)
         results.update(
             img=image,
             img_shape=(crop_height, crop_width),
