@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.utils.errors import InputError, MissingFileError
+from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import atomic_path
+from prunet_det.zoo.containers import CheckpointError, read_state_dict, unwrap_tensors
 from prunet_det.zoo.imagenet import IMAGENET, imagenet_file, name_as_timm
 from prunet_det.zoo.released import ReleasedNameError, from_released, is_released
 
-# Keys under which training frameworks save the tensors, averaged ones first, and then in timm's
-# order. (mmengine's `ema_state_dict` holds the raw weights: its EMA hook swaps the averaged ones
-# into `state_dict`.)
-_CONTAINERS = (
-    *("state_dict_ema", "model_ema", "params_ema"),
-    *("state_dict", "model", "model_state_dict", "params", "module", "net", "weights"),
-)
 # Prefixes that wrappers put before a network's tensor names, in the order of trying.
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
-# What wrappers keep beside the tensors of the network (torch's AveragedModel).
-_COUNTERS = ("n_averaged",)
 _HEAD = ("conv_head.", "pre_logits.", "classifier.")
-
-
-_REBUILDERS = ("_reconstruct", "scalar")
-# What mmengine keeps beside the tensors: the history of the losses, as arrays of NumPy.
-_IGNORED = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",
-    *("numpy.ndarray", "numpy.dtype"),
-    *(f"numpy.{core}.multiarray.{f}" for core in ("core", "_core") for f in _REBUILDERS),
-)
-
-
-class _Ignored:
-    """Stands for a pickled object of which nothing is read; none of its own code runs."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class CheckpointError(InputError):
-    """A checkpoint that cannot be read or does not fit; the message says why."""
 
 
 def refuse_pretrained(cfg: object) -> None:
@@ -96,61 +61,6 @@ class LoadReport:
     def __str__(self) -> str:
         head = ", classifier included" if self.head_loaded else ", classifier not loaded"
         return f"{self.loaded}/{self.total} backbone tensors from {self.source}{head}"
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Reads the tensors of a safetensors or PyTorch file, without unpickling code.
-
-    Raises:
-        MissingFileError: If there is no such file.
-        CheckpointError: If the file is damaged, holds pickled objects, or holds no tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"there is no checkpoint {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # timm's training checkpoints hold their arguments, a class without behaviour.
-        stand_ins = [(_Ignored, name) for name in _IGNORED]
-        with torch.serialization.safe_globals([argparse.Namespace, *stand_ins]):
-            data: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise CheckpointError(
-            f"{path} is damaged or holds pickled objects, which are not read for safety; save its "
-            "state_dict alone, with torch or as safetensors."
-        ) from e
-    except Exception as e:  # bytes that are no checkpoint fail in as many ways as there are bytes
-        raise CheckpointError(f"{path} is truncated or no checkpoint: {e}.") from e
-    tensors = _unwrap(data)
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors under a name that is known.")
-    return tensors
-
-
-def _unwrap(data: object) -> dict[str, torch.Tensor]:
-    """Takes tensors out of a checkpoint's containers, and the names of torch's wrappers off them.
-
-    Args:
-        data: What a file holds.
-
-    Returns:
-        Tensors by name: without `_orig_mod.` of torch.compile, wherever it stands, and without the
-        `module.` that DataParallel, DDP and averaged models put before all names.
-    """
-    if not isinstance(data, Mapping):
-        return {}
-    inner = next((data[key] for key in _CONTAINERS if isinstance(data.get(key), Mapping)), None)
-    if inner is not None:
-        return _unwrap(inner)
-    tensors = {
-        str(key).replace("_orig_mod.", ""): value
-        for key, value in data.items()
-        if torch.is_tensor(value) and key not in _COUNTERS
-    }
-    while tensors and all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return tensors
 
 
 def strip_prefixes(state: dict[str, torch.Tensor], names: set[str]) -> dict[str, torch.Tensor]:
@@ -323,7 +233,7 @@ def checkpoint_filter_fn(
     Raises:
         ReleasedNameError: If they are a GPUNet's, and the network is another one.
     """
-    state = _unwrap(state)
+    state = unwrap_tensors(state)
     if not is_released(state):
         return strip_prefixes(state, set(model.state_dict()))
     if not isinstance(model, ArchNet):
