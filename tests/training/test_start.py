@@ -267,3 +267,32 @@ def test_the_tool_starts_records_and_resumes(digits, few, tmp_path, here):
     assert again.returncode == 0, again.stdout + again.stderr
     assert "resumed from" in again.stderr and "is not read" in again.stderr
     assert json.loads((work / "train.json").read_text())["started_from"] == started
+
+
+@pytest.mark.parametrize("flags", [["--from", SHIPPED], []], ids=["from", "scratch"])
+def test_the_recipe_trains_on_a_folder_of_ones_own(digits, tmp_path, here, flags):
+    content = json.loads((digits / "annotations" / "train.json").read_text())
+    images = content["images"][:3]
+    ids = [image["id"] for image in images]
+    boxes = [a for a in content["annotations"] if a["image_id"] in ids]
+    names = {2: "cat", 0: "dog", 7: "bird"}
+    folder = {
+        "images": images,
+        "annotations": [{**a, "category_id": list(names)[a["category_id"] % 3]} for a in boxes],
+        "categories": [{"id": i, "name": name} for i, name in names.items()],
+    }
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "annotations" / f"{split}.json").write_text(json.dumps(folder))
+        (tmp_path / split).mkdir()
+        for image in images:
+            (tmp_path / split / image["file_name"]).symlink_to(
+                digits / "train" / image["file_name"]
+            )
+    command = ["train", "configs/prunet_effdet_finetune.py", "--data-root", tmp_path, *flags]
+    command += ["--work-dir", tmp_path / "work", "--max-iters", 1, "--cfg-options", *NO_WORKERS]
+    done = here(*command, "model.bbox_head.num_classes=3", "train_dataloader.batch_size=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "work" / "train.json").read_text())
+    assert record["classes"] == ["cat", "dog", "bird"]
+    assert record.get("started_from", {}).get("initialised") == (PREDICT if flags else None)
