@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
+from prunet_det.utils.options import check_options
 from prunet_det.utils.package import find_config
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     # A Runner writes its config six times before the first iteration, and laying it out with yapf
     # took longer than building the model. MMEngine drops the switch of `fromfile` on the way.
     object.__setattr__(cfg, "_format_python_code", False)
+    if options:
+        check_options(cfg, options)
     try:
         cfg.merge_from_dict(dict(options or {}))
     except (KeyError, TypeError, AttributeError) as e:

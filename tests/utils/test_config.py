@@ -1,6 +1,7 @@
 """Values that people write."""
 
 import copy
+import re
 
 import pytest
 
@@ -35,11 +36,70 @@ def test_a_config_is_written_without_yapf(tmp_path, monkeypatch):
     from yapf.yapflib import yapf_api
 
     monkeypatch.setattr(yapf_api, "FormatCode", None)
-    cfg = copy.deepcopy(read_config("configs/prunet_effdet.py", {"max_iters": 7}))
+    cfg = copy.deepcopy(read_config("configs/prunet_effdet.py", {"log_level": "ERROR"}))
     cfg.dump(tmp_path / "written.py")
     monkeypatch.undo()
     written = config.Config.fromfile(tmp_path / "written.py", import_custom_modules=False)
     assert written.to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("train_dataloder.batch_size", "Did you mean train_dataloader"),
+        ("train_dataloader.batchsize", "Did you mean train_dataloader.batch_size"),
+        ("train_dataloader.dataset.data_rot", "Did you mean train_dataloader.dataset.data_root"),
+        ("model.bakbone.arch", "Did you mean model.backbone"),
+        ("model.backbone.frozen_stage", "Did you mean model.backbone.frozen_stages"),
+        ("optim_wrapper.optimizer.lrr", "Did you mean optim_wrapper.optimizer.lr"),
+        ("optim_wrapper.clip_grad.maxnorm", "Did you mean optim_wrapper.clip_grad.max_norm"),
+        ("param_scheduler.0.ends", "Did you mean param_scheduler.0.end"),
+        ("param_scheduler.1.eta_mim", "Did you mean param_scheduler.1.eta_min"),
+        ("train_cfg.max_iter", "Did you mean train_cfg.max_iters"),
+        ("default_hooks.chekpoint.interval", "Did you mean default_hooks.checkpoint"),
+        ("lr", "Did you mean optim_wrapper.optimizer.lr"),
+        ("max_iters", "would change nothing; set what is made of it: train_cfg.max_iters"),
+        ("model.test_cfg.scor_thr", "Did you mean model.test_cfg.score_thr"),
+        ("seed", "Did you mean randomness.seed"),
+    ],
+)
+def test_a_misspelt_option_is_refused(option, sentence):
+    pytest.importorskip("mmdet")
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        read_config("configs/prunet_effdet.py", {option: 1})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model.backbone.frozen_stages": 1, "model.backbone.with_cp": True},
+        {"train_cfg.val_begin": 3, "optim_wrapper.accumulative_counts": 2},
+        {"optim_wrapper.optimizer.betas": (0.9, 0.99), "optim_wrapper.optimizer.momentum": 0.9},
+        {"custom_hooks.0.gamma": 500, "param_scheduler.1.T_max": 7},
+        {"default_hooks.mine": {"type": "SyncBuffersHook"}, "default_hooks.visualization": None},
+        {
+            "default_hooks.checkpoint.save_best": "auto",
+            "default_hooks.early.type": "EmptyCacheHook",
+        },
+        {"speed_up": "none", "model.test_cfg.nms_pre": 10, "env_cfg.cudnn_benchmark": False},
+        {"train_dataloader.prefetch_factor": 4, "train_dataloader.dataset.cache": True},
+        {
+            "train_dataloader.dataset.pipeline.0.backend_args": None,
+            "randomness.deterministic": True,
+        },
+        {"custom_hooks": [], "optim_wrapper.paramwise_cfg": {"norm_decay_mult": 0.0}},
+        {"model.init_cfg": None, "activation_checkpointing": ["backbone"]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_new_option_that_is_read_is_taken(options):
+    pytest.importorskip("mmdet")
+    cfg = read_config("configs/prunet_effdet.py", options)
+    for option, value in options.items():
+        node = cfg._cfg_dict
+        for part in option.split("."):
+            node = node[int(part)] if part.isdigit() else node[part]
+        assert node == value
 
 
 def test_a_config_that_is_not_there():
