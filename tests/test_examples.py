@@ -41,6 +41,14 @@ def test_latency(example):
 
 
 @pytest.mark.slow
+def test_own_data(example, tmp_path):
+    assert "0.jpg <" in example("own_data")
+    record = json.loads((tmp_path / "work_dirs" / "mine" / "train.json").read_text())
+    assert record["classes"] == ["circle", "square", "triangle"]
+    assert (tmp_path / "found" / "1.jpg").is_file()
+
+
+@pytest.mark.slow
 def test_search(example, tmp_path):
     assert "% of the budget" in example("search").splitlines()[-1]
     folder = tmp_path / "work_dirs" / "example_search"
