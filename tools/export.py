@@ -11,6 +11,7 @@ from typing import Any
 from _flags import at_least
 
 from prunet_det.utils.errors import UserError, run_tool
+from prunet_det.utils.package import find_checkpoint
 
 E2E_FLAGS = (
     *("nms", "input_name", "input_type", "output_names", "score_thr", "nms_iou"),
@@ -34,7 +35,7 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("model", help="a network of the zoo or of timm, a spec file, or a config")
-    add("checkpoint", nargs="?", help="weights; random ones without it")
+    add("checkpoint", nargs="?", type=find_checkpoint, help="weights; random ones without it")
     add("--out", required=True, metavar="FILE.onnx")
     add(
         "--scope",

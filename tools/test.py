@@ -6,6 +6,7 @@ from _flags import add_config_flags, load_config
 
 from prunet_det.utils.errors import run_tool
 from prunet_det.utils.io import write_json
+from prunet_det.utils.package import find_checkpoint
 
 
 def main() -> None:
@@ -15,7 +16,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_flags(parser)
-    parser.add_argument("checkpoint", help="weights: *.safetensors, or tensors saved by torch")
+    parser.add_argument(
+        "checkpoint", type=find_checkpoint, help="weights: *.safetensors, or tensors saved by torch"
+    )
     parser.add_argument("--out", help="write a record with the metrics to this JSON file")
     args = parser.parse_args()
     cfg = load_config(args)

@@ -7,7 +7,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import nn
 
 from prunet_det.training.records import read_classes
 from prunet_det.utils.io import file_digest
-from prunet_det.utils.package import relative_path
+from prunet_det.utils.package import find_checkpoint, relative_path
 from prunet_det.zoo.imagenet import IMAGENET, imagenet_file
 from prunet_det.zoo.weights import (
     check_backbone,
@@ -40,8 +39,8 @@ class Start:
     Args:
         model: The detector or classifier that is to be trained.
         cfg: Its config.
-        path: Weights of a detector with any classes, or of a classifier, see `read_state_dict`; or
-            `imagenet`, see `imagenet_file`.
+        path: Weights of a detector with any classes, or of a classifier, see `find_checkpoint` and
+            `read_state_dict`; or `imagenet`, see `imagenet_file`.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -53,8 +52,9 @@ class Start:
         self, model: nn.Module, cfg: Mapping[str, Any], path: str | os.PathLike[str]
     ) -> None:
         network = _network(model)
+        path = find_checkpoint(path)
         self._model, self._path = model, path
-        self._file = imagenet_file(network) if os.fspath(path) == IMAGENET else Path(path)
+        self._file = imagenet_file(network) if os.fspath(path) == IMAGENET else path
         prefix = next(f"{name}." for name, m in model.named_modules() if m is network)
         names = set(model.state_dict())
         state = strip_prefixes(read_state_dict(self._file), names)

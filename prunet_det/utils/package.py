@@ -52,6 +52,20 @@ def find_config(path: str | os.PathLike[str]) -> Path:
     return named[0] if len(named) == 1 else given
 
 
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Finds a file of weights: at the path as given, or else among the package's own.
+
+    Args:
+        path: Path of the file. For the package's own it is `checkpoints/NAME.safetensors`, in any
+            folder.
+
+    Returns:
+        The file's path, or the path as given if there is no such file.
+    """
+    own = FILES / path
+    return own if not os.path.exists(path) and own.is_file() else Path(path)
+
+
 def relative_path(path: str | os.PathLike[str]) -> str:
     """Turns a path into one that holds on another machine too, for records.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunet_det.utils.package import (
+    find_checkpoint,
     find_config,
     package_file,
     recorded_command,
@@ -34,6 +35,16 @@ def test_as_given_comes_first(tmp_path, monkeypatch):
     Path("quick.py").touch()
     assert find_config("quick.py") == Path("quick.py")
     assert find_config("none.py") == Path("none.py")
+
+
+def test_weights_by_path_or_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = "checkpoints/prunet_demo_digits.safetensors"
+    assert find_checkpoint(shipped).samefile(ROOT / shipped)
+    assert find_checkpoint("checkpoints/none.safetensors") == Path("checkpoints/none.safetensors")
+    Path("checkpoints").mkdir()
+    Path(shipped).touch()
+    assert find_checkpoint(shipped) == Path(shipped)
 
 
 def test_paths_hold_on_another_machine(tmp_path, monkeypatch):
