@@ -192,12 +192,11 @@ def finetuned() -> str:
                 f"`{start['file']}`" if start else "random weights",
                 came,
                 str(training["iterations"]),
-                f"{training['minutes']:.1f}",
                 f"**{record['metrics']['bbox_mAP']:.3f}**",
                 f"{record['metrics']['bbox_mAP_50']:.3f}",
             ]
         )
-    header = ["config", "record", "from", "came along", "iterations", "minutes", "mAP", "AP50"]
+    header = ["config", "record", "from", "came along", "iterations", "mAP", "AP50"]
     return markdown_table(header, rows)
 
 
