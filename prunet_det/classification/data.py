@@ -20,7 +20,7 @@ from prunet_det.datasets import ensure_crops, get_set
 from prunet_det.datasets.build import MANIFEST
 from prunet_det.datasets.cache import SharedImages
 from prunet_det.utils.errors import InputError, MissingFileError
-from prunet_det.utils.images import read_image, read_size
+from prunet_det.utils.images import SUFFIXES, has_image_name, read_image, read_size
 from prunet_det.utils.io import file_digest
 
 
@@ -134,10 +134,11 @@ class ImageFolder(_Images):
                 f"{folder / 'cat' / 'image.jpg'}{above}."
             )
         try:
-            self._folder = torchvision.datasets.ImageFolder(folder)
+            self._folder = torchvision.datasets.ImageFolder(folder, is_valid_file=has_image_name)
         except FileNotFoundError as e:  # no folder a class, or one without images
             raise MissingFileError(
-                f"{folder} does not hold one folder of images a class: {e}"
+                f"{folder} does not hold one folder of images a class: {e} Images are "
+                f"{', '.join(sorted(SUFFIXES))}."
             ) from e
         super().__init__(tuple(self._folder.classes), transform)
         self._cache = None

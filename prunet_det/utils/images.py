@@ -23,8 +23,23 @@ from prunet_det.utils.errors import InputError, MissingFileError
 # and ignores EXIF in WebP and AVIF. By what such a file begins with, and ends with if it is whole:
 _OPENCVS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
 _FORMATS = "JPEG, PNG, BMP, GIF, WebP, AVIF, TIFF and others that Pillow knows"
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".gif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pnm"),
+    }
+)
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 upwards the image is turned by a quarter
 _PHOTOMETRIC = 262  # TIFF's tag; 0 if white is zero
+
+
+def has_image_name(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file in a folder of images is taken for one, by its name alone.
+
+    Hidden files are not: macOS leaves `._1.jpg` beside `1.jpg` on other file systems.
+    """
+    path = Path(path)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(

@@ -56,6 +56,16 @@ def test_folder(root):
         assert normalized(item["inputs"], *STATISTICS) is item["inputs"]
 
 
+def test_hidden_files_are_no_images(root):
+    """And whatever the reader knows is one."""
+    (root / "train" / "cat" / "._0.png").write_bytes(b"of macOS")
+    (root / "train" / "cat" / "notes.txt").write_text("no image")
+    Image.new("RGB", (9, 9)).save(root / "train" / "cat" / "3.GIF")
+    data = ImageFolder(root, "train", PLAIN)
+    assert data.labels == [0] * 4 + [1] * 3
+    assert [data[i]["inputs"].shape for i in range(4)] == [(3, 64, 64)] * 4
+
+
 def test_a_cached_folder_is_the_one_on_disk(root):
     """Also of images of several shapes and modes, in the processes of a loader."""
     pixels = np.random.default_rng(0).integers(0, 256, (70, 40), dtype=np.uint8)
