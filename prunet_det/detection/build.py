@@ -6,13 +6,15 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from mmdet.models.detectors import BaseDetector
+from mmdet.models.detectors import BaseDetector, SingleStageDetector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from torch import nn
 
 from prunet_det.detection.letterbox import Letterbox, test_pipeline
@@ -39,8 +41,9 @@ def build_detector(
     """Builds a config's detector in eval mode.
 
     Args:
-        config: Config of a one-stage detector, or its path.
-        checkpoint: Weights to load, by default none; every tensor must fit.
+        config: Config of a detector, or its path.
+        checkpoint: Weights to load, by default none; every tensor must fit. What a backbone of
+            ours was started from is not read then.
         classes: Class names, in the order of the labels, by default MMDetection's own.
         device: Torch device to put the detector on.
 
@@ -50,20 +53,24 @@ def build_detector(
     Raises:
         MissingFileError: If there is no such config or checkpoint.
         CheckpointError: If the checkpoint cannot be read or does not fit.
-        InputError: If the config is not of a one-stage detector, the number of classes is not the
-            head's, or there is no such device.
+        InputError: If the config is not of a detector, the number of classes is not the head's, or
+            there is no such device.
     """
     check_device(device)
     if not isinstance(config, Config):
         config = read_config(config)
     init_default_scope(config.get("default_scope", "mmdet"))
+    options = copy.deepcopy(config.get("model") or {})
+    backbone = options.get("backbone") or {}
+    if checkpoint is not None and backbone.get("type") in ("PruNet", "TimmBackbone"):
+        backbone.pop("checkpoint", None)  # which need not be here any more
     with config_errors():
-        model = MODELS.build(config.model) if "model" in config else None
-    if model is None or not (hasattr(model, "bbox_head") and hasattr(model, "backbone")):
-        raise InputError(f"{config.filename or 'the config'} is no one-stage detector's config.")
+        model = MODELS.build(options) if options else None
+    if not isinstance(model, BaseDetector):
+        raise InputError(f"{config.filename or 'the config'} is no detector's config.")
     if classes is not None:
-        outputs = getattr(model.bbox_head, "num_classes", len(classes))
-        if outputs != len(classes):
+        outputs = _count_classes(model)
+        if outputs not in (None, len(classes)):
             raise InputError(
                 f"the model has {outputs} classes, but {len(classes)} names were given."
             )
@@ -73,6 +80,16 @@ def build_detector(
         logger.info("%d/%d tensors from %s", count, count, checkpoint)
     model.cfg = config
     return model.to(device).eval()
+
+
+def _count_classes(model: BaseDetector) -> int | None:
+    """Returns the number of classes of a detector's last head; None if it does not say."""
+    head = model
+    for name in ("roi_head", "bbox_head"):
+        head = getattr(head, name, head)
+        head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
+    count = getattr(head, "num_classes", None)
+    return count if isinstance(count, int) else None
 
 
 def image_size(config: Config) -> int | None:
@@ -93,10 +110,18 @@ class NetworkPart(nn.Module):
 
     Attributes:
         strides: Strides of the levels, for each group of outputs (scores, boxes, ...).
+
+    Raises:
+        InputError: If it is no detector of one stage.
     """
 
     def __init__(self, detector: BaseDetector, input_size: int) -> None:
         super().__init__()
+        if not isinstance(detector, SingleStageDetector):
+            raise InputError(
+                f"a {type(detector).__name__} is no one-stage detector: it has no network that "
+                "ends in maps of scores and boxes."
+            )
         self.backbone = detector.backbone
         self.neck = detector.neck if detector.with_neck else nn.Identity()
         self.bbox_head = detector.bbox_head
@@ -138,40 +163,33 @@ class NetworkPart(nn.Module):
         groups = zip(names, self.strides, strict=False)
         return tuple(f"{name}_stride{s}" for name, strides in groups for s in strides)
 
-    def end_to_end(
+    def detect(
         self,
         detector: BaseDetector,
         run_network: Callable[[torch.Tensor], Callable[[], Sequence[torch.Tensor]]],
         images: torch.Tensor,
-    ) -> Callable[[], Sequence[torch.Tensor]]:
-        """Makes a function from images in memory to boxes, with the network in any runtime.
+        metas: Sequence[dict[str, Any]],
+    ) -> list[InstanceData]:
+        """Detects objects, with the network in any runtime.
 
         Args:
             detector: MMDetection's detector, for normalisation, selection and NMS.
             run_network: The method `bind` of a Program that executes this network.
             images: (N, 3, H, W) uint8, decoded and resized.
+            metas: What MMDetection's heads know of an image, for the first images or all of them:
+                `img_shape`, `scale_factor` and others.
 
         Returns:
-            A function that runs once and returns boxes, scores and labels of each image, one
-            image after the other.
+            `bboxes`, in pixels of the image before it was scaled, `scores` and `labels` of each
+            image that `metas` has.
         """
-        height, width = images.shape[2:]
-        meta = dict(
-            img_shape=(height, width),
-            ori_shape=(height, width),
-            pad_shape=(height, width),
-            batch_input_shape=(height, width),
-            scale_factor=(1.0, 1.0),
-        )
-
-        def run() -> Sequence[torch.Tensor]:
-            with torch.inference_mode():
-                normalised = normalise(detector.data_preprocessor, images)
-                outputs = list(run_network(normalised)())
-                groups = self.grouped([o.float() for o in outputs])
-                results = detector.bbox_head.predict_by_feat(
-                    *groups, batch_img_metas=[meta] * len(images), rescale=True
-                )
-            return [t for r in results for t in (r.bboxes, r.scores, r.labels)]
-
-        return run
+        with torch.inference_mode():
+            normalised = normalise(detector.data_preprocessor, images)
+            outputs = list(run_network(normalised)())
+            groups = [
+                [level[: len(metas)].float() for level in group] for group in self.grouped(outputs)
+            ]
+            found: list[InstanceData] = detector.bbox_head.predict_by_feat(
+                *groups, batch_img_metas=list(metas), rescale=True
+            )
+        return found

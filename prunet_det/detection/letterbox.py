@@ -100,7 +100,7 @@ class Letterbox(Resize):
             InputError: If the pipeline does not fit images into a square in a way that can be
                 repeated.
         """
-        steps = {_type(step): dict(step) for step in test_pipeline(config)}
+        steps = {step_name(step): dict(step) for step in test_pipeline(config)}
         if own := steps.get("Letterbox"):
             options = {k: v for k, v in own.items() if k != "type"}
         else:
@@ -174,7 +174,7 @@ def test_pipeline(config: Config) -> Sequence[dict[str, Any]]:
     return config.get("test_pipeline") or []
 
 
-def _type(step: dict[str, Any]) -> str:
+def step_name(step: dict[str, Any]) -> str:
     """Returns the name of a step's class, which may be given with a scope or as a class."""
     return str(getattr(step["type"], "__name__", step["type"])).rpartition(".")[2]
 

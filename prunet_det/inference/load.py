@@ -7,19 +7,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prunet_det.inference.detector import Detector, Engine, check_selection
 from prunet_det.inference.images import ChannelOrder
-from prunet_det.runtime import RUNTIMES
+from prunet_det.runtime import RUNTIMES, check_runtime
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import check_device
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.package import package_file
 from prunet_det.zoo.weights import CheckpointError
 
 if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector
     from mmengine.config import Config
 
 SHIPPED = "checkpoints/prunet_demo_digits.safetensors"
@@ -68,9 +70,18 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
         InputError: If config or classes are not known, or an argument is impossible.
     """
     check_selection(score_thr, max_per_img)
+    positive_int(batch, "batch")
+    if threads is not None:
+        positive_int(threads, "threads")
     device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if runtime not in ("auto", *RUNTIMES):
+        raise InputError(
+            f"there is no runtime {runtime!r}; the known ones are auto, {', '.join(RUNTIMES)}."
+        )
+    check_runtime("eager" if runtime == "auto" else runtime, precision, device)
     found = find_training(SHIPPED if model is None else model, config, classes)
-    engine = build_engine(found, runtime, device)
+    options = dict(device=device, precision=precision, batch=batch, threads=threads)
+    engine = build_engine(found, runtime, score_thr, max_per_img, **options)
     return Detector(
         engine,
         found.classes,
@@ -181,18 +192,46 @@ def _test_classes(cfg: Config) -> Sequence[str]:
     return (dataset.get("metainfo") or {}).get("classes") or ()
 
 
-def build_engine(found: Trained, runtime: str, device: str) -> Engine:
+def build_engine(
+    found: Trained, runtime: str, score_thr: float, max_per_img: int | None, **options: Any
+) -> Engine:
     """Builds what runs a detector.
 
+    Args:
+        found: The detector.
+        runtime: One of RUNTIMES, or `auto`.
+        score_thr: Minimum score of a detection.
+        max_per_img: Maximum number of detections in an image; None for the config's.
+        **options: `device`, `precision`, `batch` and `threads`, see `network_engine`.
+
     Raises:
-        InputError: If there is no such runtime.
+        InputError: If the runtime is unknown or cannot run the detector.
+        RuntimeMissingError: If the runtime is not here.
     """
-    if runtime not in ("auto", *RUNTIMES):
-        raise InputError(
-            f"there is no runtime {runtime!r}; the known ones are auto, {', '.join(RUNTIMES)}."
-        )
     from prunet_det.detection.build import build_detector
+    from prunet_det.inference.network import network_engine
     from prunet_det.inference.whole import WholeModel
 
-    model = build_detector(found.config, found.weights, classes=found.classes, device=device)
-    return WholeModel(model, device)
+    detector = build_detector(found.config, found.weights, classes=found.classes)
+    select(detector, score_thr, max_per_img)
+    engine = network_engine(detector, runtime, **options)
+    return engine or WholeModel(detector.to(options["device"]), options["device"])
+
+
+def select(detector: BaseDetector, score_thr: float, max_per_img: int | None) -> None:
+    """Has a detector's heads select no more than is wanted.
+
+    What is not wanted need not go through NMS. There it would remove nothing that is, for its
+    scores are lower.
+
+    Args:
+        detector: MMDetection's detector; changed in place.
+        score_thr: Minimum score of a detection, if it is higher than the config's.
+        max_per_img: Maximum number of detections in an image; None for the config's.
+    """
+    for name in ("bbox_head", "roi_head"):
+        selection = getattr(getattr(detector, name, None), "test_cfg", None) or {}
+        if "score_thr" in selection:
+            selection["score_thr"] = max(selection["score_thr"], score_thr)
+        if "max_per_img" in selection and max_per_img is not None:
+            selection["max_per_img"] = max_per_img

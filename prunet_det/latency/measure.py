@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from prunet_det.runtime.subject import Scope, Subject
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title, local_devices
 from prunet_det.utils.errors import InputError, UserError
+
+if TYPE_CHECKING:
+    from prunet_det.detection.build import NetworkPart
 
 logger = logging.getLogger(__name__)
 
@@ -258,18 +261,29 @@ class _Preparing:
         program, difference = self.programs[id(subject.module)]
         if subject.scope is not Scope.E2E:
             return Task(program.bind(images), program.device, program.host_clock), difference
-        part: Any = subject.module
-        run = part.end_to_end(self._detector(subject), program.bind, subject.pixels(c.batch))
-        return Task(run, program.device, host_clock=True), difference
+        detect, pictures = self._callable(subject, program), self._pictures(subject)
+        return Task(lambda: detect(pictures), program.device, host_clock=True), difference
 
     def mmdet(self, subject: Subject) -> tuple[Task, None]:
         """MMDetection's `inference_detector` on the same pictures, its pipeline built once."""
-        from prunet_det.detection.inference import inference_run
+        from prunet_det.inference.whole import inference_run
 
-        pixels = subject.pixels(self.conditions.batch)
-        pictures = [np.ascontiguousarray(p.permute(1, 2, 0)) for p in pixels]
-        run = inference_run(self._detector(subject), pictures)
+        run = inference_run(self._detector(subject), self._pictures(subject))
         return Task(run, self.device, host_clock=True), None
+
+    def _callable(self, subject: Subject, program: Program) -> Callable[[Any], Any]:
+        """The detector as users call it; all that it finds counts, as in an evaluation."""
+        from prunet_det.detection.letterbox import Letterbox
+        from prunet_det.inference import Detector
+        from prunet_det.inference.network import NetworkEngine
+
+        detector, part = self._detector(subject), cast("NetworkPart", subject.module)
+        engine = NetworkEngine(detector, part, program, Letterbox(subject.input_size))
+        return Detector(engine, classes=(), score_thr=0.0)
+
+    def _pictures(self, subject: Subject) -> list[np.ndarray]:
+        pixels = subject.pixels(self.conditions.batch)
+        return [np.ascontiguousarray(p.permute(1, 2, 0)) for p in pixels]
 
     def _detector(self, subject: Subject) -> Any:
         """A copy on the device: the detector's own network stays where its programs expect it."""

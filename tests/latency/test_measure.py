@@ -11,10 +11,8 @@ import pytest
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 
-from prunet_det.detection.inference import inference_run
 from prunet_det.latency.measure import _Preparing, default_runtime, local_conditions, measure
 from prunet_det.latency.record import Failure, Latency, read_latencies
-from prunet_det.runtime import make_program
 from prunet_det.runtime.subject import Scope, load_subject
 from prunet_det.utils.env import device_title
 from prunet_det.utils.errors import InputError
@@ -145,15 +143,15 @@ def picture():
 def test_both_ways_find_the_same_boxes(detector):
     """What is compared does the same work: pictures in memory to boxes, scores and labels."""
     subject = replace(detector, picture=picture())
-    pictures = [picture().permute(1, 2, 0).numpy()]
-    (theirs,) = inference_run(subject.detector, pictures)()
-    program = make_program(subject.module, subject.images())
-    run = subject.module.end_to_end(subject.detector, program.bind, subject.pixels())
-    boxes, scores, labels = run()
-    assert len(scores) == len(theirs.pred_instances.scores) > 0
-    torch.testing.assert_close(boxes, theirs.pred_instances.bboxes, rtol=1e-4, atol=1e-2)
-    torch.testing.assert_close(scores, theirs.pred_instances.scores, rtol=1e-4, atol=1e-5)
-    assert torch.equal(labels, theirs.pred_instances.labels)
+    preparing = _Preparing(eager(threads=1), "cpu")
+    ours, _ = preparing.program(subject)
+    theirs, _ = preparing.mmdet(subject)
+    (found,), (wanted,) = ours.run(), theirs.run()
+    wanted = wanted.pred_instances.numpy()
+    assert len(found) == len(wanted.scores) > 0
+    np.testing.assert_allclose(found.boxes, wanted.bboxes, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4, atol=1e-5)
+    assert (found.labels == wanted.labels).all()
 
 
 def test_timing_end_to_end_leaves_the_detector_where_it_is(detector):
