@@ -29,7 +29,7 @@ demo: .venv/.ready
 	$(BIN)/python tools/test.py $(CONFIG) $(DEMO)/weights.safetensors \
 	  --work-dir $(DEMO) --out $(DEMO)/metrics.json
 	$(BIN)/python tools/detect.py $(SAMPLES) --config $(CONFIG) \
-	  --checkpoint $(DEMO)/weights.safetensors --classes 0 1 2 3 4 5 6 7 8 9 --out $(DEMO)/detections
+	  --checkpoint $(DEMO)/weights.safetensors --classes 0 1 2 3 4 5 6 7 8 9 --out $(DEMO)/detections --overwrite
 	@echo "search: $(DEMO)/search/report.md, metrics: $(DEMO)/metrics.json, pictures: $(DEMO)/detections/"
 	@grep bbox_mAP\" $(DEMO)/metrics.json
 

@@ -42,7 +42,7 @@ def test_help(name, here):
             marks=NO_GPU,
         ),
         ("test", (DETECTOR, "none.pth"), "there is no checkpoint"),
-        ("detect", ("gone.png",), "there is no image or folder gone.png"),
+        ("detect", ("gone.png",), "there is no image, video or folder gone.png"),
         ("detect", ("tests/data",), "holds no image"),
         ("detect", ("gone.png", "--score-thr", 2), "--score-thr must lie in 0..1"),
         ("make_data", ("letters", "--out", "x"), "no embedded set 'letters'"),
