@@ -54,7 +54,13 @@ class RandomScaleCrop(BaseTransform):
     ) -> None:
         self.scale, self.ratio_range = tuple(scale), tuple(ratio_range)
         self.crop_size, self.flip_prob = tuple(crop_size), flip_prob
-        self.fill = None if pad_val is None else as_fill(pad_val)
+        self.fill = () if pad_val is None else as_fill(pad_val)
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """Height and width of all images, if they are filled up."""
+        width, height = self.crop_size
+        return (height, width) if self.fill else None
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Transforms an image and its boxes.
@@ -104,9 +110,8 @@ class RandomScaleCrop(BaseTransform):
         image = cv2.resize(results["img"], (new_width, new_height))
         image = image[top : top + crop_height, left : left + crop_width]
         image = cv2.flip(image, 1) if flip else image
-        if self.fill is not None:
-            width, height = self.crop_size
-            image = fill_up(image, height, width, self.fill)
+        if self.output_size is not None:
+            image = fill_up(image, *self.output_size, self.fill)
         results.update(
             img=image,
             img_shape=(crop_height, crop_width),

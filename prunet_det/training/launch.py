@@ -23,6 +23,7 @@ from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
 from prunet_det.training.schedule import fitted_schedule, set_length
+from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.training.start import Start
 from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
@@ -309,9 +310,11 @@ def train(runner: Runner) -> None:
 
     Raises:
         InputError: If the data do not fill a batch, or the config names something unknown.
+        UserError: If a batch is too small for batch norms.
     """
-    with config_errors():
+    with config_errors(), norm_errors():
         check_one_batch(runner)
+        check_smallest_batch(runner)
         runner.train()
 
 
