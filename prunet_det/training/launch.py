@@ -27,7 +27,7 @@ from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.training.start import Start
 from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import atomic_path, make_folder
 from prunet_det.utils.log import PACKAGE
 from prunet_det.zoo.weights import refuse_pretrained
 
@@ -56,7 +56,7 @@ def load_config(
             not fit.
     """
     path = Path(config)
-    cfg = read_config(path, options)
+    cfg = _read_with_length(path, options or {})
     cfg.launcher = launcher
     if data_root:
         set_data_root(cfg, data_root)
@@ -67,6 +67,36 @@ def load_config(
             raise InputError(f"{path}: {key} must be a dict, got {cfg[key]!r}.")
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     return cfg
+
+
+def _read_with_length(path: Path, options: Mapping[str, Any]) -> Config:
+    """Reads a config; a length among the options moves the schedule, unless they set that too."""
+    lengths = [f"train_cfg.{unit}" for unit in ("max_iters", "max_epochs")]
+    given = [key for key in lengths if key in options]
+    if len(given) != 1 or any(key.partition(".")[0] == "param_scheduler" for key in options):
+        return read_config(path, options)
+    cfg = read_config(path, {key: value for key, value in options.items() if key not in given})
+    if given[0].rpartition(".")[2] not in (cfg.get("train_cfg") or {}):  # another kind of loop
+        return read_config(path, options)
+    set_length(cfg, positive_int(options[given[0]], given[0]))
+    return cfg
+
+
+def check_numbers(cfg: Config) -> None:
+    """Refuses lengths, batches and learning rates that train nothing, before anything is built.
+
+    Raises:
+        InputError: The sentence names the setting.
+    """
+    train_cfg, loader = cfg.get("train_cfg") or {}, cfg.get("train_dataloader") or {}
+    for key in ("max_iters", "max_epochs"):
+        if key in train_cfg:
+            positive_int(train_cfg[key], f"train_cfg.{key}")
+    if "batch_size" in loader:
+        positive_int(loader["batch_size"], "train_dataloader.batch_size")
+    rate = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("lr", 1.0)
+    if not isinstance(rate, (int, float)) or not 0 <= rate < float("inf"):
+        raise InputError(f"optim_wrapper.optimizer.lr must be a number from 0 up, got {rate!r}.")
 
 
 def set_data_root(cfg: Config, root: str) -> None:
@@ -264,6 +294,9 @@ def build_runner(cfg: Config) -> Runner:
             torch.distributed.init_process_group("gloo")
         cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
     refuse_pretrained(cfg.model)
+    check_numbers(cfg)
+    if is_main_process():
+        make_folder(cfg.work_dir)
     set_loader_options(cfg)
     cfg.param_scheduler = fitted_schedule(cfg.get("param_scheduler"), cfg.get("train_cfg") or {})
     cfg.setdefault("default_hooks", {}).setdefault("runtime_info", dict(type="DeferredInfoHook"))

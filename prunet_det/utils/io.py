@@ -31,6 +31,10 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as e:
+        if e.filename is None and e.errno is not None:  # a full disk says no name
+            raise OSError(e.errno, e.strerror, os.fspath(path)) from e
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -21,7 +21,14 @@ _ANYWHERE = {"type", "_delete_", "_scope_", "priority", "convert_to_iter_based",
 _TOP = {"speed_up", "custom_imports", "model_wrapper_cfg", "compile", "activation_checkpointing"}
 _TOP |= {"efficient_conv_bn_eval", "tta_model", "tta_pipeline", "backend_args"}
 _TOP |= {"finals", "recipe", "compare_recipe", "space", "search", "search_dataloader"}
-_REGISTRIES = ("MODELS", "DATASETS", "TRANSFORMS", "HOOKS", "OPTIMIZERS", "OPTIM_WRAPPERS")
+_REGISTRIES: tuple[str, ...] = (
+    "MODELS",
+    "DATASETS",
+    "TRANSFORMS",
+    "HOOKS",
+    "OPTIMIZERS",
+    "OPTIM_WRAPPERS",
+)
 _REGISTRIES += ("PARAM_SCHEDULERS", "METRICS", "LOOPS", "DATA_SAMPLERS", "VISUALIZERS")
 _REGISTRIES += ("VISBACKENDS", "TASK_UTILS", "LOG_PROCESSORS")
 # Dicts that name no type: what they may hold, beside what they do.

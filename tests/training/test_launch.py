@@ -32,6 +32,49 @@ def test_the_schedule_follows_the_length(cfg, iters, ends):
     assert cfg.param_scheduler[-1].T_max == ends[-1][1] - ends[-1][0]
 
 
+def test_the_schedule_follows_an_option(tmp_path):
+    """Also where the config's own length is shorter than its warm-up."""
+    warmup = "dict(type='LinearLR', start_factor=0.1, end=1, by_epoch=True)"
+    cosine = "dict(type='CosineAnnealingLR', begin=1, by_epoch=True{})"
+    steps = "dict(type='MultiStepLR', milestones=[8, 11], end=12, by_epoch=True)"
+    config = tmp_path / "c.py"
+    for length, parts, ends in (
+        (1, [warmup, cosine.format("")], [(0, 1), (1, 4)]),
+        (300, [warmup, cosine.format(", end=300, T_max=300")], [(0, 1), (1, 4)]),
+        (12, [steps], [(0, 4)]),
+    ):
+        loop = f"train_cfg = dict(type='EpochBasedTrainLoop', max_epochs={length})"
+        config.write_text(f"model = dict()\n{loop}\nparam_scheduler = [{', '.join(parts)}]\n")
+        cfg = launch.load_config(config, options={"train_cfg.max_epochs": 4})
+        assert cfg.train_cfg.max_epochs == 4
+        assert [(s.begin, s.end) for s in cfg.param_scheduler] == ends
+    assert cfg.param_scheduler[0].milestones == [3, 4]
+    own = {"train_cfg.max_epochs": 4, "param_scheduler.0.end": 9}
+    assert launch.load_config(config, options=own).param_scheduler[0].end == 9
+
+
+def test_a_schedule_beyond_the_end_is_said(caplog):
+    steps = [dict(type="MultiStepLR", milestones=[8, 11], by_epoch=True)]
+    assert fitted_schedule(steps, dict(max_epochs=12)) == steps and not caplog.text
+    assert fitted_schedule(steps, dict(max_epochs=4)) == steps
+    assert "goes on to 11, and the training ends at 4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("train_cfg.max_iters", 0, "train_cfg.max_iters must be a positive integer, got 0"),
+        ("train_cfg.max_iters", 1.5, "must be a positive integer, got 1.5"),
+        ("train_dataloader.batch_size", 0, "train_dataloader.batch_size must be a positive"),
+        ("optim_wrapper.optimizer.lr", -0.1, "lr must be a number from 0 up, got -0.1"),
+        ("optim_wrapper.optimizer.lr", "fast", "lr must be a number from 0 up, got 'fast'"),
+    ],
+)
+def test_numbers_that_train_nothing_are_refused(option, value, sentence):
+    with pytest.raises(UserError, match=sentence):
+        launch.check_numbers(launch.load_config("prunet_effdet.py", options={option: value}))
+
+
 def test_a_default_written_out_is_the_same_schedule(cfg):
     cfg.param_scheduler = [
         dict(type="LinearLR", start_factor=0.1, end=9, by_epoch=False),

@@ -38,3 +38,11 @@ def test_rounded_values_are_json():
         "array": [1, 2],
         "n": None,
     }
+
+
+def test_a_full_disk_leaves_nothing_and_names_the_file(tmp_path):
+    full = pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'")
+    with full, atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
