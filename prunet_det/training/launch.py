@@ -29,6 +29,8 @@ from prunet_det.utils.config import config_errors, positive_int, read_config
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 from prunet_det.utils.io import atomic_path, make_folder
 from prunet_det.utils.log import PACKAGE
+from prunet_det.utils.package import find_checkpoint
+from prunet_det.zoo.imagenet import IMAGENET
 from prunet_det.zoo.weights import refuse_pretrained
 
 logger = logging.getLogger(__name__)
@@ -211,6 +213,8 @@ def set_resume(cfg: Config, resume: str | None, start: str | None = None) -> Non
             raise UserError(f"{resume} is truncated or no checkpoint that training wrote.")
     if resume and start:
         logger.info("resumed from %s; %s is not read", resume, start)
+    elif start and start != IMAGENET:
+        require_file(find_checkpoint(start), "checkpoint")
     cfg.resume, cfg.load_from = bool(resume), resume or start
 
 

@@ -32,6 +32,7 @@ def test_help(name, here):
         ("train", ("nowhere.py",), "there is no config file nowhere.py"),
         ("train", (DETECTOR, "--max-iters", 0), "--max-iters: must be at least 1"),
         ("train", (DETECTOR, "--resume", "none.pth"), "there is no checkpoint"),
+        ("train", (DETECTOR, "--from", "none.pth"), "there is no checkpoint none.pth"),
         ("train", (DETECTOR, "--teacher", "resnet10t"), "for classification configs"),
         pytest.param("train", (DETECTOR, "--amp"), "--amp needs a CUDA device", marks=NO_GPU),
         ("train", (DETECTOR, "--amp-dtype", "bfloat16"), "--amp-dtype needs --amp"),

@@ -356,15 +356,20 @@ def test_the_newest_whole_checkpoint_is_resumed(cfg, tmp_path, caplog):
 
 def test_what_is_there_to_resume_is_resumed_and_else_the_start_is_taken(cfg, tmp_path):
     cfg.work_dir = str(tmp_path)
+    shipped, own = "checkpoints/prunet_demo_digits.safetensors", str(tmp_path / "own.pth")
     for resume in (None, "auto"):
-        launch.set_resume(cfg, resume, "w.safetensors")
-        assert not cfg.resume and cfg.load_from == "w.safetensors"
-    cfg.load_from = "in_the_config.safetensors"
+        for start in (shipped, "imagenet"):
+            launch.set_resume(cfg, resume, start)
+            assert not cfg.resume and cfg.load_from == start
+    cfg.load_from = own
+    with pytest.raises(UserError, match="there is no checkpoint .*own.pth"):
+        launch.set_resume(cfg, None)
+    torch.save({}, own)
     launch.set_resume(cfg, None)
-    assert not cfg.resume and cfg.load_from == "in_the_config.safetensors"
+    assert not cfg.resume and cfg.load_from == own
     torch.save({"meta": {}}, tmp_path / "iter_9.pth")
     (tmp_path / "last_checkpoint").write_text("iter_9.pth")
-    launch.set_resume(cfg, "auto", "w.safetensors")
+    launch.set_resume(cfg, "auto", "not_read.safetensors")
     assert cfg.resume and cfg.load_from == str(tmp_path / "iter_9.pth")
     cfg.load_from, cfg.resume = None, True  # by the config
     launch.set_resume(cfg, None)
