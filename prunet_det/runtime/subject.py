@@ -281,7 +281,13 @@ def _from_config(
         names = tuple(f"stride{s}" for s in strides) if strides else ()
         module = detector.backbone.eval()
     else:
-        module = build.NetworkPart(detector, size).eval()
+        try:
+            module = build.NetworkPart(detector, size).eval()
+        except Exception as e:  # whatever a detector's own code raises
+            raise InputError(
+                f"the detector of {path} does not run as backbone, neck and head on images of "
+                f"{size} px: {' '.join(str(e).split())[:200]}"
+            ) from e
         names = module.output_names
     return Subject(
         name=name,

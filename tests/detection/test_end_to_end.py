@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -11,7 +12,13 @@ from torch import nn
 from torchvision.ops import batched_nms
 
 from prunet_det.detection.build import NetworkPart, build_detector
-from prunet_det.detection.end_to_end import EndToEnd, Selection, onnx_select, select
+from prunet_det.detection.end_to_end import (
+    EndToEnd,
+    Selection,
+    _traced_candidates,
+    onnx_select,
+    select,
+)
 from prunet_det.detection.export import FileOptions, export_end_to_end
 from prunet_det.detection.letterbox import Letterbox
 from prunet_det.runtime.onnx import onnx_bytes
@@ -104,6 +111,92 @@ def test_a_file_of_any_batch_says_what_it_takes(detector, tmp_path):
     assert said["classes"] == ["zero"] and said["score_threshold"] == 0.02
     assert said["letterbox"]["pad_value"] == [3, 2, 1]  # RGB, as the file takes images
     assert said["input"]["channels"] == "RGB"
+
+
+ANCHORS = dict(
+    anchor_generator=dict(
+        type="AnchorGenerator",
+        octave_base_scale=4,
+        scales_per_octave=1,
+        ratios=[0.5, 1.0],
+        strides=[8, 16],
+    ),
+)
+FOCAL = dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
+QUALITY = dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0)
+POINTS = dict(scales_per_octave=1, ratios=[1.0])
+HEADS = {
+    "RetinaHead": dict(loss_cls=FOCAL, **ANCHORS),
+    "ATSSHead": dict(
+        loss_cls=FOCAL,
+        anchor_generator=ANCHORS["anchor_generator"] | POINTS,
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_stds=(0.1, 0.1, 0.2, 0.2)),
+    ),
+    "GFLHead": dict(loss_cls=QUALITY, anchor_generator=ANCHORS["anchor_generator"] | POINTS),
+    "FCOSHead": dict(strides=[8, 16], regress_ranges=((-1, 64), (64, 1e8))),
+    "YOLOXHead": dict(strides=[8, 16]),
+}
+
+
+def mmdet_head(name):
+    from mmdet.registry import MODELS
+    from mmengine.config import ConfigDict
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet")
+    cfg = dict(
+        nms_pre=40,
+        min_bbox_size=4,
+        score_thr=0.1,
+        nms=dict(type="nms", iou_threshold=0.4),
+        max_per_img=20,
+    )
+    sizes = dict(num_classes=3, in_channels=32, feat_channels=32, stacked_convs=1)
+    return MODELS.build(dict(type=name, test_cfg=ConfigDict(cfg), **sizes, **HEADS[name])).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["RetinaHead", "ATSSHead", "GFLHead", "FCOSHead"])
+def test_heads_of_mmdetection_select_as_they_do(name):
+    head = mmdet_head(name)
+    shapes = head([torch.zeros(2, 32, 8, 8), torch.zeros(2, 32, 4, 4)])
+    groups = [[torch.randn_like(m) for m in group] for group in shapes]
+    if name == "FCOSHead":
+        groups[1] = [m.abs() * 16 for m in groups[1]]  # distances in pixels
+    chosen = Selection.of_head(head)
+    found = select(*_traced_candidates(head, groups, 64, chosen.score_thr), 3, 0.4, 20)
+    metas = [dict(img_shape=(64, 64))] * 2
+    expected = head.predict_by_feat(*groups, batch_img_metas=metas)
+    for boxes, scores, labels, theirs in zip(*found, expected, strict=True):
+        count = len(theirs)
+        assert count > 1 and (labels[count:] == -1).all()
+        assert torch.equal(labels[:count], theirs.labels)
+        assert torch.equal(scores[:count], theirs.scores)
+        assert torch.allclose(boxes[:count], theirs.bboxes)
+
+
+def test_a_head_that_selects_in_its_own_way_is_refused():
+    with pytest.raises(ValueError, match="YOLOXHead selects detections in a way of its own"):
+        Selection.of_head(mmdet_head("YOLOXHead"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [dict(plugin=True), dict(precision="fp16", batch=None)])
+def test_other_files(detector, values, tmp_path):
+    path = tmp_path / "d.onnx"
+    letterbox, options = Letterbox(64), FileOptions(**values)
+    assert export_end_to_end(detector, path, letterbox, None, options).detections > 10
+    model = onnx.load(path)
+    assert [o.name for o in model.graph.output] == ["boxes", "scores", "labels"]
+    plugins = [n for n in model.graph.node if n.op_type == "EfficientNMS_TRT"]
+    assert len(plugins) == options.plugin
+    if plugins:
+        said = {a.name: onnx.helper.get_attribute_value(a) for a in plugins[0].attribute}
+        assert said["max_output_boxes"] == 100 and said["box_coding"] == 0
+        assert said["score_threshold"] == pytest.approx(0.01)
+    else:  # the network in half precision, what is around it in single
+        types = {w.data_type for w in model.graph.initializer if len(w.dims) == 4}
+        assert types == {onnx.TensorProto.FLOAT16}
 
 
 @pytest.mark.parametrize("values", [dict(score_thr=1.5), dict(nms_iou=-0.1), dict(max_per_img=0)])

@@ -41,3 +41,38 @@ def test_a_detector_in_half_precision(here, tmp_path):
     assert "--fp16" in done.stdout
     (images,) = ort.InferenceSession(tmp_path / "net.onnx").get_inputs()
     assert images.shape == [1, 3, 128, 128] and images.type == "tensor(float16)"
+
+
+E2E = [ROOT / "configs" / "prunet_effdet.py", "--scope", "e2e", "--out"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["net.pt"], "--out must end in .onnx, got"),
+        (["here/net.onnx"], "here cannot be written"),
+        (["net.onnx", "--opset", 99], "the opset must lie in 1.."),
+        (["net.onnx", "--max-per-img", 9999], "max_per_img is 9999, but an image of 64 px has"),
+        (["net.onnx", "--nms-iou", 1.5], "nms_iou must lie in 0..1, got 1.5"),
+        (["net.onnx", "--score-thr", "nan"], "score_thr must lie in 0..1, got nan"),
+        (["net.onnx", "--output-names", "a", "a", "b"], "four different names"),
+        (["net.onnx", "--classes", "a"], "the detector has 10 classes, but 1 names were given"),
+        (["net.onnx", "--input-size", 100], "multiples of 64 px, not 100"),
+        (["net.onnx", "--batch", "some"], "--batch must be a positive integer or dynamic"),
+    ],
+)
+def test_what_no_file_can_have_is_refused(flags, sentence, refused, tmp_path):
+    (tmp_path / "here").write_text("a file")
+    out, *others = flags
+    size = [] if "--input-size" in others else ["--input-size", 64]
+    assert sentence in refused("export", *E2E, tmp_path / out, *others, *size)
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_flags_of_another_scope_are_refused(refused, tmp_path):
+    out = tmp_path / "net.onnx"
+    assert "--nms-iou is for --scope e2e" in refused(
+        "export", "prunet_p0", "--out", out, "--nms-iou", 0.5
+    )
+    line = refused("export", "prunet_p0", "--scope", "e2e", "--out", out)
+    assert "scope e2e needs a detector's config" in line
