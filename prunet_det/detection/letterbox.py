@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-import cv2
 import numpy as np
 from mmdet.datasets.transforms import Resize
 from mmdet.registry import TRANSFORMS
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
-from PIL import Image
 
 from prunet_det.utils.errors import InputError
+from prunet_det.utils.letterbox import fit_square
 
 Rounding = Literal["round", "floor"]
 
@@ -28,15 +27,6 @@ def as_fill(pad_val: int | Sequence[int]) -> tuple[int, ...]:
     if len(fill) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in fill):
         raise InputError(f"a pad_val is one integer or three, 0 to 255, got {pad_val}.")
     return fill
-
-
-def fill_up(image: np.ndarray, height: int, width: int, fill: Sequence[int]) -> np.ndarray:
-    """Returns an image, (H, W, 3), at the top left of a larger one that is filled."""
-    filled = np.empty((height, width, 3), image.dtype)
-    h, w = image.shape[:2]
-    filled[:h, :w] = image
-    filled[h:] = filled[:h, w:] = fill
-    return filled
 
 
 @TRANSFORMS.register_module()
@@ -124,17 +114,7 @@ class Letterbox(Resize):
             The square, (size, size, 3) uint8; the factors by which width and height were scaled;
             and height and width of the scaled image, which lies at the top left.
         """
-        height, width = image.shape[:2]
-        longer, shorter = max(self.scale), min(self.scale)
-        factor = min(longer / max(height, width), shorter / min(height, width))
-        half = 0.5 if self.rounding == "round" else 0.0
-        h, w = (max(1, int(side * factor + half)) for side in (height, width))
-        if self.antialias:
-            scaled = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
-        else:
-            scaled = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-        square = fill_up(scaled, self.size, self.size, self.pad_val)
-        return square, (w / width, h / height), (h, w)
+        return fit_square(image, **self.metadata())
 
     def metadata(self) -> dict[str, Any]:
         """Describes what `fit` does, in JSON's types, for whoever feeds an exported network."""

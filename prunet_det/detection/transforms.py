@@ -19,8 +19,9 @@ from mmengine.structures import InstanceData
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from prunet_det.detection.letterbox import as_fill, fill_up
+from prunet_det.detection.letterbox import as_fill
 from prunet_det.utils.errors import InputError
+from prunet_det.utils.letterbox import fill_up
 
 _CROPPED = {"gt_bboxes", "gt_bboxes_labels", "gt_ignore_flags"}
 

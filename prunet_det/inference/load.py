@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunet_det.inference.detector import Detector, Engine, check_selection
+from prunet_det.inference.exported import ExportedFile
 from prunet_det.inference.images import ChannelOrder
 from prunet_det.runtime import RUNTIMES, check_runtime
 from prunet_det.utils.config import positive_int
@@ -46,8 +47,12 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
 
     Args:
         model: A training's folder, with its weights, train.json and config; or a file of weights,
-            with a card or a train.json beside it; by default the shipped detector of digits.
-        runtime: `eager`, or `auto` for the fastest that is here.
+            with a card or a train.json beside it; or an .onnx that `tools/export.py --scope e2e`
+            wrote, which needs neither MMDetection nor a config; by default the shipped detector of
+            digits.
+        runtime: One of `prunet_det.runtime.RUNTIMES`, or `auto` for the fastest that is ready
+            within seconds: ONNX Runtime on a CPU, a CUDA graph on a GPU. It is held to eager
+            PyTorch once.
         config: Config of the detector; by default the one in the folder, or the card's.
         classes: Class names, in the order of the labels; by default those of train.json or the
             card, or of the config's test data.
@@ -79,16 +84,26 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
             f"there is no runtime {runtime!r}; the known ones are auto, {', '.join(RUNTIMES)}."
         )
     check_runtime("eager" if runtime == "auto" else runtime, precision, device)
+    choice: dict[str, Any] = dict(
+        score_thr=score_thr, max_per_img=max_per_img, channel_order=channel_order
+    )
+    if model is not None and Path(model).suffix == ".onnx":
+        if runtime not in ("auto", "onnxruntime") or precision != "fp32" or config is not None:
+            raise InputError(
+                f"{os.fspath(model)} runs in ONNX Runtime, in the precision that it was exported "
+                "in, and needs no config."
+            )
+        exported = ExportedFile(model, device, batch, threads)
+        if classes is not None and len(classes) != len(exported.classes):
+            raise InputError(
+                f"the file has {len(exported.classes)} classes, but {len(classes)} names were "
+                "given."
+            )
+        return Detector(exported, classes or exported.classes, **choice)
     found = find_training(SHIPPED if model is None else model, config, classes)
     options = dict(device=device, precision=precision, batch=batch, threads=threads)
     engine = build_engine(found, runtime, score_thr, max_per_img, **options)
-    return Detector(
-        engine,
-        found.classes,
-        score_thr=score_thr,
-        max_per_img=max_per_img,
-        channel_order=channel_order,
-    )
+    return Detector(engine, found.classes, **choice)
 
 
 @dataclass(frozen=True, kw_only=True)
