@@ -312,6 +312,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also time mmdet.apis.inference_detector on each detector (scope e2e)",
     )
+    measure.add_argument("--picture", metavar="IMAGE", help="what detectors look at [noise]")
     measure.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
 
     compare = verb(run_compare, "v100", known)

@@ -37,8 +37,8 @@ class Measurement:
     Attributes:
         latency: Median, 10th and 90th percentile.
         timing: All samples.
-        difference: Largest relative L2 error of an output against eager FP32 on the same device;
-            None of `mmdet`, which is eager PyTorch itself.
+        difference: Largest relative L2 error of an output against eager FP32 on the same device; of
+            `mmdet`, the share of its detections that the detector does not find (see `missed`).
     """
 
     latency: Latency
@@ -264,12 +264,17 @@ class _Preparing:
         detect, pictures = self._callable(subject, program), self._pictures(subject)
         return Task(lambda: detect(pictures), program.device, host_clock=True), difference
 
-    def mmdet(self, subject: Subject) -> tuple[Task, None]:
+    def mmdet(self, subject: Subject) -> tuple[Task, float | None]:
         """MMDetection's `inference_detector` on the same pictures, its pipeline built once."""
         from prunet_det.inference.whole import inference_run
 
         run = inference_run(self._detector(subject), self._pictures(subject))
-        return Task(run, self.device, host_clock=True), None
+        difference = None
+        if id(subject.module) in self.programs:
+            wanted = [sample.pred_instances.cpu().numpy() for sample in run()]
+            found = self.program(subject)[0].run()
+            difference = max(map(missed, found, wanted))
+        return Task(run, self.device, host_clock=True), difference
 
     def _callable(self, subject: Subject, program: Program) -> Callable[[Any], Any]:
         """The detector as users call it; all that it finds counts, as in an evaluation."""
@@ -290,6 +295,24 @@ class _Preparing:
         if id(subject.detector) not in self.detectors:
             self.detectors[id(subject.detector)] = copy.deepcopy(subject.detector).to(self.device)
         return self.detectors[id(subject.detector)]
+
+
+def missed(found: Any, wanted: Any) -> float:
+    """Returns the share of MMDetection's detections in an image that a detector does not find.
+
+    One is found again with its class, within 0.1 px and 1e-3 of its score. Where scores are equal
+    up to rounding, as those of random weights are, either may keep another.
+
+    Args:
+        found: Detections.
+        wanted: MMDetection's instances, as arrays.
+    """
+    if not len(wanted.scores):
+        return float(len(found) > 0)
+    same = wanted.labels[:, None] == found.labels
+    same &= np.abs(wanted.scores[:, None] - found.scores) < 1e-3
+    same &= (np.abs(wanted.bboxes[:, None] - found.boxes) < 0.1).all(-1)
+    return 1 - float(same.any(1).mean())
 
 
 def _latency(subject: Subject, conditions: Conditions, timing: Timing) -> Latency:
