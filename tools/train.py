@@ -12,6 +12,7 @@ def main() -> None:
     from mmengine.dist import get_world_size, is_main_process
 
     from prunet_det.training import launch, loading
+    from prunet_det.training.batch import effective_batch
     from prunet_det.training.graphs import SPEED_UPS
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,7 +82,7 @@ def main() -> None:
     launch.set_resume(cfg, args.resume, args.start)
     runner = launch.build_runner(cfg)
     if is_main_process():
-        print(launch.effective_batch(cfg, get_world_size()))
+        print(effective_batch(cfg, get_world_size()))
     launch.train(runner)
 
 

@@ -18,10 +18,12 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from prunet_det.training.batch import lr_factor
 from prunet_det.training.checkpoints import is_whole, newest_checkpoint, use_safe_hook
 from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
+from prunet_det.training.numbers import check_numbers
 from prunet_det.training.schedule import fitted_schedule, set_length
 from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.training.start import Start
@@ -82,23 +84,6 @@ def _read_with_length(path: Path, options: Mapping[str, Any]) -> Config:
         return read_config(path, options)
     set_length(cfg, positive_int(options[given[0]], given[0]))
     return cfg
-
-
-def check_numbers(cfg: Config) -> None:
-    """Refuses lengths, batches and learning rates that train nothing, before anything is built.
-
-    Raises:
-        InputError: The sentence names the setting.
-    """
-    train_cfg, loader = cfg.get("train_cfg") or {}, cfg.get("train_dataloader") or {}
-    for key in ("max_iters", "max_epochs"):
-        if key in train_cfg:
-            positive_int(train_cfg[key], f"train_cfg.{key}")
-    if "batch_size" in loader:
-        positive_int(loader["batch_size"], "train_dataloader.batch_size")
-    rate = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("lr", 1.0)
-    if not isinstance(rate, (int, float)) or not 0 <= rate < float("inf"):
-        raise InputError(f"optim_wrapper.optimizer.lr must be a number from 0 up, got {rate!r}.")
 
 
 def set_data_root(cfg: Config, root: str) -> None:
@@ -396,52 +381,3 @@ def set_classes(dataset: dict[str, Any], classes: Sequence[str]) -> None:
     """
     if classes and dataset["type"] in ("CocoFolder", "EmbeddedDataset"):
         dataset.setdefault("metainfo", dict(classes=tuple(classes)))
-
-
-def lr_factor(cfg: Config, world_size: int) -> float:
-    """Returns what `--auto-scale-lr` multiplies the learning rate by.
-
-    For SGD it is the ratio of the batches (Goyal et al. 2017). Adam, LAMB and Muon take steps of
-    one length, whatever the gradient's; their noise, which the batch averages, sets the rate, and
-    the rule is the ratio's square root (Malladi et al. 2022). mmengine scales all linearly, and by
-    the images of an iteration; here those that are accumulated for a step count as well.
-
-    Args:
-        cfg: Config of the training, with `auto_scale_lr.base_batch_size`.
-        world_size: Number of processes.
-    """
-    ratio = images_per_step(cfg, world_size) / cfg.auto_scale_lr.base_batch_size
-    return float(ratio if _scales_linearly(cfg) else ratio**0.5)
-
-
-def _scales_linearly(cfg: Config) -> bool:
-    return bool(cfg.optim_wrapper.optimizer.type == "SGD")
-
-
-def images_per_step(cfg: Config, world_size: int) -> int:
-    """Returns the images of an optimizer step: of all processes, and of accumulated iterations."""
-    accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
-    return int(cfg.train_dataloader.batch_size * world_size * accumulated)
-
-
-def effective_batch(cfg: Config, world_size: int) -> str:
-    """Describes the images per optimizer step and the learning rate in one line.
-
-    Args:
-        cfg: Config of the training.
-        world_size: Number of processes.
-    """
-    total, lr = images_per_step(cfg, world_size), cfg.optim_wrapper.optimizer.lr
-    line = (
-        f"effective batch {total} = {cfg.train_dataloader.batch_size} images x {world_size} "
-        f"processes x {cfg.optim_wrapper.get('accumulative_counts', 1)} accumulated, "
-        f"learning rate {lr:g}"
-    )
-    base = cfg.get("auto_scale_lr", {}).get("base_batch_size")
-    if base and base != total:
-        if cfg.auto_scale_lr.get("enable"):
-            rule = "linearly" if _scales_linearly(cfg) else "by the square root"
-            line += f", scaled {rule} from batch {base} to {lr * lr_factor(cfg, world_size):g}"
-        else:
-            line += f" (chosen for batch {base}; --auto-scale-lr scales it)"
-    return line

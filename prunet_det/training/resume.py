@@ -12,8 +12,8 @@ from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from prunet_det.training.batch import images_per_step
 from prunet_det.training.evaluate import unwrap_model
-from prunet_det.training.launch import images_per_step
 from prunet_det.zoo.weights import CheckpointError, check_fit
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from prunet_det.training import ClassCheckHook, RecordHook, launch
+from prunet_det.training.batch import effective_batch
+from prunet_det.training.numbers import check_numbers
 from prunet_det.training.schedule import explicit_schedule, fitted_schedule
 from prunet_det.utils.errors import UserError
 from prunet_det.zoo.weights import CheckpointError, refuse_pretrained
@@ -72,7 +74,7 @@ def test_a_schedule_beyond_the_end_is_said(caplog):
 )
 def test_numbers_that_train_nothing_are_refused(option, value, sentence):
     with pytest.raises(UserError, match=sentence):
-        launch.check_numbers(launch.load_config("prunet_effdet.py", options={option: value}))
+        check_numbers(launch.load_config("prunet_effdet.py", options={option: value}))
 
 
 def test_a_default_written_out_is_the_same_schedule(cfg):
@@ -101,18 +103,16 @@ def test_a_training_may_be_shorter_than_its_warm_up(cfg):
 
 def test_effective_batch(cfg):
     cfg.optim_wrapper.accumulative_counts = 2
-    assert launch.effective_batch(cfg, 4) == (
+    assert effective_batch(cfg, 4) == (
         "effective batch 64 = 8 images x 4 processes x 2 accumulated, learning rate 0.01 "
         "(chosen for batch 8; --auto-scale-lr scales it)"
     )
     cfg.auto_scale_lr.enable = True
-    assert launch.effective_batch(cfg, 4).endswith(
-        "scaled by the square root from batch 8 to 0.0282843"
-    )
+    assert effective_batch(cfg, 4).endswith("scaled by the square root from batch 8 to 0.0282843")
     cfg.optim_wrapper.optimizer = dict(type="SGD", lr=0.01)
-    assert launch.effective_batch(cfg, 4).endswith("scaled linearly from batch 8 to 0.08")
+    assert effective_batch(cfg, 4).endswith("scaled linearly from batch 8 to 0.08")
     cfg.auto_scale_lr.base_batch_size = 64
-    assert launch.effective_batch(cfg, 4).endswith("learning rate 0.01")
+    assert effective_batch(cfg, 4).endswith("learning rate 0.01")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_rate_is_scaled_as_it_is_said(optimizer, factor, tmp_path):
     runner.scale_lr(wrapper, runner.auto_scale_lr)
     after = [group["lr"] for group in wrapper.optimizer.param_groups]
     assert after == pytest.approx([factor * lr for lr in before]) and 0.01 in before
-    assert launch.effective_batch(cfg, 1).endswith(f"from batch 4 to {0.01 * factor:g}")
+    assert effective_batch(cfg, 1).endswith(f"from batch 4 to {0.01 * factor:g}")
 
 
 def test_bfloat16_needs_no_loss_scale(cfg):
