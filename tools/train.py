@@ -62,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_config(args)
     if args.max_iters is not None:
-        launch.set_max_iters(cfg, args.max_iters)
+        launch.set_max_iters(cfg, args.max_iters, args.cfg_options)
     if args.teacher or args.teacher_checkpoint:
         launch.set_teacher(cfg, args.teacher, args.teacher_checkpoint)
     if args.amp and not torch.cuda.is_available():

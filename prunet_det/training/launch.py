@@ -24,7 +24,7 @@ from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
 from prunet_det.training.numbers import check_numbers
-from prunet_det.training.schedule import fitted_schedule, set_length
+from prunet_det.training.schedule import fit_iterations, fitted_schedule, set_length
 from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.training.start import Start
 from prunet_det.utils.config import config_errors, positive_int, read_config
@@ -77,13 +77,17 @@ def _read_with_length(path: Path, options: Mapping[str, Any]) -> Config:
     """Reads a config; a length among the options moves the schedule, unless they set that too."""
     lengths = [f"train_cfg.{unit}" for unit in ("max_iters", "max_epochs")]
     given = [key for key in lengths if key in options]
-    if len(given) != 1 or any(key.partition(".")[0] == "param_scheduler" for key in options):
+    if len(given) != 1 or _set_schedule(options):
         return read_config(path, options)
     cfg = read_config(path, {key: value for key, value in options.items() if key not in given})
     if given[0].rpartition(".")[2] not in (cfg.get("train_cfg") or {}):  # another kind of loop
         return read_config(path, options)
     set_length(cfg, positive_int(options[given[0]], given[0]))
     return cfg
+
+
+def _set_schedule(options: Mapping[str, Any]) -> bool:
+    return any(key.partition(".")[0] == "param_scheduler" for key in options)
 
 
 def set_data_root(cfg: Config, root: str) -> None:
@@ -103,12 +107,14 @@ def set_data_root(cfg: Config, root: str) -> None:
             evaluator.ann_file = str(Path(root) / loader.dataset.ann_file)
 
 
-def set_max_iters(cfg: Config, max_iters: int) -> None:
+def set_max_iters(cfg: Config, max_iters: int, options: Mapping[str, Any] | None = None) -> None:
     """Sets the number of iterations of a training, and the schedule with it; see `set_length`.
 
     Args:
         cfg: Config that trains by iterations; changed in place.
         max_iters: Number of iterations, at least 1.
+        options: Settings that the config was read with, by dotted key; a schedule that is among
+            them stays as it is.
 
     Raises:
         UserError: If the config trains by epochs, or the number is not positive.
@@ -119,7 +125,10 @@ def set_max_iters(cfg: Config, max_iters: int) -> None:
             "--max-iters is for configs that train by iterations; this one trains by epochs: "
             "--cfg-options train_cfg.max_epochs=N."
         )
-    set_length(cfg, max_iters)
+    if _set_schedule(options or {}):
+        cfg.train_cfg.max_iters = max_iters
+    else:
+        set_length(cfg, max_iters)
 
 
 def set_amp(cfg: Config, dtype: str = "float16") -> None:
@@ -337,6 +346,7 @@ def train(runner: Runner) -> None:
     with config_errors(), norm_errors():
         check_one_batch(runner)
         check_smallest_batch(runner)
+        fit_iterations(runner)
         runner.train()
 
 

@@ -13,23 +13,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 logger = logging.getLogger(__name__)
 
 Schedulers = Sequence[Mapping[str, Any]]
 
 
+def _listed(schedulers: Any) -> Schedulers | None:
+    """Returns schedulers as a list; None for those of several optimizers, a dict by their names."""
+    if isinstance(schedulers, Mapping):
+        return [schedulers] if "type" in schedulers else None
+    return schedulers or []
+
+
 def set_length(cfg: Config, length: int) -> None:
     """Sets the length of a training, and the schedule with it.
 
     A scheduler that ends with the training still does, and what lies between, such as milestones,
-    moves in proportion. A warm-up keeps its length, but takes at most a quarter of the training.
+    moves in proportion. A warm-up keeps its length, but takes at most a quarter of the training;
+    under four epochs that is a part of one, and the schedulers it concerns count iterations.
 
     Args:
         cfg: Config; changed in place.
         length: Number of iterations, or of epochs if the config trains by epochs.
     """
-    cfg.param_scheduler = _moved(cfg.get("param_scheduler"), cfg.train_cfg, length)
+    schedulers = _listed(cfg.get("param_scheduler"))
+    if schedulers is not None:
+        cfg.param_scheduler = _moved(schedulers, cfg.train_cfg, length)
     cfg.train_cfg[_unit(cfg.train_cfg)] = length
 
 
@@ -57,23 +68,24 @@ def explicit_schedule(
     return written
 
 
-def fitted_schedule(
-    schedulers: Schedulers | None, train_cfg: Mapping[str, Any]
-) -> Schedulers | None:
+def fitted_schedule(schedulers: Any, train_cfg: Mapping[str, Any]) -> Any:
     """Shortens the warm-up of a training that ends before it; any other schedule is returned as is.
 
-    mmengine refuses a cosine that would begin after the end of the training.
+    mmengine refuses a cosine that would begin after the end of the training, and a warm-up that
+    goes on beyond it would never come to the learning rate.
 
     Args:
-        schedulers: The config's `param_scheduler`.
+        schedulers: The config's `param_scheduler`; those of several optimizers stay as they are.
         train_cfg: The config's training loop; one with neither `max_iters` nor `max_epochs` is a
             user's own.
     """
-    if _unit(train_cfg) not in train_cfg:
+    listed = _listed(schedulers)
+    if listed is None or _unit(train_cfg) not in train_cfg:
         return schedulers
-    explicit = explicit_schedule(schedulers, train_cfg)
     length = train_cfg[_unit(train_cfg)]
-    beyond = [at for s in explicit if _counts_alike(s, train_cfg) for at in _places(s)]
+    alike = [s for s in explicit_schedule(listed, train_cfg) if _counts_alike(s, train_cfg)]
+    late = [s for s in alike if _warms_up(s) and s.end > length]
+    beyond = [at for s in alike if s not in late for at in _places(s)]
     if any(at > length for at in beyond):
         logger.warning(
             "the schedule goes on to %d, and the training ends at %d: the learning rate does not "
@@ -81,29 +93,62 @@ def fitted_schedule(
             max(beyond),
             length,
         )
-    if all(s.begin < s.end for s in explicit if _counts_alike(s, train_cfg)):
+    if not late and all(s.begin < s.end for s in alike):
         return schedulers
-    return _moved(schedulers, train_cfg, train_cfg[_unit(train_cfg)])
+    logger.info("the warm-up takes a quarter of the training, for it is longer than all of it.")
+    return _moved(listed, train_cfg, length)
 
 
-def _moved(
-    schedulers: Schedulers | None, train_cfg: Mapping[str, Any], length: int
-) -> list[ConfigDict]:
+def fit_iterations(runner: Runner) -> None:
+    """Fits a warm-up to the iterations of an epoch, which only the data say.
+
+    One in iterations that is longer than all epochs is shortened. One of a single epoch counts its
+    iterations. One of a single step is left out, for mmengine would begin with its low rate and
+    never leave it.
+
+    Args:
+        runner: Runner with its training loop and data built; its schedule is changed.
+    """
+    loop, schedulers = runner.train_loop, _listed(runner.param_schedulers)
+    if schedulers is None or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+        return
+    if isinstance(loop, EpochBasedTrainLoop):
+        others = [s for s in schedulers if not s.get("by_epoch", True)]
+        fitted = fitted_schedule(others, {"max_iters": loop.max_iters})
+        if fitted is not others:
+            schedulers = [*(fitted or []), *(s for s in schedulers if s.get("by_epoch", True))]
+    kept = []
+    for scheduler in schedulers:
+        if _warms_up(scheduler) and "end" in scheduler:
+            scheduler = ConfigDict(scheduler)
+            if scheduler.get("by_epoch", True) and scheduler.end <= 1:
+                scheduler.convert_to_iter_based = True
+            length = len(loop.dataloader) if scheduler.get("convert_to_iter_based") else 1
+            if int(scheduler.end * length) < 2:
+                logger.info("there is no warm-up: it would take one step.")
+                continue
+        kept.append(scheduler)
+    runner.param_schedulers = kept
+
+
+def _moved(schedulers: Schedulers, train_cfg: Mapping[str, Any], length: int) -> list[ConfigDict]:
     """Lists the schedulers of the same training at another length; see `set_length`."""
     old = train_cfg[_unit(train_cfg)]
-    alike = [s for s in schedulers or [] if _counts_alike(s, train_cfg)]
+    alike = [s for s in schedulers if _counts_alike(s, train_cfg)]
     inner = [s["begin"] for s in alike if s.get("begin")]
     inner += [s["end"] for s in alike if 0 < s.get("end", old) < old]
+    inner += [s["end"] for s in alike if _warms_up(s) and s.get("end", old) > old]
     warmup = min(inner, default=0)
+    in_part = length < 4 and _unit(train_cfg) == "max_epochs"
 
-    def place(at: int) -> int:
+    def place(at: int) -> float:
         if at <= warmup:
-            return min(at, length // 4)
+            return min(at, length / 4 if in_part else length // 4)
         return length if at == old else round(at * length / old)
 
     moved = []
     written = explicit_schedule(schedulers, train_cfg)
-    for given, scheduler in zip(schedulers or [], written, strict=True):
+    for given, scheduler in zip(schedulers, written, strict=True):
         if _counts_alike(scheduler, train_cfg):
             scheduler.begin = place(scheduler.begin)
             scheduler.end = place(scheduler.end) if "end" in given else length
@@ -113,8 +158,17 @@ def _moved(
                 scheduler.milestones = [round(at * length / old) for at in scheduler.milestones]
             if scheduler.end <= scheduler.begin:
                 continue
+            if isinstance(scheduler.begin + scheduler.end, float):
+                scheduler.convert_to_iter_based = True
+                scheduler.pop("T_max", None)  # of the iterations that are left, rounded
         moved.append(scheduler)
     return moved
+
+
+def _warms_up(scheduler: Mapping[str, Any]) -> bool:
+    """Says whether a scheduler begins a training below the learning rate and ends at it."""
+    rises = scheduler["type"] in ("ConstantLR", "LinearLR")
+    return rises and not scheduler.get("begin") and scheduler.get("end_factor", 1.0) == 1.0
 
 
 def _places(scheduler: Mapping[str, Any]) -> list[int]:
