@@ -23,7 +23,7 @@ from prunet_det.training.checkpoints import is_whole, newest_checkpoint, use_saf
 from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
-from prunet_det.training.numbers import check_numbers
+from prunet_det.training.numbers import check_average, check_numbers
 from prunet_det.training.schedule import fit_iterations, fitted_schedule, set_length
 from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.training.start import Start
@@ -346,6 +346,7 @@ def train(runner: Runner) -> None:
     with config_errors(), norm_errors():
         check_one_batch(runner)
         check_smallest_batch(runner)
+        check_average(runner)
         fit_iterations(runner)
         runner.train()
 

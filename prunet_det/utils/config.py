@@ -65,6 +65,8 @@ _ENTRANCES = (
     ("utils", "data", "sampler.py"),
     ("utils", "data", "dataloader.py"),
 )
+# Folders of classes whose constructors do: torch's optimizers and MMEngine's schedulers.
+_CONSTRUCTORS = (("torch", "optim"), ("optim", "scheduler"))
 
 
 @contextlib.contextmanager
@@ -81,7 +83,9 @@ def config_errors() -> Iterator[None]:
             raise
         *_, (last, _) = traceback.walk_tb(e.__traceback__)
         text = str(e.args[0] if isinstance(e, KeyError) and e.args else e)
-        entered = Path(last.f_code.co_filename).parts[-3:] in _ENTRANCES
+        parts = Path(last.f_code.co_filename).parts
+        entered = parts[-3:] in _ENTRANCES
+        entered |= parts[-3:-1] in _CONSTRUCTORS and last.f_code.co_name == "__init__"
         if not entered and "__init__() got an unexpected keyword argument" not in text:
             raise
         reason = text.partition(". Please check")[0].rstrip(".")

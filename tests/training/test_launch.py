@@ -13,53 +13,15 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from prunet_det.training import ClassCheckHook, RecordHook, launch
 from prunet_det.training.batch import effective_batch
 from prunet_det.training.numbers import check_numbers
-from prunet_det.training.schedule import explicit_schedule, fitted_schedule
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.zoo.weights import CheckpointError, refuse_pretrained
 from tests.conftest import ROOT, forget_runs
+from tests.training.test_deferred_info import build
 
 
 @pytest.fixture
 def cfg():
     return Config.fromfile(ROOT / "configs" / "prunet_effdet.py")
-
-
-@pytest.mark.parametrize(
-    ("iters", "ends"), [(8000, [(0, 100), (100, 8000)]), (40, [(0, 10), (10, 40)]), (2, [(0, 2)])]
-)
-def test_the_schedule_follows_the_length(cfg, iters, ends):
-    launch.set_max_iters(cfg, iters)
-    assert cfg.train_cfg.max_iters == iters
-    assert [(s.begin, s.end) for s in cfg.param_scheduler] == ends
-    assert cfg.param_scheduler[-1].T_max == ends[-1][1] - ends[-1][0]
-
-
-def test_the_schedule_follows_an_option(tmp_path):
-    """Also where the config's own length is shorter than its warm-up."""
-    warmup = "dict(type='LinearLR', start_factor=0.1, end=1, by_epoch=True)"
-    cosine = "dict(type='CosineAnnealingLR', begin=1, by_epoch=True{})"
-    steps = "dict(type='MultiStepLR', milestones=[8, 11], end=12, by_epoch=True)"
-    config = tmp_path / "c.py"
-    for length, parts, ends in (
-        (1, [warmup, cosine.format("")], [(0, 1), (1, 4)]),
-        (300, [warmup, cosine.format(", end=300, T_max=300")], [(0, 1), (1, 4)]),
-        (12, [steps], [(0, 4)]),
-    ):
-        loop = f"train_cfg = dict(type='EpochBasedTrainLoop', max_epochs={length})"
-        config.write_text(f"model = dict()\n{loop}\nparam_scheduler = [{', '.join(parts)}]\n")
-        cfg = launch.load_config(config, options={"train_cfg.max_epochs": 4})
-        assert cfg.train_cfg.max_epochs == 4
-        assert [(s.begin, s.end) for s in cfg.param_scheduler] == ends
-    assert cfg.param_scheduler[0].milestones == [3, 4]
-    own = {"train_cfg.max_epochs": 4, "param_scheduler.0.end": 9}
-    assert launch.load_config(config, options=own).param_scheduler[0].end == 9
-
-
-def test_a_schedule_beyond_the_end_is_said(caplog):
-    steps = [dict(type="MultiStepLR", milestones=[8, 11], by_epoch=True)]
-    assert fitted_schedule(steps, dict(max_epochs=12)) == steps and not caplog.text
-    assert fitted_schedule(steps, dict(max_epochs=4)) == steps
-    assert "goes on to 11, and the training ends at 4" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -70,6 +32,14 @@ def test_a_schedule_beyond_the_end_is_said(caplog):
         ("train_dataloader.batch_size", 0, "train_dataloader.batch_size must be a positive"),
         ("optim_wrapper.optimizer.lr", -0.1, "lr must be a number from 0 up, got -0.1"),
         ("optim_wrapper.optimizer.lr", "fast", "lr must be a number from 0 up, got 'fast'"),
+        ("optim_wrapper.optimizer.weight_decay", -1, "weight_decay must be a number from 0 up"),
+        ("optim_wrapper.optimizer.momentum", -0.9, "momentum must be a number from 0 up"),
+        (
+            "optim_wrapper.optimizer",
+            dict(type="AdamW", betas=(0.9,)),
+            "betas must be 2 numbers, as .0.9, 0.999., got",
+        ),
+        ("optim_wrapper.optimizer", dict(type="Adam", betas=0.9), "betas must be 2 numbers"),
     ],
 )
 def test_numbers_that_train_nothing_are_refused(option, value, sentence):
@@ -77,28 +47,38 @@ def test_numbers_that_train_nothing_are_refused(option, value, sentence):
         check_numbers(launch.load_config("prunet_effdet.py", options={option: value}))
 
 
-def test_a_default_written_out_is_the_same_schedule(cfg):
-    cfg.param_scheduler = [
-        dict(type="LinearLR", start_factor=0.1, end=9, by_epoch=False),
-        dict(type="CosineAnnealingLR", begin=9, by_epoch=False),
-    ]
-    short = explicit_schedule(cfg.param_scheduler, dict(max_iters=30))
-    cfg.param_scheduler = [
-        dict(type="LinearLR", start_factor=0.1, begin=0, end=9, by_epoch=False),
-        dict(type="CosineAnnealingLR", begin=9, end=30, T_max=21, by_epoch=False),
-    ]
-    assert (
-        explicit_schedule(cfg.param_scheduler, dict(max_iters=30)) == short == cfg.param_scheduler
-    )
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "sentence"),
+    [
+        (dict(type="SGD", lr=0.1, nesterov=True), None, "Nesterov momentum requires a momentum"),
+        (dict(type="Adam", betas=(0.9, 2.0)), None, "Invalid beta parameter at index 1: 2.0"),
+        (dict(type="Adam"), dict(end=-1), "end should be larger than begin"),
+    ],
+)
+def test_what_optimizers_and_schedulers_refuse(tmp_path, optimizer, schedule, sentence):
+    runner = build("DeferredInfoHook", tmp_path)
+    runner.optim_wrapper["optimizer"] = optimizer
+    runner.param_schedulers = schedule and [dict(type="ExponentialLR", gamma=0.9, **schedule)]
+    with pytest.raises(InputError, match=f"the config cannot be used: .*{sentence}"):
+        launch.train(runner)
 
 
-def test_a_training_may_be_shorter_than_its_warm_up(cfg):
-    schedule = cfg.param_scheduler
-    assert fitted_schedule(schedule, dict(max_iters=101)) == schedule
-    short = fitted_schedule(schedule, dict(max_iters=40))
-    assert [(s.begin, s.end) for s in short] == [(0, 10), (10, 40)]
-    by_iterations = [dict(type="LinearLR", start_factor=0.1, end=500, by_epoch=False)]
-    assert fitted_schedule(by_iterations, dict(max_epochs=12)) == by_iterations
+def test_an_error_in_a_step_stays_a_bug(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("ours")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", fail)
+    with pytest.raises(ValueError, match="ours") as error:
+        launch.train(build("DeferredInfoHook", tmp_path))
+    assert not isinstance(error.value, UserError)
+
+
+@pytest.mark.parametrize(("key", "begin"), [("begin_iter", 11), ("begin_epoch", 3)])
+def test_an_average_begins_in_the_training(tmp_path, key, begin):
+    runner = build("DeferredInfoHook", tmp_path)
+    runner.register_hook(dict(type="EMAHook", **{key: begin}))
+    with pytest.raises(InputError, match=f"EMAHook's {key}={begin} is after the end of the train"):
+        launch.train(runner)
 
 
 def test_effective_batch(cfg):
