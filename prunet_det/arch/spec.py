@@ -12,12 +12,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunet_det.utils.config import field_values, from_mapping
-from prunet_det.utils.errors import InputError, MissingFileError
-from prunet_det.utils.io import digest, write_text
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import digest, read_json, write_text
 from prunet_det.utils.plots import PALETTE
 
 if TYPE_CHECKING:
@@ -345,6 +344,8 @@ class ArchSpec:
         where = f"network {self.name!r}"
         if not isinstance(self.name, str) or not self.name:
             raise SpecError("a network needs a name.")
+        if "/" in self.name or "\\" in self.name:
+            raise SpecError(f"{where}: its name becomes that of files, without / and \\.")
         _check_int(where, "input_size", self.input_size)
         for key, low, high in (("crop_pct", 0.0, 1.0), ("bn_eps", 0.0, 1.0)):
             value = getattr(self, key)
@@ -467,15 +468,11 @@ class ArchSpec:
             FileNotFoundError: If there is no such file.
             SpecError: If the file is not JSON or not a spec; the message names the file.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise MissingFileError(f"there is no spec file {path}.")
+        data = read_json(path, "spec file", SpecError)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as e:
-            raise SpecError(f"{path} is not a JSON file: {e}.") from e
+            return cls.from_dict(data)
         except SpecError as e:
-            raise SpecError(f"{path}: {e}") from e
+            raise SpecError(f"{os.fspath(path)}: {e}") from e
 
     def build(self, **kwargs: Any) -> ArchNet:
         """Builds the network, an ArchNet with these keyword arguments."""

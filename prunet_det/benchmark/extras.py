@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from prunet_det.benchmark.records import LATENCY, RATE_FILE, Record
 from prunet_det.runtime.subject import Scope
-from prunet_det.utils.io import markdown_table, read_csv
+from prunet_det.utils.io import markdown_table, read_csv, read_json, reading
 
 
 def markdown(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:
@@ -19,21 +18,25 @@ def markdown(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:
     Args:
         folder: Of the benchmark.
         records: Of the folder.
+
+    Raises:
+        InputError: If one of the files is damaged.
     """
-    folder = Path(folder)
-    parts = [*_rate(folder, records), *_repeats(folder), *_throughput(folder), *_profile(folder)]
+    folder, parts = Path(folder), list[str]()
+    for name, part in (
+        (RATE_FILE, partial(_rate, records=records)),
+        (f"repeat/{LATENCY}", _repeats),
+        ("throughput.csv", _throughput),
+        ("profile.csv", _profile),
+    ):
+        if (folder / name).exists():
+            with reading(folder / name, "part of a benchmark"):
+                parts += part(folder / name)
     return "\n".join(parts)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _rate(folder: Path, records: Sequence[Record]) -> list[str]:
-    path = folder / RATE_FILE
-    if not path.is_file():
-        return []
-    chosen = _read(path)
+def _rate(path: Path, records: Sequence[Record]) -> list[str]:
+    chosen = read_json(path, "record of a learning rate")
     recipes = {r.config_hash for r in records if r.status == "done"}
     if recipes - {chosen["config_hash"]}:
         return ["The networks were trained at another learning rate than the one chosen.\n"]
@@ -51,8 +54,8 @@ def _rate(folder: Path, records: Sequence[Record]) -> list[str]:
 def _repeats(folder: Path) -> list[str]:
     """The second measurement against the first one."""
     rows = []
-    for path in sorted((folder / "repeat" / LATENCY).glob("[!.]*.json")):
-        for c in _read(path)["comparison"]:
+    for path in sorted(folder.glob("[!.]*.json")):
+        for c in read_json(path, "record of repeated latencies")["comparison"]:
             rows.append(
                 [
                     Scope(c["scope"]).label,
@@ -69,11 +72,8 @@ def _repeats(folder: Path) -> list[str]:
     return ["The latencies were measured a second time:\n", markdown_table(header, rows)]
 
 
-def _throughput(folder: Path) -> list[str]:
+def _throughput(path: Path) -> list[str]:
     """Training fed from disk and from memory."""
-    path = folder / "throughput.csv"
-    if not path.is_file():
-        return []
     rows = [
         [
             r["device"],
@@ -88,11 +88,8 @@ def _throughput(folder: Path) -> list[str]:
     return ["Training speed, by where the images come from:\n", markdown_table(header, rows)]
 
 
-def _profile(folder: Path) -> list[str]:
+def _profile(path: Path) -> list[str]:
     """Where the time goes: a row a step, a column a network."""
-    path = folder / "profile.csv"
-    if not path.is_file():
-        return []
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for r in read_csv(path)[1]:
         network = f"`{r['model']}` {r['input_size']}"

@@ -10,7 +10,6 @@ folder joins the two by network and input size.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 from prunet_det.latency.record import Latency
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import file_stem, write_json
+from prunet_det.utils.io import file_stem, read_json, reading, write_json
 
 RECORDS, LATENCY, RATE_FILE = "records", "latency", "learning_rate.json"
 FAMILIES = ("prunet", "gpunet", "efficientnet")
@@ -167,11 +166,9 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         FileNotFoundError: There is none.
         ValueError: It is damaged; the sentence names it.
     """
-    text = Path(path).read_text(encoding="utf-8")
-    try:
-        record = Record.from_dict(json.loads(text))
-    except (ValueError, TypeError, AttributeError) as e:
-        raise InputError(f"{os.fspath(path)} is no readable record: {e}") from e
+    data = read_json(path, "readable record")
+    with reading(path, "readable record"):
+        record = Record.from_dict(data)
     if record.key != Path(path).stem:
         raise InputError(f"{os.fspath(path)} is no readable record: it is {record.key}'s.")
     return record
@@ -271,14 +268,12 @@ def load_latencies(folder: str | os.PathLike[str]) -> list[tuple[Latency, str | 
     """
     rows = []
     for path in _json_files(Path(folder) / LATENCY):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "readable file of latencies")
+        with reading(path, "readable file of latencies"):
             weights = found.get("weights", {})
             for row in found["rows"]:
                 if row.get("failed"):
                     continue
                 timed = weights.get(f"{row['model']}@{row['input_size']}")
                 rows.append((Latency.from_row(row), timed))
-        except (ValueError, KeyError, TypeError) as e:
-            raise InputError(f"{path} is no readable file of latencies: {e}") from e
     return rows

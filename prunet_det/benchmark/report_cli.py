@@ -14,7 +14,7 @@ from prunet_det.benchmark.plot import draw_pareto
 from prunet_det.benchmark.records import Record, load_records
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import write_text
+from prunet_det.utils.io import make_folder, write_text
 
 
 def reportable(folder: str | os.PathLike[str]) -> list[Record]:
@@ -42,18 +42,19 @@ def write_report(
         folder: Where the records are from.
     """
     out = Path(out)
-    suite = records[0].suite
-    pictures = {}
-    for axis, stem in plot_names(records).items():
+    suite, names = records[0].suite, plot_names(records)
+    pictures = {axis: f"{stem}.svg" for axis, stem in names.items()}
+    # All texts before the first file: what a damaged record or file raises leaves none behind.
+    csv = tables.points_csv(records, {"suite": suite, "about": about(records)})
+    text = f"# Benchmark: {suite}\n\n{markdown(records, pictures, folder)}\n{published.markdown()}"
+    make_folder(out)
+    for axis, stem in names.items():
         found = points(records, axis)
         data = (found, axis, "mAP", plot_title(records))
         figure = draw_pareto(*data)
         for kind in ("png", "svg"):
             plots.save(figure, out / f"{stem}.{kind}", data)
-        pictures[axis] = f"{stem}.svg"
-    comments = {"suite": suite, "about": about(records)}
-    write_text(out / "points.csv", tables.points_csv(records, comments))
-    text = f"# Benchmark: {suite}\n\n{markdown(records, pictures, folder)}\n{published.markdown()}"
+    write_text(out / "points.csv", csv)
     write_text(out / "report.md", text)
     write_page(records, f"Benchmark: {suite}", out / "index.html")
 

@@ -19,6 +19,8 @@ Which kernels there are is the runtime's, see `fusion`.
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -32,6 +34,7 @@ from prunet_det.latency.kernels import KINDS, Kernel
 from prunet_det.latency.record import Conditions
 from prunet_det.utils.config import check_keys
 from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import read_json
 
 DEVICE_DIR = Path(__file__).parent / "devices"
 # Tile shapes, a x b; those of NVIDIA's libraries for half precision.
@@ -150,33 +153,49 @@ class Device:
         return json.dumps(order, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Device:
+    def load(cls, path: str | os.PathLike[str]) -> Device:
         """Reads a device's file.
 
-        Args:
-            text: Content of the file.
-            where: Its path, for the error.
-
         Raises:
+            MissingFileError: If there is no such file.
             InputError: If it is no device's.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as e:
-            raise InputError(f"{where} is no device file: {e}.") from e
+        where, data = os.fspath(path), read_json(path, "device file")
         peaks = ("multiprocessors", "clock_ghz", "tensor_tflops", "half_tflops", "dram_gb_s")
         required = ("name", "title", *peaks, "l2_mb")
         settings: dict[str, Any] = {"runtime": "tensorrt", "precision": "fp16", "threads": 0}
         known = {"name", *settings, *(f.name for f in fields(cls))} - {"conditions"}
         check_keys(data, sorted(known), required, f"{where} is no device file", InputError)
-        for key in known - {"name", "title", "provenance", "runtime", "precision"}:
-            if not isinstance(data.get(key, 0), (int, float)):
-                raise InputError(f"{where} is no device file: {key} must be a number.")
+        _check_values(data, f"{where} is no device file")
         settings |= {k: data.pop(k) for k in settings if k in data}
         if "launch_us" in data:  # files of before had one launch for all kernels
             data.setdefault("elementwise_launch_us", data["launch_us"])
-        conditions = Conditions(device=data.pop("name"), **settings)
+        try:
+            conditions = Conditions(device=data.pop("name"), **settings)
+            fusion_of(conditions)
+        except InputError as e:
+            raise InputError(f"{where} is no device file: {e}") from e
         return cls(conditions=conditions, **data)
+
+
+# Times beside the work may be nothing; everything else is divided by.
+_MAY_BE_ZERO = ("threads", "net_us", "launch_us", "elementwise_launch_us", "k_step_us")
+
+
+def _check_values(data: Mapping[str, Any], where: str) -> None:
+    """Refuses values of a device's file that are no texts or possible numbers."""
+    for key, value in data.items():
+        if key in ("name", "title", "runtime", "precision"):
+            if not isinstance(value, str):
+                raise InputError(f"{where}: {key} must be a text, got {value!r}.")
+        elif key == "provenance":
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: provenance must be an object, got {value!r}.")
+        else:
+            least = "0 or more" if key in _MAY_BE_ZERO else "above 0"
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not (0 < value < math.inf or (value == 0 and key in _MAY_BE_ZERO)):
+                raise InputError(f"{where}: {key} must be a number {least}, got {value!r}.")
 
 
 def device_names() -> tuple[str, ...]:
@@ -184,20 +203,25 @@ def device_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in DEVICE_DIR.glob("*.json")))
 
 
-@cache
 def load_device(name: str) -> Device:
     """Reads a device by its name, or by the path of a device file that calibration wrote.
 
     Raises:
         InputError: If the name is unknown, or the file no device's.
     """
-    path = Path(name) if name.endswith(".json") else DEVICE_DIR / f"{name}.json"
-    if not path.is_file():
+    if name in device_names():
+        return _own_device(name)
+    if not Path(name).is_file():
         raise InputError(
             f"there is no device {name!r}; the known ones are {', '.join(device_names())}, or the "
             "path of a device file."
         )
-    return Device.from_json(path.read_text(encoding="utf-8"), str(path))
+    return Device.load(name)
+
+
+@cache
+def _own_device(name: str) -> Device:
+    return Device.load(DEVICE_DIR / f"{name}.json")
 
 
 class KernelArrays:

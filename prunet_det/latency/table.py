@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,9 +23,10 @@ from prunet_det.latency.device import (
 )
 from prunet_det.latency.kernels import block_kernels, input_kernels
 from prunet_det.latency.record import Conditions
+from prunet_det.utils.config import from_mapping
 from prunet_det.utils.env import local_devices
-from prunet_det.utils.errors import InputError, MissingFileError
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import atomic_path, read_json, reading
 
 SCHEMA = 1
 Size = tuple[int, int]
@@ -177,28 +179,36 @@ class Table:
             TableError: If it is damaged, or of another device.
         """
         path = Path(path)
-        if not path.is_file():
-            raise MissingFileError(f"there is no latency table {path}.")
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema"] != SCHEMA:
-                raise TableError(f"schema {data['schema']!r} is not known")
-            names = [f.name for f in fields(Entry)]
-            entries = {
-                (BlockSpec(**e["block"]), (e["size"][0], e["size"][1])): Entry(
-                    **{name: float(e[name]) for name in names}
-                )
-                for e in data["entries"]
-            }
+        data = read_json(path, "latency table", TableError)
+        with reading(path, "latency table", TableError):
+            if data.get("schema") != SCHEMA:
+                raise TableError(f"schema {data.get('schema')!r} is not known, only {SCHEMA}")
+            entries = {}
+            for e in data["entries"]:
+                block = from_mapping(BlockSpec, e["block"], "a block", TableError)
+                times = {f.name: float(e[f.name]) for f in fields(Entry)}
+                entries[block, (e["size"][0], e["size"][1])] = Entry(**times)
             about = dict(data["conditions"])
             machine = {k: about.pop(k) for k in ("driver", "date", "versions") if k in about}
             kind = about.pop("kind")
             table = cls(Conditions(**about), kind, entries, machine)
-        except (ValueError, KeyError, TypeError, IndexError) as e:
-            raise TableError(f"{path} is no latency table: {e}.") from e
+            table.check_entries()
         if not force:
             table.check_device(path)
         return table
+
+    def check_entries(self) -> None:
+        """Refuses milliseconds that are none, and a kind that is unknown.
+
+        Raises:
+            TableError: If it is such a table.
+        """
+        if self.kind not in ("predicted", "measured"):
+            raise TableError(f"its kind is {self.kind!r}, neither predicted nor measured")
+        for (block, size), entry in self.entries.items():
+            wrong = [ms for ms in (entry.ms, entry.overhead_ms) if not 0 <= ms < math.inf]
+            if wrong:
+                raise TableError(f"a {block.kind} block at {size} takes {wrong[0]} ms")
 
     def check_device(self, path: str | os.PathLike[str]) -> None:
         """Refuses a table that was measured on a device that is not here.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable
@@ -25,8 +24,8 @@ from prunet_det.latency.table import (
 )
 from prunet_det.search.space import LayerSpace, Network, Operator, SearchSpace
 from prunet_det.utils.config import positive_int
-from prunet_det.utils.errors import InputError, MissingFileError
-from prunet_det.utils.io import digest
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import digest, read_json
 
 FILLED = 0.97  # of its budget: what a result must spend at least
 MEASURED_WIDTHS = 4  # of an operator, evenly over its range; those between follow by interpolation
@@ -273,10 +272,4 @@ def _is_table(path: str) -> bool:
     """Whether a file is a latency table rather than a device file."""
     if not path.endswith(".json"):
         return False
-    if not os.path.isfile(path):
-        raise MissingFileError(f"there is no table or device file {path}.")
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise TableError(f"{path} is no JSON file: {e}.") from e
-    return isinstance(data, dict) and "entries" in data
+    return "entries" in read_json(path, "table or device file")

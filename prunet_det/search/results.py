@@ -21,8 +21,8 @@ from prunet_det.search.loop import SearchLoop
 from prunet_det.search.repair import Repaired
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.utils.env import environment
-from prunet_det.utils.errors import InputError, MissingFileError, UserError
-from prunet_det.utils.io import write_json
+from prunet_det.utils.errors import MissingFileError, UserError
+from prunet_det.utils.io import read_json, reading, write_json
 from prunet_det.zoo.weights import save_safetensors
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
@@ -268,9 +268,9 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / RUN_FILE
     if not path.is_file():
         raise MissingFileError(f"{os.fspath(folder)} holds no result: there is no {RUN_FILE}.")
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        spec = ArchSpec.load(Path(folder) / ARCH_FILE)
+    run = read_json(path, "run of a search")
+    spec = ArchSpec.load(Path(folder) / ARCH_FILE)
+    with reading(path, "run of a search"):
         c = run["conditions"]
         if c["kind"] == "predicted":
             found = predict(spec, c["device"], c["batch"], run["input_size"])
@@ -297,8 +297,6 @@ def summarize(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "search_seconds": run.get("search_seconds", 0.0),
             "commit": run["commit"],
         }
-    except (KeyError, TypeError, json.JSONDecodeError) as e:
-        raise InputError(f"{path} is no run of a search: {e}.") from e
 
 
 def is_finished(folder: Path, config: str, budget_ms: float) -> bool:

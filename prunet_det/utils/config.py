@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import os
 import traceback
 from collections.abc import Collection, Iterator, Mapping
@@ -172,10 +173,39 @@ def field_values(
 def from_mapping(cls: type[T], data: Any, where: str, error: type[Exception] = UserError) -> T:
     """Builds a dataclass from a mapping, once its keys are checked.
 
+    Values of fields that are plain numbers, texts or flags are checked as well.
+
     Args:
         cls: The dataclass; fields without a default are required.
         data: Values by field name.
         where: Name of the mapping for messages, see `check_keys`.
         error: Type of the exception to raise, see `check_keys`.
     """
-    return cls(**field_values(cls, data, where, error))
+    values = field_values(cls, data, where, error)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        kinds = str(field.type).split(" | ")
+        if field.name not in values or not _PLAIN.keys() >= set(kinds):
+            continue
+        value = values[field.name]
+        if not any(_is_plain(value, kind) for kind in kinds):
+            wanted = " or ".join(_PLAIN[kind] for kind in kinds)
+            raise error(f"{where}: {field.name} must be {wanted}, got {value!r}.")
+    return cls(**values)
+
+
+# Annotations whose values a file can hold as they are, and how a message calls them.
+_PLAIN = {
+    "int": "an integer",
+    "float": "a finite number",
+    "str": "a text",
+    "bool": "true or false",
+    "None": "nothing",
+}
+
+
+def _is_plain(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or kind in ("bool", "None"):
+        return type(value).__name__.removesuffix("Type") == kind
+    if kind == "float":
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, int if kind == "int" else str)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, UserError
 
 # Distributions that a figure may depend on.
 _PACKAGES = (
@@ -136,15 +136,30 @@ def check_device(name: str) -> str:
     """Returns the name of a torch device, once it is known to be here.
 
     Raises:
-        InputError: If PyTorch knows no such device, or it is not here.
+        InputError: If it is neither a CPU nor a CUDA device, or not here.
     """
     try:
         device = torch.device(name)
-    except RuntimeError as e:
-        raise InputError(f"there is no device {name!r}; give cpu, cuda or cuda:N.") from e
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"there is no device {name!r}; give cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"there is no CUDA device {name} here; use cpu.")
     return name
+
+
+def check_launcher(launcher: str) -> None:
+    """Refuses the launcher `pytorch` where torchrun has not started this process.
+
+    Raises:
+        UserError: If it has not.
+    """
+    if launcher == "pytorch" and "RANK" not in os.environ:
+        raise UserError(
+            "--launcher pytorch is for processes that torchrun starts: torchrun "
+            "--nproc_per_node N tools/TOOL.py ..."
+        )
 
 
 def on_device(device: str | torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.utils.env import environment
-from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.errors import InputError, MissingFileError, UserError
 
 PathLike = str | os.PathLike[str]
 
@@ -24,9 +24,18 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yields a temporary name beside `path`; what is written there takes its name at the end.
 
     The folder is made where it is missing. After an exception nothing is left behind.
+
+    Raises:
+        UserError: If it is a folder, or its own folder cannot be made.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, where a file is to be written; give another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        reason = e.strerror or e
+        raise UserError(f"{path} cannot be written: {reason}; give another place.") from e
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
@@ -56,6 +65,25 @@ def make_folder(path: PathLike) -> Path:
     return folder
 
 
+def check_output(path: PathLike | None) -> None:
+    """Refuses a file that cannot be written, before the work whose result it is to hold.
+
+    Args:
+        path: File; there need be none, nor its folder, and nothing is left there. None for no file.
+
+    Raises:
+        UserError: If it is a folder, or its own folder cannot be made or written.
+    """
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, where a file is to be written; give another name.")
+    made = [folder for folder in Path(path).parents if not folder.exists()]
+    make_folder(Path(path).parent)
+    for folder in made:
+        folder.rmdir()
+
+
 def file_stem(name: str) -> str:
     """Turns a name such as `NVIDIA H100, batch 8` into one of files: `nvidia_h100_batch_8`."""
     return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
@@ -80,6 +108,51 @@ def write_json(path: PathLike, data: Mapping[str, Any]) -> None:
         data: Its content.
     """
     write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: PathLike, what: str, error: type[InputError] = InputError) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        what: What it should be, for messages, such as `latency table`.
+        error: Type of the exception to raise if it is something else.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        error: If it is no JSON, or holds something else than an object.
+    """
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise MissingFileError(f"there is no {what} {name}.")
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise error(f"{name} is no {what}: it is no JSON file ({e}).") from e
+    if not isinstance(data, dict):
+        kind = type(data).__name__
+        raise error(f"{name} is no {what}: expected an object with keys, got {kind}.")
+    return data
+
+
+@contextlib.contextmanager
+def reading(path: PathLike, what: str, error: type[InputError] = InputError) -> Iterator[None]:
+    """Says of which file it is what its content turns out not to be, while that is taken apart.
+
+    Args:
+        path: The file.
+        what: What it should be, for messages, such as `latency table`.
+        error: Type of the exception to raise.
+
+    Raises:
+        error: If the block raises what a missing key, a wrong type or an impossible value raises.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as e:
+        missing = isinstance(e, KeyError) and not isinstance(e, UserError)
+        reason = f"it has no {e}" if missing else str(e).rstrip(".")
+        raise error(f"{os.fspath(path)} is no {what}: {reason}.") from e
 
 
 def digest(value: Any) -> str:
@@ -182,16 +255,22 @@ def read_csv(path: PathLike) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Reads a file of `write_csv`: the comments, and the rows with their values as text.
 
     Raises:
-        InputError: If the file has no rows.
+        MissingFileError: If there is no such file.
+        InputError: If it is no text, or has no rows.
     """
+    if not Path(path).is_file():
+        raise MissingFileError(f"there is no CSV file {os.fspath(path)}.")
     comments, body = {}, []
-    with open(path, encoding="utf-8") as f:
-        for line in f:
-            if line.startswith("#"):
-                key, _, value = line.lstrip("# ").partition(": ")
-                comments[key.strip()] = value.strip()
-            else:
-                body.append(line)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise InputError(f"{os.fspath(path)} is no CSV file: {e}.") from e
+    for line in text.splitlines(keepends=True):
+        if line.startswith("#"):
+            key, _, value = line.lstrip("# ").partition(": ")
+            comments[key.strip()] = value.strip()
+        else:
+            body.append(line)
     rows = list(csv.DictReader(body))
     if not rows:
         raise InputError(f"{os.fspath(path)} holds no records.")
