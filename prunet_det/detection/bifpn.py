@@ -17,6 +17,7 @@ from timm.layers import create_conv2d, create_pool2d
 from torch import nn
 from torch.nn import functional as F
 
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError
 
 NORM_CFG = dict(type="BN", eps=1e-3, momentum=0.01)
@@ -266,6 +267,7 @@ class BiFPN(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         strides = list(in_strides)
+        positive_int(num_cells, "num_cells")
         if len(in_channels) != len(strides) or not 1 <= len(strides) <= num_levels:
             raise InputError(
                 f"BiFPN with {num_levels} levels got {len(in_channels)} channel counts and "

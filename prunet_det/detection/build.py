@@ -65,7 +65,7 @@ def build_detector(
     if checkpoint is not None and backbone.get("type") in ("PruNet", "TimmBackbone"):
         backbone.pop("checkpoint", None)  # which need not be here any more
     with config_errors():
-        model = MODELS.build(options) if options else None
+        model = MODELS.build(options) if "type" in options else None
     if not isinstance(model, BaseDetector):
         raise InputError(f"{config.filename or 'the config'} is no detector's config.")
     if classes is not None:

@@ -17,7 +17,7 @@ from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import atomic_path, write_json
-from prunet_det.zoo.weights import load_all_weights, read_state_dict, save_safetensors
+from prunet_det.zoo.weights import check_fit, load_all_weights, read_state_dict, save_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +90,11 @@ def release(
         )
     cfg.launcher = "none"
     cfg.work_dir = str(Path("work_dirs") / f"release_{out.stem}")
+    state = read_state_dict(checkpoint)
     runner = build_evaluation_runner(cfg, read_classes(checkpoint))
+    check_fit(unwrap_model(runner).state_dict(), state, os.fspath(checkpoint))
     with atomic_path(out) as candidate:  # only what has been evaluated takes the released name
-        save_safetensors(read_state_dict(checkpoint), candidate, half=True)
+        save_safetensors(state, candidate, half=True)
         record = evaluate(runner, cfg, config, candidate)
         card = {**record, "training": training, "precision": "FP16"}
         write_json(out.with_suffix(".json"), card)

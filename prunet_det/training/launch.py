@@ -25,9 +25,11 @@ from prunet_det.training.graphs import speed_up, use_own_stream
 from prunet_det.training.loading import set_loader_options
 from prunet_det.training.numbers import check_average, check_numbers
 from prunet_det.training.schedule import fit_iterations, fitted_schedule, set_length
+from prunet_det.training.settings import check_settings
 from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.training.start import Start
 from prunet_det.utils.config import config_errors, positive_int, read_config
+from prunet_det.utils.env import check_launcher
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 from prunet_det.utils.io import atomic_path, make_folder
 from prunet_det.utils.log import PACKAGE
@@ -60,15 +62,14 @@ def load_config(
             not fit.
     """
     path = Path(config)
+    check_launcher(launcher)
     cfg = _read_with_length(path, options or {})
     cfg.launcher = launcher
-    if data_root:
-        set_data_root(cfg, data_root)
     if "model" not in cfg:
         raise InputError(f"{path} is no model config: it has no `model`.")
-    for key in ("model", "train_cfg", "train_dataloader", "optim_wrapper"):
-        if not isinstance(cfg.get(key, {}), (dict, type(None))):
-            raise InputError(f"{path}: {key} must be a dict, got {cfg[key]!r}.")
+    check_settings(cfg, os.fspath(path))
+    if data_root:
+        set_data_root(cfg, data_root)
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     return cfg
 
@@ -376,6 +377,8 @@ def build_evaluation_runner(cfg: Config, classes: Sequence[str] = ()) -> Runner:
     Raises:
         UserError: If the config would load pretrained weights by unpickling.
     """
+    if not cfg.get("test_dataloader"):
+        raise InputError(f"{cfg.filename or 'the config'} has no test_dataloader to evaluate with.")
     cfg.load_from, cfg.resume, cfg.speed_up = None, False, "none"
     set_classes(cfg.test_dataloader.dataset, classes)
     # The Runner writes its config and logs there, and must leave the training's alone.

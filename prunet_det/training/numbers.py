@@ -29,7 +29,7 @@ def check_numbers(cfg: Config) -> None:
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
     for key in ("lr", "weight_decay", "momentum"):
         value = optimizer.get(key, 0.0)
-        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        if not isinstance(value, (int, float)) or not 0 <= value < 1e9:
             raise InputError(
                 f"optim_wrapper.optimizer.{key} must be a number from 0 up, got {value!r}."
             )

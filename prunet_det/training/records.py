@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from prunet_det.utils.errors import InputError
+
 TRAINING_FILE = "train.json"
 
 
@@ -14,9 +16,10 @@ def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the train.json beside a checkpoint; returns an empty dict if there is none."""
     try:
         text = (Path(checkpoint).parent / TRAINING_FILE).read_text(encoding="utf-8")
-        return dict(json.loads(text))
+        record = json.loads(text)
     except (OSError, ValueError):
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def read_classes(checkpoint: str | os.PathLike[str]) -> list[str]:
@@ -27,6 +30,9 @@ def read_classes(checkpoint: str | os.PathLike[str]) -> list[str]:
 
     Returns:
         The names; empty if neither file is there.
+
+    Raises:
+        InputError: If the file says something else than a list of names.
     """
     card = Path(checkpoint).with_suffix(".json")
     try:
@@ -34,4 +40,10 @@ def read_classes(checkpoint: str | os.PathLike[str]) -> list[str]:
         classes = own.get("classes") if isinstance(own, dict) else None
     except (OSError, ValueError):
         classes = None
-    return list(classes or read_training(checkpoint).get("classes") or ())
+    classes = classes or read_training(checkpoint).get("classes") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(
+            f"the classes in {card.name} or {TRAINING_FILE} beside {checkpoint} must be a list of "
+            f"names, got {classes!r}."
+        )
+    return classes
