@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 import _flags  # noqa: F401 (Ctrl-C may come while the next line imports)
+from _flags import output_file
 
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import text_table
@@ -15,11 +16,13 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add("--write", action="store_true", help="keep the package's constants")
     add("--from", dest="source", metavar="TABLE.json", help="fit to this table")
     add("--networks", metavar="FILE.csv", help="judge the fit to a table on these, measured whole")
-    add("--out", metavar="FILE.json", help="device file of a fit to a table")
+    add("--out", type=output_file, metavar="FILE.json", help="device file of a fit to a table")
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
     """Fits the analytic model to published figures, or to a table of this or a named device."""
+    if args.networks and not args.source:
+        raise UserError("--networks judges a fit to a table: name that with --from TABLE.json.")
     if args.source:
         calibrate_to_table(args)
     else:

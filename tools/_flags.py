@@ -60,10 +60,25 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 def above_zero(text: str) -> float:
     """The type of a flag whose value is a finite number above 0."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
     return value
+
+
+def output_file(text: str) -> str:
+    """The type of a flag that names a file to write: refused now if it cannot be written."""
+    from prunet_det.utils.errors import UserError
+    from prunet_det.utils.io import check_output
+
+    try:
+        check_output(text)
+    except UserError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+    return text
 
 
 def settings_action() -> type[argparse.Action]:

@@ -302,6 +302,8 @@ def run_speed_up(args: argparse.Namespace) -> None:
 
 
 def add_imagenet(parser: argparse.ArgumentParser) -> None:
+    from prunet_det.runtime import RUNTIMES
+
     add = parser.add_argument
     add(
         "--device",
@@ -319,7 +321,11 @@ def add_imagenet(parser: argparse.ArgumentParser) -> None:
         "resolution of its best accuracy without extra data]",
     )
     add("--batch", type=at_least(1), default=1, help="images at once [1]")
-    add("--runtime", help="to measure with; CUDA graph on a GPU, ONNX Runtime on a CPU by default")
+    add(
+        "--runtime",
+        choices=list(RUNTIMES),
+        help="to measure with; CUDA graph on a GPU, ONNX Runtime on a CPU by default",
+    )
     add("--precision", choices=("fp16", "fp32"), help="fp16 on a GPU, fp32 on a CPU by default")
     add("--threads", type=at_least(1), help="of a CPU [all]")
     add("--seconds", type=above_zero, default=0.5, help="to measure each network for [0.5]")
@@ -354,6 +360,11 @@ def latency_source(args: argparse.Namespace) -> Source:
     from prunet_det.utils.env import check_device
 
     if args.device in device_names() or args.device.endswith(".json"):
+        given = [key for key in ("runtime", "precision", "threads") if getattr(args, key)]
+        if given:
+            raise UserError(
+                f"--{given[0]} is for measurements; what {args.device} predicts has its own."
+            )
         return imagenet.predicted(args.device, args.batch)
     device = local_device() if args.device == "here" else check_device(args.device)
     conditions = local_conditions(device, args.runtime, args.precision, args.batch, args.threads)

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import _flags  # noqa: F401 (Ctrl-C may come while the next line imports)
+from _flags import output_file
 
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError, run_tool
@@ -78,7 +79,7 @@ def main() -> None:
         kind = kinds.add_parser(function.__name__, help=function.__doc__)
         kind.add_argument(what[0], help=what[1])
         kind.add_argument("checkpoint", help="file to read")
-        kind.add_argument("out", help="file to write, *.safetensors")
+        kind.add_argument("out", type=output_file, help="file to write, *.safetensors")
         kind.set_defaults(run=function)
         if function is effdet:
             kind.add_argument(

@@ -1,5 +1,6 @@
 """Check the environment: python tools/doctor.py. Needs nothing but Python itself."""
 
+import argparse
 import importlib
 import importlib.metadata as metadata
 import os
@@ -213,4 +214,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # it has no flags
     sys.exit(main())

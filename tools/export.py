@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from _flags import at_least
+from _flags import at_least, output_file
 
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import find_checkpoint
@@ -36,7 +36,7 @@ def parse_flags() -> argparse.Namespace:
     add = parser.add_argument
     add("model", help="a network of the zoo or of timm, a spec file, or a config")
     add("checkpoint", nargs="?", type=find_checkpoint, help="weights; random ones without it")
-    add("--out", required=True, metavar="FILE.onnx")
+    add("--out", required=True, type=output_file, metavar="FILE.onnx")
     add(
         "--scope",
         choices=["classifier", "backbone", "detector", "e2e"],

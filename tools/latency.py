@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from _calibrate import add_calibrate, run_calibrate
-from _flags import above_zero, at_least
+from _flags import above_zero, at_least, output_file
 from _measure import (
     asked_conditions,
     failed,
@@ -165,7 +165,7 @@ def run_table(args: argparse.Namespace) -> int:
     """A table of blocks, predicted for a named device or measured here; resumes."""
     from prunet_det.latency.block_timer import BlockTimer, measure_table
     from prunet_det.latency.device import device_names
-    from prunet_det.latency.table import network_blocks, predict_table, variants
+    from prunet_det.latency.table import Table, network_blocks, predict_table, variants
     from prunet_det.zoo.models import resolve_spec
 
     require("scipy.optimize", "det")  # by which a table is added up: missed now, not after minutes
@@ -176,6 +176,8 @@ def run_table(args: argparse.Namespace) -> int:
         keys = variants(keys, args.variants)
     failures: dict[Any, str] = {}
     if args.device in device_names() or args.device.endswith(".json"):
+        if Path(args.out).exists():
+            Table.load(args.out, force=True)  # something else is not overwritten
         table = predict_table(keys, args.device, args.batch)
         table.save(args.out)
     else:
@@ -313,7 +315,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="also time mmdet.apis.inference_detector on each detector (scope e2e)",
     )
     measure.add_argument("--picture", metavar="IMAGE", help="what detectors look at [noise]")
-    measure.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
+    measure.add_argument(
+        "--out", type=output_file, metavar="FILE.csv", help="also write the figures here"
+    )
 
     compare = verb(run_compare, "v100", known)
     networks(compare, required=False)
@@ -330,7 +334,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=0,
         help="also other kinds, kernels and so many widths [0]",
     )
-    table.add_argument("--out", metavar="FILE.json", required=True, help="an existing one resumes")
+    table.add_argument(
+        "--out",
+        type=output_file,
+        metavar="FILE.json",
+        required=True,
+        help="an existing one resumes",
+    )
 
     check = verb(run_check, "here", "here (the table's own), cpu or cuda")
     check.add_argument("table", help="a table that was measured here")
@@ -339,7 +349,9 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--fitted", metavar="FILE.json", help="check this device file as well")
     check.add_argument("--force", action="store_true", help="also a table of another device")
     check.add_argument("--seconds", type=above_zero, default=2.0, help="at most, on each [2.0]")
-    check.add_argument("--out", metavar="FILE.csv", help="also write the figures here")
+    check.add_argument(
+        "--out", type=output_file, metavar="FILE.csv", help="also write the figures here"
+    )
 
     whose = "whose constants [v100]; with --from, whose peaks [this machine's, measured]"
     calibrate = verb(run_calibrate, None, whose)

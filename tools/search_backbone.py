@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -18,7 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _flags import above_zero, at_least, parse_verbs, settings_action
+from _flags import above_zero, at_least, output_file, parse_verbs, settings_action
 
 from prunet_det.utils.errors import UserError, run_tool
 
@@ -143,7 +144,7 @@ def add_rule(parser: argparse.ArgumentParser) -> None:
     add("--updates", type=at_least(1), default=600, help="of the rule [600]")
     add("--noise", type=float, default=1.0, help="of the gradients [1.0]")
     add("--seed", type=at_least(0), default=0)
-    add("--out", metavar="FILE.csv", help="also write the figures here")
+    add("--out", type=output_file, metavar="FILE.csv", help="also write the figures here")
     add("--json", action="store_true", help="one JSON object per line")
 
 
@@ -155,8 +156,8 @@ def run_rule(args: argparse.Namespace) -> None:
     from prunet_det.search.rule_check import run_rule as run
     from prunet_det.utils.io import text_table, write_csv
 
-    if args.noise < 0:
-        raise UserError(f"--noise must be 0 or more, got {args.noise:g}.")
+    if not 0 <= args.noise < math.inf:
+        raise UserError(f"--noise must be a number of at least 0, got {args.noise:g}.")
     preferences = random_preferences(args.preferences, args.seed)
     given = {k: getattr(args, k) for k in ("preferences", "updates", "noise", "seed")}
     records, rows = [], []
@@ -178,7 +179,7 @@ def run_rule(args: argparse.Namespace) -> None:
 def add_summary(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folders", nargs="+", metavar="DIR", help="of results")
-    add("--out", metavar="FILE.csv", help="also write the figures here")
+    add("--out", type=output_file, metavar="FILE.csv", help="also write the figures here")
 
 
 def run_summary(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prunet_det.benchmark.campaign import LOGS, check_launch
 from prunet_det.search.results import is_finished
+from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import make_folder
 from prunet_det.utils.jobs import Job, launch
@@ -80,6 +81,7 @@ def run_searches(plan: SearchesPlan) -> int:
     for budget in plan.budgets:
         if not 0 < budget < float("inf") or list(plan.budgets).count(budget) > 1:
             raise UserError(f"the budgets must be different numbers above 0, got {budget:g}.")
+    read_config(plan.arguments[0])  # missed now, not by every search
     out = plan.out
     make_folder(out)
     jobs = [search_job(b, out, plan.arguments, plan.threads, plan.gpus) for b in plan.budgets]

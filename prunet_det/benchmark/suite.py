@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -229,7 +230,20 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
     models = found.pop("models")
     if not isinstance(models, dict):
         raise UserError(f"{file}: models must be a dict, of a list a family.")
-    positive_int(found.get("seeds", 1), f"{file}: seeds")
+    for key in {"seeds", "threads", "max_iters"} & set(found):
+        if found[key] is not None or key != "max_iters":
+            positive_int(found[key], f"{file}: {key}")
+    rates, crop = found.get("learning_rates", ()), found.get("crop", 1.0)
+    numbers = [*rates, crop] if isinstance(rates, (list, tuple)) else [None]
+    if not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in numbers):
+        raise UserError(
+            f"{file}: learning_rates must be a list of numbers above 0, and crop one, got "
+            f"{rates!r} and {crop!r}."
+        )
+    if not isinstance(found.get("amp", False), bool):
+        raise UserError(f"{file}: amp must be True or False, got {found['amp']!r}.")
+    if not isinstance(found.get("options", {}), dict):
+        raise UserError(f"{file}: options must be a dict, of values by dotted key.")
     unknown = set(models) - set(FAMILIES)
     if unknown:
         raise UserError(
@@ -248,6 +262,7 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
     twins = sorted({str(c) for c in candidates if keys.count(c.key(0)) > 1})
     if twins or not candidates:
         raise UserError(f"{file} names {twins[0] + ' twice' if twins else 'no models'}.")
+    read_config(str(found["config"]))  # missed now, not once the folder is made
     found["learning_rates"] = tuple(found.get("learning_rates", ()))
     return Suite(name=file.stem, path=relative_path(file), candidates=tuple(candidates), **found)
 

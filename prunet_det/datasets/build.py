@@ -72,6 +72,8 @@ def ensure(name: str, root: str | os.PathLike[str], workers: int | None = None) 
     embedded, root = get_set(name), Path(root)
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is no folder; give another place for the data.")
+    if _read_manifest(root) is None:
+        _refuse_foreign(embedded, root)  # before the lock, which is a file
     if not root.is_dir():
         root.parent.mkdir(parents=True, exist_ok=True)
     with lock(root):

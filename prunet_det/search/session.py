@@ -211,7 +211,7 @@ def _config(options: SearchOptions) -> Config:
         options=options.cfg_options,
         launcher=options.launcher,
     )
-    if "space" not in cfg or "search" not in cfg:
+    if "space" not in cfg or not isinstance(cfg.get("search"), dict):
         raise UserError(f"{options.config} is no search config: it has no `space` or no `search`.")
     if not options.out:
         name = f"{Path(options.config).stem}_{options.budget_ms:g}ms_seed{options.seed}"
@@ -248,6 +248,8 @@ def check_arguments(options: SearchOptions, cfg: Config) -> None:
     """
     if not 0 < options.budget_ms < float("inf"):
         raise UserError(f"--budget-ms must be above 0, got {options.budget_ms:g}.")
+    if options.name and ("/" in options.name or "\\" in options.name):
+        raise UserError(f"--name becomes that of files, without / and \\, got {options.name}.")
     if options.seed < 0:
         raise UserError(f"--seed must be 0 or more, got {options.seed}.")
     if options.amp and not torch.cuda.is_available():
