@@ -152,7 +152,7 @@ def forget_runs() -> None:
     from mmengine.registry import DefaultScope
     from mmengine.visualization import Visualizer
 
-    for kind in (MMLogger, MessageHub, Visualizer, DefaultScope):
+    for kind in (MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()):
         kind._instance_dict.clear()
 
 
