@@ -73,8 +73,8 @@ def test_without_records(tmp_path):
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
-    """tools/report.py, with the folder of one machine."""
-    spec = importlib.util.spec_from_file_location("report", ROOT / "tools" / "report.py")
+    """The latencies' part of tools/report.py, with the folder of one machine."""
+    spec = importlib.util.spec_from_file_location("report", ROOT / "tools" / "_latency_report.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     folder = tmp_path / "docs" / "results" / "gpu" / "h100"
@@ -96,7 +96,7 @@ def test_records_come_into_the_docs(report):
     assert line in throughput(report.GPU)
     assert "NVIDIA H100, onnxruntime fp32, batch 1" in report.measured()
     assert report.checks().count("against 20 networks measured whole") == 4
-    assert {"check_cpu.svg", "check_h100.svg"} <= set(report.latency_figures())
+    assert {"check_cpu.svg", "check_h100.svg"} <= set(report.figures())
     benchmark = report.GPU.parent / "benchmark"
     assert list(publish.imagenet_records(benchmark)) == ["h100"]
     assert "(docs/results/gpu/h100/imagenet.csv)" in publish.imagenet(benchmark)

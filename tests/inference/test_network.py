@@ -153,6 +153,18 @@ def test_auto_takes_the_first_that_computes_the_same(monkeypatch, caplog, pictur
         load("absent")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("runtime", ["auto", *(name for name in RUNTIMES if name != "compiled")])
+def test_on_the_gpu(runtime, eager, pictures):
+    """What is sure is the same; of what is hardly seen, rounding decides the order."""
+    if runtime in RUNTIMES and (missing := RUNTIMES[runtime].missing("cuda")):
+        pytest.skip(missing)
+    detector = load(runtime, device="cuda", batch=2)
+    for found, wanted in zip(detector(pictures), eager(pictures), strict=True):
+        assert_same(found[found.scores >= 0.3], wanted[wanted.scores >= 0.3])
+
+
 def test_every_runtime_that_auto_takes_is_known():
     for names in network.AUTO.values():
         assert set(names) <= RUNTIMES.keys() and names[-1] == "eager"
