@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -170,6 +172,7 @@ def save_safetensors(
 
     Raises:
         InputError: If a value does not fit into FP16.
+        OSError: If the file cannot be written, for a full disk as well.
     """
     tensors = {}
     for key, value in state.items():
@@ -180,7 +183,14 @@ def save_safetensors(
                 raise InputError(f"{key} does not fit into FP16; store the weights in full.")
         tensors[key] = value.contiguous().clone()
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as e:  # what the operating system says, as text
+            refused = re.search(r"\(os error (\d+)\)", str(e))
+            if refused is None:
+                raise
+            number = int(refused[1])
+            raise OSError(number, os.strerror(number), os.fspath(path)) from e
 
 
 def convert_released(spec: ArchSpec, path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import resource
 
 import pytest
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import prunet_det
+from prunet_det.zoo import weights
 from prunet_det.zoo.weights import (
     CheckpointError,
     load_all_weights,
     load_backbone_weights,
     load_classifier_weights,
+    save_safetensors,
 )
 
 
@@ -200,3 +204,25 @@ def test_strict_loading_names_the_tensor(trained, tmp_path):
     save_file(state, tmp_path / "less.safetensors")
     with pytest.raises(CheckpointError, match=r"stem\.0\.conv\.weight is missing"):
         load_all_weights(model, tmp_path / "less.safetensors")
+
+
+def test_a_file_that_does_not_fit_on_the_disk_is_named(tmp_path):
+    """A limit on its size is refused as a full disk is: by a number in safetensors' text."""
+    path = tmp_path / "w.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            save_safetensors({"a": torch.zeros(10_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.filename == str(path) and not list(tmp_path.iterdir())
+
+
+def test_another_error_of_safetensors_stays_what_it_is(tmp_path, monkeypatch):
+    def fail(*_):
+        raise SafetensorError("ours")
+
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(SafetensorError, match="ours"):
+        save_safetensors({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
