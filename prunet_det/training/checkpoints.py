@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -42,8 +41,12 @@ class SafeCheckpointHook(CheckpointHook):
     def _removing_last(self) -> Iterator[None]:
         """Removes what the block removes at its end, unless it has failed or wrote it anew."""
         removed: list[str] = []
-        with mock.patch.object(self.file_backend, "remove", removed.append):
+        remove = self.file_backend.remove
+        self.file_backend.remove = removed.append
+        try:
             yield
+        finally:
+            self.file_backend.remove = remove
         best = getattr(self, "best_ckpt_path_dict", {}).values()
         kept = {self.last_ckpt, getattr(self, "best_ckpt_path", None), *best}
         for path in removed:

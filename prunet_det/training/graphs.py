@@ -21,7 +21,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from unittest import mock
 
 import torch
 from mmengine.dist import get_world_size
@@ -247,13 +246,17 @@ def _record_graph(module: nn.Module, images: torch.Tensor) -> Run:
     )
     trained = [p for p in module.parameters() if p.requires_grad]
     edges = [torch.autograd.graph.get_gradient_edge(p) for p in trained]
-    with mock.patch.object(torch.cuda, "graph", capture):
+    graph = torch.cuda.graph
+    torch.cuda.graph = capture  # type: ignore[assignment,misc]
+    try:
         run: Run = torch.cuda.make_graphed_callables(
             module,
             (images.clone(),),
             num_warmup_iters=11 if get_world_size() > 1 else 3,  # PyTorch asks for 11 with DDP
             allow_unused_input=True,
         )
+    finally:
+        torch.cuda.graph = graph  # type: ignore[misc]
     del edges  # until here they kept the nodes that add gradients up on this stream
     return run
 
