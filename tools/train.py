@@ -14,6 +14,7 @@ def main() -> None:
     from prunet_det.training import launch, loading
     from prunet_det.training.batch import effective_batch
     from prunet_det.training.graphs import SPEED_UPS
+    from prunet_det.training.lock import work_dir_lock
 
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_flags(parser)
@@ -80,10 +81,11 @@ def main() -> None:
             raise UserError(f"{args.config} has no auto_scale_lr.base_batch_size to scale from.")
         cfg.auto_scale_lr.enable = True
     launch.set_resume(cfg, args.resume, args.start)
-    runner = launch.build_runner(cfg)
-    if is_main_process():
-        print(effective_batch(cfg, get_world_size()))
-    launch.train(runner)
+    with work_dir_lock(cfg):
+        runner = launch.build_runner(cfg)
+        if is_main_process():
+            print(effective_batch(cfg, get_world_size()))
+        launch.train(runner)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,15 @@ def local_processes() -> int:
     return 1
 
 
+def process_rank() -> int:
+    """Returns the number of this process among those of a distributed training, before it begins.
+
+    As torchrun, Slurm and Open MPI say it; 0 without one of them.
+    """
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+
+
 def free_shared_memory() -> int:
     """Returns the number of bytes of memory that processes can still share.
 

@@ -193,14 +193,18 @@ def file_digest(path: PathLike) -> str:
 
 
 @contextlib.contextmanager
-def file_lock(path: PathLike, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def file_lock(
+    path: PathLike, on_wait: Callable[[], None] | None = None, seconds: float = -1
+) -> Iterator[None]:
     """Lets one process at a time into the block; the lock of a killed process is free.
 
     Args:
         path: Lock file; it is made if it is missing, and left there.
         on_wait: Function called once, before waiting, if another process has the lock.
+        seconds: Time to wait at most; negative to wait for as long as it takes.
 
     Raises:
+        TimeoutError: If another process keeps the lock.
         OSError: If the file cannot be written.
     """
     from filelock import FileLock, Timeout
@@ -212,7 +216,7 @@ def file_lock(path: PathLike, on_wait: Callable[[], None] | None = None) -> Iter
     except Timeout:
         if on_wait is not None:
             on_wait()
-        lock.acquire()
+        lock.acquire(timeout=seconds)
     try:
         yield
     finally:
