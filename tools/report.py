@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import _flags  # noqa: F401 (Ctrl-C ends the tool while it imports)
 import _latency_report
 
 import prunet_det
