@@ -362,7 +362,7 @@ def check_one_batch(runner: Runner) -> None:
     if isinstance(runner.train_loop, EpochBasedTrainLoop) and not len(loader):
         raise UserError(
             f"the {len(loader.dataset)} training images do not fill one batch of "
-            f"{loader.batch_size} a process; lower train_dataloader.batch_size."
+            f"{loader.batch_sampler.batch_size} a process; lower train_dataloader.batch_size."
         )
 
 

@@ -25,11 +25,15 @@ def check_smallest_batch(runner: Runner) -> None:
     """
     loader = runner.train_loop.dataloader
     model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    rest = 0
-    if isinstance(runner.train_loop, EpochBasedTrainLoop) and not loader.drop_last:
-        rest = len(loader.sampler) % loader.batch_size
+    batches = loader.batch_sampler  # also a config's own, of which the loader knows no size
+    batch = getattr(batches, "batch_size", None)
     size = _image_size(loader.dataset)
-    if (rest or loader.batch_size) > 1 or size is None or not hasattr(model, "network"):
+    if batch is None or size is None or not hasattr(model, "network"):
+        return
+    rest = 0
+    if isinstance(runner.train_loop, EpochBasedTrainLoop) and not batches.drop_last:
+        rest = len(batches.sampler) % batch
+    if (rest or batch) > 1:
         return
     divisor = getattr(model.data_preprocessor, "pad_size_divisor", 1)
     height, width = (side + -side % divisor for side in size)

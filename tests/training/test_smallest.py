@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.registry import MODELS
+from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
@@ -26,7 +28,7 @@ class Images(list):
         self.dataset = inner
 
 
-def runner(images, batch, loop=EpochBasedTrainLoop, **options):
+def runner(images, batch=1, loop=EpochBasedTrainLoop, **options):
     preprocessor = dict(type="DetDataPreprocessor", pad_size_divisor=32)
     model = MODELS.build(dict(detector_cfg(), data_preprocessor=preprocessor))
     train_loop = object.__new__(loop)
@@ -62,6 +64,21 @@ def test_one_image_of_one_cell_is_refused(count, batch):
     assert all(torch.equal(v, before[k]) for k, v in built.model.state_dict().items())
     built.model.norm_eval = built.model.backbone.norm_eval = True
     check_smallest_batch(built)
+
+
+def test_batches_of_a_sampler_of_their_own_are_counted():
+    """MMDetection's default sorts images by their shape into batches."""
+    images = Images(5, 64, pad_val=0)
+    images.get_data_info = lambda i: dict(width=64, height=48 + 32 * (i % 2))
+    sampler = DefaultSampler(images, shuffle=False)
+    for options in (dict(drop_last=True), dict(batch_size=3), dict(batch_size=5)):
+        batches = AspectRatioBatchSampler(sampler, **(dict(batch_size=4) | options))
+        check_smallest_batch(runner(images, batch_sampler=batches))
+    batches = AspectRatioBatchSampler(sampler, batch_size=4)
+    assert [len(batch) for batch in batches] == [4, 1]
+    with pytest.raises(UserError, match="one image of 64 x 64 px"):
+        check_smallest_batch(runner(images, batch_sampler=batches))
+    check_smallest_batch(runner(images, batch_sampler=[[0], [1, 2]]))  # which says no size
 
 
 def test_what_comes_later_is_said_too():
