@@ -23,6 +23,7 @@ _ADVICE = "resume with what it was started with, or start another training in an
 _GROUP_HOW = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
 # Of a scheduler: where it stands.
 _SCHEDULER_STATE = {"last_step", "_global_step", "_last_value", "base_values", "verbose"}
+_SCHEDULER_STATE |= {"best", "num_bad_epochs", "cooldown_counter"}  # of ReduceOnPlateauLR
 # What a config does change of a resumed training.
 _CHANGES = {"length": "as length", "batch": "images a step", "data": "as data"}
 

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
 from prunet_det.zoo.weights import CheckpointError
 from tests.training.test_deferred_info import build
@@ -62,6 +63,45 @@ def started(tmp_path_factory):
 def test_what_the_checkpoint_would_override_is_refused(started, changed, sentence):
     with pytest.raises(CheckpointError, match=sentence):
         resume(started, "epoch_1.pth", **changed)
+
+
+SCHEDULERS = [
+    dict(type="ConstantLR", factor=0.5, end=3, by_epoch=False),
+    SCHEDULE,
+    dict(type="CosineAnnealingMomentum", T_max=10, eta_min=0.5, by_epoch=False),
+    dict(type="CosineRestartLR", periods=[4, 6], restart_weights=[1, 0.5], eta_min=0.0)
+    | dict(by_epoch=False),
+    dict(type="ExponentialLR", gamma=0.9, by_epoch=False),
+    dict(type="LinearLR", start_factor=0.1, end=7, by_epoch=False),
+    dict(type="MultiStepLR", milestones=[4, 8], by_epoch=False),
+    dict(type="OneCycleLR", eta_max=0.1, total_steps=10, by_epoch=False),
+    dict(type="PolyLR", power=2.0, end=10, by_epoch=False),
+    dict(type="ReduceOnPlateauLR", monitor="loss", patience=0, cooldown=2),
+    dict(type="StepLR", step_size=3, by_epoch=False),
+]
+
+
+class Evaluated(Hook):
+    """Gives schedulers what an evaluation finds."""
+
+    def after_train_epoch(self, runner):
+        for scheduler in runner.param_schedulers:
+            if getattr(scheduler, "need_val_args", False):
+                scheduler.step({"loss": 1.0 + runner.epoch})
+
+
+@pytest.mark.parametrize("schedule", SCHEDULERS, ids=lambda schedule: schedule["type"])
+def test_any_schedule_goes_on(tmp_path, schedule):
+    """A scheduler's own state is no other setting, and the weights are those of one training."""
+    runs = {"first": False, "again": True}
+    for name, resumed in runs.items():
+        built = runner(tmp_path, schedule=schedule, momentum=0.9)
+        built.register_hook(Evaluated())
+        if resumed:
+            built._resume, built._load_from = True, str(tmp_path / "epoch_1.pth")
+        built.train()
+        runs[name] = (tmp_path / "weights.safetensors").read_bytes()
+    assert runs["first"] == runs["again"]
 
 
 def test_what_changes_is_said(started, caplog):
