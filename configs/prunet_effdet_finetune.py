@@ -22,6 +22,7 @@ data = dict(
     data_root=data_root,
     ann_file="annotations/train.json",
     data_prefix=dict(img="train/"),
+    filter_cfg=dict(filter_empty_gt=True),  # of which no crop would be taken
     pipeline=_base_.train_pipeline,
 )
 held_out = dict(

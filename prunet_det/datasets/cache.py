@@ -33,8 +33,7 @@ class SharedImages:
         shapes: Height and width of each image; a decoded one may also lie on its side.
 
     Raises:
-        InputError: If the images do not fit the memory that is free, or one has another shape or is
-            not uint8.
+        InputError: If the images do not fit the memory that is free, or one is not uint8.
     """
 
     def __init__(self, read: Callable[[int], np.ndarray], shapes: Sequence[Shape]) -> None:
@@ -54,12 +53,6 @@ class SharedImages:
                     f"image {index} is decoded to {image.dtype} of shape {image.shape}, and the "
                     "cache is for uint8 with three channels: leave to_float32 and color_type out "
                     "of LoadImageFromFile, or leave the cache out."
-                )
-            if image.size != sizes[index]:
-                raise InputError(
-                    f"image {index} is {image.shape[1]} x {image.shape[0]} px, not "
-                    f"{shapes[index][1]} x {shapes[index][0]} as its annotation says, so that it "
-                    "cannot be cached; mend the annotation or leave the cache out."
                 )
             self._shapes[index] = image.shape[:2]
             self._flat(index)[:] = image.reshape(-1)

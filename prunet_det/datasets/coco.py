@@ -13,13 +13,16 @@ import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.images import read_size
 
 logger = logging.getLogger(__name__)
 
+Size: TypeAlias = tuple[int, int]  # height and width
+
+_SAMPLE = 256  # images whose sizes are compared before all others, which are when they are loaded
 _LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
 
 
@@ -165,7 +168,11 @@ class _Reader:
     def _check_sizes(
         self, images: Sequence[dict[str, Any]], annotations: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Reads sizes from the files where none is stated, or a box lies outside of the stated."""
+        """Reads sizes from files: where none is stated, a box contradicts it, and of a sample.
+
+        Raises:
+            InputError: If an image was scaled or turned, and its boxes were not.
+        """
         if self.images is None:
             return
         by_id = {image["id"]: image for image in images}
@@ -174,26 +181,43 @@ class _Reader:
             image = by_id[annotation["image_id"]]
             if image["id"] not in doubtful and not _fits(annotation["bbox"], image):
                 doubtful.add(image["id"])
-        corrected = []
+        sample = images[:: math.ceil(len(images) / _SAMPLE)]
+        doubtful |= {image["id"] for image in sample if self._has_other_size(image)}
+        corrected: dict[int, Size] = {}
         for i in sorted(doubtful):
             image = by_id[i]
-            stated = image["width"], image["height"]
-            height, width = self._file_size(image["file_name"])
-            if None not in stated and stated != (width, height):
-                corrected.append(image["file_name"])
+            stated = image["height"], image["width"]
+            size = height, width = self._file_size(image["file_name"])
+            if None not in stated and stated != size:
+                corrected[i] = stated
             image.update(width=width, height=height)
+        for annotation in annotations:
+            image = by_id[annotation["image_id"]]
+            size = image["height"], image["width"]
+            if image["id"] in corrected:
+                path = self.images / image["file_name"]
+                check_scale(path, corrected[image["id"]], size, annotation["bbox"])
         if corrected:
             logger.warning(
                 "%s states other sizes than %d of its images have, such as %s; theirs are used.",
                 self.path,
                 len(corrected),
-                corrected[0],
+                by_id[min(corrected)]["file_name"],
             )
         outside = sum(not _overlaps(a["bbox"], by_id[a["image_id"]]) for a in annotations)
         if outside:
             self._warn(outside, "whose boxes are empty or outside of their images")
 
-    def _file_size(self, name: str) -> tuple[int, int]:
+    def _has_other_size(self, image: Mapping[str, Any]) -> bool:
+        """Returns whether an image's file has another size than stated, if it can be read."""
+        assert self.images is not None
+        path = self.images / image["file_name"]
+        try:
+            return path.is_file() and read_size(path) != (image["height"], image["width"])
+        except InputError:  # whoever loads it says so, or passes over it
+            return False
+
+    def _file_size(self, name: str) -> Size:
         assert self.images is not None
         path = self.images / name
         if not path.is_file():
@@ -212,7 +236,7 @@ def read_coco(
     Args:
         path: The file.
         images: Folder of the images. Sizes that the file does not state, or that a box contradicts,
-            are read from there; by default they stay as they are.
+            are read from there, and of some images in any case; by default they stay as they are.
 
     Returns:
         `images`, `annotations` and `categories` as pycocotools understands them: integers as ids,
@@ -221,9 +245,37 @@ def read_coco(
     Raises:
         MissingFileError: If there is no such file, or an image whose size is needed.
         InputError: If it is damaged, lists no images or categories, or an entry lacks a field or
-            has an impossible value; the sentence names it.
+            has an impossible value, or boxes belong to an image of another size; the sentence
+            names it.
     """
     return _Reader(Path(path), None if images is None else Path(images)).read()
+
+
+def check_scale(
+    path: str | os.PathLike[str], stated: Size, size: Size, box: Sequence[float]
+) -> None:
+    """Refuses a box that belongs to an image of another size.
+
+    Args:
+        path: The image, for the message.
+        stated: Height and width that its annotation file states.
+        size: Height and width of the image, upright.
+        box: x, y, width and height in pixels.
+
+    Raises:
+        InputError: If the box fits the stated size, but reaches beyond the image by more than two
+            hundredths of its side, as rounding does not.
+    """
+    x, y, width, height = box
+    right, bottom = x + width, y + height
+    fits = right < stated[1] + 1 and bottom < stated[0] + 1
+    if fits and (right > 1.02 * size[1] + 1 or bottom > 1.02 * size[0] + 1):
+        raise InputError(
+            f"{os.fspath(path)} has {size[1]} x {size[0]} px and its annotations say {stated[1]} x "
+            f"{stated[0]}, with a box {list(box)} that reaches beyond it: the image was scaled or "
+            "turned, and its boxes were not; take the images that were annotated, or change boxes "
+            "and sizes alike."
+        )
 
 
 def select_classes(

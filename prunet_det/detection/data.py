@@ -19,7 +19,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 
 from prunet_det.datasets import data_hash, ensure
 from prunet_det.datasets.cache import SharedImages
-from prunet_det.datasets.coco import describe_classes, read_coco, select_classes
+from prunet_det.datasets.coco import check_scale, describe_classes, read_coco, select_classes
 from prunet_det.detection.metric import coco_api
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 from prunet_det.utils.images import decode_image, read_image
@@ -80,6 +80,7 @@ class CocoFolder(CocoDataset):
         if difference:
             logger.warning("%s %s.", self._annotations, difference)
         content = select_classes(content, self.metainfo["classes"], self._annotations)
+        self._boxes = np.array([a["bbox"] for a in content["annotations"]]).reshape(-1, 4)
         self.COCOAPI = lambda _: coco_api(content)
         try:
             return super().load_data_list()
@@ -97,13 +98,9 @@ class CocoFolder(CocoDataset):
         if not self.test_mode and (self.filter_cfg or {}).get("filter_empty_gt"):
             # MMDetection's rule knows annotations, not whether their boxes can be used.
             left = [info for info in left if info["instances"]]
-        if not left:
-            filled = [info for info in self.data_list if info["instances"]]
-            smallest = (self.filter_cfg or {}).get("min_size", 0)
-            why = "has a box" if not filled else f"with a box has sides of {smallest} px or more"
+        if not left or not (self.test_mode or any(info["instances"] for info in left)):
             raise InputError(
-                f"{self._annotations}: there is nothing to train on, for no image {why} "
-                f"(filter_cfg={self.filter_cfg})."
+                f"{self._annotations}: there is nothing to train on, for {self._why_nothing()}."
             )
         missing = _missing_files([info["img_path"] for info in left])
         if missing and any(map(_needs_files, self.pipeline.transforms)):
@@ -112,6 +109,22 @@ class CocoFolder(CocoDataset):
                 f"{len(left)}, such as {missing[0]}."
             )
         return left
+
+    def _why_nothing(self) -> str:
+        """Says why no image with a box is left."""
+        if any(info["instances"] for info in self.data_list):
+            filters = self.filter_cfg or {}
+            smallest = filters.get("min_size", 0)
+            return f"no image with a box has sides of {smallest} px or more (filter_cfg={filters})"
+        if not len(self._boxes):
+            return "no image has a box"
+        why = f"all {len(self._boxes)} boxes are left out: "
+        if self._boxes.min() >= 0 and self._boxes.max() <= 1:
+            return why + (
+                "they lie within 0..1, as if they were fractions of the images' sides, and are "
+                "needed as x, y, width and height in pixels"
+            )
+        return why + "they are less than a pixel wide or high, or outside of their images"
 
     def use_classes(self, classes: Sequence[str]) -> None:
         """Reads the annotations again for a network's classes, in the order of its labels.
@@ -150,9 +163,17 @@ class CocoFolder(CocoDataset):
             )
 
         def decode(index: int) -> np.ndarray:
-            path = infos[index]["img_path"]
+            info, (height, width) = infos[index], shapes[index]
+            path = info["img_path"]
             with _naming(lambda: path):
-                return loads[place]({"img_path": path})["img"]
+                image = loads[place](dict(info))["img"]
+            if sorted(image.shape[:2]) != sorted((height, width)):
+                raise InputError(
+                    f"{path} has {image.shape[1]} x {image.shape[0]} px, not {width} x {height} as "
+                    f"{self._annotations} says, so that it cannot be cached; mend the annotation "
+                    "or leave the cache out."
+                )
+            return image
 
         steps[place] = LoadImageFromMemory(SharedImages(decode, shapes), loads[place])
 
@@ -180,17 +201,21 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
     config asks for another `color_type` or `imdecode_backend`, MMDetection's own reads.
     """
 
+    _said = False  # that an image has another size than its annotation says
+
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Adds an image and its shapes.
 
         Args:
-            results: `img_path`; `img`, (H, W, 3) in BGR, `img_shape` and `ori_shape` are added.
+            results: `img_path` and, as far as they are known, `height`, `width` and `instances`
+                that are stated; `img`, (H, W, 3) in BGR, `img_shape` and `ori_shape` are added.
 
         Returns:
             The same; None if the image cannot be read and `ignore_empty` is on.
 
         Raises:
-            InputError: If the file is no image, damaged or cut short.
+            InputError: If the file is no image, damaged or cut short, or has boxes that belong to
+                an image of another size.
             OSError: If there is no such file, or none that can be opened.
         """
         asked = self.color_type, self.imdecode_backend, self.file_client_args
@@ -204,10 +229,29 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
             if self.ignore_empty:
                 return None
             raise
+        self._compare(results, image)
         if self.to_float32:
             image = image.astype(np.float32)
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
+
+    def _compare(self, results: dict[str, Any], image: np.ndarray) -> None:
+        """Compares the size that is stated with the image's; says it of the first that differs."""
+        height, width = results.get("height"), results.get("width")
+        size = image.shape[:2]
+        if height is None or width is None or (height, width) == size:
+            return
+        for instance in results.get("instances", ()):
+            left, top, right, bottom = instance["bbox"]
+            box = left, top, right - left, bottom - top
+            check_scale(results["img_path"], (height, width), size, box)
+        if not self._said:
+            self._said = True
+            logger.warning(
+                "%s has %d x %d px and its annotation says %d x %d; the image's size is used, here "
+                "and wherever they differ.",
+                *(results["img_path"], *size[::-1], width, height),
+            )
 
 
 class LoadImageFromMemory(BaseTransform):

@@ -133,6 +133,34 @@ def test_a_size_that_a_box_contradicts_is_the_files(read, folder, caplog, turned
     assert f"states other sizes than 1 of its images have, such as {name}" in caplog.text
 
 
+@pytest.mark.parametrize(("stated", "refused"), [((40, 20), True), ((20, 11), False)])
+def test_a_size_that_no_box_contradicts_is_compared_too(read, caplog, stated, refused):
+    """Images that were made smaller after they were annotated; sizes that were rounded."""
+    data = content()
+    width, height = stated
+    data["images"][1].update(width=width, height=height)
+    data["annotations"][2]["bbox"] = [0, 0, width, height]
+    if refused:
+        with pytest.raises(ValueError, match=r"4\.png has 20 x 10 px .* say 40 x 20.* beyond it"):
+            read(data)
+    else:
+        assert read(data)["images"][1]["height"] == 10
+        assert "states other sizes than 1 of its images have, such as 4.png" in caplog.text
+
+
+def test_an_image_that_exif_turns_has_its_boxes_upright(read, folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(folder / "4.jpg", exif=exif)
+    data = content()
+    data["images"][1].update(file_name="4.jpg")
+    with pytest.raises(ValueError, match=r"4\.jpg has 10 x 20 px .* say 20 x 10.* turned"):
+        read(data)
+    data["annotations"][2]["bbox"] = [0, 0, 10, 20]
+    data["images"][1].update(width=10, height=20)
+    assert len(read(data)["annotations"]) == 3
+
+
 def test_what_is_left_out_is_said(read, caplog):
     data = content()
     data["annotations"][0]["image_id"] = 77

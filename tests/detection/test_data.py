@@ -66,19 +66,48 @@ def test_categories_are_matched_by_name(tmp_path, caplog):
         data.use_classes(("emu",))
 
 
+@pytest.mark.parametrize("filters", [None, dict(filter_empty_gt=True, min_size=32)])
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"bbox": [9, 9, 0, 0]}, "no image has a box"),
-        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "no image has a box"),
+        ({"bbox": [9, 9, 0, 0]}, "all 1 boxes are left out: they are less than a pixel wide"),
+        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, r"all 1 boxes .* lie within 0\.\.1, .* in pixels"),
+        ({"image_id": 9}, "no image has a box"),
         ({}, "has sides of 32 px"),
     ],
 )
-def test_nothing_to_train_on(tmp_path, changes, why):
+def test_nothing_to_train_on(tmp_path, changes, why, filters):
+    """Whatever a config filters: of images without boxes the pipelines take another, for ever."""
     root = folder(tmp_path, annotated(**changes))
     cv2.imwrite(str(root / "train" / "1.jpg"), np.zeros((8, 9, 3), np.uint8))
+    if not changes and not filters:
+        CocoFolder(root, **WHERE)
+        return
     with pytest.raises(UserError, match=rf"there is nothing to train on, for .*{why}"):
-        CocoFolder(root, **WHERE, filter_cfg=dict(filter_empty_gt=True, min_size=32))
+        CocoFolder(root, **WHERE, filter_cfg=filters)
+    assert len(CocoFolder(root, **WHERE, test_mode=True)) == 1
+
+
+def test_images_that_were_scaled_are_noticed(tmp_path, monkeypatch, caplog):
+    """Before the first step if they are among the sample, else when they are loaded."""
+    load = [dict(type="mmdet.LoadImageFromFile")]
+    where = {**WHERE, "pipeline": load, "data_root": folder(tmp_path)}
+    item = dict(width=800, height=480, bbox=[500, 300, 100, 50])
+    (tmp_path / "train.json").write_text(annotated(**item))
+    cv2.imwrite(str(tmp_path / "train" / "1.jpg"), np.zeros((120, 200, 3), np.uint8))
+    sentence = r"1\.jpg has 200 x 120 px and its annotations say 800 x 480, .* reaches beyond it"
+    with pytest.raises(UserError, match=sentence):
+        CocoFolder(**where)
+    monkeypatch.setattr("prunet_det.datasets.coco._Reader._has_other_size", lambda *_: False)
+    with pytest.raises(UserError, match=sentence):
+        CocoFolder(**where)[0]
+    with pytest.raises(UserError, match=sentence):
+        CocoFolder(**where, cache=True)
+    (tmp_path / "train.json").write_text(annotated(**{**item, "bbox": [5, 5, 9, 9]}))
+    data = CocoFolder(**where)
+    for _ in range(2):
+        assert data[0]["ori_shape"] == (120, 200)
+    assert caplog.text.count("1.jpg has 200 x 120 px and its annotation says 800 x 480") == 1
 
 
 def evaluate(path, predictions, classes):
@@ -166,7 +195,8 @@ def test_the_loader_is_mmdetections_where_a_config_asks_for_more(tmp_path):
 
 def test_an_image_too_narrow_for_mmdetections_own_scaling(tmp_path):
     steps = [TRAINING[0], dict(type="mmdet.Resize", scale=(64, 64), keep_ratio=True)]
-    cv2.imwrite(str(folder(tmp_path, annotated()) / "train" / "1.jpg"), np.zeros((2, 900, 3)))
+    root = folder(tmp_path, annotated(width=900, height=2, bbox=[0, 0, 5, 2]))
+    cv2.imwrite(str(root / "train" / "1.jpg"), np.zeros((2, 900, 3)))
     data = CocoFolder(tmp_path, **{**WHERE, "pipeline": steps})
     with pytest.raises(UserError, match=r"1\.jpg has 900 x 2 px, .* a side without a pixel"):
         data[0]
@@ -220,9 +250,11 @@ def test_cached_images_are_those_on_disk(tmp_path, seed):
         assert torch.equal(a.gt_instances.bboxes, b.gt_instances.bboxes)
 
 
-def test_images_that_cannot_be_cached(tmp_path):
+def test_images_that_cannot_be_cached(tmp_path, monkeypatch):
     where = {**WHERE, "pipeline": TRAINING, "data_root": photos(tmp_path / "a", width=300)}
-    with pytest.raises(UserError, match="image 2 is .* px, not 300 x"):
+    assert len(CocoFolder(cache=True, **where)) == 6, "sizes of some are read from the files"
+    monkeypatch.setattr("prunet_det.datasets.coco._Reader._has_other_size", lambda *_: False)
+    with pytest.raises(UserError, match=r"2\.jpg has .* px, not 300 x"):
         CocoFolder(cache=True, **where)
     where["data_root"] = photos(tmp_path / "b")
     (tmp_path / "b" / "train" / "3.jpg").write_bytes(b"no picture")
