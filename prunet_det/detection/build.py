@@ -20,6 +20,7 @@ from torch import nn
 from prunet_det.detection.letterbox import Letterbox, test_pipeline
 from prunet_det.detection.preprocessor import normalise
 from prunet_det.detection.strides import level_strides
+from prunet_det.training.hooks import class_counts
 from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.env import check_device
 from prunet_det.utils.errors import InputError
@@ -69,27 +70,18 @@ def build_detector(
     if not isinstance(model, BaseDetector):
         raise InputError(f"{config.filename or 'the config'} is no detector's config.")
     if classes is not None:
-        outputs = _count_classes(model)
-        if outputs not in (None, len(classes)):
-            raise InputError(
-                f"the model has {outputs} classes, but {len(classes)} names were given."
-            )
+        for option, outputs in class_counts(model).items():
+            if outputs != len(classes):
+                raise InputError(
+                    f"the model has {outputs} classes, but {len(classes)} names were given "
+                    f"({option}={outputs})."
+                )
         model.dataset_meta = {"classes": tuple(classes)}
     if checkpoint is not None:
         count = load_all_weights(model, checkpoint)
         logger.info("%d/%d tensors from %s", count, count, checkpoint)
     model.cfg = config
     return model.to(device).eval()
-
-
-def _count_classes(model: BaseDetector) -> int | None:
-    """Returns the number of classes of a detector's last head; None if it does not say."""
-    head = model
-    for name in ("roi_head", "bbox_head"):
-        head = getattr(head, name, head)
-        head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
-    count = getattr(head, "num_classes", None)
-    return count if isinstance(count, int) else None
 
 
 def image_size(config: Config) -> int | None:

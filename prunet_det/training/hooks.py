@@ -41,10 +41,7 @@ class ClassCheckHook(Hook):
         loops = {"train": runner._train_loop, "val": runner._val_loop, "test": runner._test_loop}
         built = {split: loop for split, loop in loops.items() if isinstance(loop, BaseLoop)}
         by_split = {split: _classes(loop) for split, loop in built.items() if _classes(loop)}
-        model = unwrap_model(runner)
-        head = getattr(model, "bbox_head", None)
-        outputs = getattr(head or model, "num_classes", None)
-        option = "model.bbox_head.num_classes" if head is not None else "model.num_classes"
+        outputs = class_counts(unwrap_model(runner))
         for split, classes in by_split.items():
             first = next(iter(by_split))
             if classes != by_split[first]:
@@ -54,11 +51,40 @@ class ClassCheckHook(Hook):
                     f"the {first} and {split} data have different classes, or in another order: "
                     f"{_abbreviate(by_split[first])} and {_abbreviate(classes)}."
                 )
-            if outputs is not None and outputs != len(classes):
+            others = {key: n for key, n in outputs.items() if n != len(classes)}
+            if others:
                 raise UserError(
-                    f"the data has {len(classes)} classes and the model {outputs}; set "
-                    f"{option}={len(classes)}."
+                    f"the data has {len(classes)} class{'es' * (len(classes) != 1)} and the model "
+                    f"{next(iter(others.values()))}; set "
+                    f"{' '.join(f'{key}={len(classes)}' for key in others)}."
                 )
+
+
+def class_counts(model: torch.nn.Module) -> dict[str, int]:
+    """Finds for how many classes a classifier or each head of a detector is built.
+
+    Args:
+        model: MMDetection's detector or a classifier.
+
+    Returns:
+        Numbers by the option of a config that sets them, such as
+        `model.roi_head.bbox_head.num_classes`; none for a part that does not say.
+    """
+    heads = {"model": model}
+    for path in ("bbox_head", "mask_head", "roi_head.bbox_head", "roi_head.mask_head"):
+        head: Any = model
+        for name in path.split("."):
+            head = getattr(head, name, None)
+        if isinstance(head, torch.nn.ModuleList):  # of a cascade
+            heads.update({f"model.{path}.{i}": stage for i, stage in enumerate(head)})
+        else:
+            heads[f"model.{path}"] = head
+    counts = {f"{path}.num_classes": getattr(h, "num_classes", None) for path, h in heads.items()}
+    return {
+        key: count
+        for (key, count), head in zip(counts.items(), heads.values(), strict=True)
+        if isinstance(count, int) and not getattr(head, "class_agnostic", False)
+    }
 
 
 def _classes(loop: Any) -> tuple[str, ...]:

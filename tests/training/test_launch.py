@@ -181,6 +181,24 @@ def test_classes_must_agree():
     )
     check(detector, Loop("cat", "dog"), val)
     assert val.evaluator.dataset_meta == {"classes": ("cat", "dog")}
+    roi = detector.roi_head = SimpleNamespace(bbox_head=SimpleNamespace(num_classes=80))
+    del detector.bbox_head
+    for data in (dict(train=Loop(*"abc")), dict(test=Loop(*"abc"))):
+        with pytest.raises(
+            UserError, match=r"and the model 80; set model\.roi_head\.bbox_head\.num_classes=3"
+        ):
+            check(detector, **data)
+    stages = [torch.nn.Module() for _ in range(2)]
+    for stage, count in zip(stages, (3, 80), strict=True):
+        stage.num_classes = count
+    roi.bbox_head = torch.nn.ModuleList(stages)
+    roi.mask_head = SimpleNamespace(num_classes=80)
+    with pytest.raises(
+        UserError, match=r"set model\.roi_head\.bbox_head\.1\.num_cl.* model\.roi_head\.mask_head\."
+    ):
+        check(detector, Loop(*"abc"))
+    stages[1].num_classes, roi.mask_head.class_agnostic = 3, True
+    check(detector, Loop(*"abc"))
     classifier = torch.nn.Module()
     classifier.num_classes = 5
     with pytest.raises(UserError, match=r"set model\.num_classes=3"):
