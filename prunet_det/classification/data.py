@@ -23,6 +23,8 @@ from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.images import SUFFIXES, has_image_name, read_image, read_size
 from prunet_det.utils.io import file_digest
 
+_OTHERS = {"__MACOSX", "@eaDir", "System Volume Information"}
+
 
 def normalized(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Normalises uint8 images as timm's transforms do; others are, and are returned as they are.
@@ -100,6 +102,37 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
         return {"inputs": self._transform(widened(image, self._side)), "labels": label}
 
 
+class _Folder(torchvision.datasets.ImageFolder):
+    """torchvision's ImageFolder, to which what is hidden is no class and no part of one."""
+
+    def __init__(self, folder: Path) -> None:
+        def is_image(path: str) -> bool:
+            above = Path(path).relative_to(folder).parts[:-1]
+            return has_image_name(path) and not any(map(_is_hidden, above))
+
+        super().__init__(folder, is_valid_file=is_image)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Finds the folders that are classes; torchvision calls this.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        names, _ = super().find_classes(directory)
+        names = [name for name in names if not _is_hidden(name)]
+        if not names:
+            raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
+        return names, {name: i for i, name in enumerate(names)}
+
+
+def _is_hidden(folder: str) -> bool:
+    """Returns whether a folder holds what a program keeps beside the data, by its name.
+
+    Jupyter leaves `.ipynb_checkpoints`, Windows and macOS leave folders in archives and on disks.
+    """
+    return folder.startswith((".", "$")) or folder in _OTHERS
+
+
 @DATASETS.register_module()
 class ImageFolder(_Images):
     """Image files in one folder per class, as ImageNet has them, with timm's transforms.
@@ -134,7 +167,7 @@ class ImageFolder(_Images):
                 f"{folder / 'cat' / 'image.jpg'}{above}."
             )
         try:
-            self._folder = torchvision.datasets.ImageFolder(folder, is_valid_file=has_image_name)
+            self._folder = _Folder(folder)
         except FileNotFoundError as e:  # no folder a class, or one without images
             raise MissingFileError(
                 f"{folder} does not hold one folder of images a class: {e} Images are "

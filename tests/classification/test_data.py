@@ -82,6 +82,20 @@ def test_a_cached_folder_is_the_one_on_disk(root):
         assert torch.equal(a["inputs"], b["inputs"]) and a["labels"] == b["labels"]
 
 
+def test_hidden_folders_are_no_classes(root):
+    """Nor parts of one; what stands above the data may be hidden."""
+    for name in (".ipynb_checkpoints", "__MACOSX", "cat/.ipynb_checkpoints", "__MACOSX/cat"):
+        (root / "train" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(root / "train" / name / "0.png")
+    (root / "train").rename(root / ".hidden")
+    data = ImageFolder(root, ".hidden", PLAIN)
+    assert data.metainfo["classes"] == ("cat", "dog")
+    assert data.labels == [0] * 3 + [1] * 3
+    (root / "other" / ".git").mkdir(parents=True)
+    with pytest.raises(UserError, match="does not hold one folder of images a class"):
+        ImageFolder(root, "other", PLAIN)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (900, 1), (20000, 2), (2, 3000)])
 @pytest.mark.parametrize(
     "transform",
