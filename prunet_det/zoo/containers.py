@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 from prunet_det.utils.errors import InputError, MissingFileError
 
 # Keys under which training frameworks save the tensors, averaged ones first, and then in timm's
-# order. (mmengine's `ema_state_dict` holds the raw weights: its EMA hook swaps the averaged ones
-# into `state_dict`.)
+# order.
+_AVERAGED = (
+    *("state_dict_ema", "model_ema", "params_ema", "ema", "ema_model", "ema_state_dict"),
+    "model_ema_state_dict",
+)
 _CONTAINERS = (
-    *("state_dict_ema", "model_ema", "params_ema"),
+    *_AVERAGED,
     *("state_dict", "model", "model_state_dict", "params", "module", "net", "weights"),
 )
 # What wrappers keep beside the tensors of the network (torch's AveragedModel).
@@ -89,9 +92,14 @@ def unwrap_tensors(data: object) -> dict[str, torch.Tensor]:
     """
     if not isinstance(data, Mapping):
         return {}
-    inner = next((data[key] for key in _CONTAINERS if isinstance(data.get(key), Mapping)), None)
-    if inner is not None:
-        return unwrap_tensors(inner)
+    for key in _CONTAINERS:
+        # The EMA hook of mmengine, whose files have `meta`, swaps the averaged tensors into
+        # `state_dict` and the raw ones into `ema_state_dict`.
+        if key == "ema_state_dict" and "meta" in data:
+            continue
+        tensors = unwrap_tensors(data.get(key))  # a container may be empty
+        if tensors:
+            return tensors
     tensors = {
         str(key).replace("_orig_mod.", ""): value
         for key, value in data.items()

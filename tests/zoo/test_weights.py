@@ -125,6 +125,30 @@ def test_averaged_weights_before_raw_ones(trained, tmp_path, raw, averaged):
         assert same_backbone(theirs.state_dict(), loaded.state_dict())
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda raw, ema: {"model": raw, "ema": {"module": ema, "updates": 7}},
+        lambda raw, ema: {"model": raw, "ema": ema},
+        lambda raw, ema: {"model": raw, "ema_model": ema},
+        lambda raw, ema: {"model_state_dict": raw, "model_ema_state_dict": ema},
+        lambda raw, ema: {"state_dict": raw, "ema_state_dict": ema},
+        lambda raw, ema: {"state_dict": ema, "ema_state_dict": raw, "meta": {"iter": 3}},
+        lambda raw, ema: {"state_dict": ema, "state_dict_ema": {}},
+        lambda raw, ema: {"model": ema, "model_ema": {}, "ema": {"updates": 0}},
+        lambda raw, ema: {"model": {}, "net": ema},
+    ],
+)
+def test_averaged_weights_of_others_and_empty_containers(trained, tmp_path, wrap):
+    """RT-DETR's, ... and mmengine's, whose `ema_state_dict` holds the raw ones."""
+    model, _ = trained
+    zeros = {k: torch.zeros_like(v) for k, v in model.state_dict().items()}
+    torch.save(wrap(zeros, model.state_dict()), tmp_path / "w.pth")
+    loaded = prunet_det.create("prunet_demo", num_classes=4)
+    assert load_all_weights(loaded, tmp_path / "w.pth") == len(zeros)
+    assert same_backbone(model.state_dict(), loaded.state_dict())
+
+
 def test_an_averaged_model_of_torch(trained, tmp_path):
     """Its tensors begin with `module.`, but for the number of models that it is the mean of."""
     model, _ = trained
