@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ _ANYWHERE = {"type", "_delete_", "_scope_", "priority", "convert_to_iter_based",
 # Keys of a config that are read beside mmengine's own: by mmdet, and by this package.
 _TOP = {"speed_up", "custom_imports", "model_wrapper_cfg", "compile", "activation_checkpointing"}
 _TOP |= {"efficient_conv_bn_eval", "tta_model", "tta_pipeline", "backend_args"}
+_TOP |= {"find_unused_parameters", "sync_bn"}
 _TOP |= {"finals", "recipe", "compare_recipe", "space", "search", "search_dataloader"}
 _REGISTRIES: tuple[str, ...] = (
     "MODELS",
@@ -31,6 +33,8 @@ _REGISTRIES: tuple[str, ...] = (
 )
 _REGISTRIES += ("PARAM_SCHEDULERS", "METRICS", "LOOPS", "DATA_SAMPLERS", "VISUALIZERS")
 _REGISTRIES += ("VISBACKENDS", "TASK_UTILS", "LOG_PROCESSORS")
+# Configs of which mmcv takes keys such as `requires_grad` before it builds the layer.
+_LAYERS = ("norm_cfg", "act_cfg", "conv_cfg", "upsample_cfg")
 # Dicts that name no type: what they may hold, beside what they do.
 _UNTYPED = {
     "auto_scale_lr": {"enable", "base_batch_size"},
@@ -47,7 +51,8 @@ _UNTYPED = {
 def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Refuses options that nothing would read.
 
-    A key is good if the config has it, or if the class that its dict names as `type` takes it.
+    A key is good if the config has it, or if the class that its dict names as `type` takes it;
+    that may be among the options. In doubt it is good.
 
     Args:
         cfg: The config, without the options.
@@ -61,6 +66,8 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         node: Any = cfg._cfg_dict
         parts = option.split(".")
         for i, part in enumerate(parts):
+            if i and ".".join(parts[:i]) in options:
+                break  # what is above it is new
             if isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
             elif isinstance(node, Mapping) and part in node:
@@ -72,16 +79,55 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def _check_top(cfg: Config, option: str) -> None:
-    """Refuses to set a variable of the config file, which is read before the option is."""
-    if "." in option or option in _top_names():
+    """Refuses to set a variable of the config file, which is read before the option is.
+
+    A variable that nothing seems to be made of may be read by a user's own code.
+    """
+    name, dot, rest = option.partition(".")
+    live = {key: value for key, value in cfg._cfg_dict.items() if key in _top_names()}
+    if name in live or name not in cfg._cfg_dict:
         return
-    value = cfg._cfg_dict.get(option)
-    places = [place for place in _places(cfg._cfg_dict, option) if "." in place]
-    if option in cfg._cfg_dict and not isinstance(value, (dict, list)) and places:
-        raise InputError(
-            f"the option {option} is a variable of the config file, and would change nothing; set "
-            f"what is made of it: {places[0]}."
+    if name == "test_pipeline" and "test_dataloader" not in live:  # read for want of one
+        return
+    value = cfg._cfg_dict[name]
+    named = list(_places(live, name))
+    plain = not isinstance(value, (Mapping, list))
+    alike = [place for place, other in _walk(live) if _holds(other, value)]
+    if not _is_read(cfg, name) or value is None or isinstance(value, bool):
+        alike = []
+    places = (named or alike) if plain else (alike or named)
+    if not places:
+        return
+    flag = "give --data-root, or " if name == "data_root" else ""
+    among = "" if named or not plain else f", among what is {value!r} too"
+    raise InputError(
+        f"the option {option} is of a variable of the config file, and would change nothing; "
+        f"{flag}set what is made of it{among}: {', '.join(p + dot + rest for p in places)}."
+    )
+
+
+def _is_read(cfg: Config, name: str) -> bool:
+    """Says whether the config file, or a base of it, seems to read a variable."""
+    code = "\n".join(line.partition("#")[0] for line in cfg.text.splitlines())
+    return bool(re.search(rf"(?<![\w.'\"])(_base_\.)?{re.escape(name)}\b(?!\s*=[^=])", code))
+
+
+def _holds(found: Any, value: Any) -> bool:
+    """Says whether a part of a config is a variable's value, a dict with further keys too."""
+    if isinstance(value, Mapping):
+        keys = value.keys() - {"_delete_"}
+        return (
+            isinstance(found, Mapping)
+            and bool(keys)
+            and all(key in found and _holds(found[key], value[key]) for key in keys)
         )
+    if isinstance(value, (list, tuple)):
+        return (
+            isinstance(found, (list, tuple))
+            and 0 < len(value) == len(found)
+            and all(map(_holds, found, value))
+        )
+    return type(found) is type(value) and bool(found == value)
 
 
 def _check_new(
@@ -108,7 +154,7 @@ def _check_new(
             return
         known, complete = set[str](), True
     else:
-        known, complete = _known(cfg, node, path)
+        known, complete = _known(cfg, node, path, options)
     if part in known:
         return
     names = sorted({*map(str, node), *known} - _ANYWHERE)
@@ -125,10 +171,17 @@ def _check_new(
     raise InputError(f"unknown option {full}: {where} has no {part!r}.{hint}")
 
 
-def _known(cfg: Config, node: Mapping[str, Any], path: str) -> tuple[set[str], bool]:
+def _known(
+    cfg: Config, node: Mapping[str, Any], path: str, options: Mapping[str, Any]
+) -> tuple[set[str], bool]:
     """Returns the keys that are read of a dict, and whether there are no others."""
     if not path:
         return _top_names(), True
+    wrapper = cfg._cfg_dict.get("optim_wrapper", {})
+    if path == "optim_wrapper.paramwise_cfg" and (
+        "constructor" in wrapper or "optim_wrapper.constructor" in options
+    ):
+        return set(), False  # it has keys of its own
     if path in _UNTYPED:
         return _UNTYPED[path], True
     if path.endswith("_dataloader"):
@@ -136,7 +189,7 @@ def _known(cfg: Config, node: Mapping[str, Any], path: str) -> tuple[set[str], b
 
         extra = {"dataset", "sampler", "num_batch_per_epoch", "classes"}
         return _parameters(DataLoader)[0] | extra, True
-    kind = node.get("type")
+    kind = options.get(f"{path}.type", node.get("type"))
     if path == "optim_wrapper":
         kind = kind or "OptimWrapper"
     if path == "train_cfg" and kind is None:
@@ -145,10 +198,12 @@ def _known(cfg: Config, node: Mapping[str, Any], path: str) -> tuple[set[str], b
     if built is None:
         return set(), False
     names, complete = _parameters(built)
+    if path.endswith(_LAYERS):
+        complete = False
     if path == "train_cfg":
         names |= {"by_epoch", "max_iters", "max_epochs"}
     if path == "optim_wrapper":
-        names |= {"constructor", "paramwise_cfg"}
+        names |= {"constructor", "paramwise_cfg", "dtype", "loss_scale"}  # of --amp too
     return names, complete
 
 
@@ -189,8 +244,13 @@ def _top_names() -> set[str]:
     return _parameters(Runner)[0] | _TOP
 
 
-def _places(node: Any, key: str, path: str = "") -> Iterator[str]:
+def _places(node: Any, key: str) -> Iterator[str]:
     """Yields the dotted keys of a config that end with a key."""
+    return (place for place, _ in _walk(node) if place.rpartition(".")[2] == key)
+
+
+def _walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields all dotted keys of a config with their values."""
     items: Any = ()
     if isinstance(node, Mapping):
         items = node.items()
@@ -198,6 +258,5 @@ def _places(node: Any, key: str, path: str = "") -> Iterator[str]:
         items = enumerate(node)
     for name, value in items:
         place = f"{path}.{name}" if path else str(name)
-        if name == key:
-            yield place
-        yield from _places(value, key, place)
+        yield place, value
+        yield from _walk(value, place)

@@ -88,6 +88,15 @@ def test_a_misspelt_option_is_refused(option, sentence):
             "randomness.deterministic": True,
         },
         {"custom_hooks": [], "optim_wrapper.paramwise_cfg": {"norm_decay_mult": 0.0}},
+        {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.dtype": "bfloat16"},
+        {"optim_wrapper.dtype": "bfloat16"},  # beside --amp
+        {"param_scheduler.1.type": "PolyLR", "param_scheduler.1.power": 2.0},
+        {"model.backbone.type": "TimmBackbone", "model.backbone.name": "resnet18"},
+        {"model.bbox_head.norm_cfg.requires_grad": False, "find_unused_parameters": True},
+        {
+            "optim_wrapper.constructor": "LearningRateDecayOptimizerConstructor",
+            "optim_wrapper.paramwise_cfg.decay_rate": 0.8,
+        },
         {"model.init_cfg": None, "activation_checkpointing": ["backbone"]},
     ],
     ids=lambda options: next(iter(options)),
@@ -100,6 +109,50 @@ def test_a_new_option_that_is_read_is_taken(options):
         for part in option.split("."):
             node = node[int(part)] if part.isdigit() else node[part]
         assert node == value
+
+
+def test_a_part_of_another_kind_takes_its_own_keys():
+    pytest.importorskip("mmdet")
+    loss = "model.rpn_head.loss_bbox"
+    options = {f"{loss}.type": "SmoothL1Loss", f"{loss}.beta": 0.1}
+    cfg = read_config("configs/prunet_faster_rcnn_coco.py", options)
+    assert cfg.model.rpn_head.loss_bbox.beta == 0.1
+    options[f"{loss}.type"] = "CrossEntropyLoss"
+    with pytest.raises(InputError, match=f"unknown option {loss}.beta"):
+        read_config("configs/prunet_faster_rcnn_coco.py", options)
+
+
+DATASETS = [f"{split}_dataloader.dataset" for split in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize(
+    ("option", "places"),
+    [
+        (
+            "norm_cfg.momentum",
+            ["model.neck.norm_cfg.momentum", "model.bbox_head.norm_cfg.momentum"],
+        ),
+        ("warmup", ["among what is 50 too", "param_scheduler.0.end", "param_scheduler.1.begin"]),
+        ("test_pipeline.1.scale", [f"{d}.pipeline.1.scale" for d in DATASETS[1:]]),
+        ("test_pipeline", [f"{d}.pipeline" for d in DATASETS[1:]]),
+        ("data.ann_file", [f"of it: {DATASETS[0]}.ann_file."]),
+        ("held_out.ann_file", [f"{d}.ann_file" for d in DATASETS[1:]]),
+        ("data_root", ["give --data-root, or set", *(f"{d}.data_root" for d in DATASETS)]),
+    ],
+)
+def test_an_option_of_a_variable_is_refused_with_its_places(option, places):
+    pytest.importorskip("mmdet")
+    with pytest.raises(InputError, match="would change nothing") as error:
+        read_config("configs/prunet_effdet_finetune.py", {option: 1})
+    assert all(place in str(error.value) for place in places), error.value
+
+
+def test_a_variable_that_the_config_makes_nothing_of_is_set(tmp_path):
+    """A user's own code may read it."""
+    pytest.importorskip("mmdet")
+    (tmp_path / "c.py").write_text("model = dict(a=0.5, b=dict(c=2))\nalpha = 0.5\nown = dict(d=1)")
+    cfg = read_config(tmp_path / "c.py", {"alpha": 2.0, "own.d": 3})
+    assert cfg.alpha == 2.0 and cfg.own.d == 3
 
 
 def test_a_config_that_is_not_there():
