@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from prunet_det.detection.backbone import FeatureBackbone
+from prunet_det.detection.bifpn import BiFPN
+from prunet_det.detection.detector import OneStageDetector
 from prunet_det.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -43,14 +45,42 @@ def check_strides(detector: BaseDetector, head: nn.Module) -> None:
         maps = _map_strides(detector)[: len(strides)]
         if maps[:1] in ([], strides[:1]):
             continue
-        fitting = [s * strides[0] // maps[0] for s in backbone.out_strides]
-        hint = "set the head's strides to those of its maps"
-        if set(fitting) <= set(backbone.strides):
-            hint = f"give the backbone out_strides={fitting}"
         raise InputError(
             f"{type(detector).__name__}'s {what} is built for strides {_listed(strides)}, but the "
-            f"maps that reach it have {_listed(maps)}; {hint}."
+            f"maps that reach it have {_listed(maps)}; {_advice(detector, strides, maps)}."
         )
+
+
+def _advice(detector: BaseDetector, strides: Sequence[int], maps: Sequence[int]) -> str:
+    """Says what makes a head's strides fit: all of the backbone's that the neck can take.
+
+    Args:
+        detector: The detector.
+        strides: What the head is built for.
+        maps: Strides of the maps that reach it.
+    """
+    backbone, now = detector.backbone, detector.backbone.out_strides
+    neck = detector.neck if detector.with_neck else None
+    first = now[0] * strides[0] / maps[0]
+    fitting = [s for s in backbone.strides if s >= first]
+    if hasattr(neck, "num_outs"):  # FPN and its kin make what they lack
+        fitting = fitting[: neck.num_outs + getattr(neck, "start_level", 0)]
+        builds = True
+    elif isinstance(neck, BiFPN):
+        fitting = fitting[: len(neck.out_strides)]
+        builds = True
+    else:  # as many maps as it has inputs
+        fitting = fitting[: len(now)]
+        builds = len(fitting) == len(now)
+    if not builds or fitting[:1] != [first]:
+        return "set the head's strides to those of its maps"
+    advice = f"give the backbone out_strides={fitting}"
+    if isinstance(detector, OneStageDetector) or not hasattr(neck, "in_channels"):
+        return advice
+    channels = {f["reduction"]: f["num_chs"] for f in backbone.net.feature_info.info}
+    several = isinstance(neck.in_channels, Sequence)
+    needed = [channels[s] for s in fitting] if several else channels[first]
+    return f"{advice} and the neck in_channels={needed}"
 
 
 def level_strides(head: nn.Module) -> list[int]:
@@ -68,7 +98,8 @@ def level_strides(head: nn.Module) -> list[int]:
 
 def _declared(head: nn.Module) -> Iterator[tuple[str, list[int]]]:
     """Yields the parts of a head that read the neck's maps, and the strides they are built for."""
-    generator = getattr(head, "prior_generator", None)
+    # Guided anchors have one of another name.
+    generator = getattr(head, "prior_generator", getattr(head, "approx_anchor_generator", None))
     if generator is not None:
         sides = [s if isinstance(s, Sequence) else (s, s) for s in generator.strides]
         yield type(head).__name__, [int(side[0]) for side in sides]

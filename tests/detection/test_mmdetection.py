@@ -15,7 +15,7 @@ from mmengine.logging import MessageHub
 
 import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.detection import PruNet
-from tests.conftest import forget_runs
+from tests.conftest import ROOT, forget_runs
 
 # Strides of the maps that a config's neck takes, by the config's path.
 FOUR, THREE = (4, 8, 16, 32), (8, 16, 32)
@@ -96,10 +96,49 @@ def test_anchors_that_are_not_where_the_maps_are(kind, arch):
     with torch.device("meta"):
         model.neck.in_channels = list(PruNet(arch).out_channels)
         sentence = r"strides 8, 16, 32, 64, 128, but the maps .* 16, 32, 64, 128, 256; give the"
-        with pytest.raises(ValueError, match=rf"{sentence} backbone out_strides=\[4, 8, 16, 32\]"):
+        advised = [*FOUR, 64]  # all that there are
+        with pytest.raises(ValueError, match=rf"{sentence} backbone out_strides=.*64\]") as refusal:
             MODELS.build(model)
-        model.backbone.out_strides = FOUR
-        model.neck.in_channels = list(PruNet(arch, out_strides=FOUR).out_channels)
+        channels = list(PruNet(arch, out_strides=advised).out_channels)
+        assert f"out_strides={advised}" in str(refusal.value)
+        says_channels = f" and the neck in_channels={channels}" in str(refusal.value)
+        assert says_channels == (kind == "RetinaNet"), "OneStageDetector finds them itself"
+        for strides in (advised, FOUR):
+            model.backbone.out_strides = strides
+            model.neck.in_channels = channels[: len(strides)]
+            MODELS.build(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "advised"),
+    [
+        ("retinanet/retinanet_r50_fpn_1x_coco", (8, 16, 32), [4, 8, 16, 32]),
+        ("guided_anchoring/ga-retinanet_r50_fpn_1x_coco", (8, 16, 32), [4, 8, 16, 32]),
+        ("faster_rcnn/faster-rcnn_r50_fpn_1x_coco", (8, 16, 32), [4, 8, 16, 32]),
+        ("rtmdet/rtmdet_tiny_8xb32-300e_coco", (4, 8, 16), [8, 16, 32]),
+        ("rtmdet/rtmdet_tiny_8xb32-300e_coco", (16, 32), [8, 16]),
+        ("yolof/yolof_r50-c5_8xb8-1x_coco", (16,), [32]),
+    ],
+)
+def test_what_is_advised_builds(name, strides, advised):
+    """And leaves out no deeper map that the neck can take."""
+    model = model_cfg(name, out_strides=strides)
+    with torch.device("meta"), pytest.raises(ValueError, match="is built for strides") as refusal:
+        MODELS.build(model)
+    fitting = model_cfg(name, out_strides=advised)
+    advice = f"out_strides={advised} and the neck in_channels={fitting.neck.in_channels}."
+    assert f"give the backbone {advice}" in str(refusal.value)
+    with torch.device("meta"):
+        assert MODELS.build(fitting).backbone.out_strides == tuple(advised)
+
+
+def test_our_own_retinanet_is_advised_all_strides():
+    model = Config.fromfile(ROOT / "configs" / "prunet_retinanet_coco.py").model
+    model.backbone.out_strides = [16, 32]
+    with torch.device("meta"):
+        with pytest.raises(ValueError, match=r"backbone out_strides=\[8, 16, 32, 64\]\."):
+            MODELS.build(model)
+        model.backbone.out_strides = [8, 16, 32, 64]
         MODELS.build(model)
 
 
