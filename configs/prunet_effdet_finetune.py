@@ -16,6 +16,20 @@ a classifier.
 _base_ = ["prunet_effdet.py"]
 
 data_root = "data/capitals/"
+image_size = (256, 256)
+# The digits' crops in one step, for images of whatever shape, filled up to one with the mean.
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, box_type=None),
+    dict(
+        type="RandomScaleCrop",
+        scale=image_size,
+        ratio_range=(0.8, 1.25),
+        crop_size=image_size,
+        pad_val=(104, 116, 124),
+    ),
+    dict(type="PackChannelsLast"),
+]
 data = dict(
     _delete_=True,
     type="CocoFolder",
@@ -23,7 +37,7 @@ data = dict(
     ann_file="annotations/train.json",
     data_prefix=dict(img="train/"),
     filter_cfg=dict(filter_empty_gt=True),  # of which no crop would be taken
-    pipeline=_base_.train_pipeline,
+    pipeline=train_pipeline,
 )
 held_out = dict(
     _delete_=True,
@@ -34,7 +48,7 @@ held_out = dict(
     test_mode=True,
     pipeline=_base_.test_pipeline,
 )
-train_dataloader = dict(dataset=data)
+train_dataloader = dict(collate_fn=dict(type="padded_collate"), dataset=data)
 val_dataloader = dict(dataset=held_out)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/val.json")

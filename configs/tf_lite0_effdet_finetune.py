@@ -21,6 +21,7 @@ model = dict(
     ),
 )
 # Images are filled up with this mean.
+_base_.train_dataloader.dataset.pipeline[2].pad_val = (128, 128, 128)
 _base_.val_dataloader.dataset.pipeline[1].pad_val = (128, 128, 128)
 _base_.test_dataloader.dataset.pipeline[1].pad_val = (128, 128, 128)
 # Muon's steps of one length are too long for weights that another optimizer has trained.

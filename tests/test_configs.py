@@ -6,13 +6,15 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("mmengine")
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, FUNCTIONS, MODELS
 
 import prunet_det.detection  # noqa: F401  (registers)
 from prunet_det.benchmark.suite import load_suite
@@ -73,6 +75,39 @@ def test_detectors_see_images_of_one_shape(path):
     assert (letterbox.size, letterbox.pad_val) == (size, mean)
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     assert "RandomScaleCrop" not in steps or steps["RandomScaleCrop"].pad_val == mean
+
+
+def test_the_recipe_for_ones_own_data_takes_any_shape(tmp_path):
+    """Batches have one shape, whatever images have; the crops are those of the digits."""
+    cfg = Config.fromfile(CONFIGS / "prunet_effdet_finetune.py")
+    loader = cfg.train_dataloader
+    sizes = [(20000, 2), (2, 20000), (300, 200), (256, 256)]
+    images = [dict(id=i, file_name=f"{i}.png", width=w, height=h) for i, (w, h) in enumerate(sizes)]
+    boxes = [dict(id=i, image_id=i, category_id=1, bbox=[0, 0, *s]) for i, s in enumerate(sizes)]
+    content = dict(images=images, annotations=boxes, categories=[dict(id=1, name="cat")])
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train").mkdir()
+    (tmp_path / "annotations" / "train.json").write_text(json.dumps(content))
+    noise = np.random.default_rng(0)
+    for image, (width, height) in zip(images, sizes, strict=True):
+        pixels = noise.integers(0, 256, (height, width, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "train" / image["file_name"]), pixels)
+    with DATASETS.switch_scope_and_registry("mmdet") as datasets:
+        data = datasets.build({**loader.dataset, "data_root": str(tmp_path)})
+        digits = Config.fromfile(CONFIGS / "prunet_effdet.py").train_dataloader.dataset.pipeline
+        theirs = datasets.build({**loader.dataset, "data_root": str(tmp_path), "pipeline": digits})
+        batch = FUNCTIONS.get(loader.collate_fn.type)([data[i] for i in range(4)])
+    assert batch["inputs"].shape == (4, 3, 256, 256)
+    for seed in range(4):
+        crops = []
+        for source in (data, theirs):
+            np.random.seed(seed)
+            crops.append(source[2])
+        ours, digit = crops
+        height, width = digit["inputs"].shape[1:]
+        assert torch.equal(ours["inputs"][:, :height, :width], digit["inputs"])
+        found = digit["data_samples"].gt_instances.bboxes.tensor
+        assert torch.equal(ours["data_samples"].gt_instances.bboxes, found)
 
 
 def test_benchmark_records(monkeypatch):
