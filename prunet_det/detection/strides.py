@@ -60,7 +60,7 @@ def _advice(detector: BaseDetector, strides: Sequence[int], maps: Sequence[int])
         maps: Strides of the maps that reach it.
     """
     backbone, now = detector.backbone, detector.backbone.out_strides
-    neck = detector.neck if detector.with_neck else None
+    neck: Any = detector.neck if detector.with_neck else None
     first = now[0] * strides[0] / maps[0]
     fitting = [s for s in backbone.strides if s >= first]
     if hasattr(neck, "num_outs"):  # FPN and its kin make what they lack
