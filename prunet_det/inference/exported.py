@@ -12,7 +12,7 @@ import numpy as np
 
 from prunet_det.inference.detector import Engine, Found
 from prunet_det.runtime.onnx import open_session
-from prunet_det.utils.errors import InputError, MissingFileError, UserError
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.letterbox import fit_square
 
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -32,7 +32,7 @@ class ExportedFile(Engine):
 
     Raises:
         MissingFileError: If there is no such file.
-        RuntimeMissingError: If ONNX Runtime is not installed.
+        RuntimeMissingError: If ONNX Runtime is not installed, or has no CUDA.
         InputError: If it is no such file, or takes another batch.
     """
 
@@ -50,10 +50,8 @@ class ExportedFile(Engine):
             raise MissingFileError(f"there is no file {path}.")
         try:
             self._session = open_session(path.read_bytes(), device, threads)
-        except UserError:
-            raise
-        except Exception as e:  # ONNX Runtime has a class for each of its reasons
-            raise InputError(f"{path} cannot be read by ONNX Runtime: {e}.") from e
+        except InputError as e:
+            raise InputError(f"{path} cannot be used: {e}") from e
         about = self._session.get_modelmeta().custom_metadata_map
         if not {"letterbox", "classes"} <= about.keys():
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from prunet_det.inference.detector import Detector, Engine, check_selection
 from prunet_det.inference.exported import ExportedFile
 from prunet_det.inference.images import ChannelOrder
-from prunet_det.runtime import RUNTIMES, check_runtime
+from prunet_det.runtime import RUNTIMES, RuntimeMissingError, check_runtime
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import check_device
 from prunet_det.utils.errors import InputError, MissingFileError
@@ -24,6 +25,8 @@ from prunet_det.zoo.weights import CheckpointError
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
     from mmengine.config import Config
+
+logger = logging.getLogger(__name__)
 
 SHIPPED = "checkpoints/prunet_demo_digits.safetensors"
 WEIGHTS = "weights.safetensors"  # as a training leaves them in its folder
@@ -56,7 +59,8 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
         config: Config of the detector; by default the one in the folder, or the card's.
         classes: Class names, in the order of the labels; by default those of train.json or the
             card, or of the config's test data.
-        device: Torch device; CUDA where there is one by default.
+        device: Torch device; by default CUDA where there is one, and ONNX Runtime can use it if
+            the model is an .onnx.
         precision: `fp32` or `fp16`, of weights and activations.
         batch: Number of images of a list that are run at once.
         threads: Threads of a CPU; all cores by default.
@@ -78,12 +82,12 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
     positive_int(batch, "batch")
     if threads is not None:
         positive_int(threads, "threads")
-    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    devices = [device] if device else ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    device = check_device(devices[0])
     if runtime not in ("auto", *RUNTIMES):
         raise InputError(
             f"there is no runtime {runtime!r}; the known ones are auto, {', '.join(RUNTIMES)}."
         )
-    check_runtime("eager" if runtime == "auto" else runtime, precision, device)
     choice: dict[str, Any] = dict(
         score_thr=score_thr, max_per_img=max_per_img, channel_order=channel_order
     )
@@ -93,17 +97,31 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
                 f"{os.fspath(model)} runs in ONNX Runtime, in the precision that it was exported "
                 "in, and needs no config."
             )
-        exported = ExportedFile(model, device, batch, threads)
+        exported = _open_exported(model, devices, batch, threads)
         if classes is not None and len(classes) != len(exported.classes):
             raise InputError(
                 f"the file has {len(exported.classes)} classes, but {len(classes)} names were "
                 "given."
             )
         return Detector(exported, classes or exported.classes, **choice)
+    check_runtime("eager" if runtime == "auto" else runtime, precision, device)
     found = find_training(SHIPPED if model is None else model, config, classes)
     options = dict(device=device, precision=precision, batch=batch, threads=threads)
     engine = build_engine(found, runtime, score_thr, max_per_img, **options)
     return Detector(engine, found.classes, **choice)
+
+
+def _open_exported(
+    path: str | os.PathLike[str], devices: Sequence[str], batch: int, threads: int | None
+) -> ExportedFile:
+    """Opens an exported file on the first of the devices that this ONNX Runtime can use."""
+    *others, last = devices
+    for device in others:
+        try:
+            return ExportedFile(path, device, batch, threads)
+        except RuntimeMissingError as e:
+            logger.warning("%s runs on %s: %s", os.fspath(path), last, e)
+    return ExportedFile(path, last, batch, threads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 INPUT = "images"
 NEEDS = "ONNX needs the extra: pip install 'prunet_det[onnx]' (onnx, onnxscript, onnxruntime)."
+NO_CUDA = (
+    "this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install onnxruntime-gpu."
+)
 
 
 def onnx_bytes(
@@ -268,21 +271,34 @@ def open_session(
         threads: Threads of a CPU; all cores by default.
 
     Raises:
-        RuntimeMissingError: If ONNX Runtime is not installed.
+        RuntimeMissingError: If ONNX Runtime is not installed, or has no CUDA.
+        InputError: If it cannot run the file.
     """
     try:
         import onnxruntime as ort
     except ImportError as e:
         raise RuntimeMissingError(NEEDS) from e
+    kind, index = torch.device(device).type, torch.device(device).index or 0
+    if _PROVIDERS[kind] not in ort.get_available_providers():
+        raise RuntimeMissingError(NO_CUDA)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-    kind, index = torch.device(device).type, torch.device(device).index or 0
     settings = {"device_id": index, "use_tf32": 0} if kind == "cuda" else {}
-    return ort.InferenceSession(content, options, providers=[(_PROVIDERS[kind], settings)])
+    try:
+        session = ort.InferenceSession(content, options, providers=[(_PROVIDERS[kind], settings)])
+    except Exception as e:  # it has a class for each of its reasons, of no common base
+        reason = str(e).rstrip(".")
+        raise InputError(f"ONNX Runtime cannot run the network: {reason}.") from e
+    if _PROVIDERS[kind] not in session.get_providers():  # it goes on with the CPU by itself
+        raise RuntimeMissingError(
+            "onnxruntime could not start CUDA here; install the libraries of CUDA and cuDNN that "
+            "its release notes name."
+        )
+    return session
 
 
 class OnnxRuntime(Program):
@@ -302,10 +318,7 @@ class OnnxRuntime(Program):
         import onnxruntime as ort
 
         if _PROVIDERS[kind] not in ort.get_available_providers():
-            return (
-                "this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install "
-                "onnxruntime-gpu."
-            )
+            return NO_CUDA
         return super().missing(device)
 
     def build(self, module: nn.Module, example: torch.Tensor) -> None:

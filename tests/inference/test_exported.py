@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 
 import prunet_det
 from prunet_det.detection.build import build_detector
@@ -54,8 +57,6 @@ def test_as_the_python_detector_does(exported, digits, batch):
 
 
 def test_refusals(exported, tmp_path):
-    import torch
-
     with pytest.raises(InputError, match="runs in ONNX Runtime, in the precision"):
         prunet_det.load_detector(exported, "channels_last", device="cpu")
     with pytest.raises(InputError, match="10 classes, but 1 names"):
@@ -65,10 +66,23 @@ def test_refusals(exported, tmp_path):
     with pytest.raises(InputError, match="does not go from pixels to boxes; write it with"):
         prunet_det.load_detector(other, device="cpu")
     other.write_text("no network")
-    with pytest.raises(InputError, match="cannot be read by ONNX Runtime"):
+    with pytest.raises(InputError, match="cannot be used: ONNX Runtime cannot run"):
         prunet_det.load_detector(other, device="cpu")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         prunet_det.load_detector(tmp_path / "gone.onnx", device="cpu")
+
+
+def test_a_gpu_that_onnx_runtime_cannot_use(exported, monkeypatch, caplog):
+    """It is not said to be used: the CPU is, with a warning, unless somebody asked for the GPU."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with caplog.at_level(logging.WARNING, "prunet_det.inference"):
+        for runtime in ("auto", "onnxruntime"):
+            assert prunet_det.load_detector(exported, runtime).device == "cpu"
+    assert "digits.onnx runs on cpu: this onnxruntime has no CUDA" in caplog.text
+    with pytest.raises(ImportError, match="this onnxruntime has no CUDA"):
+        prunet_det.load_detector(exported, device="cuda")
 
 
 def test_it_needs_no_mmdetection(exported, digits):

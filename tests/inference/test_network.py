@@ -17,6 +17,7 @@ from prunet_det.inference.load import find_training, select
 from prunet_det.inference.network import AUTO, network_engine
 from prunet_det.inference.whole import WholeModel
 from prunet_det.runtime import RUNTIMES
+from prunet_det.runtime.onnx import OnnxRuntime, open_session
 from prunet_det.runtime.pytorch import Eager
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import InputError
@@ -127,6 +128,15 @@ class Broken(Eager):
         raise RuntimeError("no kernel\nfor this operator")
 
 
+class Unwilling(OnnxRuntime):
+    """ONNX Runtime, which cannot read the file."""
+
+    runtime = "unwilling"
+
+    def build(self, module, example):
+        self.session = open_session(b"no network")
+
+
 class Absent(Eager):
     """A runtime that is not installed."""
 
@@ -138,15 +148,16 @@ class Absent(Eager):
 
 
 def test_auto_takes_the_first_that_computes_the_same(monkeypatch, caplog, pictures):
-    for kind in (Wrong, Broken, Absent):
+    for kind in (Wrong, Broken, Unwilling, Absent):
         monkeypatch.setitem(RUNTIMES, kind.runtime, kind)
-    monkeypatch.setitem(AUTO, "cpu", ("absent", "broken", "wrong", "eager"))
+    monkeypatch.setitem(AUTO, "cpu", ("absent", "broken", "unwilling", "wrong", "eager"))
     with caplog.at_level(logging.WARNING, "prunet_det.inference"):
         detector = load("auto")
     assert detector.runtime == "eager" and len(detector(pictures[0])) == 100
-    first, second = (r.message for r in caplog.records)
+    first, second, third = (r.message for r in caplog.records)
     assert first == "not run by broken: no kernel for this operator"
-    assert "wrong fp32 differs from eager FP32 by a relative L2 error of 1" in second
+    assert "not run by unwilling: ONNX Runtime cannot run the network" in second
+    assert "wrong fp32 differs from eager FP32 by a relative L2 error of 1" in third
     with pytest.raises(InputError, match="wrong fp32 differs from eager"):
         load("wrong")
     with pytest.raises(ImportError, match="absent is not installed"):

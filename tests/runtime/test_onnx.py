@@ -10,6 +10,9 @@ from torch import nn
 
 from prunet_det.runtime.onnx import export_onnx, onnx_bytes, open_session, trtexec_command
 from prunet_det.runtime.subject import load_subject
+from prunet_det.utils.errors import InputError
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 @pytest.mark.parametrize("name", ["prunet_demo", pytest.param("gpunet_d2", marks=pytest.mark.slow)])
@@ -50,8 +53,36 @@ def test_the_command_for_tensorrt():
     assert "--maxShapes=images:8x3x64x64" in free and "--fp16" in free
 
 
+class Session:
+    """ONNX Runtime's, which starts the CPU where it cannot start what was asked for."""
+
+    def __init__(self, *_, providers):
+        self.asked = providers
+
+    def get_providers(self):
+        return [name for name, _ in self.asked]
+
+
 def test_a_gpus_session_is_on_that_gpu_and_in_fp32(monkeypatch):
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, providers: providers)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS))
     settings = {"device_id": 1, "use_tf32": 0}
-    assert open_session(b"", "cuda:1") == [("CUDAExecutionProvider", settings)]
-    assert open_session(b"") == [("CPUExecutionProvider", {})]
+    assert open_session(b"", "cuda:1").asked == [("CUDAExecutionProvider", settings)]
+    assert open_session(b"").asked == [("CPUExecutionProvider", {})]
+
+
+def test_the_cpu_is_not_taken_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS[1:]))
+    with pytest.raises(ImportError, match="this onnxruntime has no CUDA"):
+        open_session(b"", "cuda")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS))
+    monkeypatch.setattr(Session, "get_providers", lambda self: list(PROVIDERS[1:]))
+    with pytest.raises(ImportError, match="could not start CUDA here"):
+        open_session(b"", "cuda")
+
+
+def test_what_onnx_runtime_raises_is_an_input_error():
+    """Its exceptions have no base but Exception, which nobody would expect."""
+    with pytest.raises(InputError, match="ONNX Runtime cannot run the network: .*INVALID_PROTOBUF"):
+        open_session(b"no network")
