@@ -122,7 +122,8 @@ class Detector:
         """Detects objects in one image after the other, without keeping them.
 
         Args:
-            images: Images, as a call takes them; `batch` of them are taken at once.
+            images: Images, as a call takes them; `batch` of them are taken at once. Each is copied
+                when it is taken: the next may be in the same array.
 
         Yields:
             Detections of each image, in order.
@@ -131,14 +132,18 @@ class Detector:
             MissingFileError: If there is no such file.
             InputError: If it is no image.
         """
-        waiting = iter(images)
+        waiting = map(self._take, images)
         while chunk := list(islice(waiting, self.batch)):
-            pixels = [as_pixels(image, self._channel_order) for image in chunk]
-            prepared = [self._engine.prepare(image) for image in pixels]
+            prepared, sources = zip(*chunk, strict=True)
             with self._lock:
                 results = self._engine.run(prepared)
-            for image, array, found in zip(chunk, pixels, results, strict=True):
-                yield self._select(found, source_of(image, array))
+            for found, source in zip(results, sources, strict=True):
+                yield self._select(found, source)
+
+    def _take(self, image: Image) -> tuple[Any, Any]:
+        """Returns an image as the engine takes it, and what Detections keep of it."""
+        pixels = as_pixels(image, self._channel_order)
+        return self._engine.prepare(pixels), source_of(image, pixels)
 
     def _select(self, found: Found, source: Any) -> Detections:
         """Returns the detections that are good enough, best first."""

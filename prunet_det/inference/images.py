@@ -25,7 +25,7 @@ def is_batch(images: Any) -> bool:
 
 
 def as_pixels(image: Image, channel_order: ChannelOrder = "bgr") -> np.ndarray:
-    """Returns an image's pixels, (H, W, 3) uint8 in BGR.
+    """Returns an image's pixels, (H, W, 3) uint8 in BGR, never in the memory of the image given.
 
     Args:
         image: A path; a Pillow image of any mode; an array (H, W, 3), (H, W, 4), whose last channel
@@ -88,7 +88,7 @@ def _from_array(array: np.ndarray, channel_order: ChannelOrder) -> np.ndarray:
     if array.shape[2] == 1:
         return np.repeat(array, 3, axis=2)
     array = array[..., :3]
-    return np.ascontiguousarray(array[..., ::-1] if channel_order == "rgb" else array)
+    return np.array(array[..., ::-1] if channel_order == "rgb" else array, order="C")
 
 
 def source_of(image: Image, pixels: np.ndarray) -> Path | np.ndarray:

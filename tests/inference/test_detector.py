@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from prunet_det.inference import Detections, Detector
 from prunet_det.inference.detector import Engine, Found
@@ -81,6 +82,20 @@ def test_a_stream_does_not_run_ahead():
     stream = Detector(Corners(batch=2), ["a", "b"]).stream(images())
     assert next(stream).boxes[0, 0] == 0 and taken == [0, 1]
     assert [f.boxes[0, 0] for f in stream] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_images_that_come_in_the_same_memory(kind):
+    """As a camera's do: each is detected in, and kept, as it was when it was taken."""
+
+    def frames():
+        buffer = np.zeros((3, 4, 6), np.uint8)
+        for i in range(5):
+            buffer[:] = i
+            yield kind(buffer if kind is torch.from_numpy else buffer.transpose(1, 2, 0))
+
+    found = list(Detector(Corners(batch=3), ["a", "b"]).stream(frames()))
+    assert [f.boxes[0, 0] for f in found] == [f.image()[0, 0, 0] for f in found] == list(range(5))
 
 
 def test_selection():
