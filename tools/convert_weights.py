@@ -60,9 +60,10 @@ def effdet(args: argparse.Namespace) -> None:
         temporary.write_text(cfg.pretty_text, encoding="utf-8")
     classes = model["bbox_head"]["num_classes"]
     anchors = len(converted["bbox_head.class_tower.predict.conv_pw.bias"]) // classes
+    card = {"config": out.name, "source": f"effdet's {args.name}"}
     if len(state["class_net.predict.conv_pw.bias"]) == 90 * anchors:  # as only COCO's have
-        card = {"classes": coco_classes(classes), "source": f"effdet's {args.name}"}
-        write_json(Path(args.out).with_suffix(".json"), card)
+        card["classes"] = coco_classes(classes)
+    write_json(out.with_suffix(".json"), card)
     print(f"{len(converted)}/{len(converted)} tensors, {classes} classes: {args.out}, {out}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from prunet_det.runtime import RUNTIMES, RuntimeMissingError, check_runtime
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import check_device
 from prunet_det.utils.errors import InputError, MissingFileError
-from prunet_det.utils.package import package_file
+from prunet_det.utils.package import find_checkpoint
 from prunet_det.zoo.weights import CheckpointError
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def find_training(
     from mmengine.config import Config
 
     import prunet_det.detection  # noqa: F401  (names the extra that is missing)
-    from prunet_det.training.evaluate import read_classes
+    from prunet_det.training.records import read_classes
     from prunet_det.utils.config import read_config
 
     weights = find_weights(Path(model))
@@ -193,29 +192,53 @@ def find_weights(model: Path) -> Path:
                 "checkpoint; name the file of the weights."
             )
         return model / WEIGHTS
-    if model.is_file():
-        return model
-    if model == Path(SHIPPED):
-        return package_file(SHIPPED)
-    raise MissingFileError(f"there is no checkpoint or folder {model}.")
+    found = find_checkpoint(model)
+    if not found.is_file():
+        raise MissingFileError(f"there is no checkpoint or folder {model}.")
+    return found
 
 
 def _config_of(weights: Path) -> str | Path:
-    """Returns the config that belongs to weights: the card's, or the one that a training left."""
-    card = weights.with_suffix(".json")
-    try:
-        named = json.loads(card.read_text(encoding="utf-8")).get("config")
-        if named:
-            return str(named)
-    except (OSError, ValueError, AttributeError):
-        pass
-    folder = weights.parent
-    configs = sorted(folder.glob("*.py"), key=lambda path: path.stat().st_mtime)
-    if (folder / "train.json").is_file() and configs:
-        return configs[-1]  # of the newest training, as its weights are
+    """Returns the config that belongs to weights, as their card or their training says.
+
+    Raises:
+        CheckpointError: If neither does, or several configs could be the training's.
+        MissingFileError: If the training's config is not there.
+    """
+    from prunet_det.training.records import TRAINING_FILE, read_card, read_training
+
+    folder, card, training = weights.parent, read_card(weights), read_training(weights)
+    name_it = "name the config (config=..., --config FILE)."
+    if named := card.get("config"):
+        beside = folder / str(named)
+        return beside if beside.is_file() else str(named)
+    own = weights.with_suffix(".py")
+    if own.is_file():
+        return own
+    if named := training.get("config"):
+        config = folder / Path(str(named)).name
+        if not config.is_file():
+            raise MissingFileError(
+                f"{folder} has no {config.name}, with which {TRAINING_FILE} says that the weights "
+                f"were trained; {name_it}"
+            )
+        return config
+    configs = sorted(folder.glob("*.py")) if training else []
+    if len(configs) == 1:
+        return configs[0]
+    if configs:
+        names = ", ".join(path.name for path in configs)
+        raise CheckpointError(
+            f"{folder} has several configs ({names}), and its {TRAINING_FILE} does not say which "
+            f"of them is the weights'; {name_it}"
+        )
+    if card:
+        raise CheckpointError(
+            f"the card {weights.stem}.json of {weights} names no config; {name_it}"
+        )
     raise CheckpointError(
-        f"{weights} has no readable card {card.name} beside it, nor the train.json and the config "
-        "of its training; name the config (config=..., --config FILE)."
+        f"{weights} has no readable card {weights.stem}.json beside it, nor the {TRAINING_FILE} "
+        f"and the config of its training; {name_it}"
     )
 
 

@@ -126,6 +126,8 @@ class RecordHook(Hook):
             say_if_finished(runner)
         self._started = time.time()
         self._environment = environment()
+        # As mmengine names the copy that it writes into the work dir.
+        self._config = Path(runner.cfg.filename or f"{runner.timestamp}.py").name
         metainfo = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
         self._classes = metainfo.get("classes") or ()
         earlier = read_training(Path(runner.work_dir) / WEIGHTS_FILE) if runner.iter else {}
@@ -137,6 +139,7 @@ class RecordHook(Hook):
         minutes = self._earlier_minutes + (time.time() - self._started) / 60
         record = {
             "command": shlex.join(["python", *sys.argv]),
+            "config": self._config,
             "iterations": iterations,
             "minutes": round(minutes, 2),
             "resumed": self._first_iter > 0,

@@ -14,9 +14,17 @@ TRAINING_FILE = "train.json"
 
 def read_training(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the train.json beside a checkpoint; returns an empty dict if there is none."""
+    return _read(Path(checkpoint).parent / TRAINING_FILE)
+
+
+def read_card(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the card of weights, NAME.json beside them; returns an empty dict if there is none."""
+    return _read(Path(checkpoint).with_suffix(".json"))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        text = (Path(checkpoint).parent / TRAINING_FILE).read_text(encoding="utf-8")
-        record = json.loads(text)
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -34,16 +42,10 @@ def read_classes(checkpoint: str | os.PathLike[str]) -> list[str]:
     Raises:
         InputError: If the file says something else than a list of names.
     """
-    card = Path(checkpoint).with_suffix(".json")
-    try:
-        own = json.loads(card.read_text(encoding="utf-8"))
-        classes = own.get("classes") if isinstance(own, dict) else None
-    except (OSError, ValueError):
-        classes = None
-    classes = classes or read_training(checkpoint).get("classes") or []
+    classes = read_card(checkpoint).get("classes") or read_training(checkpoint).get("classes") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise InputError(
-            f"the classes in {card.name} or {TRAINING_FILE} beside {checkpoint} must be a list of "
-            f"names, got {classes!r}."
+            f"the classes in {Path(checkpoint).stem}.json or {TRAINING_FILE} beside {checkpoint} "
+            f"must be a list of names, got {classes!r}."
         )
     return classes

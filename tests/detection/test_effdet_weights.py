@@ -16,6 +16,7 @@ from prunet_det.detection.effdet_weights import (  # noqa: E402
     detector_config,
 )
 from prunet_det.detection.letterbox import Letterbox  # noqa: E402
+from prunet_det.inference.load import find_training  # noqa: E402
 from prunet_det.training.records import read_classes  # noqa: E402
 from prunet_det.training.start import Start  # noqa: E402
 from prunet_det.utils.errors import UserError  # noqa: E402
@@ -194,6 +195,8 @@ def test_the_tool_writes_weights_and_a_config(pair, tmp_path, here):
     load_all_weights(written, tmp_path / "out.safetensors")
     names = read_classes(tmp_path / "out.safetensors")
     assert len(names) == 80 and names[0] == "person" and names[-1] == "toothbrush"
+    found = find_training(tmp_path / "out.safetensors")  # by its name alone
+    assert found.config.filename == str(tmp_path / "out.py") and list(found.classes) == names
     images = torch.randn(1, 3, 256, 256)
     (scores, deltas), (all_scores, same_deltas) = written(images), ours(images)
     kept = [i - 1 for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -55,12 +54,34 @@ def test_a_folder_a_file_in_it_and_a_card(folder):
     assert own.classes == tuple("abcdefghij") and own.config.filename == str(CONFIG)
 
 
-def test_the_newest_config_is_the_trainings(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "w")
-    older = tmp_path / "w" / "zz_older.py"
-    older.write_text("model = dict()\n")
-    os.utime(older, (1, 1))
-    assert find_training(tmp_path / "w").config.filename.endswith("prunet_effdet.py")
+def test_of_several_configs_the_trainings(folder, tmp_path):
+    """Whatever their times, which git, zip and cp do not keep."""
+    copy = shutil.copytree(folder, tmp_path / "w")
+    (copy / "later.py").write_text("model = dict()\n")
+    with pytest.raises(
+        InputError, match=r"several configs \(later.py, prunet_effdet.py\), and its"
+    ):
+        find_training(copy)
+    (copy / "train.json").write_text(json.dumps({"config": "prunet_effdet.py", "classes": DIGITS}))
+    assert find_training(copy).config.filename == str(copy / "prunet_effdet.py")
+    (copy / "prunet_effdet.py").unlink()
+    with pytest.raises(MissingFileError, match=r"has no prunet_effdet.py, with which train.json"):
+        find_training(copy)
+
+
+def test_a_card_and_its_config_lie_together(tmp_path, monkeypatch):
+    """As of converted weights, wherever the folder is."""
+    shutil.copy(SHIPPED, tmp_path / "d0.safetensors")
+    read_config(CONFIG).dump(tmp_path / "own.py")
+    card = {"classes": DIGITS, "source": "effdet's"}
+    (tmp_path / "d0.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match=r"the card d0.json of .* names no config"):
+        find_training(tmp_path / "d0.safetensors")
+    (tmp_path / "d0.json").write_text(json.dumps({**card, "config": "own.py"}))
+    assert find_training(tmp_path / "d0.safetensors").config.filename == str(tmp_path / "own.py")
+    (tmp_path / "d0.json").write_text(json.dumps(card))  # of an earlier conversion
+    (tmp_path / "own.py").rename(tmp_path / "d0.py")
+    assert find_training(tmp_path / "d0.safetensors").config.filename == str(tmp_path / "d0.py")
 
 
 def test_classes_of_a_config_of_mmdetections_kind(folder, tmp_path):

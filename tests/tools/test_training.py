@@ -149,3 +149,4 @@ def test_evaluation_writes_metrics(few, tmp_path, here):
     assert record["training"] == {} and record["evaluated"]["commit"]
     training = json.loads((tmp_path / "train.json").read_text())
     assert training["iterations"] == 2 and "--max-iters 2" in training["command"]
+    assert training["config"] == "prunet_effdet.py" and (tmp_path / training["config"]).is_file()
