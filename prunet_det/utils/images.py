@@ -20,7 +20,8 @@ from prunet_det.utils.errors import InputError, MissingFileError
 
 # What data sets are made of is OpenCV's, which gives the pixels that MMDetection has and works in
 # several threads. It reads others less well than Pillow: it blackens what is transparent in TIFF,
-# and ignores EXIF in WebP and AVIF. By what such a file begins with, and ends with if it is whole:
+# and ignores EXIF in WebP and AVIF. By what such a file begins with, and ends with if it is whole
+# (OpenCV refuses what is cut short, but not every JPEG whose rest was never written and is zero):
 _OPENCVS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
 _FORMATS = "JPEG, PNG, BMP, GIF, WebP, AVIF, TIFF and others that Pillow knows"
 SUFFIXES = frozenset(
@@ -29,6 +30,7 @@ SUFFIXES = frozenset(
         *(".tif", ".tiff", ".ppm", ".pgm", ".pnm"),
     }
 )
+_TOO_LARGE = "has too many pixels to be read; make it smaller, or cut it into parts."
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 upwards the image is turned by a quarter
 _PHOTOMETRIC = 262  # TIFF's tag; 0 if white is zero
 
@@ -161,7 +163,9 @@ def _decode_by_opencv(data: bytes, name: str) -> np.ndarray | None:
     """Returns an image in BGR, or None if it is damaged."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as e:  # such as too many pixels
+    except cv2.error as e:
+        if "CV_IO_MAX_IMAGE" in e.err:
+            raise InputError(f"{name} {_TOO_LARGE}") from e
         raise InputError(f"{name} cannot be read: {e.err}.") from e
 
 
@@ -169,6 +173,8 @@ def _refusal(data: bytes, name: str, error: Exception) -> InputError:
     """Returns what is said of a file that Pillow cannot read."""
     if not data:
         return InputError(f"{name} is an empty file, and no image.")
+    if isinstance(error, Image.DecompressionBombError):
+        return InputError(f"{name} {_TOO_LARGE}")
     if isinstance(error, Image.UnidentifiedImageError):
         return InputError(
             f"{name} is no image that can be read, or a damaged one; {_FORMATS} are read."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import cv2
 import mmcv
 import numpy as np
@@ -152,6 +154,35 @@ def test_a_file_cut_short_is_refused(tmp_path, suffix, share):
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match=rf"a\.{suffix} (cannot be read: |is no image)"):
         read_image(path)
+
+
+def test_a_jpeg_whose_rest_was_never_written_is_refused(tmp_path):
+    """OpenCV makes an image of this one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    pixels = cv2.GaussianBlur(pixels, (0, 0), 2)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=100)
+    content = (tmp_path / "a.jpg").read_bytes()
+    half = len(content) // 2
+    (tmp_path / "a.jpg").write_bytes(content[:half] + bytes(len(content) - half))
+    with pytest.raises(UserError, match="damaged or cut short"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png"])
+def test_too_many_pixels_are_one_sentence(tmp_path, monkeypatch, suffix):
+    """Of Pillow's limit; OpenCV's is asked of a PNG that only says that it is so large."""
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(COLOUR).save(path)
+    if suffix == "webp":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", COLOUR.size // 3 // 2 - 1)
+    else:
+        content = bytearray(path.read_bytes())
+        content[16:24] = (2**18).to_bytes(4, "big") * 2
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+        path.write_bytes(content)
+    for read in (read_image, read_size):
+        with pytest.raises(UserError, match=rf"a\.{suffix} has too many pixels to be read; make"):
+            read(path)
 
 
 def test_a_thumbnails_end_is_not_the_images(tmp_path):
