@@ -148,14 +148,15 @@ def run_search(options: SearchOptions, command: str) -> tuple[SearchResult, Path
         logger.info("%s", costs.describe())
     budget = costs.budget(options.budget_ms)
     costs.check_budget(budget)
-    out = prepare_folder(cfg.work_dir, options.resume)
     if options.strategy != "search":
+        out = prepare_folder(cfg.work_dir, options.resume)
         return _baseline(options, cfg, command, costs, pricing, out)
     if options.fixed_expansions:
         costs = SpaceCosts(
             space.with_fixed_widths(options.fixed_expansions), options.input_size, costs.table
         )
     loaders = load_data(cfg, options.seed)
+    out = prepare_folder(cfg.work_dir, options.resume)  # once the data is not refused
     request = _request(options, cfg, command, costs, tiers, loaders[0].dataset)
 
     def save(loop: SearchLoop) -> None:

@@ -415,6 +415,7 @@ def test_own_images(config, tmp_path, here):
 )
 def test_refusals(config, refused, tmp_path, change, sentence):
     assert sentence in refused("search_backbone", *flags(config, tmp_path / "out"), *change)
+    assert not (tmp_path / "out").exists() or "--data" not in change
 
 
 def test_a_finished_search_is_not_overwritten_nor_resumed_as_another(config, found, refused):
