@@ -20,8 +20,9 @@ from tests.conftest import ROOT
 from tests.tools.bad_files import BINARY, CUT, device, not_finite, other_weights, png, spec, write
 from tests.tools.bad_rows import DEMO, ROWS, Row
 
-# A Runner notes its config and keeps a log of what it did, also of what it could not do.
-LOGS = re.compile(r".*\d{8}_\d{6}(/.*)?|(out|work_dirs/\w+)(/evaluation)?/\w+\.py")
+# A Runner notes its config and keeps a log of what it did, also of what it could not do; and the
+# lock of a work dir stays, empty.
+LOGS = re.compile(r".*\d{8}_\d{6}(/.*)?|(out|work_dirs/\w+)(/evaluation)?/(\w+\.py|\.lock)")
 
 
 def contents(folder: Path) -> dict[str, str]:
