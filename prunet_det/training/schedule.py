@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from prunet_det.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -30,35 +33,39 @@ def _listed(schedulers: Any) -> Schedulers | None:
 def set_length(cfg: Config, length: int) -> None:
     """Sets the length of a training, and the schedule with it.
 
-    A scheduler that ends with the training still does, and what lies between, such as milestones,
-    moves in proportion. A warm-up keeps its length, but takes at most a quarter of the training;
-    under four epochs that is a part of one, and the schedulers it concerns count iterations.
+    A scheduler that ends with the training still does, and what lies between, such as milestones
+    and periods, moves in proportion. A warm-up keeps its length, but takes at most a quarter of the
+    training; under four epochs that is a part of one, and the schedulers it concerns count
+    iterations. At the length that it has, a config stays as it is.
 
     Args:
         cfg: Config; changed in place.
         length: Number of iterations, or of epochs if the config trains by epochs.
     """
     schedulers = _listed(cfg.get("param_scheduler"))
-    if schedulers is not None:
+    if schedulers is not None and cfg.train_cfg[_unit(cfg.train_cfg)] != length:
         cfg.param_scheduler = _moved(schedulers, cfg.train_cfg, length)
     cfg.train_cfg[_unit(cfg.train_cfg)] = length
 
 
-def explicit_schedule(
-    schedulers: Schedulers | None, train_cfg: Mapping[str, Any]
-) -> list[ConfigDict]:
+def explicit_schedule(schedulers: Any, train_cfg: Mapping[str, Any]) -> list[ConfigDict]:
     """Lists schedulers with mmengine's defaults of begin, end and T_max written out.
 
     Digests of recipes are made of this form, since writing out a default changes no recipe.
 
     Args:
-        schedulers: The config's `param_scheduler`.
+        schedulers: The config's `param_scheduler`, a list or a single one.
         train_cfg: The config's training loop, with `max_iters` or `max_epochs`, at which a
             scheduler ends by default.
+
+    Raises:
+        InputError: If they are of several optimizers.
     """
-    length = train_cfg[_unit(train_cfg)]
+    length, listed = train_cfg[_unit(train_cfg)], _listed(schedulers)
+    if listed is None:
+        raise InputError("param_scheduler must be a list; that of several optimizers is none.")
     written = []
-    for scheduler in schedulers or []:
+    for scheduler in listed:
         explicit = ConfigDict(scheduler)
         if _counts_alike(scheduler, train_cfg):
             explicit = ConfigDict({"begin": 0, "end": length, **scheduler})
@@ -150,19 +157,39 @@ def _moved(schedulers: Schedulers, train_cfg: Mapping[str, Any], length: int) ->
     written = explicit_schedule(schedulers, train_cfg)
     for given, scheduler in zip(schedulers, written, strict=True):
         if _counts_alike(scheduler, train_cfg):
+            span = scheduler.end - scheduler.begin
             scheduler.begin = place(scheduler.begin)
             scheduler.end = place(scheduler.end) if "end" in given else length
-            if "T_max" in scheduler:
-                scheduler.T_max = scheduler.end - scheduler.begin
-            if "milestones" in scheduler:
-                scheduler.milestones = [round(at * length / old) for at in scheduler.milestones]
+            _stretch(scheduler, span, scheduler.end - scheduler.begin)
             if scheduler.end <= scheduler.begin:
                 continue
             if isinstance(scheduler.begin + scheduler.end, float):
                 scheduler.convert_to_iter_based = True
-                scheduler.pop("T_max", None)  # of the iterations that are left, rounded
+                for key in ("T_max", "total_steps"):  # of the iterations that are left, rounded
+                    scheduler.pop(key, None)
         moved.append(scheduler)
     return moved
+
+
+def _stretch(scheduler: ConfigDict, old: float, new: float) -> None:
+    """Changes lengths and places, which count from a scheduler's begin, in proportion.
+
+    Args:
+        scheduler: A scheduler with all defaults; changed in place.
+        old: Length that they are for; 0 for one that begins where the training ended.
+        new: Length that they are to be for.
+    """
+    factor = new / old if old > 0 else 1.0
+    for key in ("T_max", "total_steps", "step_size"):
+        if scheduler.get(key) is not None:
+            scheduler[key] = max(1, round(scheduler[key] * factor))
+    if old <= 0 and "T_max" in scheduler:
+        scheduler.T_max = new
+    if "milestones" in scheduler:
+        scheduler.milestones = [round(at * factor) for at in scheduler.milestones]
+    if "periods" in scheduler:
+        ends = [round(at * factor) for at in accumulate(scheduler.periods)]
+        scheduler.periods = [max(1, b - a) for a, b in pairwise([0, *ends])]
 
 
 def _warms_up(scheduler: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from prunet_det.training import launch
 from prunet_det.training.schedule import explicit_schedule, fitted_schedule, set_length
+from prunet_det.utils.errors import InputError
 from tests.conftest import ROOT
 from tests.training.test_deferred_info import build
 
@@ -51,6 +52,54 @@ def test_the_schedule_follows_an_option(tmp_path):
     assert launch.load_config(config, options=own).param_scheduler[0].end == 9
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        (dict(type="OneCycleLR", total_steps=100), dict(total_steps=250)),
+        (dict(type="CosineRestartLR", periods=[20, 30, 50]), dict(periods=[50, 75, 125])),
+        (dict(type="StepLR", step_size=30), dict(step_size=75)),
+        (dict(type="CosineAnnealingLR", T_max=80), dict(T_max=200)),
+        (dict(type="CosineAnnealingLR", begin=20, T_max=80), dict(begin=20, T_max=230)),
+        (dict(type="MultiStepLR", milestones=[60, 90]), dict(milestones=[150, 225])),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())),
+)
+def test_lengths_within_a_schedule_follow(scheduler, expected):
+    cfg = Config(dict(param_scheduler=[dict(scheduler, by_epoch=False)]))
+    cfg.train_cfg = dict(max_iters=100)
+    set_length(cfg, 250)
+    assert cfg.param_scheduler[0] == cfg.param_scheduler[0] | expected
+    assert cfg.param_scheduler[0].end == cfg.train_cfg.max_iters == 250
+
+
+def test_one_cycle_takes_a_longer_training(tmp_path):
+    cycle = dict(type="OneCycleLR", eta_max=0.1, total_steps=5, by_epoch=True)
+    got = rates(tmp_path, [cycle], epochs=10, before=5)
+    assert len(got) == 50 and max(got) == pytest.approx(1.0) and got[-1] < 0.01
+
+
+def test_the_same_length_is_the_same_schedule():
+    """YOLOX's cosine has a length of its own, and its last epochs a constant rate."""
+    schedule = [
+        dict(type="QuadraticWarmupLR", end=5, convert_to_iter_based=True),
+        dict(type="CosineAnnealingLR", begin=5, end=285, T_max=285, convert_to_iter_based=True),
+        dict(type="ConstantLR", factor=1, begin=285, end=300),
+    ]
+    cfg = Config(dict(param_scheduler=schedule, train_cfg=dict(max_epochs=300)))
+    set_length(cfg, 300)
+    assert cfg.param_scheduler == schedule
+    set_length(cfg, 30)
+    assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 5), (5, 28), (28, 30)]
+    assert cfg.param_scheduler[1].T_max == 23
+
+
+def test_a_single_schedule_is_a_list_of_one():
+    one = dict(type="CosineAnnealingLR", by_epoch=False)
+    assert explicit_schedule(one, dict(max_iters=9)) == explicit_schedule([one], dict(max_iters=9))
+    with pytest.raises(InputError, match="several optimizers"):
+        explicit_schedule(dict(first=[one], second=[one]), dict(max_iters=9))
+
+
 def test_a_schedule_beyond_the_end_is_said(caplog):
     steps = [dict(type="MultiStepLR", milestones=[8, 11], by_epoch=True)]
     assert fitted_schedule(steps, dict(max_epochs=12)) == steps and not caplog.text
@@ -82,12 +131,12 @@ def test_a_training_may_be_shorter_than_its_warm_up(cfg):
     assert fitted_schedule(by_iterations, dict(max_epochs=12)) == by_iterations
 
 
-def rates(folder, schedulers, epochs=2):
+def rates(folder, schedulers, epochs=2, before=300):
     """Learning rates of a training of epochs of five iterations, as shares of the config's."""
     runner = build("DeferredInfoHook", folder)
     runner._train_loop["max_epochs"] = epochs
     # The schedule at another length of the training, as an option gives it.
-    cfg = Config(dict(param_scheduler=schedulers, train_cfg=dict(max_epochs=300)))
+    cfg = Config(dict(param_scheduler=schedulers, train_cfg=dict(max_epochs=before)))
     set_length(cfg, epochs)
     runner.param_schedulers = cfg.param_scheduler
     launch.train(runner)
@@ -137,8 +186,8 @@ def test_a_schedule_among_the_options_stays(cfg):
     schedule = copy.deepcopy(cfg.param_scheduler)
     launch.set_max_iters(cfg, 40, {"param_scheduler.0.end": 100})
     assert cfg.train_cfg.max_iters == 40 and cfg.param_scheduler == schedule
-    launch.set_max_iters(cfg, 40, {"train_dataloader.batch_size": 2})
-    assert cfg.param_scheduler[0].end == 10
+    launch.set_max_iters(cfg, 80, {"train_dataloader.batch_size": 2})
+    assert cfg.param_scheduler[0].end == 20
 
 
 def test_a_warm_up_beyond_the_end_is_shortened_alone(caplog):
