@@ -78,7 +78,8 @@ class Start:
 
         Returns:
             The record: the file and its digest, how many tensors came along, the names of those
-            that did not, and the classes whose rows in these did.
+            that did not, or of a part such as `neck` of which none did, and the classes whose rows
+            were matched by name.
         """
         classes = list(classes)
         before = read_classes(self._path) or classes
@@ -91,26 +92,27 @@ class Start:
             if source is not None and source.shape == tensor.shape and not rows:
                 tensor.copy_(source)
                 continue
-            left.append(name)
             old_shape = (rows * len(before), *tensor.shape[1:])
             if common and source is not None and source.shape == old_shape:
                 _copy_rows(source, before, tensor, classes, common)
                 kept = True
+                if common == classes:  # in another order, or without some
+                    continue
+            left.append(name)
         record = {
             "file": relative_path(self._path),
             "digest": file_digest(self._file),
             "loaded": len(target) - len(left),
             "tensors": len(target),
-            "initialised": left,
+            "initialised": _whole_parts(left, list(target)),
             "classes_kept": common if kept else [],
         }
-        self._log(record, list(target))
+        self._log(record, list(target), left)
         return record
 
-    def _log(self, record: Mapping[str, Any], names: Sequence[str]) -> None:
-        left, kept = record["initialised"], record["classes_kept"]
-        total = Counter(name.partition(".")[0] for name in names)
-        missing = Counter(name.partition(".")[0] for name in left)
+    def _log(self, record: Mapping[str, Any], names: Sequence[str], left: Sequence[str]) -> None:
+        kept = record["classes_kept"]
+        total, missing = _per_part(names), _per_part(left)
         parts = ", ".join(f"{part} {n - missing[part]}/{n}" for part, n in total.items())
         counts = f"{record['loaded']}/{len(names)} tensors ({parts})"
         logger.info("started from %s: %s", os.fspath(self._path), counts)
@@ -118,7 +120,19 @@ class Start:
             more = f", ... ({len(left)})" if len(left) > 4 else ""
             logger.info("initialised anew: %s%s", ", ".join(left[:4]), more)
         if kept:
-            logger.info("of these, the rows of the classes %s came along", ", ".join(kept))
+            of = "of these, " if left else ""
+            logger.info("%sthe rows of the classes %s came along by name", of, ", ".join(kept))
+
+
+def _per_part(names: Sequence[str]) -> Counter[str]:
+    return Counter(name.partition(".")[0] for name in names)
+
+
+def _whole_parts(left: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names a part of a model, such as `neck`, where all tensors of it are left."""
+    total, missing = _per_part(names), _per_part(left)
+    parts = ((name, name.partition(".")[0]) for name in left)
+    return list(dict.fromkeys(p if missing[p] == total[p] else name for name, p in parts))
 
 
 def _copy_rows(

@@ -75,7 +75,8 @@ def start(cfg, path, classes):
 
 def check(before, after, record, source, initialised):
     """All tensors are the source's, but for those that are named, which are as they were."""
-    assert record["initialised"] == initialised
+    parts = tuple(f"{part}." for part in record["initialised"])
+    assert [name for name in after if f"{name}.".startswith(parts)] == initialised
     assert record["loaded"] == len(after) - len(initialised) and record["tensors"] == len(after)
     for name, tensor in after.items():
         expected = before[name] if name in initialised else source[name]
@@ -114,7 +115,7 @@ def test_classes_that_both_have_keep_their_rows(tmp_path, caplog):
     new = ["C", "new", "A", "other"]
     before, after, record = start(detector_cfg(4), saved(tmp_path, source, LETTERS), new)
     assert record["initialised"] == PREDICT and record["classes_kept"] == ["C", "A"]
-    assert "the rows of the classes C, A came along" in caplog.text
+    assert "of these, the rows of the classes C, A came along by name" in caplog.text
     for name in PREDICT:
         theirs = source[name].unflatten(0, (9, 3))
         ours, fresh = (state[name].unflatten(0, (9, 4)) for state in (after, before))
@@ -122,6 +123,24 @@ def test_classes_that_both_have_keep_their_rows(tmp_path, caplog):
             assert torch.equal(ours[:, i], theirs[:, row])
         for i in (1, 3):
             assert torch.equal(ours[:, i], fresh[:, i])
+
+
+@pytest.mark.parametrize("classes", [["C", "A", "B"], ["C", "A"]])
+def test_all_rows_come_along_in_another_order(tmp_path, caplog, classes):
+    caplog.set_level(logging.INFO, "prunet_det")
+    source = fill(build(detector_cfg(3))).state_dict()
+    path = saved(tmp_path, source, LETTERS)
+    _, after, record = start(detector_cfg(len(classes)), path, classes)
+    assert record["initialised"] == [] and record["loaded"] == len(after)
+    assert "initialised anew" not in caplog.text and "of these" not in caplog.text
+    assert f"the rows of the classes {', '.join(classes)} came along by name" in caplog.text
+
+
+def test_a_part_that_starts_anew_is_one_name(tmp_path):
+    source = fill(build(detector_cfg(3))).state_dict()
+    own = {name: tensor for name, tensor in source.items() if name.startswith("backbone.")}
+    *_, record = start(detector_cfg(3), saved(tmp_path, own), LETTERS)
+    assert record["initialised"] == ["neck", "bbox_head"] and record["loaded"] == len(own)
 
 
 def test_mmdetections_heads(tmp_path):
