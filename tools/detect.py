@@ -17,6 +17,7 @@ from prunet_det.inference.files import (
     first_readable,
     is_video,
     name_results,
+    record_of,
 )
 from prunet_det.utils.errors import InputError, UserError, run_tool
 
@@ -51,21 +52,38 @@ def detect_images(detector: Any, images: list[Path], pictures: list[Path], run: 
 
 
 def detect_video(detector: Any, path: Path, result: Path, run: Any) -> None:
-    """Detects in each frame of a video."""
+    """Detects in each frame of a video; after an interruption, what was done is kept."""
     from tqdm import tqdm
 
-    from prunet_det.inference.record import CocoRecord
+    from prunet_det.inference.record import CocoRecord, writing_record
     from prunet_det.inference.video import Video, writing_video
-    from prunet_det.utils.io import write_json
 
     video, record = Video(path), CocoRecord(detector.classes)
     frames = tqdm(video, path.name, video.count or None, unit="frame")
-    with writing_video(result, video.rate, video.size) as write:
-        for number, found in enumerate(detector.stream(frames)):
-            write(found.draw())
-            record.add(found, path, frame=number, seconds=round(number / video.rate, 3))
-    write_json(result.with_suffix(".json"), record.content)
+    interrupted = None
+    with (
+        writing_record(record_of(result), record) as write_entries,
+        writing_video(result, video.rate, video.size) as write,
+    ):
+        try:
+            for number, found in enumerate(detector.stream(frames)):
+                write(found.draw())
+                record.add(found, path, frame=number, seconds=round(number / video.rate, 3))
+                write_entries()
+        except KeyboardInterrupt as e:
+            if not record.images:
+                raise
+            interrupted = e
     run.count(record)
+    if interrupted is not None:
+        raise interrupted
+    if video.count - record.images > 1:  # some containers count one too many
+        run.failed(
+            InputError(
+                f"{path} says that it has {video.count} frames, but only {record.images} can be "
+                "read: it is damaged or cut short."
+            )
+        )
 
 
 class Run:
@@ -92,8 +110,8 @@ class Run:
             self.tiles.append(cv2.resize(drawn, (TILE, TILE), interpolation=cv2.INTER_AREA))
 
     def count(self, record: Any) -> None:
-        self.images += len(record.content["images"])
-        self.detections += len(record.content["annotations"])
+        self.images += record.images
+        self.detections += record.annotations
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -139,6 +157,9 @@ def main() -> int:
     if args.montage and not args.montage.lower().endswith((".png", ".jpg", ".jpeg")):
         raise UserError(f"--montage must end in .png or .jpg, got {args.montage}.")
     inputs, out = find_inputs(args.inputs), Path(args.out)
+    for flag in ("montage", "ann_file"):
+        if getattr(args, flag) and all(map(is_video, inputs)):
+            raise UserError(f"--{flag.replace('_', '-')} is for images, but all inputs are videos.")
     results = name_results(inputs, out, args.overwrite)
     if args.montage:
         check_montage(Path(args.montage), [out / RECORD, *results])

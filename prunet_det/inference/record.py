@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
+import shutil
+import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunet_det.inference.detections import Detections
 from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +33,8 @@ class CocoRecord:
 
     Attributes:
         content: `images`, `annotations` and `categories`.
+        images: Number of images that were added.
+        annotations: Number of their detections.
 
     Raises:
         InputError: If the file has none of the classes.
@@ -54,6 +61,7 @@ class CocoRecord:
             )
         if unknown:
             logger.warning("the annotation file has no category %s: left out.", ", ".join(unknown))
+        self.images = self.annotations = 0
         self.content: dict[str, list[Any]] = {
             "images": [],
             "annotations": [],
@@ -68,7 +76,7 @@ class CocoRecord:
                 and none of its path.
         """
         if self._entries is None:
-            return len(self.content["images"])
+            return self.images
         entries = self._entries.get(path.name, [])
         if len(entries) > 1:
             place = path.resolve().as_posix()
@@ -95,8 +103,48 @@ class CocoRecord:
         self.content["images"].append(
             {"id": image_id, "file_name": os.fspath(path), **size, **more}
         )
+        self.images += 1
         known = found[[i for i, label in enumerate(found.labels) if self._known[label]]]
         for record in known.to_coco(image_id, self._category_ids):
-            number = len(self.content["annotations"]) + 1
+            self.annotations += 1
             area = round(record["bbox"][2] * record["bbox"][3], 2)
-            self.content["annotations"].append({"id": number, **record, "area": area, "iscrowd": 0})
+            self.content["annotations"].append(
+                {"id": self.annotations, **record, "area": area, "iscrowd": 0}
+            )
+
+
+@contextlib.contextmanager
+def writing_record(
+    path: str | os.PathLike[str], record: CocoRecord
+) -> Iterator[Callable[[], None]]:
+    """Writes a record while it is made, whole or not at all, so that it takes no memory.
+
+    Args:
+        path: File to write.
+        record: The record, of which nothing has been taken yet.
+
+    Yields:
+        A function that writes the entries that the record has collected, and takes them out of it.
+    """
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as images,
+    ):
+        categories = json.dumps(record.content["categories"])
+        file.write(f'{{"categories": {categories},\n"annotations": [')
+        commas = {"images": "", "annotations": ""}
+
+        def write() -> None:
+            for key, to in (("images", images), ("annotations", file)):
+                for entry in record.content[key]:
+                    to.write(f"{commas[key]}\n{json.dumps(entry)}")
+                    commas[key] = ","
+                record.content[key].clear()
+
+        yield write
+        write()
+        file.write('],\n"images": [')
+        images.seek(0)
+        shutil.copyfileobj(images, file)
+        file.write("]}\n")

@@ -147,6 +147,60 @@ def test_a_video_and_an_image(detect, image, tmp_path):
     assert names(tmp_path / "p") == ["clip.json", "clip.mp4"]
 
 
+@pytest.fixture
+def clip(image, tmp_path):
+    """A video of twelve frames in a folder of its own."""
+    path = tmp_path / "in" / "clip.avi"
+    path.parent.mkdir()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (256, 256))
+    for shift in range(12):
+        writer.write(np.roll(image, shift, axis=1))
+    writer.release()
+    return path
+
+
+def frames_of(folder):
+    content = json.loads((folder / "clip.json").read_text())
+    assert {a["image_id"] for a in content["annotations"]} == {i["id"] for i in content["images"]}
+    assert [i["frame"] for i in content["images"]] == list(range(len(content["images"])))
+    return len(content["images"]), len(list(Video(folder / "clip.mp4")))
+
+
+def test_a_video_that_is_cut_short(detect, clip, tmp_path):
+    """What can be read of it is kept, and it does not pass for a whole one."""
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    code, output, error = detect(clip, "--out", tmp_path / "o")
+    count, written = frames_of(tmp_path / "o")
+    assert code == 1 and 2 < count == written < 10
+    assert f"has 12 frames, but only {count} can be read: it is damaged or cut short" in error
+    assert f"in {count} frames, 1 could not be read" in output
+
+
+def test_an_interrupted_video_keeps_its_frames(detect, clip, tmp_path, monkeypatch):
+    from prunet_det.inference.record import CocoRecord
+
+    add = CocoRecord.add
+
+    def add_or_stop(self, *args, **kwargs):
+        if kwargs["frame"] == 3:
+            raise KeyboardInterrupt
+        assert not self.content["annotations"], "they pile up"
+        add(self, *args, **kwargs)
+
+    monkeypatch.setattr(CocoRecord, "add", add_or_stop)
+    code, _, error = detect(clip, "--out", tmp_path / "o")
+    assert code == 130 and "interrupted" in error
+    assert names(tmp_path / "o") == ["clip.json", "clip.mp4"]
+    assert frames_of(tmp_path / "o") == (3, 4)  # the fourth was drawn
+
+
+def test_flags_of_images_with_videos_alone(detect, clip, tmp_path):
+    for flag, value in (("--montage", tmp_path / "m.png"), ("--ann-file", "any.json")):
+        code, _, error = detect(clip, "--out", tmp_path / "o", flag, value)
+        assert code == 2 and f"{flag} is for images, but all inputs are videos" in error
+    assert names(tmp_path) == ["in"]
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
