@@ -180,9 +180,7 @@ def main() -> int:
     record = CocoRecord(detector.classes, truth)
     images = [(path, to) for path, to in zip(inputs, results, strict=True) if not is_video(path)]
     videos = [(path, to) for path, to in zip(inputs, results, strict=True) if is_video(path)]
-    if truth is not None:
-        for path, _ in images:
-            record.image_id(path)  # which refuses one that it does not have
+    record.check_images([path for path, _ in images])
     make_folder(out)
     run, start = Run(record, bool(args.montage)), time.perf_counter()
     try:

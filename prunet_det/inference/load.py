@@ -61,8 +61,10 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
         device: Torch device; by default CUDA where there is one, and ONNX Runtime can use it if
             the model is an .onnx.
         precision: `fp32` or `fp16`, of weights and activations.
-        batch: Number of images of a list that are run at once.
-        threads: Threads of a CPU; all cores by default.
+        batch: Number of images of a list that are run at once; one for detectors that run as a
+            whole, such as those of two stages, with a warning.
+        threads: Threads of a CPU; all cores by default. Only ONNX Runtime has threads of its own:
+            in PyTorch these are the whole process's, `torch.set_num_threads`, and stay so.
         score_thr: Minimum score of a detection, 0..1. The default is for looking at pictures; to
             compute an mAP give 0, for every detection left out lowers it.
         max_per_img: Maximum number of detections in an image; by default the config's.
@@ -271,7 +273,14 @@ def build_engine(
     detector = build_detector(found.config, found.weights, classes=found.classes)
     select(detector, score_thr, max_per_img)
     engine = network_engine(detector, runtime, **options)
-    return engine or WholeModel(detector.to(options["device"]), options["device"])
+    if engine is not None:
+        return engine
+    if options["batch"] > 1:
+        kind = type(detector).__name__
+        logger.warning("this %s runs one image at a time, not %d", kind, options["batch"])
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    return WholeModel(detector.to(options["device"]), options["device"])
 
 
 def select(detector: BaseDetector, score_thr: float, max_per_img: int | None) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.inference.detections import Detections
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.images import read_size
 from prunet_det.utils.io import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,34 @@ class CocoRecord:
             "categories": categories,
         }
 
+    def check_images(self, paths: Sequence[Path]) -> None:
+        """Refuses images that the annotation file does not have, and says how many of its are here.
+
+        Args:
+            paths: Images; one that cannot be read is left for later.
+
+        Raises:
+            InputError: As `image_id` does, or if an image has another size in the file.
+        """
+        if self._entries is None:
+            return
+        given = set()
+        for path in paths:
+            entry = self._entry(path)
+            given.add(entry["id"])
+            try:
+                height, width = read_size(path)
+            except UserError:
+                continue
+            sides = [entry.get("width") or width, entry.get("height") or height]
+            if sorted(sides) != sorted((width, height)):  # files that swap them are usual
+                raise InputError(
+                    f"{path} has {width}x{height} pixels, but {entry['file_name']} of the "
+                    f"annotation file {sides[0]}x{sides[1]}: it is another image of that name."
+                )
+        total = sum(map(len, self._entries.values()))
+        logger.info("%d of the annotation file's %d images are given", len(given), total)
+
     def image_id(self, path: Path) -> int | str:
         """Returns the id that an image has, or the next one.
 
@@ -75,16 +104,17 @@ class CocoRecord:
             InputError: If the annotation file does not have the image, or has several of its name
                 and none of its path.
         """
-        if self._entries is None:
-            return self.images
-        entries = self._entries.get(path.name, [])
+        return self.images if self._entries is None else self._entry(path)["id"]
+
+    def _entry(self, path: Path) -> Mapping[str, Any]:
+        entries = (self._entries or {}).get(path.name, [])
         if len(entries) > 1:
             place = path.resolve().as_posix()
             entries = [e for e in entries if place.endswith("/" + e["file_name"].lstrip("/"))]
         if len(entries) != 1:
             which = "no image" if not entries else "several images"
             raise InputError(f"the annotation file has {which} {path.name} ({path}).")
-        return entries[0]["id"]
+        return entries[0]
 
     def add(self, found: Detections, path: str | os.PathLike[str], **more: Any) -> None:
         """Adds the detections of an image.

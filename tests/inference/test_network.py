@@ -212,3 +212,15 @@ def test_what_runs_as_a_whole_only():
         image = torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8).numpy()
         (found,) = engine.run([engine.prepare(image)])
         assert len(found.scores) == len(found.labels) <= 5 and found.boxes.shape[1:] == (4,)
+
+
+def test_a_whole_model_uses_the_threads_and_says_that_it_takes_no_batch(monkeypatch, caplog):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    flip = dict(type="RandomFlip", prob=1.0)
+    with caplog.at_level(logging.WARNING, "prunet_det.inference"):
+        detector = load("auto", config=config([*PIPELINE[:2], flip, PIPELINE[2]]), threads=1)
+        assert not caplog.records and threads == [1] and detector.runtime == "eager"
+        flipped = config([*PIPELINE[:2], flip, PIPELINE[2]])
+        assert load("auto", config=flipped, batch=2).batch == 1
+    assert "runs one image at a time, not 2" in caplog.text

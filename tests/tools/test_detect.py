@@ -71,6 +71,7 @@ def test_pycocotools_reads_what_it_writes(detect, digits, tmp_path):
     args = ("--out", tmp_path / "o", "--ann-file", tmp_path / "truth.json", "--score-thr", 0)
     code, _, error = detect(*images, *args, "--batch", 2)
     assert code == 0, error
+    assert "2 of the annotation file's 3 images are given" in error
     content = json.loads((tmp_path / "o" / "detections.json").read_text())
     assert [i["id"] for i in content["images"]] == [truth["images"][k]["id"] for k in (2, 0)]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -82,6 +83,11 @@ def test_pycocotools_reads_what_it_writes(detect, digits, tmp_path):
     assert best["category_id"] in {a["category_id"] for a in same}
     code, _, error = detect(digits / "val" / "000007.jpg", *args[:1], tmp_path / "p", *args[2:])
     assert code == 2 and "the annotation file has no image 000007.jpg" in error
+    other = tmp_path / "other" / images[0].name  # of another folder, as train/ beside val/
+    other.parent.mkdir()
+    cv2.imwrite(str(other), np.zeros((20, 30, 3), np.uint8))
+    code, _, error = detect(other, *args[:1], tmp_path / "p", *args[2:])
+    assert code == 2 and f"{other} has 30x20 pixels, but {other.name} of the annotation" in error
     assert not (tmp_path / "p").exists()
 
 
