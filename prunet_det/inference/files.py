@@ -11,13 +11,8 @@ from pathlib import Path
 from prunet_det.inference.images import as_pixels
 from prunet_det.inference.video import Video
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
+from prunet_det.utils.images import SUFFIXES, has_image_name
 
-IMAGES = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".gif"),
-        *(".tif", ".tiff", ".ppm", ".pgm", ".pnm"),
-    }
-)
 VIDEOS = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv"}
 )
@@ -58,7 +53,7 @@ def find_inputs(names: Iterable[str]) -> list[Path]:
         chosen = sorted(p for p in inside if _is_input(p))
         if not chosen:
             raise InputError(
-                f"{what} no image or video ({', '.join(sorted(IMAGES | VIDEOS))}); name a file of "
+                f"{what} no image or video ({', '.join(sorted(SUFFIXES | VIDEOS))}); name a file of "
                 "another suffix itself."
             )
         found += chosen
@@ -69,9 +64,8 @@ def find_inputs(names: Iterable[str]) -> list[Path]:
 
 
 def _is_input(path: Path) -> bool:
-    # macOS leaves ._1.jpg beside 1.jpg on other file systems.
-    known = path.suffix.lower() in IMAGES or is_video(path)
-    return known and not path.name.startswith(".") and path.is_file()
+    known = has_image_name(path) or (is_video(path) and not path.name.startswith("."))
+    return known and path.is_file()
 
 
 def name_results(inputs: Sequence[Path], out: Path, overwrite: bool = False) -> list[Path]:
