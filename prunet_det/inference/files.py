@@ -52,9 +52,9 @@ def find_inputs(names: Iterable[str]) -> list[Path]:
             raise MissingFileError(f"there is no image, video or folder {path}.")
         chosen = sorted(p for p in inside if _is_input(p))
         if not chosen:
+            known = ", ".join(sorted(SUFFIXES | VIDEOS))
             raise InputError(
-                f"{what} no image or video ({', '.join(sorted(SUFFIXES | VIDEOS))}); name a file of "
-                "another suffix itself."
+                f"{what} no image or video ({known}); name a file of another suffix itself."
             )
         found += chosen
     once: dict[str, Path] = {}
