@@ -8,14 +8,12 @@ import sys
 
 import cv2
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
 import prunet_det
-from prunet_det.detection.letterbox import Letterbox
 from prunet_det.detection.metric import CocoFolderMetric
-from prunet_det.utils.config import read_config
+from prunet_det.inference.exported import ExportedFile
 from prunet_det.utils.io import write_json
 from tests.conftest import NO_WORKERS, ROOT
 
@@ -87,16 +85,9 @@ def evaluate(folder, predictions):
 
 def run(path, images, batch):
     """What a file finds in images in BGR, `batch` at a time."""
-    session = onnxruntime.InferenceSession(path)
-    letterbox = Letterbox.from_config(read_config(CONFIG))
+    engine = ExportedFile(path, batch=batch)
     for start in range(0, len(images), batch):
-        fitted = [letterbox.fit(image) for image in images[start : start + batch]]
-        squares = np.stack([square[..., ::-1].transpose(2, 0, 1) for square, _, _ in fitted])
-        outputs = session.run(None, {"images": np.ascontiguousarray(squares)})
-        for (_, scale, shape), boxes, scores, labels in zip(fitted, *outputs, strict=True):
-            real = labels >= 0
-            inside = boxes[real].clip(0, shape[::-1] * 2)
-            yield inside / np.array(scale * 2), scores[real], labels[real]
+        yield from engine.run([engine.prepare(image) for image in images[start : start + batch]])
 
 
 def test_the_same_map_everywhere(exported, folder, here, tmp_path):
