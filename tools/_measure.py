@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -137,9 +136,13 @@ def run_measure(args: argparse.Namespace) -> int:
 
 def beside_mmdet(own: Any, usual: Any) -> str:
     """How a detector compares with MMDetection's way of running it, in the rounds of both."""
-    pairs = zip(usual.timing.samples_ms, own.timing.samples_ms, strict=True)
-    ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+    import numpy as np
+
+    ratios = np.divide(usual.timing.samples_ms, own.timing.samples_ms)
+    median, low, high = np.percentile(ratios, (50, 10, 90))
+    shaky = " (unstable)" if usual.latency.note or own.latency.note else ""
     return (
-        f"{own.latency.model}: {ratio:.2f} times as fast as mmdet.apis.inference_detector, with "
+        f"{own.latency.model}: {median:.2f} times as fast as mmdet.apis.inference_detector, "
+        f"{low:.2f} to {high:.2f} in eight of ten rounds{shaky}, with "
         f"{1 - usual.difference:.0%} of its detections"
     )
