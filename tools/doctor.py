@@ -151,7 +151,7 @@ def diagnose() -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
             problems.append((f"{name} is missing; {what} needs it", install_command(name, pinned)))
             continue
         shown = version or f"{others[0][0]} {others[0][1]}"
-        failure = check_import(MODULES.get(name, name))
+        failure = check_import(MODULES.get(name, name.replace("-", "_")))
         state = "does not import" if failure else "ok"
         if version and others:
             state = "doubly installed"

@@ -155,7 +155,7 @@ def test_every_end_is_a_row(place):
 
 
 def test_another_call_goes_on(place):
-    going = ("goes_on", goes_on, limited(3, open_ended=True))
+    going = ("goes_on", goes_on, limited(6, open_ended=True))
     assert run_plan(plan(going, WORKS), place) == 0
     first = Summary.load(place.out).rows
     (place.work / "goes_on.json").unlink()  # as on a fresh machine, that has the records alone

@@ -12,6 +12,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
+import prunet_det.detection  # noqa: F401  (registers OneStageDetector)
 from prunet_det.detection.transforms import RandomScaleCrop
 from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.utils.errors import UserError
