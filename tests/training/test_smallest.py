@@ -9,6 +9,7 @@ import torch
 from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.registry import MODELS
 from mmengine.dataset import DefaultSampler
+from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
@@ -17,6 +18,12 @@ from prunet_det.detection.transforms import RandomScaleCrop
 from prunet_det.training.smallest import check_smallest_batch, norm_errors
 from prunet_det.utils.errors import UserError
 from tests.detection.test_detector import detector_cfg
+
+
+@pytest.fixture(autouse=True)
+def mmdetections_scope():
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
 
 
 class Images(list):
