@@ -136,10 +136,11 @@ def export_detector(args: argparse.Namespace, batch: int | None) -> None:
     checked = export_end_to_end(subject.detector, args.out, letterbox, selection, options, metadata)
     count = "any batch" if batch is None else f"batch {batch}"
     how = "up to the plugin's inputs " if options.plugin else ""
+    lower = "" if checked.score_thr == selection.score_thr else ", at a threshold of 0,"
     print(
         f"{args.out}: {subject.name}, e2e, {args.precision}, {count}, {letterbox.size} px; ONNX "
-        f"Runtime {how}finds the same {checked.detections} detections as Python, its raw outputs "
-        f"differ by a relative L2 error of {checked.error:.1e}."
+        f"Runtime {how}finds the same {checked.detections} detections{lower} as Python, its raw "
+        f"outputs differ by a relative L2 error of {checked.error:.1e}."
     )
     if args.checkpoint is None:
         print("note: no checkpoint was given, so the weights are random.")

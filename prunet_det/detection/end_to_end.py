@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
@@ -139,7 +138,7 @@ class EndToEnd(nn.Module):
         x = (x - self.mean) / self.std if self.normalise else x
         maps = self.network(x.to(self.dtype))
         levels = [level.float() for level in maps]
-        detect = self._by_plugin if self.plugin else self._select
+        detect = self._by_plugin if self.plugin else self.detections
         found = detect(levels, images.shape[-1])
         return *found, *maps
 
@@ -155,7 +154,19 @@ class EndToEnd(nn.Module):
             return boxes, torch.where(scores > threshold, scores, 0.0), labels
         return _traced_candidates(self.head, self.part.grouped(levels), size, threshold)
 
-    def _select(self, levels: Sequence[torch.Tensor], size: int) -> tuple[torch.Tensor, ...]:
+    def detections(self, levels: Sequence[torch.Tensor], size: int) -> tuple[torch.Tensor, ...]:
+        """Selects detections; of equal scores, the anchor that comes first.
+
+        Args:
+            levels: The network's raw outputs, float32.
+            size: Side S of the images.
+
+        Returns:
+            Boxes, scores and labels, as `forward` gives them.
+
+        Raises:
+            InputError: If K is larger than the number of candidates.
+        """
         boxes, scores, labels = self._candidates(levels, size)
         count = self.selection.max_per_img
         if boxes.shape[1] < count:
@@ -223,7 +234,7 @@ def select(
     for i in range(len(boxes)):
         valid = (scores[i] > 0).nonzero()[:, 0]
         kept = batched_nms(boxes[i][valid], scores[i][valid], labels[i][valid], nms_iou)
-        kept = valid[kept[:count]]
+        kept = valid[kept.sort().values[:count]]  # equal scores come in any order from NMS
         found[i, : len(kept)], best[i, : len(kept)] = boxes[i][kept], scores[i][kept]
         names[i, : len(kept)] = labels[i][kept]
     return found, best, names
@@ -287,6 +298,7 @@ def _traced_candidates(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Candidates by the head's own code for one image; see `EndToEnd._candidates`.
 
+    The code is run with other global names than its module's, which stays as it is for others.
     It is given the images of the batch on top of each other, as one, so that the batch may have
     any size in an exported graph.
     """
@@ -307,18 +319,20 @@ def _traced_candidates(
         counts.append(found[0].shape[0] // batch)
         return found
 
-    names: Any = type(head)._predict_by_feat_single.__globals__
-    with mock.patch.dict(names, {_FILTER: filter_images, "InstanceData": _Found}):
-        found = head._predict_by_feat_single(
-            cls_score_list=tall[0],
-            bbox_pred_list=tall[1],
-            score_factor_list=tall[2] if len(tall) > 2 else no_factors,
-            mlvl_priors=[p.repeat(batch, 1) for p in priors],
-            img_meta=dict(img_shape=(size, size)),
-            cfg=cfg,
-            rescale=False,
-            with_nms=False,
-        )
+    single: Any = type(head)._predict_by_feat_single
+    names = {**single.__globals__, _FILTER: filter_images, "InstanceData": _Found}
+    own = FunctionType(single.__code__, names, closure=single.__closure__)
+    found = own(
+        head,
+        cls_score_list=tall[0],
+        bbox_pred_list=tall[1],
+        score_factor_list=tall[2] if len(tall) > 2 else no_factors,
+        mlvl_priors=[p.repeat(batch, 1) for p in priors],
+        img_meta=dict(img_shape=(size, size)),
+        cfg=cfg,
+        rescale=False,
+        with_nms=False,
+    )
 
     def by_image(values: torch.Tensor) -> torch.Tensor:
         levels = values.split([batch * count for count in counts])

@@ -19,9 +19,17 @@ from prunet_det.detection.end_to_end import (
     onnx_select,
     select,
 )
-from prunet_det.detection.export import FileOptions, export_end_to_end
+from prunet_det.detection.export import (
+    FileOptions,
+    _distinct,
+    _tied,
+    check_images,
+    export_end_to_end,
+)
 from prunet_det.detection.letterbox import Letterbox
 from prunet_det.runtime.onnx import onnx_bytes
+from prunet_det.runtime.subject import load_subject
+from prunet_det.utils.errors import InputError
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "checkpoints" / "prunet_demo_digits.safetensors"
@@ -68,6 +76,13 @@ def test_selection_in_onnx_with_ties_classes_and_any_batch():
         kept = kept[scores[kept, 0] > 0][:8]
         assert torch.equal(torch.from_numpy(found[0])[0, : len(kept)], boxes[kept])
         assert (found[2][-1, 3:] == -1).all() and (found[1][-1, 3:] == 0).all()
+
+
+def test_equal_scores_stay_in_order_however_many_there_are():
+    boxes = torch.arange(1500.0)[:, None] + torch.tensor([0, 0, 0.5, 0.5])
+    ones, labels = torch.ones(1, 1500), torch.arange(1500)[None] % 3
+    found, _, _ = select(boxes[None], ones, labels, 3, 0.5, 8)
+    assert torch.equal(found[0], boxes[:8])
 
 
 def test_the_module_finds_what_the_detector_does(detector):
@@ -134,8 +149,20 @@ HEADS = {
     ),
     "GFLHead": dict(loss_cls=QUALITY, anchor_generator=ANCHORS["anchor_generator"] | POINTS),
     "FCOSHead": dict(strides=[8, 16], regress_ranges=((-1, 64), (64, 1e8))),
+    "RTMDetSepBNHead": dict(
+        anchor_generator=dict(type="MlvlPointGenerator", offset=0, strides=[8, 16]),
+        bbox_coder=dict(type="DistancePointBBoxCoder"),
+        loss_cls=QUALITY,
+        norm_cfg=dict(type="BN"),
+    ),
+    "YOLOFHead": dict(
+        loss_cls=FOCAL,
+        anchor_generator=ANCHORS["anchor_generator"] | dict(strides=[8]),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder", add_ctr_clamp=True, ctr_clamp=32),
+    ),
     "YOLOXHead": dict(strides=[8, 16]),
 }
+DISTANCES = ("FCOSHead", "RTMDetSepBNHead")
 
 
 def mmdet_head(name):
@@ -152,16 +179,19 @@ def mmdet_head(name):
         max_per_img=20,
     )
     sizes = dict(num_classes=3, in_channels=32, feat_channels=32, stacked_convs=1)
+    if name == "YOLOFHead":
+        sizes = dict(num_classes=3, in_channels=32, num_cls_convs=1, num_reg_convs=1)
     return MODELS.build(dict(type=name, test_cfg=ConfigDict(cfg), **sizes, **HEADS[name])).eval()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["RetinaHead", "ATSSHead", "GFLHead", "FCOSHead"])
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "YOLOXHead"])
 def test_heads_of_mmdetection_select_as_they_do(name):
     head = mmdet_head(name)
-    shapes = head([torch.zeros(2, 32, 8, 8), torch.zeros(2, 32, 4, 4)])
+    levels = [torch.zeros(2, 32, 8, 8), torch.zeros(2, 32, 4, 4)]
+    shapes = head(levels[:1] if name == "YOLOFHead" else levels)
     groups = [[torch.randn_like(m) for m in group] for group in shapes]
-    if name == "FCOSHead":
+    if name in DISTANCES:
         groups[1] = [m.abs() * 16 for m in groups[1]]  # distances in pixels
     chosen = Selection.of_head(head)
     found = select(*_traced_candidates(head, groups, 64, chosen.score_thr), 3, 0.4, 20)
@@ -178,6 +208,77 @@ def test_heads_of_mmdetection_select_as_they_do(name):
 def test_a_head_that_selects_in_its_own_way_is_refused():
     with pytest.raises(ValueError, match="YOLOXHead selects detections in a way of its own"):
         Selection.of_head(mmdet_head("YOLOXHead"))
+
+
+def test_tracing_leaves_mmdetections_module_as_it_is(monkeypatch):
+    head = mmdet_head("RetinaHead")
+    theirs = type(head)._predict_by_feat_single.__globals__
+    before, meanwhile = dict(theirs), []
+    decode = head.bbox_coder.decode
+
+    def look(*args, **kwargs):
+        meanwhile.append(theirs == before)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(head.bbox_coder, "decode", look)
+    groups = head([torch.zeros(1, 32, 8, 8), torch.zeros(1, 32, 4, 4)])
+    _traced_candidates(head, groups, 64, 0.0)
+    assert meanwhile and all(meanwhile)
+
+
+@pytest.fixture(scope="module")
+def retinanet():
+    """MMDetection's RetinaNet with random weights, whose scores are all 1.0 in float32."""
+    subject = load_subject(ROOT / "configs" / "resnet10t_retinanet.py", "e2e", 100)
+    return subject.detector
+
+
+@pytest.mark.slow
+def test_retinanet_of_equal_scores_at_a_size_that_its_training_pads(retinanet, tmp_path):
+    path, letterbox = tmp_path / "r.onnx", Letterbox.from_config(retinanet.cfg, 100)
+    checked = export_end_to_end(retinanet, path, letterbox, options=FileOptions(batch=None))
+    assert checked.detections == 400 and checked.error < 1e-4
+    (images,) = onnxruntime.InferenceSession(path).get_inputs()
+    assert images.shape == ["batch", 3, 100, 100]
+
+
+def test_logits_in_the_place_of_equal_ones_differ(retinanet):
+    part = NetworkPart(retinanet, 64).eval()
+    with torch.no_grad():
+        maps = part(torch.zeros(2, 3, 64, 64))
+    scores, boxes = part.grouped(_distinct(part, maps))
+    flat = torch.cat([level.flatten() for level in scores]).sigmoid()
+    assert len(flat.unique()) == len(flat)
+    assert all(map(torch.equal, boxes, part.grouped(maps)[1]))
+    assert _tied(torch.ones(1, 9)) and not _tied(flat[None]) and not _tied(torch.zeros(1, 9))
+
+
+def test_images_for_the_check_need_filling(detector):
+    squares, metas = check_images(detector, Letterbox(64, pad_val=7), 3)
+    assert squares.shape == (3, 3, 64, 64)
+    for square, meta in zip(squares, metas, strict=True):
+        height, width = meta["img_shape"]
+        assert min(height, width) < 64
+        assert (square[:, height:] == 7).all() and (square[:, :, width:] == 7).all()
+
+
+@pytest.mark.slow
+def test_a_threshold_that_nothing_exceeds_is_checked_at_zero(detector, tmp_path):
+    letterbox = Letterbox(64, pad_val=7)
+    selection = Selection.of_head(detector.bbox_head, score_thr=0.9999)
+    checked = export_end_to_end(detector, tmp_path / "d.onnx", letterbox, selection)
+    assert checked.detections == 100 and checked.score_thr == 0.0
+
+
+@pytest.mark.slow
+def test_another_selection_than_pythons_is_not_written(detector, tmp_path, monkeypatch):
+    def other(boxes, scores, labels, classes, nms_iou, count):
+        return onnx_select(boxes, scores, labels, classes, 0.05, count)
+
+    monkeypatch.setattr("prunet_det.detection.export.onnx_select", other)
+    with pytest.raises(InputError, match="does not find what the detector does at batch 1"):
+        export_end_to_end(detector, tmp_path / "d.onnx", Letterbox(128))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

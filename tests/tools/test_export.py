@@ -57,7 +57,6 @@ E2E = [ROOT / "configs" / "prunet_effdet.py", "--scope", "e2e", "--out"]
         (["net.onnx", "--score-thr", "nan"], "score_thr must lie in 0..1, got nan"),
         (["net.onnx", "--output-names", "a", "a", "b"], "four different names"),
         (["net.onnx", "--classes", "a"], "the detector has 10 classes, but 1 names were given"),
-        (["net.onnx", "--input-size", 100], "multiples of 64 px, not 100"),
         (["net.onnx", "--batch", "some"], "--batch must be a positive integer or dynamic"),
     ],
 )
