@@ -24,5 +24,5 @@ model = dict(
 _base_.train_dataloader.dataset.pipeline[2].pad_val = (128, 128, 128)
 _base_.val_dataloader.dataset.pipeline[1].pad_val = (128, 128, 128)
 _base_.test_dataloader.dataset.pipeline[1].pad_val = (128, 128, 128)
-# Muon's steps of one length are too long for weights that another optimizer has trained.
+# Weights that have learned more than the images can teach change slowly.
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))))
