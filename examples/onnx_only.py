@@ -36,6 +36,8 @@ for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     square, scale = fit(image, about["letterbox"])
     pixels = np.asarray(square, about["input"]["type"]).transpose(2, 0, 1)[None]
+    if isinstance(given.shape[0], int):  # a file of a fixed batch
+        pixels = pixels.repeat(given.shape[0], axis=0)
     boxes, scores, labels = (output[0] for output in session.run(None, {given.name: pixels}))
     boxes = (boxes / (scale * 2)).clip(0, image.size * 2)  # in pixels of the image
     for box, score, label in zip(boxes, scores, labels, strict=True):

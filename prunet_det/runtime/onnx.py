@@ -98,8 +98,8 @@ def _require_opset(opset: int, content: bytes | None = None) -> None:
         domains = {d.domain: d.version for d in onnx.load_from_string(content).opset_import}
         if domains[""] != opset:
             raise InputError(
-                f"PyTorch cannot write this network in opset {opset}, but in {domains['']}; give "
-                "that or a later one."
+                f"PyTorch cannot write this network in opset {opset}; it can in {domains['']}, and "
+                "perhaps in some between."
             )
 
 
