@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -47,6 +48,13 @@ def set_loader_options(cfg: Config) -> None:
         loader.setdefault("pin_memory", torch.cuda.is_available())
 
 
+def inner_dataset(dataset: Any) -> Any:
+    """Returns the config of the data set that others, such as RepeatDataset, are made of."""
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    return dataset
+
+
 def set_cache(cfg: Config) -> None:
     """Keeps the training images in memory, decoded; see `SharedImages`.
 
@@ -56,9 +64,7 @@ def set_cache(cfg: Config) -> None:
     Raises:
         InputError: If the config's data set has no cache.
     """
-    dataset = cfg.train_dataloader.dataset
-    while "dataset" in dataset:  # what wraps it has none
-        dataset = dataset.dataset
+    dataset = inner_dataset(cfg.train_dataloader.dataset)  # what wraps it has none
     with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
         cls = registry.get(dataset.type)
     if not getattr(cls, "has_cache", False):

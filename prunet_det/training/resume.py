@@ -14,6 +14,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from prunet_det.training.batch import images_per_step
 from prunet_det.training.evaluate import unwrap_model
+from prunet_det.training.loading import inner_dataset
 from prunet_det.zoo.weights import CheckpointError, check_fit
 
 logger = logging.getLogger(__name__)
@@ -32,9 +33,7 @@ def describe_training(runner: Runner) -> dict[str, Any]:
     """Returns what a checkpoint says of its training, to compare when it is resumed."""
     cfg = runner.cfg
     loader = cfg.get("train_dataloader") or {}
-    dataset = loader.get("dataset") or {}
-    while "dataset" in dataset:  # what wraps it
-        dataset = dataset["dataset"]
+    dataset = inner_dataset(loader.get("dataset") or {})
     data = [dataset.get(key) for key in ("name", "data_root", "ann_file", "split")]
     wrapper = cfg.get("optim_wrapper") or {}
     amp = wrapper.get("type") == "AmpOptimWrapper"
