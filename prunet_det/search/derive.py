@@ -9,9 +9,9 @@ from torch import nn
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.search.old_supernet import SuperNet
 from prunet_det.search.prunode import Prunode
 from prunet_det.search.space import Network
-from prunet_det.search.supernet import SuperNet
 
 
 def inherit(

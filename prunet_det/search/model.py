@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from prunet_det.search.layer import LayerMixture
-from prunet_det.search.supernet import SuperNet
+from prunet_det.search.old_supernet import SuperNet
 
 
 @MODELS.register_module()

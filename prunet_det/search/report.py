@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
-from prunet_det.search.architecture import Architecture
-from prunet_det.search.loop import SearchLoop
+from prunet_det.search.old_architecture import Architecture
+from prunet_det.search.old_loop import SearchLoop
 from prunet_det.search.results import Request, SearchResult
 from prunet_det.utils import plots
 from prunet_det.utils.io import write_text

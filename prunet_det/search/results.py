@@ -17,7 +17,7 @@ from prunet_det.latency import predict
 from prunet_det.runtime.subject import Scope
 from prunet_det.search.costs import Budget
 from prunet_det.search.derive import inherit
-from prunet_det.search.loop import SearchLoop
+from prunet_det.search.old_loop import SearchLoop
 from prunet_det.search.repair import Repaired
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.utils.env import environment

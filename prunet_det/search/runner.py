@@ -15,14 +15,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
-from prunet_det.search.architecture import Architecture
 from prunet_det.search.costs import SpaceCosts
 from prunet_det.search.data import search_loader
-from prunet_det.search.loop import LoopSettings, SearchLoop
 from prunet_det.search.model import SearchModel
 from prunet_det.search.motion import MotionRule
+from prunet_det.search.old_architecture import Architecture
+from prunet_det.search.old_loop import LoopSettings, SearchLoop
+from prunet_det.search.old_supernet import SuperNet
 from prunet_det.search.results import Request
-from prunet_det.search.supernet import SuperNet
 from prunet_det.search.tiers import Tiers
 from prunet_det.training.divergence import check_weights
 from prunet_det.training.evaluate import unwrap_model

@@ -20,7 +20,7 @@ from prunet_det.search.finals import (
     Scores,
     run_last_tier,
 )
-from prunet_det.search.loop import SearchLoop
+from prunet_det.search.old_loop import SearchLoop
 from prunet_det.search.repair import Repaired, repair
 from prunet_det.search.report import write_report
 from prunet_det.search.results import (

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from prunet_det.arch.spec import Provenance
-from prunet_det.search.architecture import Architecture
 from prunet_det.search.baselines import random_network
 from prunet_det.search.data import SearchData
 from prunet_det.search.derive import inherit
 from prunet_det.search.layer import LayerMixture, Part
-from prunet_det.search.supernet import SuperNet
+from prunet_det.search.old_architecture import Architecture
+from prunet_det.search.old_supernet import SuperNet
 from prunet_det.utils.errors import UserError
 
 HAND = Provenance("hand-written", {"reason": "a test"})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prunet_det.search.finals import Scores
-from prunet_det.search.loop import SearchLoop
+from prunet_det.search.old_loop import SearchLoop
 from prunet_det.training.divergence import DivergedError
 
 

@@ -14,8 +14,8 @@ from prunet_det.arch.blocks import Block
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.search.cost_check import COUNTS, _Net, layer_space, saved_bytes, step_of
 from prunet_det.search.layer import SKIP, LayerMixture, Part, SearchLayer
+from prunet_det.search.old_supernet import SuperNet, rebind_optimizer
 from prunet_det.search.prunode import Prunode, copy_leading
-from prunet_det.search.supernet import SuperNet, rebind_optimizer
 
 BLOCKS = [
     BlockSpec("irb", 8, 12, stride=2, hidden=32),

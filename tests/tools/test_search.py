@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from prunet_det import ArchSpec
-from prunet_det.search.loop import SearchLoop
+from prunet_det.search.old_loop import SearchLoop
 from prunet_det.utils.io import read_csv
 from tests.conftest import NO_WORKERS, ROOT
 from tests.search.conftest import SMALL

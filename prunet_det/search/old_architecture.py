@@ -16,8 +16,8 @@ import torch
 from prunet_det.search.costs import SpaceCosts
 from prunet_det.search.layer import SKIP, LayerMixture, Part
 from prunet_det.search.motion import MotionRule, Prunodes, move, smoothed
+from prunet_det.search.old_supernet import Structure
 from prunet_det.search.space import Network, Operator
-from prunet_det.search.supernet import Structure
 from prunet_det.search.tiers import Tiers
 
 _RMS_DECAY = 0.99

@@ -24,12 +24,12 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from prunet_det.search.architecture import Architecture
 from prunet_det.search.checkpoints import save_checkpoint
 from prunet_det.search.layer import LayerMixture
 from prunet_det.search.model import SearchModel
 from prunet_det.search.objective import BudgetController
-from prunet_det.search.supernet import Structure, SuperNet, rebind_optimizer
+from prunet_det.search.old_architecture import Architecture
+from prunet_det.search.old_supernet import Structure, SuperNet, rebind_optimizer
 from prunet_det.training.divergence import diverged
 from prunet_det.training.ema import ForeachEMA
 from prunet_det.training.evaluate import unwrap_model

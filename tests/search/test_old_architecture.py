@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from prunet_det.search.architecture import Architecture
 from prunet_det.search.costs import Pricing
 from prunet_det.search.layer import SKIP
 from prunet_det.search.objective import BudgetController
+from prunet_det.search.old_architecture import Architecture
 from prunet_det.search.repair import repair
 from prunet_det.search.tiers import Tiers
 from tests.search.test_space import config_space
