@@ -88,7 +88,8 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
         self._transform = _transform(transform)
         self._side = int(np.max(transform.get("input_size", 224)))
 
-    def _read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Reads an image as it is, with its label."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
@@ -98,7 +99,7 @@ class _Images(Dataset[dict[str, torch.Tensor | int]]):
             `inputs`, (3, H, W) uint8, which the model normalises; or float32 and normalised, where
             the transform has statistics of its own or erases. `labels` is an int.
         """
-        image, label = self._read(index)
+        image, label = self.read(index)
         return {"inputs": self._transform(widened(image, self._side)), "labels": label}
 
 
@@ -187,7 +188,8 @@ class ImageFolder(_Images):
         """Labels of all images, in order."""
         return list(self._folder.targets)
 
-    def _read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Reads an image as it is, with its label."""
         pixels = self._decode(index) if self._cache is None else self._cache[index]
         return Image.fromarray(pixels), self._folder.targets[index]
 
@@ -239,7 +241,8 @@ class EmbeddedCrops(_Images):
         """Labels of all crops, in order."""
         return [int(label) for label in self._labels]
 
-    def _read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Reads an image as it is, with its label."""
         return Image.fromarray(self._images[index]), int(self._labels[index])
 
     @property

@@ -16,46 +16,9 @@ from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, Dataset
 
 from prunet_det.classification.data import imagenet_statistics, normalized
+from prunet_det.search.crops_on_device import PARTS, halves, kept_classes
 from prunet_det.training.repeatable import Positions, seeded
 from prunet_det.utils.errors import UserError
-
-PARTS = ("weights", "architecture")
-
-
-def _kept_classes(names: tuple[str, ...], classes: Sequence[str] | int | None) -> tuple[str, ...]:
-    """Returns the names of the classes to keep, see SearchData."""
-    listed = f"the classes are {', '.join(names[:20])}"
-    if isinstance(classes, int):
-        if not 2 <= classes <= len(names):
-            raise UserError(
-                f"the search data: the first {classes} of {len(names)} classes cannot be kept, "
-                f"only 2 or more, and no more than there are; {listed}."
-            )
-        return names[:classes]
-    kept = (classes,) if isinstance(classes, str) else tuple(classes or names)
-    unknown = [name for name in kept if name not in names]
-    if len(set(kept)) < len(kept):
-        raise UserError(f"the search data: a class is named twice in {', '.join(kept)}.")
-    if unknown or len(kept) < 2:
-        what = f"there is no class {unknown[0]!r}" if unknown else "less than two classes"
-        raise UserError(f"the search data: {what}; {listed}.")
-    return kept
-
-
-def _halves(chosen: np.ndarray, labels: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Splits images at random into two halves that both hold every class.
-
-    Args:
-        chosen: Indices of the images, at least two of each class.
-        labels: Labels of all images, by index.
-        seed: Of the split.
-    """
-    order = np.random.default_rng(seed).permutation(len(chosen))
-    classes = len(np.unique(labels[chosen]))
-    if any(len(np.unique(labels[chosen[order[part::2]]])) < classes for part in range(len(PARTS))):
-        # Class by class, which leaves the halves of other data what they were.
-        order = order[np.argsort(labels[chosen[order]], kind="stable")]
-    return [chosen[np.sort(order[part::2])] for part in range(len(PARTS))]
 
 
 class SearchData(Dataset[dict[str, Any]]):
@@ -76,7 +39,7 @@ class SearchData(Dataset[dict[str, Any]]):
         self, base: Any, part: str, seed: int, classes: Sequence[str] | int | None = None
     ) -> None:
         names = tuple(base.metainfo["classes"])
-        kept = _kept_classes(names, classes)
+        kept = kept_classes(names, classes)
         self._base, self._seed, self._part = base, seed, PARTS.index(part)
         self._label_of = {names.index(name): i for i, name in enumerate(kept)}
         self.metainfo = {"classes": kept}
@@ -90,7 +53,7 @@ class SearchData(Dataset[dict[str, Any]]):
                     "images in two halves and needs one of each class in both: give more of it, "
                     "or leave it out by naming the others (--classes)."
                 )
-        self._indices = _halves(chosen, labels, seed)[self._part]
+        self._indices = halves(chosen, labels, seed)[self._part]
         self._epoch, self._order = -1, np.array([], int)
         self._statistics = imagenet_statistics()
 
