@@ -18,13 +18,13 @@ from typing import Any
 
 import _flags  # noqa: F401 (Ctrl-C ends the tool while it imports)
 import _latency_report
+import _search_report
 
 import prunet_det
 from prunet_det.benchmark import publish
 from prunet_det.benchmark.gpu import tables as gpu_tables
 from prunet_det.benchmark.published import metafile
 from prunet_det.latency.kernels import spec_kernels, totals
-from prunet_det.search import tables as search_tables
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.io import markdown_table, read_csv, write_text
@@ -158,7 +158,7 @@ def shown() -> str:
         ],
         [
             "a budget in milliseconds",
-            "; ".join(search_tables.budgets_met(RESULTS / "search")),
+            "; ".join(_search_report.budgets_met(RESULTS / "search")),
             "[search](docs/method.md#does-it-meet-the-budget)",
         ],
         [
@@ -219,7 +219,7 @@ TABLES = {
     "benchmark_full": partial(publish.full, RESULTS / "benchmark"),
     "imagenet": partial(publish.imagenet, RESULTS / "benchmark"),
     "published": partial(publish.quoted, RESULTS / "benchmark"),
-    **{name: partial(of, RESULTS / "search") for name, of in search_tables.TABLES.items()},
+    **{name: partial(of, RESULTS / "search") for name, of in _search_report.TABLES.items()},
 }
 
 
@@ -255,7 +255,7 @@ def figures() -> dict[Path, tuple[Any, ...]]:
     rooms = {
         "networks": {f"{name}.svg": (draw_network, spec) for name, spec in specs.items()},
         "latency": _latency_report.figures(),
-        "search": search_tables.figures(RESULTS / "search"),
+        "search": _search_report.figures(RESULTS / "search"),
         "benchmark": publish.figures(RESULTS / "benchmark"),
     }
     return {DOCS / r / name: data for r, named in rooms.items() for name, data in named.items()}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from prunet_det.benchmark.bootstrap import LEVEL, RESAMPLES, interval, resampled_means
+from prunet_det.benchmark.analysis import LEVEL, RESAMPLES, interval, resampled_means
 from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, axes, counted, pareto, points
 from prunet_det.benchmark.records import Record, check_shared
 from prunet_det.utils.errors import InputError

@@ -1,16 +1,17 @@
-"""The tables of docs/method.md, from the records under docs/results/search."""
-
-from __future__ import annotations
+"""Tables and figures of searches, which tools/report.py writes into docs/."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunet_det.search import verdict
+from prunet_det.benchmark import search_tables
+from prunet_det.benchmark.search_study import ENTRIES, FOUND, ORDER, SEARCHED, SearchStudy
 from prunet_det.search.cost_check import draw_costs
-from prunet_det.search.entries import ABLATIONS, FOUND, SEARCHED
 from prunet_det.search.results import tiers_off
 from prunet_det.utils.io import markdown_table, read_csv
+
+# The comparison by 200 steps, and the studies by the long judge.
+SHORT, LONG = "compare", "judge"
 
 
 def budgets(results: Path) -> str:
@@ -103,39 +104,57 @@ def rule(results: Path) -> str:
     )
 
 
-def study(results: Path) -> verdict.SearchStudy:
-    """The published study of what searches found beside what they have to beat."""
-    return verdict.SearchStudy.load(results / "compare")
+def short(results: Path) -> SearchStudy:
+    """The study by 200 steps."""
+    return SearchStudy.load(results / SHORT)
 
 
 def compared(results: Path) -> str:
-    """Groups of networks of one latency."""
-    found = study(results)
-    rows = [row for row in verdict.group_rows(found) if row[0] not in ABLATIONS]
-    between, within = found.spread()
+    """Groups of networks of one latency, without the ablations."""
+    study = short(results)
     return (
-        markdown_table(verdict.GROUP_HEADER, rows)
-        + f"\nThe random networks spread by {between:.3f} (standard deviation of their means), the "
-        f"trainings of one network by {within:.3f}: a ratio of {between / within:.1f}.\n"
+        search_tables.markdown(search_tables.groups_table(study, ORDER))
+        + f"\n{search_tables.spread_sentence(study)}\n"
     )
 
 
 def searched(results: Path) -> str:
     """Each searched network against what it has to beat."""
-    found = study(results)
-    return markdown_table(verdict.searched_header(found), verdict.searched_rows(found))
+    return search_tables.markdown(search_tables.searched_table(short(results)))
 
 
 def ablations(results: Path) -> str:
     """Searches with a tier off, beside the whole search before its last tier."""
-    shown = (SEARCHED, FOUND, *ABLATIONS)
-    rows = [row for row in verdict.group_rows(study(results)) if row[0] in shown]
-    return markdown_table(verdict.GROUP_HEADER, rows)
+    study = short(results)
+    shown = [SEARCHED, FOUND, *(group for group in study.groups if group not in ORDER)]
+    return search_tables.markdown(search_tables.groups_table(study, shown))
 
 
 def agreement(results: Path) -> str:
     """How far the search's seeds agree."""
-    return markdown_table(verdict.AGREEMENT_HEADER, verdict.agreement(study(results)))
+    return search_tables.markdown(search_tables.agreement_table(short(results)))
+
+
+def studies(results: Path) -> dict[str, SearchStudy]:
+    """The studies by the long judge, by the names of their folders."""
+    paths = sorted((results / LONG).rglob(ENTRIES))
+    return {path.parent.name: SearchStudy.load(path.parent) for path in paths}
+
+
+def of_each(table: Callable[[SearchStudy], str]) -> Callable[[Path], str]:
+    """The same table of each study by the long judge, under what is compared."""
+
+    def every(results: Path) -> str:
+        found = studies(results).values()
+        return "\n".join(f"**{search_tables.title(study)}**\n\n{table(study)}" for study in found)
+
+    return every
+
+
+def judge(study: SearchStudy) -> str:
+    """What the judge is worth: spread over noise first, and what the steps make of it."""
+    said = f"{search_tables.spread_sentence(study)} {search_tables.judge_sentence(study)}"
+    return f"{said}\n\n{search_tables.markdown(search_tables.marks_table(study))}"
 
 
 # Name to the table, given the folder of the records.
@@ -148,6 +167,17 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "searched": searched,
     "ablations": ablations,
     "agreement": agreement,
+    "judge": of_each(judge),
+    "judged": of_each(lambda study: search_tables.markdown(search_tables.groups_table(study))),
+    "judged_searched": of_each(
+        lambda study: search_tables.markdown(search_tables.searched_table(study))
+    ),
+    "judged_curves": of_each(
+        lambda study: search_tables.markdown(search_tables.curves_table(study))
+    ),
+    "judged_verdict": of_each(
+        lambda study: "".join(f"* {s}.\n" for s in search_tables.verdict(study))
+    ),
 }
 
 
@@ -161,7 +191,11 @@ def figures(results: Path) -> dict[str, tuple[Any, ...]]:
         }
         for r in read_csv(results / "supernet_cost.csv")[1]
     ]
-    return {
+    found: dict[str, tuple[Any, ...]] = {
         "supernet_cost.svg": (draw_costs, costs),
-        "comparison.svg": (verdict.draw_comparison, study(results)),
+        "comparison.svg": (search_tables.draw_comparison, short(results)),
     }
+    for name, study in studies(results).items():
+        found[f"{LONG}_{name}.svg"] = search_tables.draw_comparison, study
+        found[f"{LONG}_{name}_curves.svg"] = search_tables.draw_curves, study
+    return found

@@ -1,0 +1,157 @@
+"""The statistics of suites and studies: resampling, intervals, spread over noise, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunet_det.utils.errors import UserError
+
+RESAMPLES = 1000
+LEVEL = 0.95
+_SEED = 0  # the same records give the same interval
+_PERCENTILE_RESAMPLES = 2000
+
+
+def resampled_means(values: Sequence[Sequence[float]]) -> Iterator[np.ndarray]:
+    """Draws each point's seeds anew, with replacement and independently of the other points.
+
+    Args:
+        values: Of each point, the metric of each seed.
+
+    Yields:
+        RESAMPLES times the means of the points, (points,).
+    """
+    random = np.random.default_rng(_SEED)
+    drawn = [
+        np.asarray(v, float)[random.integers(len(v), size=(RESAMPLES, len(v)))].mean(axis=1)
+        for v in values
+    ]
+    yield from np.stack(drawn, axis=1)
+
+
+def interval(statistics: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Computes the percentile interval of LEVEL."""
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(statistics, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Computes half the width of the interval of a mean, by Student's t; nan for one value."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return float("nan")
+    scale = np.std(values, ddof=1) / len(values) ** 0.5
+    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How far a measure tells networks apart.
+
+    Attributes:
+        networks: Number of networks.
+        between: Standard deviation of the networks' means.
+        noise: Standard deviation of the trainings of one network.
+        corrected: Of the networks themselves: `between` without the noise that is left in means of
+            so few trainings.
+    """
+
+    networks: int
+    between: float
+    noise: float
+    corrected: float
+
+    @property
+    def ratio(self) -> float:
+        """Spread over noise, as the means show it."""
+        return self.between / self.noise
+
+    @property
+    def corrected_ratio(self) -> float:
+        """Spread of the networks themselves over the noise of one training."""
+        return self.corrected / self.noise
+
+
+def spread(scores: Sequence[Sequence[float]]) -> Spread:
+    """Compares the spread of networks with that of their trainings.
+
+    Args:
+        scores: Of each network, the score of each training.
+
+    Raises:
+        UserError: There are less than 3 networks, or none was trained twice.
+    """
+    several = [s for s in scores if len(s) > 1]
+    if len(scores) < 3 or not several:
+        raise UserError(
+            "the spread needs at least 3 random networks and 2 trainings of each; train more."
+        )
+    between = float(np.std([np.mean(s) for s in scores], ddof=1))
+    noise = float(np.sqrt(np.mean([np.var(s, ddof=1) for s in several])))
+    left = noise**2 * np.mean([1 / len(s) for s in scores])
+    corrected = float(np.sqrt(max(0.0, between**2 - left)))
+    return Spread(networks=len(scores), between=between, noise=noise, corrected=corrected)
+
+
+def percentile(
+    own: Sequence[float], others: Sequence[Sequence[float]]
+) -> tuple[float, float, float]:
+    """Computes the share of networks that a network beats, ties half, with its interval.
+
+    Args:
+        own: Score of each of its trainings.
+        others: Of each other network, the score of each training.
+
+    Returns:
+        The share, and the ends of a bootstrap's interval over the other networks and over the
+        trainings of all.
+
+    Raises:
+        UserError: There are no others.
+    """
+    if not others:
+        raise UserError("there are no random networks to compare with; give or draw some.")
+    random, draws = np.random.default_rng(_SEED), _PERCENTILE_RESAMPLES
+    ours, theirs = (
+        [random.choice(np.array(s), (draws, len(s))).mean(1) for s in scores]
+        for scores in ([own], others)
+    )
+    chosen = random.integers(len(others), size=(len(others), draws))
+    drawn = np.stack(theirs)[chosen, np.arange(draws)]
+    means = np.array([[np.mean(s)] for s in others])
+    (point,) = _share(np.array([np.mean(own)]), means)
+    return (float(point), *interval(_share(ours[0], drawn)))
+
+
+def _share(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return ((others < own).mean(0) + 0.5 * (others == own).mean(0)).astype(float)
+
+
+def rank_agreement(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray
+) -> tuple[float, float, float] | None:
+    """Computes Kendall's tau of two scores of the same networks.
+
+    Args:
+        first: One score of each network.
+        second: The other score of each.
+
+    Returns:
+        Tau, and the ends of a bootstrap's interval over the networks; None where all scores are the
+        same, or of less than 3 networks.
+    """
+    from scipy.stats import kendalltau
+
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    if len(a) < 3 or len(np.unique(a)) == 1 or len(np.unique(b)) == 1:
+        return None
+    random = np.random.default_rng(_SEED)
+    drawn = random.integers(len(a), size=(RESAMPLES, len(a)))
+    taus = np.array([kendalltau(a[i], b[i]).statistic for i in drawn])
+    low, high = interval(taus[np.isfinite(taus)])  # a resample of one network has no order
+    return float(kendalltau(a, b).statistic), low, high

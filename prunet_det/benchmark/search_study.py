@@ -1,0 +1,299 @@
+"""Is a search better than chance? Networks of one latency, trained from scratch by one recipe.
+
+A folder holds `entries.json`, the networks and what each stands for, and the runs of a `RunStore`:
+the learning curve of each training, top-1 at some marks. Everything here is read from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.benchmark import analysis
+from prunet_det.benchmark.store import Run, RunStore
+from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.io import read_json, reading, write_text
+
+ENTRIES = "entries.json"
+SEARCHED, FOUND, RANDOM = "searched", "before the last tier", "random"
+UNIFORM, WIDTHS = "uniform widths", "random widths"  # on the operators and depths of a search
+SURROGATE, MACS, SCALED = "surrogate without supernet", "highest MACs", "scaled P0"
+ORDER = (SEARCHED, FOUND, UNIFORM, WIDTHS, SURROGATE, MACS, SCALED, RANDOM)
+ENOUGH = 3.0  # spread over noise that a judge needs
+_TOP = 0.9  # share of random networks that a search is to be above
+_DRAWS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A network that is compared.
+
+    Attributes:
+        group: What it stands for, such as `random`.
+        name: Its own, unique in a study.
+        spec: The network.
+        latency_ms: Milliseconds as they were priced.
+        search_seed: Seed of the search that it belongs to, if any.
+        search_seconds: What that search took, last tier included; 0 for no search.
+        search_machine: Where; empty for the machine of the trainings.
+    """
+
+    group: str
+    name: str
+    spec: ArchSpec
+    latency_ms: float
+    search_seed: int | None = None
+    search_seconds: float = 0.0
+    search_machine: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the entry as JSON values."""
+        return {**self.__dict__, "network": self.spec.digest, "spec": self.spec.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Entry:
+        """Builds an entry from what `to_dict` gave.
+
+        Raises:
+            ValueError, KeyError, TypeError: It is none, or of another network than it says.
+        """
+        spec = ArchSpec.from_dict(data["spec"])
+        values = {key: value for key, value in data.items() if key != "network"}
+        if spec.digest != data["network"]:
+            raise InputError(f"{data['name']} is {spec.digest}, not {data['network']}")
+        return cls(**{**values, "spec": spec})
+
+
+def read_entries(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Entry]]:
+    """Reads which networks are compared.
+
+    Args:
+        path: The file, or its folder.
+
+    Returns:
+        What they are compared under, and the networks.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InputError: It is damaged.
+    """
+    path = Path(path) / ENTRIES if Path(path).is_dir() else Path(path)
+    data = read_json(path, "list of compared networks")
+    with reading(path, "list of compared networks"):
+        return data["about"], [Entry.from_dict(entry) for entry in data["entries"]]
+
+
+def write_entries(folder: Path, about: dict[str, Any], entries: Sequence[Entry]) -> None:
+    """Writes which networks are compared, one a line, and under what."""
+    lines = ",\n".join(f"  {json.dumps(entry.to_dict())}" for entry in entries)
+    head = json.dumps(about, indent=1).replace("\n", "\n ")
+    write_text(folder / ENTRIES, f'{{\n "about": {head},\n "entries": [\n{lines}\n ]\n}}\n')
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network and its trainings, in the order of their seeds."""
+
+    entry: Entry
+    runs: tuple[Run, ...]
+
+    def scores(self, mark: int) -> list[float]:
+        """Top-1 of each training after so many steps."""
+        return [run.figures["curve"][str(mark)][0] for run in self.runs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What random search would have found in some time, by the records of the random networks.
+
+    Attributes:
+        count: Number of networks that there is time for.
+        mark: Steps that they are trained for, to choose one.
+        top1: Expected top-1 of the one that is chosen, at the end of a whole training.
+    """
+
+    count: int
+    mark: int
+    top1: float
+
+
+class SearchStudy:
+    """Searched networks beside what they have to beat, with the trainings of all.
+
+    Args:
+        about: What they are compared under.
+        entries: The networks.
+        runs: Trainings; those of another recipe do not count.
+
+    Attributes:
+        contestants: The networks with at least one training.
+        marks: Steps after which all trainings were scored.
+        end: The last of them, by which networks are judged.
+    """
+
+    def __init__(
+        self, about: dict[str, Any], entries: Sequence[Entry], runs: Iterator[Run] | Sequence[Run]
+    ) -> None:
+        self.about = about
+        own: dict[str, list[Run]] = defaultdict(list)
+        for run in sorted(runs, key=lambda run: run.seed):
+            if run.recipe == about["recipe"]:
+                own[run.subject].append(run)
+        self.contestants = [
+            Contestant(e, tuple(own[e.spec.digest])) for e in entries if own[e.spec.digest]
+        ]
+        curves = [set(run.figures["curve"]) for c in self.contestants for run in c.runs]
+        if not curves:
+            raise UserError("none of the compared networks was trained yet.")
+        self.marks = sorted(map(int, set.intersection(*curves)))
+        self.end = self.marks[-1]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> SearchStudy:
+        """Reads a folder.
+
+        Raises:
+            UserError: Files are missing or damaged, or no network was trained.
+        """
+        return cls(*read_entries(folder), iter(RunStore(folder)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what figures show."""
+        shown = [
+            (c.entry.group, c.entry.name, [r.figures for r in c.runs]) for c in self.contestants
+        ]
+        return {"about": self.about, "contestants": shown}
+
+    def group(self, name: str) -> list[Contestant]:
+        """Lists the contestants of a group."""
+        return [c for c in self.contestants if c.entry.group == name]
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups that have contestants: the usual ones first, then others, such as ablations."""
+        names = list(dict.fromkeys(c.entry.group for c in self.contestants))
+        return sorted(names, key=lambda n: ORDER.index(n) if n in ORDER else len(ORDER))
+
+    def mean(self, one: Contestant, mark: int | None = None) -> float:
+        """Mean top-1 of a network's trainings, at the end unless another mark is given."""
+        return float(np.mean(one.scores(mark or self.end)))
+
+    def means(self, group: str, mark: int | None = None) -> np.ndarray:
+        """Mean top-1 of each network of a group."""
+        return np.array([self.mean(c, mark) for c in self.group(group)])
+
+    def spread(self, mark: int | None = None) -> analysis.Spread:
+        """Compares the spread of the random networks with that of their trainings.
+
+        Raises:
+            UserError: There are too few trainings.
+        """
+        return analysis.spread([c.scores(mark or self.end) for c in self.group(RANDOM)])
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one training; 0 where no network was trained twice."""
+        try:
+            return self.spread().noise
+        except UserError:
+            return 0.0
+
+    def percentile(self, one: Contestant) -> tuple[float, float, float]:
+        """Share of the random networks that a network beats, with its interval."""
+        others = [c.scores(self.end) for c in self.group(RANDOM)]
+        return analysis.percentile(one.scores(self.end), others)
+
+    def random_search(self, one: Contestant) -> Replay | None:
+        """Replays random search with the compute of the search that a network comes from.
+
+        Random networks are trained for the first mark's steps, the best of them is kept, and its
+        other trainings say what it is worth. Where there is but one mark, or one training, it is
+        judged by the very scores that chose it, which flatters it. Of those marks that leave the
+        steps of a training the one is taken at which random search does best.
+
+        Args:
+            one: A searched network.
+        """
+        random, seconds = self.group(RANDOM), one.entry.search_seconds
+        if not random or not seconds:
+            return None
+        machine = one.entry.search_machine
+        same = [[r.seconds for r in c.runs if machine in ("", r.made["machine"])] for c in random]
+        each = [np.mean(s) for s in same if s]  # without any, all networks that there are
+        replays = []
+        for mark in self.marks[:-1] or self.marks:
+            chosen_by, worth = self._chosen_by(random, mark)
+            count = int(seconds / (np.mean(each) * mark / self.end)) if each else len(random)
+            count = max(1, min(len(random), count))
+            rng = np.random.default_rng(0)
+            drawn = [rng.choice(len(random), count, replace=False) for _ in range(_DRAWS)]
+            best = [worth[i[np.argmax(chosen_by[i])]] for i in drawn]
+            replays.append(Replay(count=count, mark=mark, top1=float(np.mean(best))))
+        return max(replays, key=lambda r: r.top1)
+
+    def _chosen_by(self, random: list[Contestant], mark: int) -> tuple[np.ndarray, np.ndarray]:
+        """The score that chooses and the one that is reported, of each network."""
+        if mark == self.end or min(len(c.runs) for c in random) < 2:
+            means = np.array([self.mean(c) for c in random])
+            return (means if mark == self.end else self.means(RANDOM, mark)), means
+        first = np.array([c.scores(mark)[0] for c in random])
+        return first, np.array([np.mean(c.scores(self.end)[1:]) for c in random])
+
+    def against(self, group: str, other: str) -> tuple[float, float] | None:
+        """Compares two groups, search seed by search seed where both have the seeds.
+
+        Args:
+            group: One group.
+            other: The other one.
+
+        Returns:
+            How much better the first one is in top-1, and the standard error of that which comes
+            from the trainings; None if a group is empty.
+        """
+        sides = [self.group(group), self.group(other)]
+        seeds = [{c.entry.search_seed for c in side} - {None} for side in sides]
+        if common := seeds[0] & seeds[1]:
+            sides = [[c for c in side if c.entry.search_seed in common] for side in sides]
+        if not all(sides):
+            return None
+        difference = np.mean(self._means(sides[0])) - np.mean(self._means(sides[1]))
+        variance = sum(sum(1 / len(c.runs) for c in side) / len(side) ** 2 for side in sides)
+        return float(difference), self.noise * variance**0.5
+
+    def _means(self, contestants: list[Contestant]) -> list[float]:
+        return [self.mean(c) for c in contestants]
+
+    def checks(self) -> list[tuple[Contestant, dict[str, bool]]]:
+        """Says of each searched network whether it beats what it has to."""
+        means = self.means(RANDOM)
+        scaled, surrogate = self.means(SCALED), self.means(SURROGATE)
+        even = {c.entry.search_seed: self.mean(c) for c in self.group(UNIFORM)}
+        found = []
+        for c in self.group(SEARCHED):
+            own, checks = self.mean(c), {}
+            if len(means):
+                checks["above the median of random"] = own > np.median(means)
+                checks["at or above their 90th percentile"] = own >= np.quantile(means, _TOP)
+            if len(scaled):
+                checks["above scaled P0"] = own > scaled[0]
+            if c.entry.search_seed in even:
+                checks["not below uniform widths"] = own >= even[c.entry.search_seed]
+            replay = self.random_search(c)
+            if replay and replay.mark < self.end:
+                checks["not below random search by more than the noise"] = (
+                    own >= replay.top1 - self.noise
+                )
+            if len(surrogate):
+                checks["not below the surrogate by more than the noise"] = (
+                    own >= surrogate.mean() - self.noise
+                )
+            found.append((c, {what: bool(ok) for what, ok in checks.items()}))
+        return found
