@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable
@@ -58,7 +57,7 @@ def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -
 
 def _free(layer: LayerSpace) -> list[Operator]:
     """The layer's operators with their widths left open, each once."""
-    return list(dict.fromkeys(dataclasses.replace(o, fixed=0) for o in layer.operators))
+    return list(dict.fromkeys(operator.free for operator in layer.operators))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +147,11 @@ class SpaceCosts:
             return entry.ms  # exactly what the prediction of the whole network adds up
         return self.table.ms(block, size)
 
+    def operator_ms(self, index: int, operator: Operator) -> np.ndarray:
+        """Milliseconds of a layer's operator over the inner widths that it may have."""
+        layer, prices = self.space.layers[index], self.ms[index][operator.free]
+        return prices[[layer.widths.index(operator.fixed)]] if operator.fixed else prices
+
     def layer_ms(self, index: int, block: BlockSpec | None) -> float:
         """Milliseconds of a layer as a block, 0 where it is skipped.
 
@@ -167,13 +171,14 @@ class SpaceCosts:
     def extreme(self, most: bool) -> Network:
         """The cheapest network of the space, or the most expensive one."""
         network: list[BlockSpec | None] = []
-        for layer, costs in zip(self.space.layers, self.ms, strict=True):
+        for i, layer in enumerate(self.space.layers):
             if layer.skippable and not most:
                 network.append(None)
                 continue
             choose = max if most else min
-            operator = choose(costs, key=lambda o: choose(costs[o]))
-            place = int(np.argmax(costs[operator]) if most else np.argmin(costs[operator]))
+            prices = {operator: self.operator_ms(i, operator) for operator in layer.operators}
+            operator = choose(prices, key=lambda o: choose(prices[o]))
+            place = int(np.argmax(prices[operator]) if most else np.argmin(prices[operator]))
             network.append(layer.block(operator, layer.widths_of(operator)[place]))
         return tuple(network)
 

@@ -67,6 +67,11 @@ class Operator:
         """Whether there is an inner width to choose."""
         return BLOCK_KINDS[self.kind].has_hidden
 
+    @property
+    def free(self) -> Operator:
+        """The operator with its inner width left open."""
+        return dataclasses.replace(self, fixed=0)
+
     def __str__(self) -> str:
         extra = f" {self.act}" * (self.act != "relu") + " se" * self.se
         return f"{self.kind} k{self.kernel}{extra}" + (f" x{self.fixed}" if self.fixed else "")
@@ -125,7 +130,7 @@ class LayerSpace:
         """
         wanted = Operator(kind=block.kind, kernel=block.kernel, act=block.act, se=bool(block.se))
         for operator in self.operators:
-            free = dataclasses.replace(operator, fixed=0)
+            free = operator.free
             if free != wanted or block.hidden not in self.widths_of(free):
                 continue
             if self.block(free, block.hidden) == block.padded():

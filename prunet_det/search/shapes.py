@@ -1,0 +1,509 @@
+"""Networks of a space as integers, and the one mechanism that brings them to a latency.
+
+`Shapes.scale` multiplies all inner widths by the one factor that fits a number of milliseconds, and
+then widens single layers, those first that are furthest behind that factor, until no step fits any
+more. Milliseconds are a staircase over the inner width, so a width is always the greatest of its
+price. All of it is arithmetic on arrays: thousands of networks at once take a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunet_det.latency.kernels import block_kernels
+from prunet_det.search.costs import FILLED, BudgetError, SpaceCosts
+from prunet_det.search.space import LayerSpace, Network, Operator, SpaceError
+
+Array = np.ndarray
+Span = tuple[float, float]
+
+FEATURES = ("fused share", "mean log width", "log MACs", "layers")
+
+_SAME_MS = 1e-9  # milliseconds that are none
+_ROUND_OFF = 1e-12  # of a budget: what sums in another order may differ by
+_FULL = 0.99  # of a budget: such a network stays as it is
+_UNEVEN = 1.25  # of the common factor: up to where a layer is widened alone, or for one step
+_HALVINGS = 18  # of the range of factors, which is about e^8 at most: to 1 in 30,000
+_FEW, _MANY = 4, 4096  # networks that are drawn at once, first and at most
+# Shares of the layers that get their cheapest or dearest operator, where random ones do not fit.
+_TILTS = (0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+_DRAWS = 512  # networks that are drawn for each at least
+_TRIES = 20  # depths for the paths of a step, or widths for one network
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A network of a space as integers; equal to any other one of the same integers.
+
+    Attributes:
+        operators: Index of each layer's operator in `LayerSpace.operators`, (layers,); -1 where the
+            layer is left out.
+        widths: Index of each layer's inner width in `LayerSpace.widths_of`, (layers,); 0 where it
+            has none.
+    """
+
+    operators: Array
+    widths: Array
+
+    def __post_init__(self) -> None:
+        for name in ("operators", "widths"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The integers, operators first: what tells shapes of one space apart."""
+        return (*self.operators.tolist(), *self.widths.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shape) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """The shape as JSON values; `Shape(**values)` is the same shape."""
+        return {"operators": self.operators.tolist(), "widths": self.widths.tolist()}
+
+
+class Shapes:
+    """The shapes of a space and what they cost.
+
+    Where arguments are called `live` and `reach`, they are arrays (layers, most operators of a
+    layer): bool, the candidates that there still are, and int, the greatest width index that each
+    still has. Both default to the whole space. A layer without live candidates is left out.
+
+    Args:
+        costs: Prices of the space.
+
+    Attributes:
+        costs, space: The same, and its space.
+        counts: Number of inner widths of each layer's operators, 1 for an operator without any and
+            0 where there is no such operator, (layers, most operators of a layer).
+    """
+
+    def __init__(self, costs: SpaceCosts) -> None:
+        self.costs, self.space = costs, costs.space
+        layers = self.space.layers
+        most = max(len(layer.operators) for layer in layers)
+        widest = max(len(layer.widths_of(o)) for layer in layers for o in layer.operators)
+        # One operator more than there are, at index -1: a layer left out, which costs nothing.
+        size = (len(layers), most + 1)
+        self.counts = np.zeros((len(layers), most), int)
+        self._ms, self._hidden = np.zeros((*size, widest)), np.zeros((*size, widest))
+        self._edges = np.zeros((*size, widest), int)  # the greatest width index of the same price
+        self._wider = np.zeros((*size, widest), int)  # the next one: that, or of the next price
+        self._macs, self._fused = np.zeros((*size, 2)), np.zeros(size, bool)
+        for i, layer in enumerate(layers):
+            for j, operator in enumerate(layer.operators):
+                widths, ms = layer.widths_of(operator), costs.operator_ms(i, operator)
+                self.counts[i, j] = count = len(widths)
+                self._ms[i, j] = np.pad(ms, (0, widest - count), "edge")
+                self._hidden[i, j] = np.pad(widths, (0, widest - count), "edge")
+                affordable = ms[None, :] <= ms[:, None] + _SAME_MS
+                self._edges[i, j, :count] = count - 1 - affordable[:, ::-1].argmax(1)
+                index = np.arange(count)
+                beyond = self._edges[i, j, np.minimum(index + 1, count - 1)]
+                at_edge = self._edges[i, j, :count] == index
+                self._wider[i, j, :count] = np.where(at_edge, beyond, self._edges[i, j, :count])
+                self._macs[i, j] = _line_of_macs(layer, operator, costs.sizes[i])
+                dense = not layer.block(operator, widths[0]).kind_info.is_depthwise
+                self._fused[i, j] = operator.has_hidden and dense
+        self._tops = np.pad(np.maximum(self.counts - 1, 0), ((0, 0), (0, 1)))
+        self._first = self._hidden[..., 0]  # widths are multiples of a step
+        self._step = np.maximum(self._hidden[..., min(1, widest - 1)] - self._first, 1.0)
+        self._rows = np.arange(len(layers))
+        self._in_chs = np.array([layer.in_chs for layer in layers], float)
+        self._stages = np.array([layer.stage for layer in layers])
+        self._places = np.array([layer.index for layer in layers])
+        required = np.array([not layer.skippable for layer in layers])
+        self._least_depths = np.array(
+            [np.sum(required, where=self._stages == i) for i in range(len(self.space.depths))]
+        )
+
+    def ms(self, shape: Shape) -> float:
+        """Milliseconds of the network's scope `backbone`, as `latency predict` has them."""
+        return float(self._total(self._starts(shape.operators), shape.widths))
+
+    def hidden(self, shape: Shape) -> list[int]:
+        """Inner width of each layer in channels, 0 where it has none or is left out."""
+        found = self._hidden.take(self._starts(shape.operators) + shape.widths)
+        return found.astype(int).tolist()
+
+    def macs(self, shapes: Sequence[Shape]) -> Array:
+        """Multiply-accumulates of networks without stem and tail, (shapes,)."""
+        operators, widths = _stacked(shapes)
+        constant, slope = np.moveaxis(self._macs[self._rows, operators], -1, 0)
+        return (constant + slope * self._hidden[self._rows, operators, widths]).sum(1)
+
+    def features(self, shapes: Sequence[Shape]) -> Array:
+        """What tells networks of one latency apart, for a few trainings to learn from.
+
+        Args:
+            shapes: The networks.
+
+        Returns:
+            Columns FEATURES, (shapes, 4): share of the blocks with an inner width that are dense,
+            mean logarithm of the inner widths in channels, logarithm of the multiply-accumulates,
+            number of layers.
+        """
+        operators, widths = _stacked(shapes)
+        hidden = self._hidden[self._rows, operators, widths]
+        inner = np.maximum((hidden > 0).sum(1), 1)
+        fused = self._fused[self._rows, operators].sum(1) / inner
+        log_width = np.log(np.maximum(hidden, 1)).sum(1) / inner
+        log_macs = np.log(np.maximum(self.macs(shapes), 1))
+        return np.stack((fused, log_width, log_macs, (operators >= 0).sum(1)), axis=1)
+
+    def network(self, shape: Shape) -> Network:
+        """The network, one block or None a layer."""
+        layers = zip(self.space.layers, shape.operators, self.hidden(shape), strict=True)
+        return tuple(
+            layer.block(layer.operators[operator], hidden) if operator >= 0 else None
+            for layer, operator, hidden in layers
+        )
+
+    def shape_of(self, network: Network) -> Shape:
+        """The shape that a network is.
+
+        Raises:
+            SpaceError: It is no point of the space.
+        """
+        found = []
+        for layer, block in zip(self.space.layers, network, strict=True):
+            if block is None:
+                found.append((-1, 0))
+                continue
+            free = layer.operator_of(block)
+            places = [
+                (i, layer.widths_of(operator).index(block.hidden))
+                for i, operator in enumerate(layer.operators)
+                if operator.free == free and block.hidden in layer.widths_of(operator)
+            ]
+            if not places:
+                raise SpaceError(
+                    f"layer {layer.name} of the space has no {free} of inner width {block.hidden}."
+                )
+            found.append(places[0])
+        operators, widths = zip(*found, strict=True)
+        return Shape(np.array(operators), np.array(widths))
+
+    def reachable(self, live: Array | None = None, reach: Array | None = None) -> Span:
+        """Least and greatest milliseconds; for `live` and `reach` see the class."""
+        live = self._live(live)
+        low, high = self._ends(reach)
+        least, most = self._least_depths, self._most_depths(live)
+        cheapest = np.where(live, low[:, :-1], np.inf).min(1)[self._kept(least)]
+        dearest = np.where(live, high[:, :-1], -np.inf).max(1)[self._kept(most)]
+        fixed = self.costs.fixed_ms
+        return float(fixed + cheapest.sum()), float(fixed + dearest.sum())
+
+    def scale(self, shape: Shape, ms: float, reach: Array | None = None) -> Shape | None:
+        """The same operators and depth with all inner widths times the one factor that fits.
+
+        A shape of 0.99 to 1.00 times the milliseconds stays as it is.
+
+        Args:
+            shape: Any; its widths say how the layers' widths relate.
+            ms: Milliseconds that the result takes at most, and at least 0.97 times.
+            reach: See the class.
+
+        Returns:
+            The shape, or None where these operators at this depth cannot.
+        """
+        return self.scale_all([shape], ms, reach)[0]
+
+    def scale_all(
+        self, shapes: Sequence[Shape], ms: float, reach: Array | None = None
+    ) -> list[Shape | None]:
+        """`scale` of many shapes at once, one result each."""
+        operators, widths = _stacked(shapes)
+        targets = self._hidden[self._rows, operators, widths]
+        return self._fitted(operators, targets, ms, reach, widths)
+
+    def uniform(self, shape: Shape, ms: float, reach: Array | None = None) -> Shape | None:
+        """The same operators and depth at one expansion, else as `scale`."""
+        return self._fitted(shape.operators[None], self._in_chs[None], ms, reach)[0]
+
+    def random_widths(
+        self, rng: np.random.Generator, shape: Shape, ms: float, reach: Array | None = None
+    ) -> Shape | None:
+        """The same operators and depth at random widths, else as `scale`."""
+        operators = np.tile(shape.operators, (_TRIES, 1))
+        targets = self._random_targets(rng, operators, reach)
+        return next(filter(None, self._fitted(operators, targets, ms, reach)), None)
+
+    def random(
+        self,
+        rng: np.random.Generator,
+        ms: float,
+        live: Array | None = None,
+        reach: Array | None = None,
+    ) -> Shape:
+        """A network within a budget: see `draw`."""
+        return self.draw(rng, ms, 1, live, reach)[0]
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        ms: float,
+        count: int,
+        live: Array | None = None,
+        reach: Array | None = None,
+    ) -> list[Shape]:
+        """Networks within a budget: uniform operators, depths and widths, the widths then scaled.
+
+        What does not fit is drawn anew. Only where random operators do not fit, at the ends of what
+        is reachable, more and more layers get their cheapest operator or their dearest.
+
+        Args:
+            rng: Source of all randomness.
+            ms: As of `scale`.
+            count: How many, repetitions among them.
+            live, reach: See the class.
+
+        Raises:
+            BudgetError: No network was found within the budget.
+        """
+        live, (low, high) = self._live(live), self.reachable(live, reach)
+        if not low <= ms or not FILLED * ms <= high:
+            raise BudgetError(
+                f"a budget of {ms:g} ms cannot be met: what may be chosen reaches {low:.3f} to "
+                f"{high:.3f} ms; choose a budget in between."
+            )
+        found: list[Shape] = []
+        for tilt in _TILTS if ms < (low * high) ** 0.5 else -np.array(_TILTS):
+            drawn, before, size = 0, len(found), max(_FEW, 2 * count)
+            while len(found) < count and (drawn < _DRAWS or len(found) - before > drawn / 100):
+                size = min(2 * size, _MANY)
+                operators = self._random_operators(rng, size, live, reach, tilt)
+                targets = self._random_targets(rng, operators, reach)
+                found += filter(None, self._fitted(operators, targets, ms, reach))
+                drawn += size
+        if len(found) < count:
+            raise BudgetError(
+                f"no network was found within {FILLED:.0%} to 100% of {ms:g} ms, although what may "
+                f"be chosen reaches {low:.3f} to {high:.3f} ms; use a smaller hidden_step."
+            )
+        return found[:count]
+
+    def fair(
+        self,
+        rng: np.random.Generator,
+        count: int,
+        ms: Span,
+        live: Array | None = None,
+        reach: Array | None = None,
+    ) -> list[Shape]:
+        """The paths of one step, in which every candidate of a layer comes equally often.
+
+        All have the same random depth, for else the candidates of a layer that some of the paths
+        leave out would not come equally often. Widths are random, and scaled to milliseconds of
+        each path's own, log-uniform where `ms` and what its operators reach overlap.
+
+        Args:
+            rng: Source of all randomness.
+            count: Number of paths: at best the most live candidates that a layer has. A layer with
+                a number of which this is no multiple favours none in the mean of many steps.
+            ms: Least and greatest milliseconds. A path that cannot spend as little or as much
+                stays as close as it can.
+            live, reach: See the class.
+        """
+        live = self._live(live)
+        columns = [_fairly(rng, np.flatnonzero(candidates), count) for candidates in live]
+        every, most = np.stack(columns, axis=1), self._most_depths(live)
+        tops = self._tops_within(reach)
+        for _ in range(_TRIES):
+            depths = rng.integers(self._least_depths, most, endpoint=True)
+            operators = np.where(self._kept(depths), every, -1)
+            starts, highest = self._starts(operators), tops[self._rows, operators]
+            lowest = np.minimum(self._edges.take(starts), highest)
+            low, high = self._total(starts, lowest), self._total(starts, highest)
+            if (low <= ms[1]).all() and (high >= ms[0]).all():
+                break
+        low, high = np.clip(low, *ms), np.clip(high, *ms)
+        limits = np.exp(rng.uniform(np.log(low), np.log(high)))
+        targets = self._random_targets(rng, operators, reach)
+        widths, _ = self._fit(operators, targets, limits, reach)
+        return [Shape(o, w) for o, w in zip(operators, widths, strict=True)]
+
+    # Arrays: operators and widths are (networks, layers) below.
+
+    def _live(self, live: Array | None) -> Array:
+        there = self.counts > 0
+        return there if live is None else there & live
+
+    def _tops_within(self, reach: Array | None) -> Array:
+        """Greatest width index, (layers, operators + 1)."""
+        if reach is None:
+            return self._tops
+        return np.minimum(self._tops, np.pad(reach, ((0, 0), (0, 1))))
+
+    def _ends(self, reach: Array | None) -> tuple[Array, Array]:
+        """Prices of the narrowest and the widest block, (layers, operators + 1)."""
+        tops = self._tops_within(reach)[..., None]
+        lowest = np.minimum(self._edges[..., :1], tops)
+        return (
+            np.take_along_axis(self._ms, lowest, 2)[..., 0],
+            np.take_along_axis(self._ms, tops, 2)[..., 0],
+        )
+
+    def _kept(self, depths: Array) -> Array:
+        """Whether a layer is within its stage's depth; (stages,) to (layers,), or with rows."""
+        return self._places < depths[..., self._stages]
+
+    def _most_depths(self, live: Array) -> Array:
+        """Layers of each stage before the first without candidates, (stages,).
+
+        Raises:
+            ValueError: A layer that cannot be left out has none.
+        """
+        gone = ~live.any(1)
+        depths = np.array(self.space.depths)
+        np.minimum.at(depths, self._stages[gone], self._places[gone])
+        if (depths < self._least_depths).any():
+            raise ValueError("a layer that cannot be left out has no live candidate")
+        return depths
+
+    def _starts(self, operators: Array) -> Array:
+        """Where an operator's widths begin in the flat arrays over all of them."""
+        _, candidates, widths = self._ms.shape
+        return (self._rows * candidates + operators % candidates) * widths
+
+    def _total(self, starts: Array, widths: Array) -> Array:
+        """Milliseconds; summed one by one, as `SpaceCosts.network_ms` does."""
+        return self.costs.fixed_ms + self._ms.take(starts + widths).cumsum(-1)[..., -1]
+
+    def _random_operators(
+        self, rng: np.random.Generator, count: int, live: Array, reach: Array | None, tilt: float
+    ) -> Array:
+        """Uniform operators and depths; a share `tilt` is the cheapest, or the dearest below 0."""
+        order, number = np.argsort(~live, axis=1, kind="stable"), live.sum(1)
+        shape = (count, len(self._rows))
+        operators = order[self._rows, (rng.random(shape) * number).astype(int)]
+        most = self._most_depths(live)
+        depths = rng.integers(self._least_depths, most, (count, len(most)), endpoint=True)
+        if tilt:
+            prices = self._ends(reach)[int(tilt < 0)][:, :-1] * np.sign(tilt)
+            extreme = np.where(live, prices, np.inf).argmin(1)
+            operators = np.where(rng.random(shape) < abs(tilt), extreme, operators)
+            end = self._least_depths if tilt > 0 else most
+            depths = np.where(rng.random(depths.shape) < abs(tilt), end, depths)
+        return np.where(self._kept(depths), operators, -1)
+
+    def _random_targets(
+        self, rng: np.random.Generator, operators: Array, reach: Array | None
+    ) -> Array:
+        """Inner widths in channels, uniform among those that there are."""
+        tops = self._tops_within(reach)[self._rows, operators]
+        widths = (rng.random(operators.shape) * (tops + 1)).astype(int)
+        return self._hidden[self._rows, operators, widths]
+
+    def _fitted(
+        self,
+        operators: Array,
+        targets: Array,
+        ms: float,
+        reach: Array | None,
+        widths: Array | None = None,
+    ) -> list[Shape | None]:
+        """See `_fit`; None where the milliseconds are not met."""
+        limits = np.full(len(operators), ms)
+        widths, total = self._fit(operators, targets, limits, reach, widths)
+        fits = (FILLED * ms <= total) & (total <= ms)
+        found = zip(operators, widths, fits, strict=True)
+        return [Shape(o, w) if fit else None for o, w, fit in found]
+
+    def _fit(
+        self,
+        operators: Array,
+        targets: Array,
+        limits: Array,
+        reach: Array | None,
+        widths: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Scales inner widths by one factor each network, then widens layer by layer.
+
+        Args:
+            operators: Operators, -1 where the layer is left out.
+            targets: Inner widths in channels that say how the layers relate.
+            limits: Milliseconds of each network.
+            reach: See the class.
+            widths: Width indices of the targets, which stay where they spend 0.99 of the limits.
+
+        Returns:
+            Width indices, and milliseconds, which lie above the limits where even the narrowest do.
+        """
+        starts, tops = self._starts(operators), self._tops_within(reach)[self._rows, operators]
+        first, step = self._first[self._rows, operators], self._step[self._rows, operators]
+        targets = np.maximum(targets, 1.0)
+        limits = limits * (1 - _ROUND_OFF)
+
+        def at(log_factors: Array) -> Array:
+            wanted = (np.exp(log_factors)[:, None] * targets - first) / step
+            near = np.clip(np.rint(wanted), 0, tops).astype(int)
+            return np.minimum(self._edges.take(starts + near), tops)
+
+        free = tops > 0
+        low = np.log(np.where(free, first / targets, 1.0).min(1))
+        high = np.log(np.where(free, (first + step * tops) / targets, 1.0).max(1))
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            fits = self._total(starts, at(middle)) <= limits
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        scaled = at(low)
+        even = at(low + np.log(_UNEVEN))
+        roofs = np.maximum(even, np.minimum(self._wider.take(starts + scaled), tops))
+        scaled = self._fill(scaled, starts, roofs, targets, limits)
+        short = self._total(starts, scaled) < FILLED * limits
+        rest = (scaled[short], starts[short], tops[short], targets[short], limits[short])
+        scaled[short] = self._fill(*rest)
+        if widths is not None:
+            before = self._total(starts, widths)
+            full = (_FULL * limits <= before) & (before <= limits) & (widths <= tops).all(1)
+            scaled = np.where(full[:, None], widths, scaled)
+        return scaled, self._total(starts, scaled)
+
+    def _fill(
+        self, widths: Array, starts: Array, tops: Array, targets: Array, limits: Array
+    ) -> Array:
+        """Widens layers: of the steps that fit, the one to the lowest multiple of its target."""
+        widths, rows = widths.copy(), np.arange(len(widths))
+        while len(rows):
+            now, start = widths[rows], starts[rows]
+            wider = np.minimum(self._wider.take(start + now), tops[rows])
+            adds = self._ms.take(start + wider) - self._ms.take(start + now)
+            fits = self._total(start, now)[:, None] + adds <= limits[rows, None]
+            fits &= wider > now
+            reached = self._hidden.take(start + wider) / targets[rows]
+            layer, goes_on = np.where(fits, reached, np.inf).argmin(1), fits.any(1)
+            rows, layer = rows[goes_on], layer[goes_on]
+            widths[rows, layer] = wider[goes_on, layer]
+        return widths
+
+
+def _stacked(shapes: Sequence[Shape]) -> tuple[Array, Array]:
+    return np.stack([s.operators for s in shapes]), np.stack([s.widths for s in shapes])
+
+
+def _fairly(rng: np.random.Generator, candidates: Array, count: int) -> Array:
+    """Candidates in random orders, one order after the other, -1 where there are none."""
+    if not len(candidates):
+        return np.full(count, -1)
+    orders = [rng.permutation(candidates) for _ in range(-(-count // len(candidates)))]
+    return np.concatenate(orders)[:count]
+
+
+def _line_of_macs(
+    layer: LayerSpace, operator: Operator, size: tuple[int, int]
+) -> tuple[float, float]:
+    """Multiply-accumulates of a block without and with each further channel of inner width."""
+    widths = layer.widths_of(operator)
+    least, most = (
+        sum(kernel.macs for kernel in block_kernels(layer.block(operator, width), size))
+        for width in (widths[0], widths[-1])
+    )
+    slope = (most - least) / max(widths[-1] - widths[0], 1)
+    return least - slope * widths[0], slope
