@@ -1,8 +1,7 @@
-"""report.md: what came out, and how the search got there, in plots."""
+"""report.md: what came out for every budget, and how the search got there, in plots."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec
-from prunet_det.search.old_architecture import Architecture
-from prunet_det.search.old_loop import SearchLoop
-from prunet_det.search.results import Request, SearchResult
+from prunet_det.search.result import REPORT_FILE, FoundNetwork, SearchResult, network_folder
+from prunet_det.search.space import SearchSpace
 from prunet_det.utils import plots
-from prunet_det.utils.io import write_text
+from prunet_det.utils.io import markdown_table, write_text
 from prunet_det.utils.plots import COLOURS, DASHES, PALETTE
 
 if TYPE_CHECKING:
@@ -22,133 +20,205 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-History = Sequence[Mapping[str, Any]]  # what the loop notes of its steps
+Records = Sequence[Mapping[str, Any]]  # of the HistoryHook
+Events = Sequence[tuple[int, float, str]]  # step, budget in ms or 0 for all, what happened
 _WIDE = (7.5, 3.2)  # inches
 
 
 def write_report(
-    out: str | os.PathLike[str],
-    result: SearchResult,
-    request: Request,
-    loop: SearchLoop | None = None,
-    extra: Mapping[str, Any] | None = None,
+    result: SearchResult, space: SearchSpace, history: Records = (), events: Events = ()
 ) -> None:
-    """Writes report.md and, of a search, its plots.
+    """Writes report.md into the result's folder and, where there is a history, its plots.
 
     Args:
-        out: Folder.
         result: What came out.
-        request: What was asked for.
-        loop: Of a search, to draw how it went; None leaves the plots out.
-        extra: Further lines of run.json.
+        space: What could be chosen.
+        history: Records of the HistoryHook.
+        events: What the architectures decided.
     """
-    out = Path(out)
-    lines = [f"# {result.spec.name}: {result.budget.ms:g} ms", "", f"    {request.command}", ""]
-    lines += ["    " + line for line in result.lines()] + [""]
-    conditions = ", ".join(f"{k} {v}" for k, v in request.conditions.items() if v)
-    lines += [f"Latency: {conditions}, {request.budget.input_size} px, scope backbone.", ""]
-    if extra:
-        names = {
-            "iterations": "iterations",
-            "search_seconds": "seconds of search",
-            "inherited_top1": "top-1 of the inherited weights on the architecture's half",
-        }
-        lines += [f"* {text}: {extra[key]:.5g}" for key, text in names.items() if key in extra]
-        lines.append("")
-    lines += ["## The network", "", *_network_table(result.spec), ""]
-    if loop is not None and loop.history:
-        lines += ["## How it was found", ""]
-        for name, caption in draw(out, loop.history, loop.architecture, result.budget.ms).items():
-            lines += [f"![{caption}]({name})", "", f"*{caption}*", ""]
-        lines += ["## What was pruned", ""]
-        lines += [f"* step {at}: {event}" for at, event in loop.events] + [""]
-    write_text(out / "report.md", "\n".join(lines))
+    folder, run = result.folder, result.run
+    networks = list(result.networks.values())
+    lines = [
+        "# A search",
+        "",
+        f"    {run['command']}",
+        "",
+        *(f"    {n.line}" for n in networks),
+        "",
+    ]
+    budget = networks[0].budget
+    lines += [
+        f"Latency of the backbone alone, {networks[0].kind}: {budget.conditions}, "
+        f"{budget.input_size} px.",
+        "",
+    ]
+    seconds = {name: s for name, s in run["seconds"].items() if s}
+    if seconds:
+        rows = [[name, f"{s:.1f}"] for name, s in seconds.items()]
+        lines += [markdown_table(["phase", "seconds"], rows)]
+    pictures: list[tuple[str, str, Figure]] = []
+    if sum("top1" in n.figures for n in networks) > 1:
+        caption = "Top-1 of the networks on the half of the data that their weights have not seen."
+        pictures.append(("curve.png", caption, _draw_curve(networks)))
+    if history:
+        pictures += [
+            ("losses.png", "Loss on the two halves of the data.", _draw_losses(history)),
+            ("cost.png", "Time of a step, and the supernet's parameters.", _draw_cost(history)),
+        ]
+    shown = [{k: v for k, v in r.items() if k != "architectures"} for r in history]
+    lines += _save(folder, "", pictures, [shown, result.lines])
+    for network in networks:
+        lines += _network_lines(folder, network, space, history, events)
+    write_text(folder / REPORT_FILE, "\n".join(lines))
 
 
-def _network_table(spec: ArchSpec) -> list[str]:
-    rows = ["| stage | block | kernel | stride | channels | inner width |"]
-    rows.append("| --- | --- | --- | --- | --- | --- |")
+def _save(
+    folder: Path, prefix: str, pictures: Sequence[tuple[str, str, Figure]], data: Any
+) -> list[str]:
+    lines = []
+    for name, caption, figure in pictures:
+        plots.save(figure, folder / prefix / name, [caption, data])
+        lines += [f"![{caption}]({prefix}{name})", "", f"*{caption}*", ""]
+    return lines
 
-    def row(place: str, b: BlockSpec) -> str:
-        inner = str(b.hidden or "-")
-        return f"| {place} | {b.kind} | {b.kernel} | {b.stride} | {b.out_chs} | {inner} |"
 
-    for i, stage in enumerate(spec.stages):
-        rows += [row(f"{i}.{j}", block) for j, block in enumerate(stage.blocks)]
+def _network_lines(
+    folder: Path, network: FoundNetwork, space: SearchSpace, history: Records, events: Events
+) -> list[str]:
+    ms = network.budget.ms
+    lines = [f"## {ms:g} ms: {network.spec.name}", "", f"    {network.line}", ""]
+    figures = {k: v for k, v in network.figures.items() if isinstance(v, (int, float, str))}
+    if figures:
+        rows = [
+            [name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else str(value)]
+            for name, value in figures.items()
+        ]
+        lines += [markdown_table(["figure", "value"], rows)]
+    lines += [_blocks_table(network.spec)]
+    finalists = network.figures.get("finalists")
+    if finalists:
+        header = ["finalist of", "ms", "layers", "top-1 by steps of training from scratch"]
+        lines += ["### The last tier", "", markdown_table(header, _finalist_rows(finalists))]
+    own = [r["architectures"][f"{ms:g}"] for r in history if f"{ms:g}" in r["architectures"]]
+    steps = np.array([r["step"] for r in history if f"{ms:g}" in r["architectures"]])
+    if own:
+        pictures = [
+            (
+                "widths.png",
+                "The two inner widths of the likeliest candidate's Prunode in each layer.",
+                _draw_widths(space, steps, own),
+            ),
+            (
+                "candidates.png",
+                "Probability of each candidate of each layer; a line ends where it leaves.",
+                _draw_candidates(space, steps, own),
+            ),
+            (
+                "layers.png",
+                "Probability that a stage ends before a layer; 1 is gone.",
+                _draw_layers(space, steps, own),
+            ),
+        ]
+        prefix = f"{network_folder('', ms)}/"
+        lines += ["### How the tiers went", "", *_save(folder, prefix, pictures, own)]
+    happened = [f"* step {step}: {text}" for step, of, text in events if of in (0.0, ms)]
+    if happened:
+        lines += ["### What left", "", *happened, ""]
+    return lines
+
+
+def _finalist_rows(finalists: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = []
+    for finalist in finalists:
+        scores = ", ".join(f"{steps}: {top1:.3f}" for steps, top1 in finalist["scores"].items())
+        rows.append([finalist["chooser"], f"{finalist['ms']:.4f}", str(finalist["layers"]), scores])
     return rows
 
 
-def draw(
-    out: Path, history: History, architecture: Architecture, budget_ms: float
-) -> dict[str, str]:
-    """Draws the plots of a search.
+def _blocks_table(spec: ArchSpec) -> str:
+    def row(place: str, b: BlockSpec) -> list[str]:
+        cells = (b.kind, b.kernel, b.stride, b.out_chs, b.hidden or "-")
+        return [place, *map(str, cells)]
 
-    Args:
-        out: Folder.
-        history: The loop's records.
-        architecture: Names and widths of the candidates.
-        budget_ms: Target.
-
-    Returns:
-        File name to caption.
-    """
-    searched = [r for r in history if r["weight"] or r["progress"] > 0] or list(history)
-    steps = np.array([r["iter"] for r in searched])
-    figures = {
-        "budget.png": ("Expected latency against the budget.", _draw_budget),
-        "widths.png": (
-            "The two widths of the likeliest candidate's Prunode in each layer, closing in.",
-            _draw_widths,
-        ),
-        "candidates.png": (
-            "Probability of each candidate of each layer; a line ends where it leaves.",
-            _draw_candidates,
-        ),
-        "layers.png": ("Probability that a layer is skipped; 1 is gone.", _draw_layers),
-        "cost.png": ("Time of a step, and parameters of the supernet.", _draw_cost),
-    }
-    captions = {}
-    for name, (caption, function) in figures.items():
-        records = history if name == "cost.png" else searched
-        figure = function(steps, records, architecture, budget_ms)
-        plots.save(figure, out / name, [caption, records, budget_ms])
-        captions[name] = caption
-    return captions
+    header = ["stage", "block", "kernel", "stride", "channels", "inner width"]
+    rows = [
+        row(f"{i}.{j}", block)
+        for i, stage in enumerate(spec.stages)
+        for j, block in enumerate(stage.blocks)
+    ]
+    return markdown_table(header, rows)
 
 
-def _twin(
-    axis: Axes, steps: Sequence[int] | np.ndarray, values: Sequence[float], label: str
-) -> Axes:
-    """A dashed line on an axis of its own, on the right."""
-    twin = axis.twinx()
-    twin.spines["top"].set_visible(False)
-    twin.plot(steps, values, color=PALETTE["vermilion"], lw=1.0, ls="--")
-    twin.set_ylabel(f"{label} (dashed)", color=PALETTE["vermilion"])
-    return twin
-
-
-def _draw_budget(steps: np.ndarray, records: History, _: Architecture, budget_ms: float) -> Figure:
+def _plain(label: str, x: str = "step") -> tuple[Figure, Axes]:
     figure, (axis,) = plots.figure(*_WIDE)
     axis.grid(alpha=0.25)
-    green, blue = PALETTE["green"], PALETTE["blue"]
-    axis.axhspan(0.97 * budget_ms, budget_ms, color=green, alpha=0.25, label="accepted")
-    axis.plot(steps, [r["expected_ms"] for r in records], color=blue, label="expected")
-    axis.set(xlabel="step", ylabel="expected latency, ms")
-    _twin(axis, steps, [r["weight"] for r in records], "weight of the latency")
+    axis.set(xlabel=x, ylabel=label)
+    return figure, axis
+
+
+def _draw_curve(networks: Sequence[FoundNetwork]) -> Figure:
+    figure, axis = _plain("top-1", "latency, ms")
+    shown = [n for n in networks if "top1" in n.figures]
+    points = [(n.measured_ms or n.ms, n.figures["top1"]) for n in shown]
+    axis.plot(*zip(*points, strict=True), "o-", color=PALETTE["blue"])
+    for network, point in zip(shown, points, strict=True):
+        text = f"{network.budget.ms:g} ms"
+        axis.annotate(text, point, (0, 6), textcoords="offset points", ha="center", size=8)
+    axis.margins(0.08, 0.15)
+    return figure
+
+
+def _draw_losses(history: Records) -> Figure:
+    figure, axis = _plain("cross-entropy")
+    steps = [r["step"] for r in history]
+    halves = (("weights", "blue", "weights'"), ("architecture", "orange", "architecture's"))
+    for name, colour, whose in halves:
+        values = np.array([r[f"{name}_loss"] for r in history], float)
+        if (values > 0).any():
+            values[values == 0] = np.nan  # there has been none yet
+            axis.plot(steps, values, color=PALETTE[colour], label=f"{whose} half")
+    _mark_phases(axis, history)
     axis.legend(frameon=False)
     return figure
 
 
-def _grid(architecture: Architecture, label: str) -> tuple[Figure, list[Axes]]:
-    count = len(architecture.space.layers)
-    columns = 4
+def _mark_phases(axis: Axes, history: Records) -> None:
+    """A line where a phase begins, with its name."""
+    phase = ""
+    for record in history:
+        if record["phase"] != phase:
+            phase = record["phase"]
+            axis.axvline(record["step"], color=plots.GREY, lw=0.8, ls=":")
+            place = axis.get_xaxis_transform()
+            axis.text(record["step"], 1.01, f" {phase}", transform=place, size=8, va="bottom")
+
+
+def _draw_cost(history: Records) -> Figure:
+    figure, axis = _plain("ms a step")
+    steps = [r["step"] for r in history]
+    axis.plot(steps, [1e3 * r["seconds"] for r in history], color=PALETTE["blue"], lw=0.9)
+    axis.set_ylim(0, None)
+    memory = "memory_mb" in history[-1]
+    values = [r["memory_mb"] if memory else r["parameters"] / 1e6 for r in history]
+    twin = axis.twinx()
+    twin.spines["top"].set_visible(False)
+    twin.plot(steps, values, color=PALETTE["vermilion"], lw=1.0, ls="--")
+    label = "peak memory, MiB" if memory else "parameters, millions"
+    twin.set_ylabel(f"{label} (dashed)", color=PALETTE["vermilion"])
+    twin.set_ylim(0, None)
+    _mark_phases(axis, history)
+    return figure
+
+
+def _grid(space: SearchSpace, label: str) -> tuple[Figure, list[Axes]]:
+    count, columns = len(space.layers), 4
     rows = -(-count // columns)
     figure, axes = plots.figure(9.0, 1.7 * rows + 0.6, rows, columns)
     figure.supxlabel("step", fontsize=9)
     figure.supylabel(label, fontsize=9)
     for axis in axes[count:]:
         axis.set_visible(False)
-    for axis, layer in zip(axes, architecture.space.layers, strict=False):
+    for axis, layer in zip(axes, space.layers, strict=False):
         axis.grid(alpha=0.25)
         chs = f"{layer.in_chs}\u2192{layer.out_chs}"
         axis.set_title(f"layer {layer.name}  {chs}" + " /2" * (layer.stride == 2), fontsize=8)
@@ -156,87 +226,58 @@ def _grid(architecture: Architecture, label: str) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:count])
 
 
-def _draw_widths(
-    steps: np.ndarray, records: History, architecture: Architecture, _: float
-) -> Figure:
-    figure, axes = _grid(architecture, "inner width, channels")
-    last = records[-1]
-    for i, (axis, layer) in enumerate(zip(axes, architecture.space.layers, strict=True)):
-        own = np.flatnonzero(architecture.layer_of == i)
-        best = int(own[int(np.argmax(np.array(last["probabilities"])[own]))])
-        operator = architecture.operators[best]
-        if operator is None or not operator.has_hidden:
+def _draw_widths(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
+    figure, axes = _grid(space, "inner width, channels")
+    for i, (axis, layer) in enumerate(zip(axes, space.layers, strict=True)):
+        best = layer.operators[
+            int(np.argmax(records[-1]["probabilities"][i][: len(layer.operators)]))
+        ]
+        pairs = np.array([r["pairs"][i] for r in records], float)
+        if not pairs.any():
             axis.text(0.5, 0.5, "no inner width", ha="center", transform=axis.transAxes, size=8)
             axis.set(xticks=[], yticks=[])
             continue
-        widths = np.array(layer.widths_of(operator))
-        here = [r for r in records if r["skips"][i] < 1]
-        at = steps[: len(here)]
-        small, large = (widths[[r["pairs"][side][best] for r in here]] for side in (0, 1))
+        pairs[np.array([r["skips"][i] >= 1 for r in records])] = np.nan
+        small, large = pairs.T
         blue = PALETTE["blue"]
-        axis.fill_between(at, small, large, color=blue, alpha=0.3, lw=0, step="post")
-        axis.plot(at, small, at, large, color=blue, lw=0.8, drawstyle="steps-post")
-        axis.set_ylim(0, widths[-1] * 1.02)
-        axis.set_xlim(steps[0], steps[-1])
-        axis.set_title(f"{axis.get_title()}  {operator}", fontsize=8)
+        axis.fill_between(steps, small, large, color=blue, alpha=0.3, lw=0, step="post")
+        axis.plot(steps, small, steps, large, color=blue, lw=0.8, drawstyle="steps-post")
+        axis.set(xlim=(steps[0], steps[-1]), ylim=(0, layer.widths[-1] * 1.02))
+        axis.set_title(f"{axis.get_title()}  {best}", fontsize=8)
     return figure
 
 
-def _draw_candidates(
-    steps: np.ndarray, records: History, architecture: Architecture, _: float
-) -> Figure:
-    figure, axes = _grid(architecture, "probability")
+def _draw_candidates(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
+    figure, axes = _grid(space, "probability")
+    every = list(dict.fromkeys(str(o) for layer in space.layers for o in layer.operators))
     names: dict[str, Line2D] = {}
-    every = list(dict.fromkeys(str(o) if o else "skip" for o in architecture.operators))
-    for i, axis in enumerate(axes):
-        for m in np.flatnonzero(architecture.layer_of == i):
-            operator = architecture.operators[m]
-            name = str(operator) if operator else "skip"
-            values = np.array([r["probabilities"][m] for r in records])
-            values = np.where(values > 0, values, np.nan)
-            place = every.index(name)
+    for i, (axis, layer) in enumerate(zip(axes, space.layers, strict=True)):
+        for j, operator in enumerate(layer.operators):
+            values = np.array([r["probabilities"][i][j] for r in records])
+            place = every.index(str(operator))
             (line,) = axis.plot(
                 steps,
-                values,
+                np.where(values > 0, values, np.nan),
                 color=COLOURS[place % len(COLOURS)],
                 ls=DASHES[place // len(COLOURS) % len(DASHES)],
                 lw=1.2,
             )
-            names[name] = line
+            names[str(operator)] = line
         axis.set(xlim=(steps[0], steps[-1]), ylim=(0, 1.03))
-    figure.legend(
-        list(names.values()), list(names), loc="outside upper center", ncols=6, frameon=False
-    )
+    lines = list(names.values())
+    figure.legend(lines, list(names), loc="outside upper center", ncols=6, frameon=False)
     return figure
 
 
-def _draw_layers(
-    steps: np.ndarray, records: History, architecture: Architecture, _: float
-) -> Figure:
-    figure, (axis,) = plots.figure(*_WIDE)
-    axis.grid(alpha=0.25)
-    place = 0
-    for i, layer in enumerate(architecture.space.layers):
-        if not layer.skippable:
-            continue
+def _draw_layers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
+    figure, axis = _plain("probability of the skip")
+    skippable = [i for i, layer in enumerate(space.layers) if layer.skippable]
+    for place, i in enumerate(skippable):
         values = [r["skips"][i] for r in records]
         dash = DASHES[place // len(COLOURS) % len(DASHES)]
-        axis.plot(steps, values, dash, color=COLOURS[place % len(COLOURS)], label=layer.name)
-        place += 1
-    axis.set(xlabel="step", ylabel="probability of the skip", ylim=(-0.02, 1.02))
-    if place:
+        colour = COLOURS[place % len(COLOURS)]
+        axis.plot(steps, values, dash, color=colour, label=space.layers[i].name)
+    axis.set(ylim=(-0.02, 1.02))
+    if skippable:
         figure.legend(frameon=False, title="layer", ncols=2, loc="outside right upper")
-    return figure
-
-
-def _draw_cost(_: np.ndarray, records: History, __: Architecture, ___: float) -> Figure:
-    figure, (axis,) = plots.figure(*_WIDE)
-    axis.grid(alpha=0.25)
-    steps = [r["iter"] for r in records]
-    axis.plot(steps, [1e3 * r["seconds"] for r in records], color=PALETTE["blue"], lw=0.9)
-    axis.set(xlabel="step", ylabel="ms a step", ylim=(0, None))
-    memory = "memory_mb" in records[-1]
-    values = [r["memory_mb"] if memory else r["parameters"] / 1e6 for r in records]
-    what = "peak memory, MiB" if memory else "parameters, millions"
-    _twin(axis, steps, values, what).set_ylim(0, None)
     return figure

@@ -21,8 +21,8 @@ from prunet_det.search.finals import (
     run_last_tier,
 )
 from prunet_det.search.old_loop import SearchLoop
+from prunet_det.search.old_report import write_report
 from prunet_det.search.repair import Repaired, repair
-from prunet_det.search.report import write_report
 from prunet_det.search.results import (
     ARCH_FILE,
     FINALS_FILE,

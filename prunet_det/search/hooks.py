@@ -1,0 +1,275 @@
+"""What accompanies a search's loop: a bar, the history of its plots, checkpoints, Ctrl-C.
+
+A hook is called before the first step of a run, after every step and after the last. What a hook
+has to remember goes into the checkpoint by its `state_dict`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine import dist
+
+from prunet_det.training.checkpoints import is_whole
+from prunet_det.training.divergence import DivergedError
+from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import atomic_path
+from prunet_det.zoo.weights import not_finite
+
+if TYPE_CHECKING:
+    from prunet_det.search.loop import SearchLoop
+
+logger = logging.getLogger(__name__)
+
+_MOST_RECORDS = 400
+
+
+class SearchHook:
+    """Something that accompanies a loop; does nothing by itself."""
+
+    def before_run(self, loop: SearchLoop) -> None:
+        """Called before the first step, once a resumed loop is at its place."""
+
+    def after_step(self, loop: SearchLoop) -> None:
+        """Called after every step, which `loop.step` counts already."""
+
+    def after_run(self, loop: SearchLoop) -> None:
+        """Called after the last step, or after the one that `loop.stop` ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the hook remembers, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+
+
+class HistoryHook(SearchHook):
+    """Notes how the search goes, for the report and for TensorBoard.
+
+    Args:
+        folder: Folder of TensorBoard's events; None writes none.
+
+    Attributes:
+        records: A record every so many steps; there are never more than 400, since each second one
+            goes when there are.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.interval = 1
+        self._folder, self._board = folder, None
+        self._phase = ""
+        self._noted = time.perf_counter(), 0
+
+    def before_run(self, loop: SearchLoop) -> None:
+        """Starts the clock."""
+        self._noted = time.perf_counter(), loop.step
+        if self._folder is not None:
+            from mmengine.visualization import TensorboardVisBackend
+
+            self._board = TensorboardVisBackend(os.fspath(self._folder))
+
+    def after_step(self, loop: SearchLoop) -> None:
+        """Notes a step, if it is one to be noted.
+
+        Raises:
+            DivergedError: If the loss is not finite.
+        """
+        if loop.phase != self._phase:
+            self._phase = loop.phase
+            logger.info("step %d: %s", loop.step, loop.phase)
+        if loop.step % self.interval:
+            return
+        record = self._record(loop)
+        for name in ("weights", "architecture"):
+            if not math.isfinite(record[f"{name}_loss"]):
+                raise DivergedError(
+                    f"the search diverged: the loss of the {name} is {record[f'{name}_loss']} at "
+                    f"step {loop.step}. Lower optim_wrapper.optimizer.lr; what was saved before "
+                    "can be resumed."
+                )
+        self.records.append(record)
+        if self._board is not None:
+            scalars = {k: v for k, v in record.items() if isinstance(v, (int, float))}
+            self._board.add_scalars(scalars, step=loop.step)
+        if len(self.records) >= _MOST_RECORDS:
+            self.interval *= 2
+            self.records = [r for r in self.records if r["step"] % self.interval == 0]
+
+    def _record(self, loop: SearchLoop) -> dict[str, Any]:
+        (before, step), now = self._noted, time.perf_counter()
+        self._noted = now, loop.step
+        record: dict[str, Any] = {
+            "step": loop.step,
+            "phase": loop.phase,
+            **{f"{name}_loss": float(value) for name, value in loop.losses.items()},
+            "seconds": (now - before) / max(loop.step - step, 1),
+            "parameters": sum(p.numel() for p in loop.supernet.parameters()),
+            "architectures": {f"{a.budget_ms:g}": a.record() for a in loop.architectures},
+        }
+        if torch.cuda.is_available():
+            record["memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+            torch.cuda.reset_peak_memory_stats()
+        return record
+
+    def after_run(self, loop: SearchLoop) -> None:
+        """Closes TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The records and their interval."""
+        return {"records": self.records, "interval": self.interval}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the records of a checkpoint."""
+        self.records, self.interval = list(state["records"]), state["interval"]
+
+
+class BarHook(SearchHook):
+    """A progress bar."""
+
+    def before_run(self, loop: SearchLoop) -> None:
+        """Shows the bar."""
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=loop.most_steps, initial=loop.step, desc="search", unit="step")
+
+    def after_step(self, loop: SearchLoop) -> None:
+        """Moves the bar."""
+        self._bar.total = loop.most_steps
+        self._bar.set_postfix_str(loop.postfix, refresh=False)
+        self._bar.update(loop.step - self._bar.n)
+
+    def after_run(self, loop: SearchLoop) -> None:
+        """Removes the bar."""
+        self._bar.close()
+
+
+class CheckpointHook(SearchHook):
+    """Writes the whole state of a search to one file, which is replaced when the new one is whole.
+
+    Args:
+        path: The file.
+        identity: What a resumed search must agree on, by name.
+        interval: Steps between checkpoints.
+        hooks: Hooks whose state belongs to the search, by name.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        interval: int,
+        hooks: Mapping[str, SearchHook],
+    ) -> None:
+        self.path, self.identity = os.fspath(path), dict(identity)
+        self.interval, self.hooks = interval, dict(hooks)
+
+    def after_step(self, loop: SearchLoop) -> None:
+        """Saves a checkpoint if one is due."""
+        if loop.step % self.interval == 0:
+            self.save(loop)
+
+    def after_run(self, loop: SearchLoop) -> None:
+        """Saves the last checkpoint."""
+        self.save(loop)
+
+    def save(self, loop: SearchLoop) -> None:
+        """Writes the checkpoint, in the main process.
+
+        Raises:
+            DivergedError: If weights are not finite; the checkpoint before stays.
+        """
+        if not dist.is_main_process():
+            return
+        names = not_finite(loop.supernet.state_dict())
+        if names:
+            raise DivergedError(
+                f"the search diverged: {len(names)} tensors ({names[0]}, ...) are not finite at "
+                f"step {loop.step}. Lower optim_wrapper.optimizer.lr; {self.path} has what was "
+                "saved before."
+            )
+        state = {
+            "identity": self.identity,
+            "loop": loop.state_dict(),
+            "hooks": {name: hook.state_dict() for name, hook in self.hooks.items()},
+        }
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, loop: SearchLoop) -> None:
+        """Brings a loop and the hooks to the checkpoint.
+
+        Raises:
+            UserError: If the file is damaged, or is of another search; the sentence says what
+                differs.
+        """
+        state = read_checkpoint(self.path)
+        for key, value in self.identity.items():
+            before = state["identity"].get(key)
+            if before != value:
+                raise UserError(
+                    f"the search to resume has another {key} ({_short(before)}, not "
+                    f"{_short(value)}); resume with the command that it was started with, or give "
+                    "another --out."
+                )
+        loop.load_state_dict(state["loop"])
+        for name, hook in self.hooks.items():
+            hook.load_state_dict(state["hooks"][name])
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint of a search, on the CPU.
+
+    Raises:
+        UserError: If it is damaged or none of a search.
+    """
+    if not is_whole(path):
+        raise UserError(f"{os.fspath(path)} is damaged; give another --out to search anew.")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or "identity" not in state:
+        raise UserError(f"{os.fspath(path)} is no checkpoint of a search.")
+    return state
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextlib.contextmanager
+def ending_in_order(loop: SearchLoop) -> Iterator[None]:
+    """Lets the first Ctrl-C end a loop after its step, and the second one at once.
+
+    One of several processes must not stop while the others go on: there, the first ends all.
+    """
+    if dist.is_distributed():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        loop.stop = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def call(hooks: Sequence[SearchHook], method: str, loop: SearchLoop) -> None:
+    """Calls a method of all hooks, in their order."""
+    for hook in hooks:
+        getattr(hook, method)(loop)

@@ -1,0 +1,295 @@
+"""What a search leaves: a network for every budget, its weights and the figures of how it went."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from prunet_det.arch.network import ArchNet
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.latency import predict
+from prunet_det.latency.record import Conditions
+from prunet_det.search.costs import Budget
+from prunet_det.utils.errors import MissingFileError, UserError
+from prunet_det.utils.io import PathLike, read_json, reading, write_json
+from prunet_det.zoo.weights import save_safetensors
+
+ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
+REPORT_FILE, CHECKPOINT_FILE = "report.md", "search.pth"
+# What a network measured on the device itself must lie within, of the budget.
+MEASURED_RANGE = (0.92, 1.05)
+_RUN = "run of a search"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundNetwork:
+    """The network that a search found for one budget.
+
+    Attributes:
+        spec: Architecture of the network, with its provenance.
+        budget: What the network may cost.
+        kind: Whether the budget's milliseconds are `predicted` or `measured`.
+        ms: Milliseconds of the network's backbone, as the search priced them.
+        measured_ms: Milliseconds measured on the device itself; None where that is not here.
+        chooser: What chose the network: `tiers`, `evolution`, `surrogate`, `random` or `scale`.
+        figures: Further figures, such as `top1` of the weights on the half of the data that they
+            have not seen, and `seconds`.
+        weights: Weights by name; None for a network without, as those of the baselines.
+        final: Whether the search for this budget has come to its end.
+    """
+
+    spec: ArchSpec
+    budget: Budget
+    kind: str
+    ms: float
+    measured_ms: float | None = None
+    chooser: str = "tiers"
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] | None = None
+    final: bool = True
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the network meets its budget: as priced, and as measured where that was done."""
+        priced = self.budget.fits(self.ms)
+        if self.measured_ms is None:
+            return priced
+        low, high = MEASURED_RANGE
+        return priced and low <= self.measured_ms / self.budget.ms <= high
+
+    @property
+    def line(self) -> str:
+        """One line for a person."""
+        text = f"{self.budget.ms:g} ms: {self.ms:.4f} ms ({self.ms / self.budget.ms:.1%})"
+        if self.measured_ms is not None:
+            share = self.measured_ms / self.budget.ms
+            text += f", measured here {self.measured_ms:.4f} ms ({share:.1%})"
+        text += f", {len(self.spec.blocks)} blocks, by {self.chooser}"
+        if "top1" in self.figures:
+            text += f", top-1 {self.figures['top1']:.3f}"
+        return text + ("" if self.accepted else "; does not meet the budget")
+
+    def build(self) -> ArchNet:
+        """Builds the network with its weights, in evaluation mode; the search is not needed.
+
+        Raises:
+            UserError: If the network has no weights.
+        """
+        if self.weights is None:
+            raise UserError(f"{self.spec.name} has no weights: build it by spec.build().")
+        net = self.spec.build(num_classes=self.weights["classifier.weight"].shape[0])
+        net.load_state_dict(dict(self.weights))
+        return net.eval()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record of the network, as JSON values."""
+        return {
+            "budget_ms": self.budget.ms,
+            "input_size": self.budget.input_size,
+            "conditions": {"kind": self.kind, **asdict(self.budget.conditions)},
+            "ms": self.ms,
+            "measured_ms": self.measured_ms,
+            "accepted": self.accepted,
+            "chooser": self.chooser,
+            "final": self.final,
+            "figures": dict(self.figures),
+        }
+
+    def save(self, folder: PathLike) -> None:
+        """Writes arch.json, weights.safetensors and, last, run.json.
+
+        Args:
+            folder: Folder of the network; it is made if it is missing.
+        """
+        folder = Path(folder)
+        self.spec.save(folder / ARCH_FILE)
+        if self.weights is not None:
+            save_safetensors(dict(self.weights), folder / WEIGHTS_FILE)
+        write_json(folder / RUN_FILE, self.to_dict())
+
+    @classmethod
+    def load(cls, folder: PathLike) -> FoundNetwork:
+        """Reads what `save` wrote.
+
+        Args:
+            folder: Folder of the network.
+
+        Raises:
+            MissingFileError: If a file is missing.
+            InputError: If a file is damaged.
+        """
+        folder = Path(folder)
+        path = folder / RUN_FILE
+        run = read_json(path, _RUN)
+        spec = ArchSpec.load(folder / ARCH_FILE)
+        weights = load_file(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
+        with reading(path, _RUN):
+            conditions = dict(run["conditions"])
+            kind = conditions.pop("kind")
+            budget = Budget(
+                ms=run["budget_ms"],
+                conditions=Conditions(**conditions),
+                input_size=run["input_size"],
+            )
+            return cls(
+                spec=spec,
+                budget=budget,
+                kind=kind,
+                ms=run["ms"],
+                measured_ms=run["measured_ms"],
+                chooser=run["chooser"],
+                figures=run["figures"],
+                weights=weights,
+                final=run["final"],
+            )
+
+
+def network_folder(folder: PathLike, budget_ms: float) -> Path:
+    """Returns the folder of one budget's network, such as `OUT/0.5ms`."""
+    return Path(folder) / f"{budget_ms:g}ms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        networks: Network of each budget, by its milliseconds in increasing order.
+        run: The record of the search: its command, config, seed, digests, seconds by phase.
+        folder: Folder that holds the result.
+    """
+
+    networks: Mapping[float, FoundNetwork]
+    run: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def spec(self) -> ArchSpec:
+        """Architecture of the network, of a search for one budget.
+
+        Raises:
+            UserError: If there are several budgets.
+        """
+        if len(self.networks) != 1:
+            budgets = ", ".join(f"{ms:g}" for ms in self.networks)
+            raise UserError(f"the search has the budgets {budgets}: ask for networks[MS].spec.")
+        return next(iter(self.networks.values())).spec
+
+    @property
+    def accepted(self) -> bool:
+        """Whether all networks meet their budgets."""
+        return all(network.accepted for network in self.networks.values())
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each network, for a person."""
+        return [network.line for network in self.networks.values()]
+
+    def save(self, folder: PathLike | None = None) -> None:
+        """Writes run.json, and a folder for each network.
+
+        Args:
+            folder: Folder of the result; its own by default.
+        """
+        folder = Path(folder or self.folder)
+        for ms, network in self.networks.items():
+            network.save(network_folder(folder, ms))
+        write_json(folder / RUN_FILE, {**self.run, "budgets_ms": list(self.networks)})
+
+    @classmethod
+    def load(cls, folder: PathLike) -> SearchResult:
+        """Reads a result.
+
+        Args:
+            folder: Folder of the search.
+
+        Raises:
+            MissingFileError: If it holds no result.
+            InputError: If a file is damaged.
+        """
+        folder = Path(folder)
+        path = folder / RUN_FILE
+        if not path.is_file():
+            raise MissingFileError(f"{folder} holds no result of a search: no {RUN_FILE}.")
+        run = read_json(path, _RUN)
+        with reading(path, _RUN):
+            budgets = sorted(float(ms) for ms in run["budgets_ms"])
+        networks = {ms: FoundNetwork.load(network_folder(folder, ms)) for ms in budgets}
+        return cls(networks=networks, run=run, folder=folder)
+
+
+def summarize(folder: PathLike) -> list[dict[str, Any]]:
+    """Returns a flat record of every network of a search.
+
+    The latency is that of `arch.json`, predicted anew where the device is a named one, and what
+    was measured on the device itself elsewhere.
+
+    Args:
+        folder: Folder of the search.
+
+    Raises:
+        MissingFileError: If it holds no result.
+        InputError: If a file is damaged.
+    """
+    result = SearchResult.load(folder)
+    path, run = Path(folder) / RUN_FILE, result.run
+    with reading(path, _RUN):
+        shared = {
+            "strategy": run["strategy"],
+            "off": " ".join(run["off"]),
+            "weights": run["weights"],
+            "config": run["config"],
+            "seed": run["seed"],
+            "search_seconds": round(sum(run["seconds"].values()), 1),
+            "commit": run["commit"],
+        }
+        return [{**shared, **_flat(network)} for network in result.networks.values()]
+
+
+def _flat(network: FoundNetwork) -> dict[str, Any]:
+    budget = network.budget
+    c = budget.conditions
+    ms = network.measured_ms or network.ms
+    if network.kind == "predicted":
+        ms = predict(network.spec, c.device, c.batch, budget.input_size).latency.ms
+    return {
+        "kind": network.kind,
+        **asdict(c),
+        "input_size": budget.input_size,
+        "budget_ms": budget.ms,
+        "ms": network.ms,
+        "latency_ms": ms,
+        "of_budget": ms / budget.ms,
+        "blocks": len(network.spec.blocks),
+        "chooser": network.chooser,
+        "top1": network.figures.get("top1", ""),
+        "seconds": network.figures.get("seconds", ""),
+    }
+
+
+def is_finished(folder: PathLike, config: str, budgets_ms: Sequence[float]) -> bool:
+    """Says whether a folder holds the result of a search that came to its end.
+
+    Args:
+        folder: Folder of the search.
+        config: Its config file.
+        budgets_ms: Its budgets, in milliseconds.
+
+    Raises:
+        UserError: If it holds the result of another search.
+    """
+    try:
+        result = SearchResult.load(folder)
+        known = os.path.normpath(result.run["config"])
+    except (UserError, KeyError, TypeError):
+        return False
+    if known != os.path.normpath(config):
+        raise UserError(f"{folder} holds another search ({known}); give another --out.")
+    networks = [result.networks.get(ms) for ms in budgets_ms]
+    return all(network is not None and network.final for network in networks)
