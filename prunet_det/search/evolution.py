@@ -1,0 +1,261 @@
+"""Two choosers beside the tiers: evolution on a score, and a surrogate of a few trainings.
+
+Both move through networks that have been scaled onto the budget, so that nothing is judged by the
+latency that it spends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunet_det.search.shapes import Shape, Shapes
+
+# Losses of networks, the lower the better; NaN where there is none. Called with many at once.
+Score = Callable[[Sequence[Shape]], Sequence[float] | np.ndarray]
+
+_POPULATION = 24  # the best networks so far, which have children
+_CHILDREN = 16  # scored at once
+_TOURNAMENT = 3  # of the population, its best has the child
+_WIDTH_CHANGE = 0.5  # standard deviation of the logarithm of a width's factor
+_TRIES = 200  # children that are made for each that is new and fits
+_DRAWN_FOR_MACS, _EVOLVED_FOR_MACS = 2000, 1500
+_SURROGATE_FEATURES = 3  # fused share, log width, log MACs: layers predict nothing beyond them
+_MORE_SCORED = 32  # best by the surrogate, which the supernet scores before the last choice
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A network and its loss."""
+
+    shape: Shape
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Networks of a space that may be chosen.
+
+    Attributes:
+        shapes: Of the space.
+        ms: Milliseconds that all are scaled onto.
+        live, reach: As of `Shapes`; a supernet whose candidates have left scores no others.
+    """
+
+    shapes: Shapes
+    ms: float
+    live: np.ndarray | None = None
+    reach: np.ndarray | None = None
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Shape]:
+        """Random ones; see `Shapes.draw`."""
+        return self.shapes.draw(rng, self.ms, count, self.live, self.reach)
+
+    def scaled(self, many: Sequence[Shape]) -> list[Shape]:
+        """Those that scale onto the budget, without repetitions."""
+        if not many:
+            return []
+        fitted = self.shapes.scale_all(many, self.ms, self.reach)
+        return [*dict.fromkeys(filter(None, fitted))]
+
+    def mutated(self, rng: np.random.Generator, shape: Shape) -> Shape:
+        """The network with one or two mutations, not yet scaled."""
+        operators, widths = shape.operators.copy(), shape.widths.copy()
+        for _ in range(rng.integers(1, 2, endpoint=True)):
+            change = (self._change_operator, self._change_depth, self._change_width)
+            change[rng.integers(3)](rng, operators, widths)
+        return Shape(operators, widths)
+
+    def _change_operator(
+        self, rng: np.random.Generator, operators: np.ndarray, widths: np.ndarray
+    ) -> None:
+        layer = rng.choice(np.flatnonzero(operators >= 0))
+        operators[layer] = rng.choice(self._candidates(layer))
+        widths[layer] = min(widths[layer], self.shapes.counts[layer, operators[layer]] - 1)
+
+    def _change_depth(
+        self, rng: np.random.Generator, operators: np.ndarray, widths: np.ndarray
+    ) -> None:
+        """A stage loses its last layer, or gains one that is as wide as the one before it."""
+        layers = self.shapes.space.layers
+        stage = rng.integers(len(self.shapes.space.depths))
+        own = [i for i, layer in enumerate(layers) if layer.stage == stage]
+        last = max(i for i in own if operators[i] >= 0)
+        if rng.random() < 0.5:
+            if layers[last].skippable:
+                operators[last], widths[last] = -1, 0
+        elif last < own[-1] and len(self._candidates(last + 1)):
+            new = last + 1
+            operators[new] = rng.choice(self._candidates(new))
+            widths[new] = min(widths[last], self.shapes.counts[new, operators[new]] - 1)
+
+    def _change_width(
+        self, rng: np.random.Generator, operators: np.ndarray, widths: np.ndarray
+    ) -> None:
+        layer = rng.choice(np.flatnonzero(operators >= 0))
+        wanted = (widths[layer] + 1) * np.exp(rng.normal(0, _WIDTH_CHANGE)) - 1
+        widths[layer] = np.clip(round(wanted), 0, self.shapes.counts[layer, operators[layer]] - 1)
+
+    def _candidates(self, layer: int) -> np.ndarray:
+        there = self.shapes.counts[layer] > 0
+        return np.flatnonzero(there if self.live is None else there & self.live[layer])
+
+
+def evolve(
+    region: Region, score: Score, seed: int, evaluations: int = 150, start: Sequence[Shape] = ()
+) -> list[Scored]:
+    """Searches by mutations of operators, depths and widths.
+
+    The best networks so far are kept, for the score is thought to give the same loss twice; the
+    child of the best of a few random ones among them has one or two mutations.
+
+    Args:
+        region: What may be chosen.
+        score: What is to be minimised; NaN counts as infinite.
+        seed: Of all randomness.
+        evaluations: Networks that are scored.
+        start: Networks to begin with, beside random ones; what does not scale onto the budget is
+            left out.
+
+    Returns:
+        All that were scored, each once, the best first.
+
+    Raises:
+        BudgetError: No network meets the budget.
+    """
+    rng = np.random.default_rng(seed)
+    first = region.scaled(start)
+    first += region.draw(rng, max(1, min(_POPULATION, evaluations) - len(first)))
+    found: dict[Shape, float] = {}
+    children = [*dict.fromkeys(first)][:evaluations]
+    while children:
+        losses = np.nan_to_num(np.asarray(score(children), float), nan=np.inf)
+        found.update(zip(children, losses.tolist(), strict=True))
+        population = sorted(found, key=found.__getitem__)[:_POPULATION]
+        children = _children(region, rng, population, found)[: evaluations - len(found)]
+    return [Scored(shape, found[shape]) for shape in sorted(found, key=found.__getitem__)]
+
+
+def _children(
+    region: Region,
+    rng: np.random.Generator,
+    population: Sequence[Shape],
+    known: Collection[Shape],
+) -> list[Shape]:
+    """New networks; fewer, or none, where there are hardly any others."""
+    new: dict[Shape, None] = {}
+    for _ in range(_TRIES):
+        parents = rng.integers(len(population), size=(_CHILDREN, _TOURNAMENT)).min(1)
+        made = region.scaled([region.mutated(rng, population[parent]) for parent in parents])
+        new |= dict.fromkeys(shape for shape in made if shape not in known)
+        if len(new) >= _CHILDREN:
+            break
+    return [*new][:_CHILDREN]
+
+
+def most_macs(region: Region, seed: int) -> Shape:
+    """The network of the most multiply-accumulates, as far as evolution finds it.
+
+    Raises:
+        BudgetError: No network meets the budget.
+    """
+    start = region.draw(np.random.default_rng(seed), _DRAWN_FOR_MACS)
+    macs = region.shapes.macs(start)
+    start = [start[i] for i in np.argsort(-macs, kind="stable")[:_POPULATION]]
+    found = evolve(region, lambda many: -region.shapes.macs(many), seed, _EVOLVED_FOR_MACS, start)
+    return found[0].shape
+
+
+class Surrogate:
+    """A ridge regression of losses on features that cost nothing, told by a few trainings.
+
+    On twenty random networks a Gaussian process predicted no better, and the number of layers added
+    nothing to the other features.
+
+    Args:
+        features: One row a network, (networks, features).
+        losses: Of the networks after a training.
+        penalty: Of the squared weights, in networks: how many there must be until the features
+            are trusted by half.
+    """
+
+    def __init__(
+        self, features: np.ndarray, losses: Sequence[float] | np.ndarray, penalty: float = 3.0
+    ) -> None:
+        y = np.asarray(losses, float)
+        self._mean, self._spread = features.mean(0), features.std(0)
+        self._spread = np.where(self._spread > 1e-9, self._spread, np.inf)  # constant: no opinion
+        z = (features - self._mean) / self._spread
+        self._level = y.mean()
+        self._inverse = np.linalg.inv(z.T @ z + penalty * np.eye(z.shape[1]))
+        self._weights = self._inverse @ z.T @ (y - self._level)
+        residual = y - self._level - z @ self._weights
+        self._noise = float(np.sqrt(np.mean(residual**2)))
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Expected losses, (networks,)."""
+        return self._level + (features - self._mean) / self._spread @ self._weights
+
+    def pessimistic(self, features: np.ndarray) -> np.ndarray:
+        """Expected losses and one standard error: what is unlike all trainings is not trusted."""
+        z = (features - self._mean) / self._spread
+        error = np.sqrt(np.einsum("ij,jk,ik->i", z, self._inverse, z))
+        return self.predict(features) + self._noise * error
+
+
+def propose(
+    region: Region,
+    trained: Sequence[Scored],
+    seed: int,
+    count: int = 3,
+    drawn: int = 20_000,
+    score: Score | None = None,
+) -> list[Shape]:
+    """The networks that a surrogate of trainings thinks best among many random ones.
+
+    Args:
+        region: What may be chosen.
+        trained: Networks and their losses after a training, infinite where it diverged; none is
+            proposed again.
+        seed: Of the draws.
+        count: Networks that are proposed; any two differ in the operators of two layers at least.
+        drawn: Random networks to choose from.
+        score: The supernet's loss, if it is to be a further feature in the choice among the best.
+
+    Returns:
+        The best first; fewer than `count` where there are no others.
+
+    Raises:
+        BudgetError: No network meets the budget.
+        ValueError: Nothing is trained.
+    """
+    if not trained:
+        raise ValueError("a surrogate needs a training")
+    shapes, known = region.shapes, [scored.shape for scored in trained]
+    losses = np.array([scored.loss for scored in trained])
+    finite = losses[np.isfinite(losses)]
+    losses = np.where(np.isfinite(losses), losses, finite.max(initial=0.0))
+    free = shapes.features(known)[:, :_SURROGATE_FEATURES]
+    pool = dict.fromkeys(region.draw(np.random.default_rng(seed), drawn))
+    left = [shape for shape in pool if shape not in set(known)]
+    if not left:
+        return []
+    features = shapes.features(left)[:, :_SURROGATE_FEATURES]
+    expected = Surrogate(free, losses).pessimistic(features)
+    if score is not None:
+        best = np.argsort(expected, kind="stable")[:_MORE_SCORED]
+        left, features, expected = [left[i] for i in best], features[best], expected[best]
+        rows = np.column_stack((np.vstack((free, features)), score([*known, *left])))
+        told, asked = rows[: len(known)], rows[len(known) :]
+        scored = np.isfinite(told[:, -1])  # a pruned supernet may not know all that were trained
+        if scored.any():
+            expected = Surrogate(told[scored], losses[scored]).pessimistic(asked)
+    chosen: list[Shape] = []
+    for i in np.argsort(expected, kind="stable"):
+        if all((left[i].operators != other.operators).sum() >= 2 for other in chosen):
+            chosen.append(left[i])
+        if len(chosen) == count:
+            break
+    return chosen

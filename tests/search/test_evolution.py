@@ -1,0 +1,190 @@
+"""Two choosers: evolution on a score, and a surrogate of a few trainings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prunet_det.search.costs import FILLED, BudgetError, Pricing
+from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, most_macs, propose
+from prunet_det.search.shapes import Shapes
+from tests.search.test_space import config_space
+
+MS = 0.5
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return Shapes(Pricing(device="v100").costs(config_space("quick"), 512))
+
+
+@pytest.fixture(scope="module")
+def region(shapes):
+    return Region(shapes=shapes, ms=MS)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def judge(shapes):
+    """A smooth loss that knows nothing of latency: more work, spread over more layers."""
+
+    def score(many):
+        fused, width, macs, layers = shapes.features(many).T
+        return 10 - 0.3 * width - 0.2 * macs - 0.05 * layers - 0.5 * fused
+
+    return score
+
+
+def test_evolution_finds_better_ones_than_chance(region, shapes, rng):
+    score = judge(shapes)
+    chance = np.sort(score(region.draw(rng, 150)))
+    found = evolve(region, score, seed=0)
+    losses = [f.loss for f in found]
+    assert losses == sorted(losses) and losses[0] < chance[0]
+    assert len(found) == len({f.shape for f in found}) == 150
+    assert all(FILLED * MS <= shapes.ms(f.shape) <= MS for f in found)
+    assert np.allclose(score([f.shape for f in found]), losses)
+
+
+def test_evolution_depends_on_its_seed_alone(region, shapes):
+    def run(seed):
+        return [f.shape for f in evolve(region, judge(shapes), seed, evaluations=60)]
+
+    assert run(3) == run(3) != run(4)
+
+
+def test_every_evaluation_is_of_another_network_and_they_come_in_batches(region, shapes):
+    asked = []
+
+    def score(many):
+        asked.append(len(many))
+        return judge(shapes)(many)
+
+    evolve(region, score, seed=0, evaluations=50)
+    assert sum(asked) == 50 and len(asked) <= 4
+
+
+def test_evolution_begins_with_what_it_is_given(region, shapes, rng):
+    start = region.draw(rng, 3)
+    seen = []
+
+    def score(many):
+        seen.extend(many)
+        return judge(shapes)(many)
+
+    too_dear = shapes.shape_of(shapes.costs.extreme(True))  # twelve layers, dense 5x5
+    evolve(region, score, seed=0, evaluations=30, start=[*start, too_dear])
+    assert set(region.scaled(start)) <= set(seen) and too_dear not in seen
+
+
+def test_losses_that_are_no_numbers_come_last(region, shapes):
+    def score(many):
+        losses = judge(shapes)(many)
+        losses[::2] = np.nan
+        return losses
+
+    found = evolve(region, score, seed=0, evaluations=40)
+    assert np.isfinite(found[0].loss) and found[-1].loss == np.inf
+
+
+def test_only_what_is_live_is_chosen(shapes, rng):
+    live, reach = shapes.counts > 0, np.maximum(shapes.counts - 1, 0)
+    live[1:, :2] = False
+    live[7] = False
+    reach[4:] //= 2
+    region = Region(shapes=shapes, ms=MS, live=live, reach=reach)
+    trained = [Scored(s, float(i)) for i, s in enumerate(region.draw(rng, 5))]
+    found = [f.shape for f in evolve(region, judge(shapes), seed=0)]
+    for shape in [*found, *propose(region, trained, seed=0, drawn=500)]:
+        layers = np.flatnonzero(shape.operators >= 0)
+        assert live[layers, shape.operators[layers]].all()
+        assert (shape.widths[layers] <= reach[layers, shape.operators[layers]]).all()
+
+
+def test_mutations_change_operators_depths_and_widths(region, shapes, rng):
+    shape = region.draw(rng, 1)[0]
+    mutants = [region.mutated(rng, shape) for _ in range(200)]
+    kept = [(m.operators >= 0) == (shape.operators >= 0) for m in mutants]
+    assert any(not k.all() for k in kept)
+    same_depth = [m for m, k in zip(mutants, kept, strict=True) if k.all()]
+    assert any((m.operators != shape.operators).any() for m in same_depth)
+    same = [m for m in same_depth if (m.operators == shape.operators).all()]
+    assert any((m.widths != shape.widths).any() for m in same)
+    assert all(shapes.shape_of(shapes.network(m)) == m for m in mutants)
+
+
+def test_a_space_of_few_networks_is_searched_to_its_end():
+    space = config_space("quick", kinds=("irb",), kernels=(3,), hidden_step=256)
+    shapes = Shapes(Pricing(device="v100").costs(space, 512))
+    region = Region(shapes=shapes, ms=0.55)
+    found = evolve(region, shapes.macs, seed=0, evaluations=100_000)
+    assert 1 <= len({f.shape for f in found}) == len(found) < 100_000
+
+
+def test_most_macs_has_more_than_random_networks(region, shapes, rng):
+    best = most_macs(region, 0)
+    assert FILLED * MS <= shapes.ms(best) <= MS
+    assert shapes.macs([best])[0] > shapes.macs(region.draw(rng, 2000)).max()
+
+
+def test_a_surrogate_learns_a_line_and_doubts_what_is_far(rng):
+    features = rng.normal(size=(40, 3))
+    losses = 1 + features @ [1.0, -2.0, 0.0] + 0.1 * rng.normal(size=40)
+    told = Surrogate(features, losses, penalty=0.01)
+    new = rng.normal(size=(10, 3))
+    assert told.predict(new) == pytest.approx(1 + new @ [1.0, -2.0, 0.0], abs=0.2)
+    doubt = told.pessimistic(new) - told.predict(new)
+    far = told.pessimistic(5 * new) - told.predict(5 * new)
+    assert (doubt > 0).all() and (far > doubt).all()
+
+
+def test_a_surrogate_of_a_feature_that_never_changes(rng):
+    features = np.column_stack((rng.normal(size=8), np.ones(8)))
+    told = Surrogate(features, features[:, 0])
+    assert np.isfinite(told.pessimistic(features + np.array([0.0, 1.0]))).all()
+    one = Surrogate(features[:1], [0.5])
+    assert (one.predict(features) == 0.5).all()
+
+
+def test_proposals_are_good_new_and_unlike_one_another(region, shapes, rng):
+    score = judge(shapes)
+    trained = [Scored(s, float(x)) for s in region.draw(rng, 9) for x in score([s])]
+    trained[0] = Scored(trained[0].shape, float("inf"))  # it diverged
+    proposed = propose(region, trained, seed=0, drawn=3000)
+    assert len(proposed) == 3 and not {*proposed} & {t.shape for t in trained}
+    assert score(proposed).max() < np.quantile(score(region.draw(rng, 500)), 0.1)
+    for i, one in enumerate(proposed):
+        for other in proposed[:i]:
+            assert (one.operators != other.operators).sum() >= 2
+    assert proposed == propose(region, trained, seed=0, drawn=3000)
+
+
+def test_the_supernets_loss_is_a_further_feature(region, shapes, rng):
+    """The judge likes something that no free feature shows; the supernet sees it."""
+
+    def hidden_taste(many):
+        return np.array([float(s.operators[1]) + 0.1 * s.operators[4] for s in many])
+
+    def supernet(many):
+        losses = 2 * hidden_taste(many)
+        losses[0] = np.nan  # a candidate of the first network has left it
+        return losses
+
+    drawn = region.draw(rng, 20)
+    trained = [Scored(s, x) for s, x in zip(drawn, hidden_taste(drawn), strict=True)]
+    blind = propose(region, trained, seed=0, drawn=3000)
+    nothing = propose(region, trained, seed=0, drawn=3000, score=lambda many: [np.nan] * len(many))
+    assert nothing == blind
+    told = propose(region, trained, seed=0, drawn=3000, score=supernet)
+    assert hidden_taste(told).mean() < hidden_taste(blind).mean()
+
+
+def test_what_cannot_be(shapes):
+    region = Region(shapes=shapes, ms=0.1)
+    with pytest.raises(BudgetError, match="cannot be met"):
+        evolve(region, shapes.macs, seed=0)
+    with pytest.raises(ValueError, match="needs a training"):
+        propose(Region(shapes=shapes, ms=MS), [], seed=0, drawn=10)
