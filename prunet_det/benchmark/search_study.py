@@ -18,9 +18,9 @@ import numpy as np
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark import analysis
-from prunet_det.benchmark.store import Run, RunStore
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import read_json, reading, write_text
+from prunet_det.utils.runs import Run, RunStore
 
 ENTRIES = "entries.json"
 SEARCHED, FOUND, RANDOM = "searched", "before the last tier", "random"

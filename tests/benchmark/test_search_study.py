@@ -22,9 +22,9 @@ from prunet_det.benchmark.search_study import (
     read_entries,
     write_entries,
 )
-from prunet_det.benchmark.store import Run, RunStore
 from prunet_det.utils import plots
 from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.runs import Run, RunStore
 from tests.conftest import ROOT
 
 PUBLISHED = ROOT / "docs" / "results" / "search" / "compare"

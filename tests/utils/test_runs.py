@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from prunet_det.benchmark.store import LOCK_FILE, RECORDS, Run, RunStore, campaign
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import file_lock
+from prunet_det.utils.runs import LOCK_FILE, RECORDS, Run, RunStore, campaign
 
 
 @dataclass(frozen=True)
