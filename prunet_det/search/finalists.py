@@ -1,0 +1,370 @@
+"""The last tier: networks of several choosers meet in trainings from scratch that lengthen.
+
+A supernet's weights, which all networks share, say little about what each would learn alone, and a
+short training favours what starts quickly. So many networks are trained briefly, the better ones of
+them longer, and the best of those longest (successive halving), all on the half of the data that
+trains weights and scored on the other half.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.search.evolution import Region, Scored
+from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.training.divergence import DivergedError
+from prunet_det.training.short_run import ShortRecipe, short_run
+from prunet_det.utils.config import positive_int
+from prunet_det.utils.env import environment, usable_cores
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import digest
+from prunet_det.utils.runs import Key, Run, RunStore, campaign
+
+if TYPE_CHECKING:
+    from prunet_det.search.crops_on_device import DeviceCrops
+
+logger = logging.getLogger(__name__)
+
+CRITERIA = ("loss", "top1")
+TIERS, UNIFORM, EVOLUTION, RANDOM, SURROGATE = (
+    "tiers",
+    "uniform widths",
+    "evolution",
+    "random",
+    "surrogate",
+)
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a training came to, on crops that it has not seen.
+
+    Attributes:
+        top1: Share of right answers, 0..1.
+        loss: Cross-entropy; infinite where the training diverged.
+    """
+
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalistSettings:
+    """Who enters the last tier, and how it narrows them down.
+
+    Attributes:
+        iterations: Steps of the trainings of each round, increasing; none for no last tier.
+        kept: Networks that go on after each round but the last, decreasing.
+        evolved: Number of evolution's best networks that enter.
+        random: Number of random networks that enter.
+        proposed: Number of networks that a surrogate of the first round's trainings proposes; they
+            enter that round too.
+        criterion: What the networks are ordered by, `loss` or `top1`.
+
+    Raises:
+        InputError: If the numbers are no such numbers, or do not fit each other.
+    """
+
+    iterations: tuple[int, ...] = (100, 400, 800)
+    kept: tuple[int, ...] = (4, 2)
+    evolved: int = 3
+    random: int = 4
+    proposed: int = 3
+    criterion: str = "loss"
+
+    def __post_init__(self) -> None:
+        steps, kept = tuple(self.iterations), tuple(self.kept)
+        object.__setattr__(self, "iterations", steps)
+        object.__setattr__(self, "kept", kept)
+        for count in (*steps, *kept):
+            positive_int(count, "a number of the last tier's iterations and kept")
+        if sorted(steps) != [*steps] or sorted(kept, reverse=True) != [*kept]:
+            raise InputError(
+                f"the last tier's iterations must increase and its kept decrease, got {[*steps]} "
+                f"and {[*kept]}."
+            )
+        if len(kept) != max(len(steps) - 1, 0):
+            raise InputError(
+                f"the last tier has {len(steps)} rounds, so kept needs {max(len(steps) - 1, 0)} "
+                f"numbers, one for all rounds but the last; got {[*kept]}."
+            )
+        if min(self.evolved, self.random, self.proposed) < 0:
+            raise InputError("the last tier's evolved, random and proposed must be 0 or more.")
+        if self.criterion not in CRITERIA:
+            raise InputError(
+                f"the last tier's criterion must be one of {', '.join(CRITERIA)}, got "
+                f"{self.criterion!r}."
+            )
+
+    def value(self, score: Score) -> float:
+        """What is to be low."""
+        return score.loss if self.criterion == "loss" or math.isinf(score.loss) else -score.top1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A network of the last tier.
+
+    Attributes:
+        name: Its chooser, with a number where that has several.
+        shape: The network, within the budget.
+        ms: Milliseconds of it.
+        scores: What its trainings came to, by their number of steps.
+    """
+
+    name: str
+    shape: Shape
+    ms: float
+    scores: dict[int, Score] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finalist as JSON values; losses of trainings that diverged are None."""
+        scores = {
+            str(steps): [score.top1, score.loss if math.isfinite(score.loss) else None]
+            for steps, score in self.scores.items()
+        }
+        return {"name": self.name, "ms": self.ms, **self.shape.to_dict(), "scores": scores}
+
+
+# Networks and a number of steps to what their trainings came to.
+Train = Callable[[Sequence[Shape], int], Sequence[Score]]
+# Networks with what the first round made of them, the lower the better, to further networks.
+Propose = Callable[[Sequence[Scored]], Sequence[Shape]]
+
+
+def first_finalists(
+    region: Region,
+    tiers: Shape | None,
+    evolved: Sequence[Shape],
+    settings: FinalistSettings,
+    seed: int,
+) -> list[Finalist]:
+    """The networks that the last tier begins with; each once, under the name of its first chooser.
+
+    Args:
+        region: The budget. Random networks are of the whole space, whatever is live.
+        tiers: What the tiers prefer; its operators enter at uniform widths as well. None without.
+        evolved: Evolution's, the best first.
+        settings: How many of each.
+        seed: Of the random ones.
+
+    Raises:
+        BudgetError: No network of the space meets the budget.
+    """
+    shapes, ms = region.shapes, region.ms
+    named: list[tuple[str, Shape | None]] = []
+    if tiers is not None:
+        named += [(TIERS, tiers), (UNIFORM, shapes.uniform(tiers, ms))]
+    named += [(f"{EVOLUTION} {i + 1}", s) for i, s in enumerate(evolved[: settings.evolved])]
+    drawn = shapes.draw(np.random.default_rng((seed, 4)), ms, settings.random)
+    named += [(f"{RANDOM} {i + 1}", shape) for i, shape in enumerate(drawn)]
+    return _finalists(shapes, named, [])
+
+
+def _finalists(
+    shapes: Shapes, named: Sequence[tuple[str, Shape | None]], there: Sequence[Finalist]
+) -> list[Finalist]:
+    found: dict[Shape, Finalist] = {}
+    for name, shape in named:
+        if shape is not None and all(shape != other.shape for other in there):
+            found.setdefault(shape, Finalist(name=name, shape=shape, ms=shapes.ms(shape)))
+    return [*found.values()]
+
+
+def halve(
+    shapes: Shapes,
+    finalists: Sequence[Finalist],
+    train: Train,
+    settings: FinalistSettings,
+    propose: Propose | None = None,
+) -> list[Finalist]:
+    """Trains networks, keeps the better ones, trains these for longer, and so on.
+
+    Args:
+        shapes: Of their space.
+        finalists: At least one; their scores are filled in.
+        train: Trains networks from scratch.
+        settings: How long, and how many are kept.
+        propose: Further networks of the first round, told by it.
+
+    Returns:
+        All networks, the best first: those that came furthest, in the order of their last round.
+    """
+    every, left = [*finalists], [*finalists]
+
+    def score(entrants: Sequence[Finalist], steps: int) -> None:
+        scores = train([finalist.shape for finalist in entrants], steps)
+        for finalist, value in zip(entrants, scores, strict=True):
+            finalist.scores[steps] = value
+
+    for place, steps in enumerate(settings.iterations):
+        score(left, steps)
+        if place == 0 and propose is not None:
+            told = [Scored(f.shape, settings.value(f.scores[steps])) for f in left]
+            named = [(f"{SURROGATE} {i + 1}", shape) for i, shape in enumerate(propose(told))]
+            further = _finalists(shapes, named, left)
+            score(further, steps)
+            every += further
+            left += further
+        left.sort(key=lambda f: settings.value(f.scores[steps]))
+        left = left[: (*settings.kept, len(left))[place]]
+
+    def rank(finalist: Finalist) -> tuple[int, float]:
+        steps = max(finalist.scores, default=0)
+        return -steps, settings.value(finalist.scores[steps]) if steps else 0.0
+
+    return sorted(every, key=rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """A training that another process may do.
+
+    Attributes:
+        spec, recipe, seed: As of `short_run`.
+        train, score: Crops to train on, and to score on.
+        digest: Of recipe and data.
+    """
+
+    spec: ArchSpec
+    recipe: ShortRecipe
+    train: DeviceCrops
+    score: DeviceCrops
+    seed: int
+    digest: str
+
+    @property
+    def key(self) -> Key:
+        """Of the run that comes of it."""
+        return self.spec.digest, self.digest, self.seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainings:
+    """Trains networks of a space from scratch, several at once on a CPU; what is done is kept.
+
+    On a CPU every training has one thread, so that its result is the same however many run at once.
+
+    Attributes:
+        shapes: Of the space.
+        recipe: How networks are trained; the number of steps is each call's.
+        halves: Crops by name, `weights` to train on and `architecture` to score on.
+        folder: Where the results are kept as they come, and looked up.
+        seed: Seed of the search.
+        progress: Whether each call shows a bar.
+        max_workers: Number of processes on a CPU; by default one for each core.
+    """
+
+    shapes: Shapes
+    recipe: ShortRecipe
+    halves: Mapping[str, DeviceCrops]
+    folder: str | os.PathLike[str]
+    seed: int
+    progress: bool = True
+    max_workers: int | None = None
+
+    def __call__(self, many: Sequence[Shape], steps: int) -> list[Score]:
+        """Trains what has not been trained yet.
+
+        Args:
+            many: Networks.
+            steps: Number of steps of each training.
+
+        Raises:
+            UserError: If a line of the kept results is damaged, another process works in the
+                folder, or processes keep dying.
+        """
+        if not many:
+            return []
+        recipe = dataclasses.replace(self.recipe, iterations=steps, marks=())
+        about = [dataclasses.asdict(recipe), *map(_identity, self.halves.values())]
+        tasks = [self._training(shape, recipe, digest(about)) for shape in many]
+        store = RunStore(self.folder)
+        left = sum(key not in store for key in {task.key for task in tasks})
+        title = f"last tier, {steps} steps" if self.progress and left else ""
+        campaign(tasks, _train, store, self._workers(left), title)
+        runs = {run.key: run for run in store}
+        return [_score(runs[task.key].figures) for task in tasks]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all trainings that are kept, those of interrupted searches included."""
+        return sum(run.seconds for run in RunStore(self.folder))
+
+    def _training(self, shape: Shape, recipe: ShortRecipe, about: str) -> _Training:
+        reason = {"reason": "a finalist of a search"}
+        spec = self.shapes.space.to_spec(
+            self.shapes.network(shape),
+            "finalist",
+            Provenance("hand-written", reason),
+            self.shapes.costs.input_size,
+        )
+        return _Training(
+            spec=spec,
+            recipe=recipe,
+            train=self.halves["weights"],
+            score=self.halves["architecture"],
+            # Who was lucky in one round has other weights and batches in the next.
+            seed=self.seed * 1_000_003 + recipe.iterations,
+            digest=about,
+        )
+
+    def _workers(self, tasks: int) -> int:
+        images = [crops.images for crops in self.halves.values()]
+        if images[0].is_cuda or tasks < 2:
+            return 1
+        # Other processes read the crops in shared memory, of which containers have little.
+        size = sum(tensor.nbytes for tensor in images)
+        if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < 2 * size:
+            return 1
+        return min(tasks, self.max_workers or usable_cores())
+
+
+def _identity(crops: DeviceCrops) -> list[Any]:
+    augmentation = dataclasses.asdict(crops.augmentation)
+    return [crops.data_hash, list(crops.classes), len(crops), crops.part, augmentation]
+
+
+def _train(task: _Training) -> Run:
+    """Does a training; one that diverges has no loss."""
+    threads = torch.get_num_threads()
+    if not task.train.images.is_cuda:
+        torch.set_num_threads(1)
+    seconds = 0.0
+    try:
+        run = short_run(task.spec, task.recipe, task.train, task.score, task.seed)
+        seconds = run.seconds
+        figures: dict[str, Any] = {"top1": run.top1, "loss": run.loss}
+    except DivergedError as e:
+        logger.warning("a finalist counts as the worst: %s", e)
+        figures = {"top1": 0.0, "loss": None, "error": str(e)}
+    finally:
+        torch.set_num_threads(threads)
+    subject, about, seed = task.key
+    made = {key: str(environment()[key]) for key in ("commit", "date", "machine")}
+    return Run(
+        subject=subject,
+        recipe=about,
+        seed=seed,
+        figures=figures,
+        seconds=round(seconds, 2),
+        made=made,
+    )
+
+
+def _score(figures: Mapping[str, Any]) -> Score:
+    loss = figures["loss"]
+    return Score(top1=float(figures["top1"]), loss=math.inf if loss is None else float(loss))
