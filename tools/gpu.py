@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-from _flags import above_zero
+from _flags import above_zero, settings_action
 
 from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
@@ -41,6 +41,14 @@ def main() -> int:
     add("--parts", nargs="+", metavar="PART", default=[], help=f"of {', '.join(names)} [all]")
     add("--commit", help="of this copy of the code, where it is no checkout")
     add("--rehearsal", action="store_true", help="on a CPU, tiny networks, a few iterations")
+    add(
+        "--set",
+        nargs="+",
+        action=settings_action(),
+        default={},
+        metavar="KEY=VALUE",
+        help="what is measured, and how much of it: the fields of benchmark.gpu.scale.Scale",
+    )
     args = parser.parse_args()
     if args.commit:
         os.environ[COMMIT_VARIABLE] = args.commit
@@ -48,7 +56,7 @@ def main() -> int:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asks without a start of CUDA
     if not args.rehearsal and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here; --rehearsal runs all in small on a CPU.")
-    scale = REHEARSAL if args.rehearsal else Scale()
+    scale = (REHEARSAL if args.rehearsal else Scale()).changed(args.set)
     place = Place(
         out=Path(args.out),
         work=Path(args.work or f"work_dirs/gpu{'_rehearsal' * args.rehearsal}"),

@@ -20,7 +20,7 @@ import numpy as np
 from prunet_det.datasets.compose import EmbeddedSet
 from prunet_det.datasets.digits import DigitsSet
 from prunet_det.datasets.drawing import write_contact_sheet
-from prunet_det.datasets.glyphs import CapitalsSet, GlyphsSet
+from prunet_det.datasets.glyphs import CapitalsSet, GlyphsSet, SingleGlyphsSet
 from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import atomic_path, digest, file_lock
 from prunet_det.utils.jobs import ordered_map
@@ -37,7 +37,9 @@ _OWN_FILES = re.compile(
 # An object of an image: label, box (x, y, width, height), area, visible share, run-length mask.
 _Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, float, dict[str, Any]]
 
-SETS: dict[str, EmbeddedSet] = {s.name: s for s in (DigitsSet(), GlyphsSet(), CapitalsSet())}
+SETS: dict[str, EmbeddedSet] = {
+    s.name: s for s in (DigitsSet(), GlyphsSet(), CapitalsSet(), SingleGlyphsSet())
+}
 
 
 def get_set(name: str) -> EmbeddedSet:

@@ -104,7 +104,7 @@ class Canvas:
 
     def _covers_too_much(self, mask: np.ndarray) -> bool:
         return any(
-            (earlier & ~mask).sum() < self.min_visible * area
+            np.count_nonzero(earlier & ~mask) < self.min_visible * area
             for earlier, area in zip(self._masks, self._areas, strict=True)
         )
 
@@ -147,7 +147,7 @@ class Canvas:
         self._cover(mask)
         self._labels.append(label)
         self._masks.append(mask)
-        self._areas.append(int(mask.sum()))
+        self._areas.append(np.count_nonzero(mask))
         return True
 
     def occlude(self, index: int, patch: np.ndarray, rng: np.random.Generator) -> bool:
@@ -193,7 +193,7 @@ class Canvas:
             image = cv2.GaussianBlur(image, (0, 0), sigma)
         image = image + rng.normal(0, rng.uniform(0, 10), image.shape)
         objects = zip(self._labels, self._masks, self._areas, strict=True)
-        drawn = [Drawn(k, m, float(m.sum()) / area) for k, m, area in objects]
+        drawn = [Drawn(k, m, np.count_nonzero(m) / area) for k, m, area in objects]
         return np.clip(image, 0, 255).astype(np.uint8), drawn
 
 

@@ -19,7 +19,7 @@ from prunet_det.latency.measure import reason_of, require_device
 from prunet_det.latency.record import Conditions
 from prunet_det.latency.stopwatch import Task, Timing, time_interleaved
 from prunet_det.latency.table import Entry, Key, Size, Table, TableError
-from prunet_det.runtime import check_runtime, make_program
+from prunet_det.runtime import building_device, check_runtime, make_program
 from prunet_det.utils.env import driver, versions
 from prunet_det.utils.errors import InputError
 
@@ -153,8 +153,10 @@ class BlockTimer:
         example = torch.randn(c.batch, *shape, generator=torch.Generator().manual_seed(0))
 
         def task(count: int) -> Task:
+            with building_device(c.runtime, self.device):
+                module = build(count)
             program = make_program(
-                build(count), example, c.runtime, c.precision, self.device, c.threads or None
+                module, example, c.runtime, c.precision, self.device, c.threads or None
             )
             made = Task(program.bind(example), program.device, program.host_clock)
             made.sample(1)

@@ -14,6 +14,7 @@ from prunet_det.latency.measure import Measurement, measure, require_device
 from prunet_det.latency.predict import predict
 from prunet_det.latency.record import Failure
 from prunet_det.latency.table import Key, Table, TableError
+from prunet_det.runtime import building_device
 from prunet_det.runtime.subject import load_subject
 from prunet_det.utils.env import device_title
 from prunet_det.utils.extras import require
@@ -139,7 +140,8 @@ def check_table(
     device = device or require_device(table.conditions)
     conditions = replace(table.conditions, device=device_title(device))
     size = next(size for block, size in table.entries if block.in_chs == 3)[0]
-    subjects = [load_subject(spec, input_size=size) for spec in specs]
+    with building_device(conditions.runtime, device):
+        subjects = [load_subject(spec, input_size=size) for spec in specs]
     found = measure(subjects, conditions, device=device, seconds=seconds, progress=progress)
     batch = table.conditions.batch
     return [

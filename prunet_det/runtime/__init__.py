@@ -20,9 +20,23 @@ __all__ = [
     "RUNTIMES",
     "Program",
     "RuntimeMissingError",
+    "building_device",
     "check_runtime",
     "make_program",
 ]
+
+
+def building_device(runtime: str, device: str | torch.device) -> torch.device:
+    """Returns where to build a network of random weights that is run once.
+
+    PyTorch's runtimes take it from the device: drawing a search space's widest blocks on a CPU,
+    folding and moving them takes seconds each. The others export it from the CPU.
+
+    Args:
+        runtime: One of RUNTIMES.
+        device: Torch device to run on.
+    """
+    return torch.device(device if issubclass(RUNTIMES[runtime], Eager) else "cpu")
 
 
 def check_runtime(runtime: str, precision: str, device: str | torch.device) -> None:
@@ -61,7 +75,7 @@ def make_program(
     """Builds a network in a runtime.
 
     Args:
-        module: The network, in float32 on the CPU; not changed.
+        module: The network, in float32 on the CPU, or on its `building_device`; not changed.
         example: An input, (N, C, H, W) in float32 on the CPU: its shape is the program's.
         runtime: One of RUNTIMES.
         precision: `fp32` or `fp16`, of weights and activations.

@@ -8,6 +8,7 @@ import pytest
 
 from prunet_det.datasets import build, data_hash, ensure
 from prunet_det.datasets.compose import turn_sprite
+from prunet_det.datasets.crops import CropParameters, recognisable
 from prunet_det.datasets.glyphs import CHARACTERS, FACES, GlyphsSet, render_character
 
 SET = GlyphsSet()
@@ -122,3 +123,12 @@ def test_same_seed_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setitem(build.SETS, "glyphs", GlyphsSet(counts=(("train", 3), ("val", 2))))
     first = ensure("glyphs", tmp_path / "a", workers=1)
     assert data_hash(first) == data_hash(ensure("glyphs", tmp_path / "b", workers=2))
+
+
+def test_single_glyphs_come_one_by_one_and_most_give_a_crop():
+    single = build.SETS["single_glyphs"]
+    drawn = [single.draw("train", index)[1] for index in range(20)]
+    assert {len(objects) for objects in drawn} == {1}
+    boxes = [dict(bbox=list(objects[0].box), visible=objects[0].visible) for objects in drawn]
+    assert sum(bool(recognisable([box], CropParameters())) for box in boxes) >= 14
+    assert len({objects[0].label for objects in drawn}) > 10

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +15,7 @@ from prunet_det import BlockSpec
 from prunet_det.latency import device_names, load_device, predict
 from prunet_det.latency.block_timer import GROUP, BlockTimer, is_chainable, measure_table
 from prunet_det.latency.calibrate import calibrate_to_table
-from prunet_det.latency.check import Check, random_networks, summaries
+from prunet_det.latency.check import Check, check_table, random_networks, summaries
 from prunet_det.latency.device import FITTED
 from prunet_det.latency.kernels import block_kernels
 from prunet_det.latency.measure import Measurement, local_conditions
@@ -196,6 +197,21 @@ def test_a_block_in_onnx_runtime():
     timer, key = BlockTimer(local_conditions("cpu", threads=1), seconds=0.05), (WIDE, (48, 48))
     found = timer.measure([key])[0][key]
     assert 0 < found.low_ms <= found.ms <= found.high_ms and found.overhead_ms >= 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_blocks_and_networks_of_a_table_on_a_gpu():
+    """Made on the device: a wide block's weights would take a CPU seconds."""
+    timer = BlockTimer(local_conditions("cuda"), "cuda", seconds=0.01)
+    table = timer.table()
+    keys = network_blocks(DEMO, 64)
+    entries, failed = timer.measure(keys)
+    assert not failed and len(entries) == len(set(keys))
+    for key, entry in entries.items():
+        table.add(key, entry)
+    (check,) = check_table(table, random_networks(table, 1), device="cuda", seconds=0.01)
+    assert not isinstance(check.measured, Failure)
 
 
 def test_what_can_be_chained():

@@ -88,7 +88,7 @@ def run_latency(place: Place) -> None:
     scale = place.scale
     failed: list[str] = []
     for batch in scale.batches:
-        for scope in ("backbone", "classifier"):
+        for scope in scale.scopes:
             failed += _measure(place, scale.models, [scope], batch, scale.runtime)
     _refuse(failed)
 
@@ -169,30 +169,28 @@ def detectors_figures(place: Place) -> dict[str, str]:
 
 
 def run_blocks(place: Place) -> None:
-    """Measures the table of blocks."""
+    """Measures the table of the blocks of the searches' spaces."""
     from prunet_det.latency.block_timer import BlockTimer, measure_table
     from prunet_det.latency.measure import local_conditions
-    from prunet_det.latency.table import network_blocks, variants
-    from prunet_det.zoo.models import resolve_spec
+    from prunet_det.search.costs import space_keys
+    from prunet_det.search.space import SearchSpace
+    from prunet_det.utils.config import read_config
 
     scale = place.scale
-    keys = network_blocks(resolve_spec(scale.blocks_of), scale.input_size)
-    if scale.variants:
-        keys = variants(keys, scale.variants)
+    spaces = [SearchSpace.from_config(read_config(path).space) for path in scale.spaces]
+    keys = [key for space in spaces for key in space_keys(space, scale.input_size, scale.widths)]
     conditions = local_conditions(
         scale.device, scale.runtime, scale.precision, threads=scale.threads
     )
     timer = BlockTimer(conditions, scale.device, scale.block_seconds)
+    earlier = {"measured": 0, "seconds": 0.0, **place.read("blocks")}
     start, before = time.monotonic(), len(_table_entries(place))
-    table = measure_table(keys, place.out / BLOCKS, timer)
-    seconds, earlier = time.monotonic() - start, place.read("blocks")
-    place.write(
-        "blocks",
-        {
-            "measured": len(table.entries) - before + earlier.get("measured", 0),
-            "seconds": round(seconds + earlier.get("seconds", 0.0), 2),
-        },
-    )
+    try:
+        measure_table(keys, place.out / BLOCKS, timer)
+    finally:  # what there is when the time is over counts
+        measured = len(_table_entries(place)) - before + earlier["measured"]
+        seconds = round(time.monotonic() - start + earlier["seconds"], 2)
+        place.write("blocks", {"of": len(set(keys)), "measured": measured, "seconds": seconds})
 
 
 def _table_entries(place: Place) -> Mapping[Any, Any]:

@@ -26,29 +26,41 @@ def probe(place: Place) -> None:
     place.write("machine", about)
 
 
-def prepare(place: Place) -> None:
-    """Makes the data set with its crops."""
+def prepare(what: str, place: Place) -> None:
+    """Makes a data set.
+
+    Args:
+        what: Attribute of the scale that names it: `dataset`, or `crops`, which are cut too.
+        place: Where it comes.
+    """
     from prunet_det.datasets import ensure, ensure_crops
     from prunet_det.utils.env import usable_cores
 
     workers = max(1, usable_cores() - 2)  # the parts that run meanwhile need a core or two
-    root = ensure(place.scale.dataset, place.data / place.scale.dataset, workers)
-    ensure_crops(place.scale.dataset, root, workers)
+    name = getattr(place.scale, what)
+    make = ensure_crops if what == "crops" else ensure
+    make(name, place.data / name, workers)
 
 
 class _Outcomes:
-    """Counts what becomes of the tests, for pytest."""
+    """Writes down what becomes of each test as soon as it is known, for pytest."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        self.place, self.start = place, time.monotonic()
         self.found: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or report.outcome != "passed":
-            self.found[report.outcome].append(report.nodeid)
+            self.note(report.outcome, report.nodeid)
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
-            self.found["failed"].append(report.nodeid)
+            self.note("failed", report.nodeid)
+
+    def note(self, outcome: str, test: str) -> None:
+        self.found[outcome].append(test)
+        seconds = round(time.monotonic() - self.start, 1)
+        self.place.write("tests", {**self.found, "seconds": seconds})
 
 
 def run_tests(place: Place) -> None:
@@ -67,11 +79,10 @@ def run_tests(place: Place) -> None:
     if not files:
         raise SkippedError("the tests lie in a checkout, and this is no folder of one.")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and one may be broken
-    outcomes = _Outcomes()
-    start = time.monotonic()
+    outcomes = _Outcomes(place)
     flags = ["-m", "gpu", "-p", "no:cacheprovider", "-o", "addopts=-q --durations=10"]
+    flags += ["-k", " and ".join(f"not {word}" for word in place.scale.without_tests)]
     code = pytest.main([*flags, *files], plugins=[outcomes])
-    place.write("tests", {**outcomes.found, "seconds": round(time.monotonic() - start, 1)})
     if code:
         raise UserError(f"failed: {', '.join(outcomes.found['failed']) or code}")
 
@@ -83,42 +94,51 @@ def tests_figures(place: Place) -> dict[str, str]:
 
 
 PARTS = (
-    Part(name="tests", run=run_tests, figures=tests_figures, seconds=60),
+    Part(name="tests", run=run_tests, figures=tests_figures, seconds=45),
     Part(
         name="latency",
         run=latency.run_latency,
         figures=latency.latency_figures,
-        seconds=110,
+        seconds=90,
         files=(LATENCY,),
     ),
     Part(
         name="blocks",
         run=latency.run_blocks,
         figures=latency.blocks_figures,
-        seconds=50,
+        seconds=65,
         files=(BLOCKS,),
+        open_ended=True,
     ),
     Part(
         name="device",
         run=latency.run_device,
         figures=latency.device_figures,
-        seconds=25,
+        seconds=30,
         files=(DEVICE, CHECK),
+    ),
+    Part(
+        name="search",
+        run=training.run_search,
+        figures=training.search_figures,
+        seconds=100,
+        data="crops",
+        open_ended=True,
     ),
     Part(
         name="detectors",
         run=latency.run_detectors,
         figures=latency.detectors_figures,
-        seconds=40,
+        seconds=35,
         files=(LATENCY,),
-        wants_data=True,
+        data="dataset",
     ),
     Part(
         name="training",
         run=training.run_training,
         figures=training.training_figures,
-        seconds=120,
-        wants_data=True,
+        seconds=90,
+        data="dataset",
     ),
     Part(
         name="imagenet",
@@ -128,36 +148,28 @@ PARTS = (
         files=(IMAGENET,),
         open_ended=True,
     ),
-    Part(
-        name="search",
-        run=training.run_search,
-        figures=training.search_figures,
-        seconds=60,
-        wants_data=True,
-        open_ended=True,
-    ),
     # What follows takes the time that is left, and goes on in the next call.
     Part(
         name="compiled_latency",
         run=latency.run_compiled,
         figures=latency.compiled_figures,
-        seconds=60,
+        seconds=10,
         open_ended=True,
     ),
     Part(
         name="compiled_training",
         run=training.run_compiled,
         figures=training.compiled_figures,
-        seconds=90,
-        wants_data=True,
+        seconds=10,
+        data="dataset",
         open_ended=True,
     ),
     Part(
         name="suite",
         run=training.run_suite,
         figures=training.suite_figures,
-        seconds=30,
-        wants_data=True,
+        seconds=10,
+        data="dataset",
         open_ended=True,
     ),
 )

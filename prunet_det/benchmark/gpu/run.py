@@ -8,6 +8,7 @@ it has to tell. A part that is done is not run again; one that was cut off goes 
 from __future__ import annotations
 
 import datetime
+import faulthandler
 import json
 import logging
 import multiprocessing
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +34,20 @@ from prunet_det.benchmark.gpu.summary import (
     Row,
     Summary,
 )
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import DEBUG_VARIABLE, UserError
 from prunet_det.utils.io import make_folder, write_json
 from prunet_det.utils.jobs import failure_reason
 from prunet_det.utils.process_group import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
-MINUTES = 9.0  # of the whole: the parts' own seconds are shares of it
+MINUTES = 9.0  # of the whole
 RESERVE_SECONDS = 25.0  # of the whole, for the start, and for a last part that has to be killed
 GRACE_SECONDS = 10.0  # for a part to write what it has, once its time is over
 PROBE_SECONDS = 120.0  # for the first import of everything, and a first use of the device
 MIN_SHARE = 0.3  # of its time, with which a part is still started
 _TELL_SECONDS = 20.0
+_TRACE_SECONDS = 5.0  # between two looks at what a part does, where PRUNET_DEBUG is set
 _BAD = (FAILED, LATE)
 
 
@@ -93,9 +96,10 @@ class Part:
         name: Name of the part's row, log and record.
         run: Writes the records; a function that another process can import.
         figures: Reads the records: the figures of the row, heading to text.
-        seconds: Time limit, where all parts together have MINUTES.
+        seconds: Its share of the time: seconds of nine minutes, where all parts are run.
         files: Records in the folder `out`, without which the part is not done.
-        wants_data: Whether it reads the data sets, or measures the host, which making them loads.
+        data: Attribute of the scale that names the data set it reads, or waits for because it
+            measures the host, which making one loads; empty if it does not matter.
         open_ended: Whether all that it has when its time is over counts, as it can always go on.
     """
 
@@ -104,7 +108,7 @@ class Part:
     figures: Callable[[Place], dict[str, str]]
     seconds: float
     files: tuple[str, ...] = ()
-    wants_data: bool = False
+    data: str = ""
     open_ended: bool = False
 
 
@@ -115,14 +119,14 @@ class Plan:
     Attributes:
         parts: In their order; the last one gets the time that others leave.
         probe: Writes the record `machine`, with the `device`'s title: the first thing that runs.
-        prepare: Makes the data sets, beside the first parts.
+        prepare: Makes the data set that an attribute of the scale names, beside the first parts.
         preload: Modules that are imported once for all parts. They must not touch the device.
         device: Torch device that the parts use.
     """
 
     parts: Sequence[Part]
     probe: Callable[[Place], None]
-    prepare: Callable[[Place], None]
+    prepare: Callable[[str, Place], None]
     preload: tuple[str, ...] = ()
     device: str = "cuda"
 
@@ -152,9 +156,10 @@ def run_plan(plan: Plan, place: Place, minutes: float = MINUTES, only: Sequence[
     # A forked process can use the GPU if its parent never has; this is how PyTorch then finds it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ["PYTHONUNBUFFERED"] = "1"
+    parts = [part for part in plan.parts if not only or part.name in only]
     runner = _Runner(plan, place, minutes)
     try:
-        return int(runner.run([part for part in plan.parts if not only or part.name in only]))
+        return int(runner.run(parts))
     finally:  # Ctrl-C included
         runner.close()
 
@@ -165,7 +170,7 @@ class _Runner:
     def __init__(self, plan: Plan, place: Place, minutes: float) -> None:
         reserve = min(RESERVE_SECONDS, 60 * minutes / 10)
         self.deadline = time.monotonic() + 60 * minutes - reserve
-        self.scale = minutes / MINUTES
+        self.scale = 1.0
         self.plan, self.place = plan, place
         self.summary = Summary.load(place.out)
         self.context = self._forkserver()
@@ -203,12 +208,14 @@ class _Runner:
             logger.info("everything is done: %s", self.place.out / SUMMARY_TEXT)
             return False
         self._know_machine()
-        data = None
-        if any(part.wants_data for part in todo):
-            data = self.start("data", self.plan.prepare, self.left, nice=10)
+        data = {
+            name: self.start(name, partial(self.plan.prepare, name), self.left, nice=10)
+            for name in dict.fromkeys(part.data for part in todo if part.data)
+        }
+        self.scale = max(self.left, 0.0) / sum(part.seconds for part in todo)
         for i, part in enumerate(todo):
             title = f"{i + 1} of {len(todo)}, {part.name}"
-            row = self._row(part, title, data if part.wants_data else None)
+            row = self._row(part, title, data.get(part.data))
             self._note(part, row)
             logger.info("%s: %s", title, _in_words(row))
         logger.info("\n%s\nrecords: %s", self.summary.text(), self.place.out)
@@ -333,6 +340,8 @@ _SKIPPED_CODE = 3
 
 def _run(function: Callable[[Place], None], place: Place) -> int:
     """What the process of a part does; the exit code says whether it can be run here."""
+    if os.environ.get(DEBUG_VARIABLE):
+        faulthandler.dump_traceback_later(_TRACE_SECONDS, repeat=True)
     try:
         function(place)
     except SkippedError as e:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_origin, get_type_hints
+
+from prunet_det.search.costs import MEASURED_WIDTHS
+from prunet_det.utils.config import check_keys
 
 ZOO = (
     *(f"prunet_{size}" for size in ("s", "n", "t", "m", "l", "p0", "p1", "demo")),
@@ -21,13 +24,14 @@ class Scale:
         device: Torch device.
         runtime, precision: Of all latencies but those of `compiled`.
         threads: Threads of a CPU; all by default.
-        models: Networks whose latencies are measured.
+        without_tests: Tests that are left out, by a word of their names.
+        models: Networks whose latencies are measured, as each of `scopes`.
         compiled: Those that are also measured as torch.compile makes them.
         batches: Images at once.
         input_size: Side of the images of backbones, blocks and detectors, in pixels.
         seconds: Time to spend on each network.
-        blocks_of: Network whose blocks make the table.
-        variants: Inner widths of every kind and kernel of a block.
+        spaces: Configs of the searches whose blocks make the table.
+        widths: Inner widths of each operator that are measured.
         block_seconds: Time to spend on each of a block's two networks.
         checks: Random networks of the table's blocks that are measured whole.
         detectors: Configs of detectors.
@@ -42,7 +46,8 @@ class Scale:
         both_ways: Iterations of the trainings that are compared, plain and recorded.
         iterations: Iterations of one of the turns in which disk and memory are compared.
         rounds: Turns of each.
-        dataset: Embedded set that the suite and the search use.
+        dataset: Embedded set that the suite uses.
+        crops: Embedded set whose crops the search uses.
         search: Config of the search.
         search_options: What replaces values of it, by dotted key.
     """
@@ -51,15 +56,17 @@ class Scale:
     runtime: str = "cuda_graph"
     precision: str = "fp16"
     threads: int | None = None
+    without_tests: tuple[str, ...] = ()
     models: tuple[str, ...] = (*ZOO, *EFFICIENTNETS)
     compiled: tuple[str, ...] = ("prunet_s", "gpunet_0", "efficientnet_b0")
-    batches: tuple[int, ...] = (1, 8)
+    scopes: tuple[str, ...] = ("backbone", "classifier")
+    batches: tuple[int, ...] = (1,)
     input_size: int = 512
     seconds: float = 0.3
-    blocks_of: str = "prunet_p0"
-    variants: int = 7
+    spaces: tuple[str, ...] = ("search/prunet.py",)
+    widths: int = MEASURED_WIDTHS
     block_seconds: float = 0.05
-    checks: int = 20
+    checks: int = 8
     detectors: tuple[str, ...] = ("prunet_effdet_coco.py", "efficientnet_effdet_coco.py")
     published: tuple[str, ...] = ()
     suite: str = "glyphs"
@@ -67,11 +74,12 @@ class Scale:
     suite_models: tuple[str, ...] = ()
     seeds: int | None = None
     max_iters: int | None = None
-    trained: tuple[str, ...] = ("prunet_s@512", "gpunet_0@512", "efficientnet_b0@512")
+    trained: tuple[str, ...] = ("prunet_s@512", "efficientnet_b0@512")
     both_ways: int = 50
     iterations: int = 10
     rounds: int = 3
     dataset: str = "glyphs"
+    crops: str = "single_glyphs"
     search: str = "search/prunet.py"
     search_options: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -80,6 +88,25 @@ class Scale:
             "search.checkpoint_interval": 50,
         }
     )
+
+    def changed(self, settings: Mapping[str, Any]) -> Scale:
+        """Returns it with other values.
+
+        Args:
+            settings: Value by attribute; one value where there are several is taken as a sequence.
+
+        Raises:
+            UserError: If there is no such attribute.
+        """
+        check_keys(settings, [f.name for f in fields(self)], (), "the scale")
+        kinds = get_type_hints(type(self))
+        several = {key for key in settings if get_origin(kinds[key]) is tuple}
+        made = {
+            key: tuple(value) if isinstance(value, (list, tuple)) else (value,)
+            for key, value in settings.items()
+            if key in several
+        }
+        return replace(self, **{**settings, **made})
 
 
 # Everything once, on a CPU, in a minute.
@@ -93,8 +120,8 @@ REHEARSAL = Scale(
     batches=(1, 2),
     input_size=64,
     seconds=0.02,
-    blocks_of="prunet_demo",
-    variants=2,
+    spaces=("search/quick.py",),
+    widths=2,
     block_seconds=0.005,
     checks=2,
     detectors=("prunet_effdet.py",),
@@ -116,6 +143,7 @@ REHEARSAL = Scale(
     iterations=1,
     rounds=1,
     dataset="digits",
+    crops="digits",
     search="search/quick.py",
     search_options={
         "search.warmup": 1,

@@ -146,7 +146,10 @@ def run_search(place: Place) -> None:
     from prunet_det.search.session import run_search as search
 
     scale, folder = place.scale, place.work / "search"
-    data = {"search_dataloader.dataset.data_root": str(place.data / scale.dataset)}
+    data = {
+        "search_dataloader.dataset.name": scale.crops,
+        "search_dataloader.dataset.data_root": str(place.data / scale.crops),
+    }
     options = SearchOptions(
         config=scale.search,
         budget_ms=0.83,
