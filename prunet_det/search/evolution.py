@@ -21,7 +21,6 @@ _CHILDREN = 16  # scored at once
 _TOURNAMENT = 3  # of the population, its best has the child
 _WIDTH_CHANGE = 0.5  # standard deviation of the logarithm of a width's factor
 _TRIES = 200  # children that are made for each that is new and fits
-_DRAWN_FOR_MACS, _EVOLVED_FOR_MACS = 2000, 1500
 _SURROGATE_FEATURES = 3  # fused share, log width, log MACs: layers predict nothing beyond them
 _MORE_SCORED = 32  # best by the surrogate, which the supernet scores before the last choice
 
@@ -153,19 +152,6 @@ def _children(
         if len(new) >= _CHILDREN:
             break
     return [*new][:_CHILDREN]
-
-
-def most_macs(region: Region, seed: int) -> Shape:
-    """The network of the most multiply-accumulates, as far as evolution finds it.
-
-    Raises:
-        BudgetError: No network meets the budget.
-    """
-    start = region.draw(np.random.default_rng(seed), _DRAWN_FOR_MACS)
-    macs = region.shapes.macs(start)
-    start = [start[i] for i in np.argsort(-macs, kind="stable")[:_POPULATION]]
-    found = evolve(region, lambda many: -region.shapes.macs(many), seed, _EVOLVED_FOR_MACS, start)
-    return found[0].shape
 
 
 class Surrogate:

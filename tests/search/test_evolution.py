@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prunet_det.search.costs import FILLED, BudgetError, Pricing
-from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, most_macs, propose
+from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, propose
 from prunet_det.search.shapes import Shapes
 from tests.search.test_space import config_space
 
@@ -122,12 +122,6 @@ def test_a_space_of_few_networks_is_searched_to_its_end():
     region = Region(shapes=shapes, ms=0.55)
     found = evolve(region, shapes.macs, seed=0, evaluations=100_000)
     assert 1 <= len({f.shape for f in found}) == len(found) < 100_000
-
-
-def test_most_macs_has_more_than_random_networks(region, shapes, rng):
-    best = most_macs(region, 0)
-    assert FILLED * MS <= shapes.ms(best) <= MS
-    assert shapes.macs([best])[0] > shapes.macs(region.draw(rng, 2000)).max()
 
 
 def test_a_surrogate_learns_a_line_and_doubts_what_is_far(rng):
