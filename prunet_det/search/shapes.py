@@ -221,11 +221,38 @@ class Shapes:
         """`scale` of many shapes at once, one result each."""
         operators, widths = _stacked(shapes)
         targets = self._hidden[self._rows, operators, widths]
-        return self._fitted(operators, targets, ms, reach, widths)
+        return self.fitted(operators, targets, ms, reach, widths)
 
     def uniform(self, shape: Shape, ms: float, reach: Array | None = None) -> Shape | None:
         """The same operators and depth at one expansion, else as `scale`."""
-        return self._fitted(shape.operators[None], self._in_chs[None], ms, reach)[0]
+        return self.fitted(shape.operators[None], self._in_chs[None], ms, reach)[0]
+
+    def fitted(
+        self,
+        operators: Array,
+        targets: Array,
+        ms: float,
+        reach: Array | None = None,
+        widths: Array | None = None,
+    ) -> list[Shape | None]:
+        """Networks whose inner widths relate as given ones do, see `scale`.
+
+        Args:
+            operators: Operators, (networks, layers); -1 where the layer is left out.
+            targets: Inner widths in channels up to a common factor, (networks, layers) or
+                (1, layers).
+            ms: Milliseconds of each result, at most, and at least 0.97 times.
+            reach: See the class.
+            widths: Width indices of the targets, which stay where they spend 0.99 of `ms`.
+
+        Returns:
+            A shape each, or None where these operators at this depth cannot.
+        """
+        limits = np.full(len(operators), ms)
+        widths, total = self._fit(operators, targets, limits, reach, widths)
+        fits = (FILLED * ms <= total) & (total <= ms)
+        found = zip(operators, widths, fits, strict=True)
+        return [Shape(o, w) if fit else None for o, w, fit in found]
 
     def random_widths(
         self, rng: np.random.Generator, shape: Shape, ms: float, reach: Array | None = None
@@ -233,7 +260,7 @@ class Shapes:
         """The same operators and depth at random widths, else as `scale`."""
         operators = np.tile(shape.operators, (_TRIES, 1))
         targets = self._random_targets(rng, operators, reach)
-        return next(filter(None, self._fitted(operators, targets, ms, reach)), None)
+        return next(filter(None, self.fitted(operators, targets, ms, reach)), None)
 
     def random(
         self,
@@ -280,7 +307,7 @@ class Shapes:
                 size = min(2 * size, _MANY)
                 operators = self._random_operators(rng, size, live, reach, tilt)
                 targets = self._random_targets(rng, operators, reach)
-                found += filter(None, self._fitted(operators, targets, ms, reach))
+                found += filter(None, self.fitted(operators, targets, ms, reach))
                 drawn += size
         if len(found) < count:
             raise BudgetError(
@@ -400,21 +427,6 @@ class Shapes:
         tops = self._tops_within(reach)[self._rows, operators]
         widths = (rng.random(operators.shape) * (tops + 1)).astype(int)
         return self._hidden[self._rows, operators, widths]
-
-    def _fitted(
-        self,
-        operators: Array,
-        targets: Array,
-        ms: float,
-        reach: Array | None,
-        widths: Array | None = None,
-    ) -> list[Shape | None]:
-        """See `_fit`; None where the milliseconds are not met."""
-        limits = np.full(len(operators), ms)
-        widths, total = self._fit(operators, targets, limits, reach, widths)
-        fits = (FILLED * ms <= total) & (total <= ms)
-        found = zip(operators, widths, fits, strict=True)
-        return [Shape(o, w) if fit else None for o, w, fit in found]
 
     def _fit(
         self,

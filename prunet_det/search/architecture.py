@@ -1,0 +1,448 @@
+"""What a search prefers for one budget: candidates, widths and depths, learned from whole networks.
+
+In every step some networks are drawn, each layer's candidate, which of its Prunode's two widths,
+and where the stages end, and every one of them is scaled onto the budget before the supernet says
+how good it is. So nothing is ever judged at another latency: what a layer costs is what it takes
+from the widths of the others.
+
+Preferences learn by the score function: the gain of a draw times the derivative of its logarithmic
+probability. Of a draw's gain, what a linear model of earlier draws explains by the *other* choices
+is taken off first. That changes no expectation, since choices are drawn independently, and takes
+most of the noise away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prunet_det.search.costs import FILLED, BudgetError
+from prunet_det.search.schedule import Tiers
+from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.widths import Prunodes, WidthRule
+
+Array = np.ndarray
+
+_PURPOSE = 3  # of the random numbers, beside those of other parts of a search
+_TRIES = 8
+_MOST_LOGIT = 4.0
+_MEMORY = 0.98  # of the linear model, from one step to the next
+_RIDGE = 2.0  # draws of no effect that the linear model begins with
+_SPREAD_MEMORY = 0.9
+_ALL_LAYERS = 0.8  # of a budget: what the narrowest network of all layers may cost at most
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Draw:
+    """A network that was drawn, and how. Arrays have an entry a layer.
+
+    Attributes:
+        shape: The network on the budget; where layers are left out, its operators are -1.
+        wide: Whether the wider one of the Prunode's widths was drawn.
+        asked: Whether it was drawn if the stage ends before the layer.
+    """
+
+    shape: Shape
+    wide: Array
+    asked: Array
+
+    @property
+    def kept(self) -> Array:
+        """Whether the network has the layer."""
+        return self.shape.operators >= 0
+
+
+class Architecture:
+    """Preferences for one budget. Arrays are (layers, most operators of a layer), or (layers,).
+
+    Args:
+        shapes: Of the space.
+        budget_ms: What every network costs at most, and 0.97 of it at least.
+        tiers: What is pruned and when.
+        rule: How Prunodes move.
+        seed: Of the draws.
+
+    Attributes:
+        budget_ms, tiers, rule: The same.
+        live: Candidates that have not left.
+        logits: Preferences over them.
+        nodes: Prunodes.
+        gates: Log-odds of every layer's skip.
+        gated: Layers that may be skipped at the moment.
+        gone: Layers that have left.
+
+    Raises:
+        BudgetError: No network of the space meets the budget.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        budget_ms: float,
+        tiers: Tiers | None = None,
+        rule: WidthRule | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.shapes, self.space, self.budget_ms = shapes, shapes.space, budget_ms
+        self.tiers, self.rule, self.seed = tiers or Tiers(), rule or WidthRule(), seed
+        layers = self.space.layers
+        size = shapes.counts.shape
+        self.live: Array = shapes.counts > 0
+        self.logits: Array = np.zeros(size)
+        self.nodes = Prunodes.start(size)
+        self.gates: Array = np.zeros(len(layers))
+        self.gated: Array = np.zeros(len(layers), bool)
+        self.gone: Array = np.zeros(len(layers), bool)
+        self.entered = False  # whether skips have
+        self.progress = 0.0
+        # The linear model: features are candidates, widths and layers.
+        features = size[0] * size[1] + 2 * size[0]
+        self.gram: Array = _RIDGE * np.eye(features)
+        self.moment: Array = np.zeros(features)
+        self.spread, self.steps = 0.0, 0
+        self._stages = np.array([layer.stage for layer in layers])
+        self._skippable = np.array([layer.skippable for layer in layers])
+        self._in_chs = np.array([layer.in_chs for layer in layers], float)
+        self._has_widths = shapes.counts > 1
+        self._rows = np.arange(len(layers))
+        self._least, self._most = np.full(size, np.inf), np.full(size, -np.inf)
+        for i, layer in enumerate(layers):
+            for j, operator in enumerate(layer.operators):
+                ms = shapes.costs.operator_ms(i, operator)
+                self._least[i, j], self._most[i, j] = ms.min(), ms.max()
+        places = np.array([layer.index for layer in layers])
+        depths = np.array(self.space.depths)[self._stages]
+        self._half = places <= depths // 2  # layers of a network with half of the skippable ones
+        shapes.draw(np.random.default_rng(seed), budget_ms, 1)
+        narrow = np.where(self.live, self._least, np.nan)
+        fixed = shapes.costs.fixed_ms
+        if self.tiers.layers:  # at once, if hardly a network of all layers meets the budget
+            if fixed + np.nanmean(narrow, 1).sum() > _ALL_LAYERS * budget_ms:
+                self._enter()
+        elif fixed + np.nanmin(narrow, 1).sum() > FILLED * budget_ms:
+            raise BudgetError(
+                f"{budget_ms:g} ms: with all of its layers no network meets the budget; search "
+                "with tier 3 (layers)."
+            )
+
+    # What it prefers.
+
+    @property
+    def left(self) -> Array:
+        """Candidates that have not left, of the layers that have not."""
+        return self.live & ~self.gone[:, None]
+
+    def probabilities(self) -> Array:
+        """Of every candidate in its layer; 0 where it has left."""
+        best = np.where(self.live, self.logits, -np.inf).max(1, keepdims=True)
+        weights = np.where(self.live, np.exp(self.logits - best), 0.0)
+        return weights / weights.sum(1, keepdims=True)
+
+    def skips(self) -> Array:
+        """Probability that a stage that came so far ends before a layer; 1 where it is gone."""
+        asked = np.where(self.gated, 1 / (1 + np.exp(-self.gates)), 0.0)
+        return np.where(self.gone, 1.0, asked)
+
+    def shape(self) -> Shape:
+        """The likeliest network, on the budget.
+
+        Where it does not meet the budget, the likeliest one of some draws that do.
+        """
+        operators = np.where(_until(self.skips() > 0.5, self._stages), -1, self._likeliest())
+        targets = self._in_chs * np.exp(self.nodes.centre[self._rows, operators])
+        found = self.shapes.fitted(operators[None], targets[None], self.budget_ms)[0]
+        if found is None:
+            found = max(self.sample(-1, 64), key=self._log_probability).shape
+        return found
+
+    def sample(self, step: int, count: int) -> list[Draw]:
+        """Draws networks, each scaled onto the budget; what cannot be scaled is drawn anew.
+
+        Args:
+            step: Number of the step, which alone, with the seed and the budget, gives the numbers.
+            count: How many.
+
+        Raises:
+            BudgetError: What is left does not meet the budget.
+        """
+        numbers = (self.seed, _PURPOSE, round(self.budget_ms * 1e6), step + 1)
+        rng, found = np.random.default_rng(numbers), list[Draw]()
+        for attempt in range(_TRIES):
+            found += self._draws(rng, 2**attempt * 2 * count, attempt / (_TRIES - 1))
+            if len(found) >= count:
+                return found[:count]
+        raise BudgetError(
+            f"{self.budget_ms:g} ms: of the candidates and layers that are left, no network meets "
+            "the budget; search it without others that are far from it, or use a smaller "
+            "hidden_step."
+        )
+
+    def _draws(self, rng: np.random.Generator, count: int, tilt: float) -> list[Draw]:
+        """Those of some draws that meet the budget.
+
+        Args:
+            rng: Source of all randomness.
+            count: Number of draws.
+            tilt: Share of the choices that are not drawn by preference, but are those that bring
+                the network into the budget: where preferred networks do not fit.
+        """
+        low, high, _ = self._range(self.live, self.gone, self.gated)
+        dear = self.budget_ms > (low * high) ** 0.5
+        prices = np.where(self.live, -self._most if dear else self._least, np.inf)
+        cumulative = self.probabilities().cumsum(1)
+        u = rng.random((4, count, len(self._rows)))
+        tilted = u[3] < tilt
+        chosen = (u[0][..., None] * cumulative[:, -1:] >= cumulative).sum(-1)
+        chosen = np.where(tilted, prices.argmin(1), chosen)
+        wide = (u[1] < self.nodes.wide()[self._rows, chosen]) & self.tiers.widths
+        fires = u[2] < self.skips()
+        fires = np.where(tilted & self.gated, not dear, fires)
+        ended = _until(fires, self._stages)
+        asked = self.gated & ~(ended & ~_first(ended, self._stages))
+        operators = np.where(ended, -1, chosen)
+        positions = self.nodes.centre[self._rows, chosen]
+        if self.tiers.widths:
+            gap = self.rule.half_gap(self.progress)
+            positions = positions + gap * np.where(wide, 1.0, -1.0)
+        fitted = self.shapes.fitted(operators, self._in_chs * np.exp(positions), self.budget_ms)
+        return [
+            Draw(shape=shape, wide=w, asked=a)
+            for shape, w, a in zip(fitted, wide, asked, strict=True)
+            if shape is not None
+        ]
+
+    def _likeliest(self) -> Array:
+        return np.where(self.live, self.logits, -np.inf).argmax(1)
+
+    def _log_probability(self, draw: Draw) -> float:
+        p, q, kept = self.probabilities(), self.skips(), draw.kept
+        total = np.log(p[self._rows, draw.shape.operators])[kept].sum()
+        total += np.log(np.where(kept, 1 - q, q))[draw.asked].sum()
+        return float(total)
+
+    # A step.
+
+    def step(self, draws: Sequence[Draw], losses: Sequence[float], progress: float) -> list[str]:
+        """Learns from draws; widths move, candidates and layers leave.
+
+        Args:
+            draws: As `sample` gave them, two at least.
+            losses: The supernet's losses of their networks, on the same images.
+            progress: Of the search, 0..1.
+
+        Returns:
+            What happened, in sentences.
+        """
+        self.progress = progress
+        self._learn(draws, np.asarray(losses, float))
+        events = self._prune_candidates(progress) if self.tiers.candidates else []
+        if self.tiers.layers:
+            events += self._prune_layers(progress)
+        return events
+
+    def _learn(self, draws: Sequence[Draw], losses: Array) -> None:
+        operators = np.stack([draw.shape.operators for draw in draws])
+        wide = np.stack([draw.wide for draw in draws])
+        asked = np.stack([draw.asked for draw in draws])
+        kept = operators >= 0
+        one_hot = (operators[..., None] == np.arange(self.live.shape[1])).astype(float)
+        gains = self._standardized(losses)
+        candidates, widths, layers, rest = self._explained(one_hot, wide, kept, gains)
+        # Candidates: the rest of the gain and the choice's own part of it.
+        own = kept * (rest[:, None] + candidates)
+        p = self.probabilities()
+        gradient = (own[..., None] * (one_hot - p)).mean(0)
+        self.logits = np.where(self.live, self.logits + self.tiers.rate * gradient, self.logits)
+        # Skips: all that lies in the layer's stage may come from where the stage ends.
+        stages = np.arange(len(self.space.depths))[:, None] == self._stages
+        of_stage = (candidates + widths + layers) @ stages.T
+        own = asked * (rest[:, None] + of_stage[:, self._stages])
+        gradient = (own * (~kept - self.skips())).mean(0)
+        self.gates = np.clip(self.gates + self.tiers.rate * gradient, -_MOST_LOGIT, _MOST_LOGIT)
+        if self.tiers.widths:
+            likely = self.nodes.wide()[self._rows, operators]
+            each = (wide - likely) / (likely * (1 - likely)) * (rest[:, None] + widths)
+            own_path = one_hot * self._has_widths
+            self.nodes.move(
+                own_path.sum(0),
+                (own_path * each[..., None]).sum(0),
+                (own_path * each[..., None] ** 2).sum(0),
+                at=self.progress,
+                rule=self.rule,
+            )
+
+    def _standardized(self, losses: Array) -> Array:
+        """Gains against the step's mean, in the running standard deviation within a step."""
+        gains = losses.mean() - losses
+        self.steps += 1
+        self.spread = _SPREAD_MEMORY * self.spread + (1 - _SPREAD_MEMORY) * losses.var(ddof=1)
+        variance = self.spread / (1 - _SPREAD_MEMORY**self.steps)
+        return np.clip(gains / max(variance**0.5, 1e-12), -4.0, 4.0)
+
+    def _explained(
+        self, one_hot: Array, wide: Array, kept: Array, gains: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """Splits gains into what the linear model says of each choice, and the rest.
+
+        Args:
+            one_hot: Candidates, (draws, layers, operators).
+            wide: Widths, (draws, layers).
+            kept: Layers, (draws, layers).
+            gains: (draws,).
+
+        Returns:
+            Parts of the candidates, the widths and the layers, (draws, layers) each, and the rest,
+            (draws,).
+        """
+        draws, layers = kept.shape
+        parts = (one_hot.reshape(draws, -1), kept * np.where(wide, 0.5, -0.5), kept.astype(float))
+        features = np.concatenate(parts, axis=1)
+        features -= features.mean(0)
+        slopes = np.linalg.solve(self.gram, self.moment)
+        explained = features * slopes
+        self.gram = _MEMORY * self.gram + features.T @ features
+        self.gram += (1 - _MEMORY) * _RIDGE * np.eye(len(slopes))
+        self.moment = _MEMORY * self.moment + features.T @ gains
+        of_candidates = explained[:, : -2 * layers].reshape(one_hot.shape).sum(-1)
+        of_widths, of_layers = explained[:, -2 * layers : -layers], explained[:, -layers:]
+        return of_candidates, of_widths, of_layers, gains - explained.sum(1)
+
+    # Pruning.
+
+    def _range(self, live: Array, gone: Array, gated: Array) -> tuple[float, float, float]:
+        """Least and greatest milliseconds, and the greatest with half of the skippable layers."""
+        least = np.where(live, self._least, np.inf).min(1)
+        most = np.where(live, self._most, -np.inf).max(1)
+        fixed, here = self.shapes.costs.fixed_ms, ~gone
+        stays = here & ~gated & (~self._skippable | self.entered | (not self.tiers.layers))
+        half = here & (stays | self._half)
+        return (
+            fixed + float(least[stays].sum()),
+            fixed + float(most[here].sum()),
+            fixed + float(most[half].sum()),
+        )
+
+    def _may_leave(self, live: Array, gone: Array, gated: Array) -> bool:
+        """Whether what is left after a change can still spend the budget, and still meet it."""
+        low, high, half = self._range(live, gone, gated)
+        low_now, _, half_now = self._range(self.live, self.gone, self.gated)
+        ms = self.budget_ms
+        return low <= max(FILLED * ms, low_now) and high >= ms and half >= min(ms, half_now)
+
+    def _prune_candidates(self, progress: float) -> list[str]:
+        events, p = list[str](), self.probabilities()
+        threshold = self.tiers.candidate_threshold(progress)
+        for i, layer in enumerate(self.space.layers):
+            if self.gone[i] or self.live[i].sum() < 2:
+                continue
+            for j in np.argsort(np.where(self.live[i], p[i], np.inf), kind="stable"):
+                if not self.live[i, j] or p[i, j] >= threshold or self.live[i].sum() < 2:
+                    break
+                live = self.live.copy()
+                live[i, j] = False
+                if self._may_leave(live, self.gone, self.gated):
+                    self.live = live
+                    events.append(f"layer {layer.name} loses {layer.operators[j]} at {p[i, j]:.2f}")
+                    break  # one a layer and step, the least likely that may
+        return events
+
+    def _prune_layers(self, progress: float) -> list[str]:
+        tiers, events = self.tiers, list[str]()
+        if progress < tiers.skip_enters:
+            return events
+        if not self.entered:
+            self._enter()
+            events.append("skips enter")
+        q = np.where(self.gated, self.skips(), 0.0)
+        likeliest = int(np.argmax(q))  # one at a time: the others' widths have changed then
+        if q[likeliest] > tiers.skip_threshold(progress):
+            events += self._leave(likeliest, q[likeliest])
+        if progress >= tiers.skip_end and self.gated.any():
+            events += self._settle(q)
+        return events
+
+    def _enter(self) -> None:
+        self.entered, self.gated = True, self._skippable.copy()
+        self.gates[:] = np.log(self.tiers.skip_start / (1 - self.tiers.skip_start))
+
+    def _leave(self, layer: int, probability: float) -> list[str]:
+        """Lets a layer and those behind it in its stage leave, if what is left can do without."""
+        behind = (self._stages == self._stages[layer]) & (self._rows >= layer) & ~self.gone
+        gone, gated = self.gone | behind, self.gated & ~behind
+        if not self._may_leave(self.live, gone, gated):
+            return []
+        self.gone, self.gated = gone, gated
+        names = [self.space.layers[i].name for i in np.flatnonzero(behind)]
+        return [f"layer {name} is skipped at {probability:.2f}" for name in names]
+
+    def _settle(self, q: Array) -> list[str]:
+        """The end of tier 3: layers stay, but for those without which only the budget is met."""
+        events = list[str]()
+        for i in np.argsort(-q, kind="stable"):
+            none = np.zeros_like(self.gated)
+            if self._range(self.live, self.gone, none)[0] <= FILLED * self.budget_ms:
+                break
+            if self.gated[i]:
+                events += self._leave(int(i), float(q[i]))
+        names = [self.space.layers[i].name for i in np.flatnonzero(self.gated)]
+        self.gated = np.zeros_like(self.gated)
+        return [*events, *(f"layer {name} stays" for name in names)]
+
+    # Records.
+
+    def record(self) -> dict[str, Any]:
+        """What is preferred now, as JSON values, for plots.
+
+        Returns:
+            `probabilities` of the candidates, (layers, most operators of a layer), 0 where one has
+            left; `skips`, (layers,), 1 where a layer is gone; `pairs`, (layers, 2), both inner
+            widths, in channels, of the likeliest network's Prunodes, 0 where there are none.
+        """
+        hidden = np.array(self.shapes.hidden(self.shape()))[:, None]
+        gap = self.rule.half_gap(self.progress) if self.tiers.widths else 0.0
+        pairs = np.rint(hidden * np.exp([-gap, gap])).astype(int)
+        return {
+            "probabilities": self.probabilities().round(4).tolist(),
+            "skips": self.skips().round(4).tolist(),
+            "pairs": pairs.tolist(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as JSON values; exact."""
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        return {
+            **arrays,
+            "nodes": self.nodes.to_dict(),
+            **{name: getattr(self, name) for name in _NUMBERS},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From what `state_dict` gave, of the same space and tiers."""
+        for name in _ARRAYS:
+            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+        self.nodes = Prunodes.from_dict(state["nodes"])
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
+
+
+_NUMBERS = ("entered", "progress", "spread", "steps")
+_ARRAYS = ("live", "logits", "gates", "gated", "gone", "gram", "moment")
+
+
+def _until(fires: Array, stages: Array) -> Array:
+    """Whether a layer or one before it in its stage fires, (..., layers)."""
+    ended = fires.copy()
+    for i in range(1, len(stages)):
+        if stages[i] == stages[i - 1]:
+            ended[..., i] |= ended[..., i - 1]
+    return ended
+
+
+def _first(ended: Array, stages: Array) -> Array:
+    """Whether a layer is the first one of its stage that is left out."""
+    before = np.zeros_like(ended)
+    before[..., 1:] = ended[..., :-1] & (stages[1:] == stages[:-1])
+    return ended & ~before
