@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from _compare import add_compare, run_compare
 from _flags import above_zero, at_least, output_file, parse_verbs, settings_action
 
 from prunet_det.utils.errors import UserError, run_tool
@@ -207,60 +208,6 @@ def run_summary(args: argparse.Namespace) -> None:
     print(text_table("results", [*header, "ms", "of budget", "blocks", "search s"], rows))
     if args.out:
         write_csv(args.out, records, shlex.join(["python", *sys.argv]))
-
-
-def add_compare(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--config", required=True, help="a config of configs/search/ that names a recipe")
-    add("--budget-ms", type=above_zero, required=True, help="that all networks are filled up to")
-    add("--device", default="v100", help="as of a search [v100]")
-    add("--batch", type=at_least(1), default=1, help="of the budget [1]")
-    add("--input-size", type=at_least(1), default=512, help="of the budget [512]")
-    add("--random", type=at_least(3), default=20, metavar="N", help="random networks [20]")
-    add("--seeds", type=at_least(0), default=3, metavar="N", help="of the search [3]")
-    add(
-        "--train-seeds",
-        type=at_least(1),
-        default=3,
-        metavar="N",
-        help="trainings of each network [3]",
-    )
-    add(
-        "--ablations",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="search seeds with a tier off [0]",
-    )
-    add("--jobs", type=at_least(1), default=1, help="processes at once [1]")
-    add("--out", required=True, help="folder of searches, networks, records and plot")
-    add("--publish", metavar="DIR", help="copy the records, without the searches, here")
-    add("--quiet", action="store_true", help="no progress bar")
-
-
-def run_compare(args: argparse.Namespace) -> int:
-    """Searched networks beside random ones, the scaled P0 and other widths, at one latency."""
-    from prunet_det.search import verdict
-    from prunet_det.search.compare import CompareOptions, compare
-    from prunet_det.utils.io import text_table
-
-    options = CompareOptions(**{f.name: getattr(args, f.name) for f in fields(CompareOptions)})
-    found = compare(options)
-    print(text_table("networks of one latency", verdict.GROUP_HEADER, verdict.group_rows(found)))
-    if options.train_seeds > 1:
-        between, within = found.spread()
-        print(
-            f"spread of random networks {between:.4f}, of trainings {within:.4f}: "
-            f"ratio {between / within:.1f}"
-        )
-    if not options.seeds:
-        return 0
-    print(
-        text_table("how far the searches agree", verdict.AGREEMENT_HEADER, verdict.agreement(found))
-    )
-    header, rows = verdict.searched_header(found), verdict.searched_rows(found)
-    print(text_table("searched networks", header, rows))
-    return 0 if all(all(checks.values()) for _, checks in found.checks()) else 1
 
 
 VERBS = {

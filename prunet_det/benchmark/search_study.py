@@ -222,22 +222,34 @@ class SearchStudy:
         Args:
             one: A searched network.
         """
-        random, seconds = self.group(RANDOM), one.entry.search_seconds
-        if not random or not seconds:
+        random = self.group(RANDOM)
+        if not random or not one.entry.search_seconds:
             return None
-        machine = one.entry.search_machine
-        same = [[r.seconds for r in c.runs if machine in ("", r.made["machine"])] for c in random]
-        each = [np.mean(s) for s in same if s]  # without any, all networks that there are
         replays = []
         for mark in self.marks[:-1] or self.marks:
             chosen_by, worth = self._chosen_by(random, mark)
-            count = int(seconds / (np.mean(each) * mark / self.end)) if each else len(random)
-            count = max(1, min(len(random), count))
+            count = self.affordable(one, mark)
             rng = np.random.default_rng(0)
             drawn = [rng.choice(len(random), count, replace=False) for _ in range(_DRAWS)]
             best = [worth[i[np.argmax(chosen_by[i])]] for i in drawn]
             replays.append(Replay(count=count, mark=mark, top1=float(np.mean(best))))
         return max(replays, key=lambda r: r.top1)
+
+    def affordable(self, one: Contestant, mark: int) -> int:
+        """Number of random networks that could be trained in the time of a search.
+
+        Args:
+            one: A searched network. Where no training ran on its search's machine, it is all that
+                there are.
+            mark: Steps that they are trained for.
+        """
+        random, machine = self.group(RANDOM), one.entry.search_machine
+        same = [[r.seconds for r in c.runs if machine in ("", r.made["machine"])] for c in random]
+        each = [np.mean(seconds) for seconds in same if seconds]
+        if not each:
+            return len(random)
+        count = int(one.entry.search_seconds / (np.mean(each) * mark / self.end))
+        return max(1, min(len(random), count))
 
     def _chosen_by(self, random: list[Contestant], mark: int) -> tuple[np.ndarray, np.ndarray]:
         """The score that chooses and the one that is reported, of each network."""

@@ -146,7 +146,7 @@ def campaign(
             except UserError as e:
                 if not isinstance(e.__cause__, BrokenProcessPool) or not restarts_left:
                     raise
-                logger.warning("a process of %s died; what is left is begun anew.", title or "it")
+                logger.warning("a process died; the runs that it left are begun anew.")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(left)} runs failed, the first with: {failed[0]!r}; the others "

@@ -22,10 +22,15 @@ from prunet_det.benchmark.search_study import (
     read_entries,
     write_entries,
 )
+from prunet_det.latency import load_device
+from prunet_det.latency.table import Entry as TableEntry
+from prunet_det.latency.table import Table
+from prunet_det.search.costs import SpaceCosts, space_keys
 from prunet_det.utils import plots
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.runs import Run, RunStore
 from tests.conftest import ROOT
+from tests.search.test_space import config_space
 
 PUBLISHED = ROOT / "docs" / "results" / "search" / "compare"
 ABOUT = {"recipe": "r", "budget_ms": 0.5, "device": "v100, predicted", "data": "digits"}
@@ -224,8 +229,17 @@ def test_the_published_comparison_comes_out_again():
     assert rows[0][-1] == "774 s; 15 random networks, the best 0.714"
 
 
-def test_published_networks_can_be_built_from_their_file_alone():
-    _, entries = read_entries(PUBLISHED)
-    raw = json.loads((PUBLISHED / ENTRIES).read_text(encoding="utf-8"))["entries"]
-    assert [entry.to_dict() for entry in entries] == [{**Entry.from_dict(e).to_dict()} for e in raw]
-    assert [entry.spec.digest for entry in entries] == [entry["network"] for entry in raw]
+def test_published_networks_cost_what_their_entries_say():
+    """By the prices of then, which lie beside them; the scaled P0 is no network of the space."""
+    about, entries = read_entries(PUBLISHED)
+    prices = json.loads((PUBLISHED / "prices.json").read_text(encoding="utf-8"))
+    space, size = config_space("quick"), about["input_size"]
+    table = Table(load_device("v100").at(1), "predicted")
+    for key, ms in zip(space_keys(space, size), prices["ms"], strict=True):
+        table.add(key, TableEntry(ms, ms, ms, prices["overhead_ms"]))
+    costs = SpaceCosts(space, size, table)
+    assert (space.hash, costs.table_hash) == (about["space"], about["table"])
+    assert len(entries) == 39
+    for entry in [entry for entry in entries if entry.group != SCALED]:
+        ms = costs.network_ms(space.network_of(entry.spec))
+        assert ms == pytest.approx(entry.latency_ms, rel=1e-9), entry.name

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from itertools import islice
-
 import pytest
 
 from prunet_det.arch.spec import Provenance
 from prunet_det.latency import load_device, predict
-from prunet_det.latency.table import Entry, Table, TableError, predict_table
+from prunet_det.latency.table import TableError, predict_table
 from prunet_det.search.baselines import random_network, random_repaired, scaled_repaired
 from prunet_det.search.costs import Budget, BudgetError, Pricing, SpaceCosts, space_keys
-from prunet_det.search.entries import baseline_entries
 from prunet_det.search.objective import BudgetController
 from prunet_det.search.repair import repair
 from prunet_det.search.space import SearchSpace
-from tests.conftest import ROOT
 from tests.search.conftest import SMALL
 from tests.search.test_space import config_space
 
@@ -136,26 +131,3 @@ def test_the_weight_rises_above_the_budget_and_rests_far_from_it():
     far = BudgetController(budget_ms=1.0)
     far.weight(2.0)
     assert far.integral == 0
-
-
-def test_baselines_of_the_published_comparison_are_made_again():
-    """Random networks, by the digests that the committed records refer to, and by their prices.
-
-    The scaled network's prices were of blocks outside of the space.
-    """
-    folder = ROOT / "docs" / "results" / "search" / "compare"
-    published = json.loads((folder / "entries.json").read_text(encoding="utf-8"))
-    prices = json.loads((folder / "prices.json").read_text(encoding="utf-8"))
-    recorded = {e["name"]: e["network"] for e in published["entries"]}
-    space, size = config_space("quick"), published["about"]["input_size"]
-    table = Table(load_device("v100").at(1), "predicted")
-    for key, ms in zip(space_keys(space, size), prices["ms"], strict=True):
-        table.add(key, Entry(ms, ms, ms, prices["overhead_ms"]))
-    costs = SpaceCosts(space, size, table)
-    assert (costs.space.hash, costs.table_hash) == (
-        published["about"]["space"],
-        published["about"]["table"],
-    )
-    budget = costs.budget(published["about"]["budget_ms"])
-    for entry in islice(baseline_entries(Pricing(device="v100"), costs, budget, 2), 2):
-        assert entry.spec.digest == recorded[entry.name], entry.name

@@ -223,63 +223,6 @@ def test_the_last_tier_keeps_one_of_its_finalists_and_goes_on_after_a_fault(
     assert third.returncode == 2 and "finals.json is damaged" in third.stderr
 
 
-def compare_flags(config, out, *more):
-    given = ("--budget-ms", BUDGET, "--input-size", 256, "--random", 3, "--train-seeds", 2)
-    return ["compare", "--config", config, *given, "--seeds", 0, "--out", out, "--quiet", *more]
-
-
-@pytest.mark.slow
-def test_a_comparison_goes_on_and_trains_each_network_once(config, refused, tmp_path, here):
-    """Baselines in processes of their own; then a search that is there already joins them."""
-    from prunet_det.search.trainings import RECORDS
-
-    out = tmp_path / "out"
-    done = here("search_backbone", *compare_flags(config, out))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "scaled P0" in done.stdout and "ratio" in done.stdout
-    lines = (out / RECORDS).read_text().splitlines()
-    assert len(lines) == 4 * 2 and (out / "comparison.png").stat().st_size > 5000
-    (out / RECORDS).write_text("\n".join(lines[:7]) + "\n" + lines[7][:30])  # killed while writing
-    done = here("search_backbone", *compare_flags(config, out))
-    assert done.returncode == 0, done.stdout + done.stderr
-    again = (out / RECORDS).read_text().splitlines()
-    assert again[:7] == lines[:7] and len(again) == 8
-    old, new = json.loads(lines[7]), json.loads(again[7])
-    assert all(old[k] == new[k] for k in ("network", "train_seed", "top1"))
-    wrong = refused("search_backbone", *compare_flags(config, out), "--budget-ms", 0.27)
-    assert "holds a comparison with another budget_ms (0.26, not 0.27)" in wrong
-    assert "--random: must be at least 3" in refused(
-        "search_backbone", *compare_flags(config, out), "--random", 1
-    )
-    assert "cannot be met" in refused(
-        "search_backbone", *compare_flags(config, out), "--budget-ms", 9
-    )
-
-
-def test_a_searched_network_is_compared_with_its_own_operators(config, found, tmp_path):
-    """As `compare` enters a search that is done: all at one latency, all with its operators."""
-    from prunet_det.search import entries as names
-    from prunet_det.search.costs import Pricing
-    from prunet_det.search.space import SearchSpace
-
-    out, _ = found
-    folder = tmp_path / "search"
-    folder.mkdir()
-    for name in ("arch.json", "run.json"):
-        (folder / name).write_bytes((out / name).read_bytes())
-    (folder / "found.json").write_bytes((out / "arch.json").read_bytes())
-    from mmengine.config import Config
-
-    space = SearchSpace.from_config(Config.fromfile(config).space)
-    costs = Pricing(device="v100").costs(space, 256)
-    entries = list(names.searched_entries(folder, names.SEARCHED, 0, costs, costs.budget(BUDGET)))
-    groups = {e.group for e in entries}
-    assert groups == {names.SEARCHED, names.FOUND, names.UNIFORM, names.WIDTHS}
-    operators = [[(b.kind, b.kernel) for b in e.spec.blocks] for e in entries]
-    assert all(o == operators[0] for o in operators)
-    assert all(0.97 * BUDGET <= e.latency_ms <= BUDGET for e in entries)
-
-
 @pytest.mark.slow
 def test_what_was_found_trains_without_the_search(config, found, few, tmp_path):
     """As a detector and a classifier, and exports, with prunet_det/search gone."""

@@ -1,0 +1,411 @@
+"""Trains what a study of searches compares, and makes what a search has to beat."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS
+
+from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.benchmark.search_study import (
+    ENTRIES,
+    FOUND,
+    MACS,
+    RANDOM,
+    SCALED,
+    SEARCHED,
+    SURROGATE,
+    UNIFORM,
+    WIDTHS,
+    Entry,
+    SearchStudy,
+    read_entries,
+    write_entries,
+)
+from prunet_det.benchmark.search_tables import draw_comparison, draw_curves
+from prunet_det.search.baselines import most_macs, scaled_published
+from prunet_det.search.costs import Pricing
+from prunet_det.search.crops_on_device import DeviceCrops, load_crops
+from prunet_det.search.evolution import Region, Scored, propose
+from prunet_det.search.result import SearchResult, network_folder
+from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.space import SearchSpace
+from prunet_det.training.short_run import ShortRecipe, short_run
+from prunet_det.utils import plots
+from prunet_det.utils.config import from_mapping, read_config
+from prunet_det.utils.env import environment
+from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.io import digest, make_folder
+from prunet_det.utils.package import find_config, relative_path
+from prunet_det.utils.runs import Key, Run, RunStore, campaign
+
+PLOTS = {"comparison.svg": draw_comparison, "curves.svg": draw_curves}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The recipe by which networks are trained and scored: a config of configs/search/judge_*.py.
+
+    Attributes:
+        path: The config. It has `recipe`, fields of ShortRecipe, and `train` and `score`, as
+            `load_crops` takes them.
+    """
+
+    path: str
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        cfg = read_config(self.path)
+        for key in ("recipe", "train", "score"):
+            if key not in cfg:
+                raise InputError(
+                    f"{self.path} is no judge: it has no `{key}`; "
+                    "configs/search/judge_digits.py is one."
+                )
+        return cfg
+
+    @cached_property
+    def recipe(self) -> ShortRecipe:
+        """How long and how networks are trained."""
+        return from_mapping(ShortRecipe, dict(self._config["recipe"]), f"the recipe of {self.path}")
+
+    def crops(self, device: str) -> tuple[DeviceCrops, DeviceCrops]:
+        """Crops to train on and to score on."""
+        train, score = (load_crops(self._config[key], device=device) for key in ("train", "score"))
+        return train, score
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all that trains or scores, data included, wherever they lie."""
+        recipe = dataclasses.asdict(self.recipe)
+        for key in ("marks", "capture"):  # they change no training
+            del recipe[key]
+        data = []
+        for key in ("train", "score"):
+            config = dict(self._config[key])
+            content = DATASETS.build(dict(config["dataset"])).data_hash
+            dataset = {k: v for k, v in config["dataset"].items() if k != "data_root"}
+            data.append([{**config, "dataset": dataset}, content])
+        return digest([recipe, data])
+
+    @property
+    def data(self) -> str:
+        """Name of the data, for people."""
+        return str(self._config["train"]["dataset"].get("name", "own data"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a process needs to train a network.
+
+    Attributes:
+        spec: The network.
+        judge: The judge's config.
+        recipe: Its digest.
+        seed: Of weights, order and augmentation.
+        device: `cpu` or `cuda`.
+        made: Commit, date and machine.
+    """
+
+    spec: dict[str, Any]
+    judge: str
+    recipe: str
+    seed: int
+    device: str
+    made: dict[str, str]
+
+    @property
+    def key(self) -> Key:
+        """Of the run that comes of it."""
+        return ArchSpec.from_dict(self.spec).digest, self.recipe, self.seed
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str, device: str) -> tuple[ShortRecipe, DeviceCrops, DeviceCrops]:
+    """What all trainings of a process share."""
+    judge = Judge(path)
+    return (judge.recipe, *judge.crops(device))
+
+
+def train(training: Training) -> Run:
+    """Trains a network and scores it."""
+    recipe, crops, score = _loaded(training.judge, training.device)
+    trained = short_run(ArchSpec.from_dict(training.spec), recipe, crops, score, training.seed)
+    subject, digest, seed = training.key
+    curve = {str(mark): [round(v, 6) for v in scores] for mark, scores in trained.curve.items()}
+    return Run(
+        subject=subject,
+        recipe=digest,
+        seed=seed,
+        figures={"curve": curve},
+        seconds=round(trained.seconds, 2),
+        made=training.made,
+    )
+
+
+class Rows:
+    """Makes the networks of a study: those of searches, and what they have to beat.
+
+    Args:
+        config: Config of the search, for its space.
+        pricing: Source of the milliseconds.
+        budget_ms: Budget that all networks are filled to.
+        input_size: Side of the images of the budget, in pixels.
+
+    Raises:
+        BudgetError: The space does not reach the budget.
+    """
+
+    def __init__(self, config: str, pricing: Pricing, budget_ms: float, input_size: int) -> None:
+        costs = pricing.costs(SearchSpace.from_config(read_config(config).space), input_size)
+        self.pricing, self.budget = pricing, costs.budget(budget_ms)
+        costs.check_budget(self.budget)
+        self.shapes = Shapes(costs)
+        self.region = Region(shapes=self.shapes, ms=budget_ms)
+        self.about = {
+            "budget_ms": budget_ms,
+            "device": costs.table.title,
+            "input_size": input_size,
+            "space": costs.space.hash,
+            "table": costs.table_hash,
+            "config": relative_path(find_config(config)),
+        }
+
+    def _entry(
+        self,
+        group: str,
+        name: str,
+        shape: Shape,
+        seed: int | None = None,
+        shapes: Shapes | None = None,
+    ) -> Entry:
+        shapes, size = shapes or self.shapes, self.budget.input_size
+        reason = Provenance("hand-written", {"reason": f"{name}, what a search is compared with"})
+        network = shapes.network(shape)
+        spec = shapes.space.to_spec(network, name.replace(" ", "_"), reason, size)
+        ms = shapes.ms(shape)
+        return Entry(group=group, name=name, spec=spec, latency_ms=ms, search_seed=seed)
+
+    def by_chance(self, count: int, known: Collection[str]) -> Iterator[Entry]:
+        """Random networks, the one with the most multiply-accumulates, and the scaled P0.
+
+        Args:
+            count: Number of random networks.
+            known: Names of those that need not be made again.
+        """
+        for i in range(count):
+            shape = self.shapes.random(np.random.default_rng((i, 0)), self.budget.ms)
+            yield self._entry(RANDOM, f"{RANDOM} {i}", shape)
+        if MACS not in known:
+            yield self._entry(MACS, MACS, most_macs(self.region, 0))
+        if SCALED not in known:
+            scaled, shape = scaled_published(self.pricing, self.budget)
+            yield self._entry(SCALED, SCALED, shape, shapes=scaled)
+
+    def by_surrogate(self, study: SearchStudy, seed: int) -> Entry:
+        """What a ridge regression thinks best, told by short trainings of random networks alone.
+
+        It has as many of them, up to the first mark, as the search of this seed has time for.
+
+        Args:
+            study: With the random networks' trainings.
+            seed: Of the search, and of what is drawn.
+        """
+        random, space = study.group(RANDOM), self.shapes.space
+        own = [c for c in study.group(SEARCHED) if c.entry.search_seed == seed]
+        count = study.affordable(own[0], study.marks[0]) if own else len(random)
+        chosen = np.random.default_rng((seed, 3)).permutation(len(random))[:count]
+        mark = str(study.marks[0])
+        trained = [
+            Scored(
+                self.shapes.shape_of(space.network_of(random[i].entry.spec)),
+                random[i].runs[0].figures["curve"][mark][1],
+            )
+            for i in chosen
+        ]
+        best = propose(self.region, trained, seed, count=1)[0]
+        return self._entry(SURROGATE, f"{SURROGATE} {seed}", best, seed)
+
+    def of_search(self, folder: Path, group: str) -> Iterator[Entry]:
+        """A search's network, that of its tiers, and its operators and depths with other widths.
+
+        Args:
+            folder: Result of a search, for this budget among others.
+            group: SEARCHED, or what an ablation did without. Only the former is compared with other
+                widths.
+        """
+        result, ms = SearchResult.load(folder), self.budget.ms
+        found, run = result.networks.get(ms), result.run
+        if found is None:
+            budgets = ", ".join(f"{other:g}" for other in result.networks)
+            raise UserError(f"{folder} holds a search for {budgets} ms, not {ms:g} ms.")
+        seed = int(run["seed"])
+        share = dict(
+            search_seed=seed,
+            search_seconds=sum(run["seconds"].values()) / len(result.networks),
+            search_machine=run.get("environment", run).get("machine", ""),
+        )
+        yield Entry(
+            group=group, name=f"{group} {seed}", spec=found.spec, latency_ms=found.ms, **share
+        )
+        if group != SEARCHED:
+            return
+        space, rng = self.shapes.space, np.random.default_rng((seed, 2))
+        tiers = network_folder(folder, ms) / "tiers.json"
+        if tiers.is_file():
+            spec = ArchSpec.load(tiers)
+            own = self.shapes.ms(self.shapes.shape_of(space.network_of(spec)))
+            yield Entry(group=FOUND, name=f"{FOUND} {seed}", spec=spec, latency_ms=own, **share)
+        shape = self.shapes.shape_of(space.network_of(found.spec))
+        for other, widths in (
+            (UNIFORM, self.shapes.uniform(shape, ms)),
+            (WIDTHS, self.shapes.random_widths(rng, shape, ms)),
+        ):
+            if widths is not None:
+                yield self._entry(other, f"{other} {seed}", widths, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What is compared, as `tools/search_backbone.py compare` has it.
+
+    Attributes:
+        out: Folder of networks, trainings and plots; what it holds already counts.
+        judge: Config of the recipe by which networks are trained.
+        networks: Files or folders of other studies, whose networks are compared.
+        searches: Folders of results of searches for the budget; NAME=FOLDER for a group of another
+            name than `searched`.
+        config: Config of the search, for prices and networks to compare with; none are made
+            without.
+        budget_ms, device, batch, input_size: Budget that networks are filled to, as of a search.
+        random: Number of random networks that are made.
+        surrogates: Number of networks that a surrogate proposes, told by random networks alone.
+        trainings: Number of trainings of each network.
+        jobs: Number of processes at once.
+        train_on: `cpu` or `cuda`; None for a GPU where there is one.
+        progress: Whether to show a progress bar.
+    """
+
+    out: str
+    judge: str
+    networks: Sequence[str] = ()
+    searches: Sequence[str] = ()
+    config: str | None = None
+    budget_ms: float | None = None
+    device: str = "v100"
+    batch: int = 1
+    input_size: int = 512
+    random: int = 20
+    surrogates: int = 3
+    trainings: int = 4
+    jobs: int = 1
+    train_on: str | None = None
+    progress: bool = True
+
+
+def compare(options: CompareOptions) -> SearchStudy:
+    """Trains and compares networks; what is there already is not done again.
+
+    Args:
+        options: What is compared.
+
+    Raises:
+        UserError: Nothing is to be compared, the folder holds another comparison, or trainings
+            failed.
+    """
+    judge, out = Judge(os.fspath(find_config(options.judge))), make_folder(options.out)
+    rows = _rows(options)
+    about, entries = _gathered(options, judge, rows)
+
+    def train_all() -> SearchStudy:
+        write_entries(out, about, entries)
+        _train_all(options, judge, entries)
+        return SearchStudy.load(out)
+
+    study, names = train_all(), {entry.name for entry in entries}
+    seeds = range(options.surrogates) if rows is not None and study.group(RANDOM) else ()
+    missing = [seed for seed in seeds if f"{SURROGATE} {seed}" not in names]
+    if rows is not None and missing:
+        entries += [rows.by_surrogate(study, seed) for seed in missing]
+        study = train_all()
+    for name, draw in PLOTS.items():
+        plots.save(draw(study), out / name, study)
+    return study
+
+
+def _train_all(options: CompareOptions, judge: Judge, entries: Sequence[Entry]) -> None:
+    device = options.train_on or ("cuda" if torch.cuda.is_available() else "cpu")
+    here = environment()
+    made = {"device": device, **{key: here[key] for key in ("commit", "date", "machine")}}
+    shared: dict[str, Any]
+    shared = dict(judge=judge.path, recipe=judge.digest, device=device, made=made)
+    tasks = [  # so that an early end leaves all networks with as many trainings
+        Training(spec=entry.spec.to_dict(), seed=seed, **shared)
+        for seed in range(options.trainings)
+        for entry in entries
+    ]
+    title = "training" if options.progress else ""
+    campaign(tasks, train, RunStore(options.out), options.jobs, title)
+
+
+def _rows(options: CompareOptions) -> Rows | None:
+    if options.config is None:
+        if options.searches:
+            raise UserError("searches are compared by the prices of their --config; name it.")
+        return None
+    if options.budget_ms is None:
+        raise UserError("networks are filled to a budget: give --budget-ms.")
+    pricing = Pricing(device=options.device, batch=options.batch, progress=options.progress)
+    return Rows(options.config, pricing, options.budget_ms, options.input_size)
+
+
+def _gathered(
+    options: CompareOptions, judge: Judge, rows: Rows | None
+) -> tuple[dict[str, Any], list[Entry]]:
+    """What is compared, and under what: from other studies, made anew, and from searches.
+
+    Raises:
+        UserError: It does not belong together, or there is nothing.
+    """
+    own = {"recipe": judge.digest, "recipe_file": relative_path(judge.path), "data": judge.data}
+    given = [read_entries(path) for path in options.networks]
+    abouts = [{**about, **own} for about, _ in given]
+    if (Path(options.out) / ENTRIES).is_file():
+        about, entries = read_entries(options.out)
+        abouts.insert(0, about)
+        given.insert(0, (about, entries))
+    if rows is not None:
+        abouts.append({**rows.about, **own})
+    if not abouts:
+        raise UserError("nothing is to be compared: give --networks, or --config and --budget-ms.")
+    for key in ("space", "table", "budget_ms", "recipe"):
+        for other in abouts[1:]:
+            if other.get(key) != abouts[0].get(key):
+                raise UserError(
+                    f"{options.out} holds a comparison with another {key} ({abouts[0].get(key)}, "
+                    f"not {other.get(key)}); give another --out."
+                )
+    found: dict[str, Entry] = {}
+    every = [entry for _, entries in given for entry in entries]
+    if rows is not None:
+        if options.random:
+            every += rows.by_chance(options.random, {entry.name for entry in every})
+        for named in options.searches:
+            group, _, folder = named.rpartition("=")
+            every += rows.of_search(Path(folder), group or SEARCHED)
+    for entry in every:
+        before = found.setdefault(entry.name, entry)
+        if before.spec.digest != entry.spec.digest:
+            raise UserError(
+                f"{options.out} compares another network of the name {entry.name!r}; give another "
+                "--out, or another group by NAME=FOLDER."
+            )
+    return abouts[0], list(found.values())
