@@ -1,9 +1,6 @@
-"""Networks of a space as integers, and the one mechanism that brings them to a latency.
+"""Networks of a space as integers: drawn at random, scaled onto a latency, described.
 
-`Shapes.scale` multiplies all inner widths by the one factor that fits a number of milliseconds, and
-then widens single layers, those first that are furthest behind that factor, until no step fits any
-more. Milliseconds are a staircase over the inner width, so a width is always the greatest of its
-price. All of it is arithmetic on arrays: thousands of networks at once take a second.
+All of it is arithmetic on arrays: a network takes a millisecond, thousands at once a second.
 """
 
 from __future__ import annotations
@@ -13,20 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prunet_det.arch.spec import BLOCK_KINDS
 from prunet_det.latency.kernels import block_kernels
 from prunet_det.search.costs import FILLED, BudgetError, SpaceCosts
+from prunet_det.search.scaling import Array, PriceArrays
 from prunet_det.search.space import LayerSpace, Network, Operator, SpaceError
 
-Array = np.ndarray
 Span = tuple[float, float]
 
 FEATURES = ("fused share", "mean log width", "log MACs", "layers")
 
-_SAME_MS = 1e-9  # milliseconds that are none
-_ROUND_OFF = 1e-12  # of a budget: what sums in another order may differ by
-_FULL = 0.99  # of a budget: such a network stays as it is
-_UNEVEN = 1.25  # of the common factor: up to where a layer is widened alone, or for one step
-_HALVINGS = 18  # of the range of factors, which is about e^8 at most: to 1 in 30,000
 _FEW, _MANY = 4, 4096  # networks that are drawn at once, first and at most
 # Shares of the layers that get their cheapest or dearest operator, where random ones do not fit.
 _TILTS = (0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -88,33 +81,20 @@ class Shapes:
         self.costs, self.space = costs, costs.space
         layers = self.space.layers
         most = max(len(layer.operators) for layer in layers)
-        widest = max(len(layer.widths_of(o)) for layer in layers for o in layer.operators)
-        # One operator more than there are, at index -1: a layer left out, which costs nothing.
-        size = (len(layers), most + 1)
+        self._prices = PriceArrays(costs)
+        self._rows = self._prices.rows
         self.counts = np.zeros((len(layers), most), int)
-        self._ms, self._hidden = np.zeros((*size, widest)), np.zeros((*size, widest))
-        self._edges = np.zeros((*size, widest), int)  # the greatest width index of the same price
-        self._wider = np.zeros((*size, widest), int)  # the next one: that, or of the next price
-        self._macs, self._fused = np.zeros((*size, 2)), np.zeros(size, bool)
+        # The last operator is a layer that is left out.
+        self._macs, self._fused = (
+            np.zeros((len(layers), most + 1, 2)),
+            np.zeros((len(layers), most + 1)),
+        )
         for i, layer in enumerate(layers):
             for j, operator in enumerate(layer.operators):
-                widths, ms = layer.widths_of(operator), costs.operator_ms(i, operator)
-                self.counts[i, j] = count = len(widths)
-                self._ms[i, j] = np.pad(ms, (0, widest - count), "edge")
-                self._hidden[i, j] = np.pad(widths, (0, widest - count), "edge")
-                affordable = ms[None, :] <= ms[:, None] + _SAME_MS
-                self._edges[i, j, :count] = count - 1 - affordable[:, ::-1].argmax(1)
-                index = np.arange(count)
-                beyond = self._edges[i, j, np.minimum(index + 1, count - 1)]
-                at_edge = self._edges[i, j, :count] == index
-                self._wider[i, j, :count] = np.where(at_edge, beyond, self._edges[i, j, :count])
+                self.counts[i, j] = len(layer.widths_of(operator))
                 self._macs[i, j] = _line_of_macs(layer, operator, costs.sizes[i])
-                dense = not layer.block(operator, widths[0]).kind_info.is_depthwise
+                dense = not BLOCK_KINDS[operator.kind].is_depthwise
                 self._fused[i, j] = operator.has_hidden and dense
-        self._tops = np.pad(np.maximum(self.counts - 1, 0), ((0, 0), (0, 1)))
-        self._first = self._hidden[..., 0]  # widths are multiples of a step
-        self._step = np.maximum(self._hidden[..., min(1, widest - 1)] - self._first, 1.0)
-        self._rows = np.arange(len(layers))
         self._in_chs = np.array([layer.in_chs for layer in layers], float)
         self._stages = np.array([layer.stage for layer in layers])
         self._places = np.array([layer.index for layer in layers])
@@ -125,18 +105,18 @@ class Shapes:
 
     def ms(self, shape: Shape) -> float:
         """Milliseconds of the network's scope `backbone`, as `latency predict` has them."""
-        return float(self._total(self._starts(shape.operators), shape.widths))
+        return float(self._prices.total(self._prices.starts(shape.operators), shape.widths))
 
     def hidden(self, shape: Shape) -> list[int]:
         """Inner width of each layer in channels, 0 where it has none or is left out."""
-        found = self._hidden.take(self._starts(shape.operators) + shape.widths)
+        found = self._prices.hidden.take(self._prices.starts(shape.operators) + shape.widths)
         return found.astype(int).tolist()
 
     def macs(self, shapes: Sequence[Shape]) -> Array:
         """Multiply-accumulates of networks without stem and tail, (shapes,)."""
         operators, widths = _stacked(shapes)
         constant, slope = np.moveaxis(self._macs[self._rows, operators], -1, 0)
-        return (constant + slope * self._hidden[self._rows, operators, widths]).sum(1)
+        return (constant + slope * self._prices.hidden[self._rows, operators, widths]).sum(1)
 
     def features(self, shapes: Sequence[Shape]) -> Array:
         """What tells networks of one latency apart, for a few trainings to learn from.
@@ -150,7 +130,7 @@ class Shapes:
             number of layers.
         """
         operators, widths = _stacked(shapes)
-        hidden = self._hidden[self._rows, operators, widths]
+        hidden = self._prices.hidden[self._rows, operators, widths]
         inner = np.maximum((hidden > 0).sum(1), 1)
         fused = self._fused[self._rows, operators].sum(1) / inner
         log_width = np.log(np.maximum(hidden, 1)).sum(1) / inner
@@ -193,10 +173,10 @@ class Shapes:
     def reachable(self, live: Array | None = None, reach: Array | None = None) -> Span:
         """Least and greatest milliseconds; for `live` and `reach` see the class."""
         live = self._live(live)
-        low, high = self._ends(reach)
+        low, high = self._prices.ends(reach)
         least, most = self._least_depths, self._most_depths(live)
-        cheapest = np.where(live, low[:, :-1], np.inf).min(1)[self._kept(least)]
-        dearest = np.where(live, high[:, :-1], -np.inf).max(1)[self._kept(most)]
+        cheapest = np.where(live, low, np.inf).min(1)[self._kept(least)]
+        dearest = np.where(live, high, -np.inf).max(1)[self._kept(most)]
         fixed = self.costs.fixed_ms
         return float(fixed + cheapest.sum()), float(fixed + dearest.sum())
 
@@ -220,7 +200,7 @@ class Shapes:
     ) -> list[Shape | None]:
         """`scale` of many shapes at once, one result each."""
         operators, widths = _stacked(shapes)
-        targets = self._hidden[self._rows, operators, widths]
+        targets = self._prices.hidden[self._rows, operators, widths]
         return self.fitted(operators, targets, ms, reach, widths)
 
     def uniform(self, shape: Shape, ms: float, reach: Array | None = None) -> Shape | None:
@@ -249,7 +229,7 @@ class Shapes:
             A shape each, or None where these operators at this depth cannot.
         """
         limits = np.full(len(operators), ms)
-        widths, total = self._fit(operators, targets, limits, reach, widths)
+        widths, total = self._prices.fit(operators, targets, limits, reach, widths)
         fits = (FILLED * ms <= total) & (total <= ms)
         found = zip(operators, widths, fits, strict=True)
         return [Shape(o, w) if fit else None for o, w, fit in found]
@@ -341,19 +321,16 @@ class Shapes:
         live = self._live(live)
         columns = [_fairly(rng, np.flatnonzero(candidates), count) for candidates in live]
         every, most = np.stack(columns, axis=1), self._most_depths(live)
-        tops = self._tops_within(reach)
         for _ in range(_TRIES):
             depths = rng.integers(self._least_depths, most, endpoint=True)
             operators = np.where(self._kept(depths), every, -1)
-            starts, highest = self._starts(operators), tops[self._rows, operators]
-            lowest = np.minimum(self._edges.take(starts), highest)
-            low, high = self._total(starts, lowest), self._total(starts, highest)
+            low, high = self._prices.range(operators, reach)
             if (low <= ms[1]).all() and (high >= ms[0]).all():
                 break
         low, high = np.clip(low, *ms), np.clip(high, *ms)
         limits = np.exp(rng.uniform(np.log(low), np.log(high)))
         targets = self._random_targets(rng, operators, reach)
-        widths, _ = self._fit(operators, targets, limits, reach)
+        widths, _ = self._prices.fit(operators, targets, limits, reach)
         return [Shape(o, w) for o, w in zip(operators, widths, strict=True)]
 
     # Arrays: operators and widths are (networks, layers) below.
@@ -361,21 +338,6 @@ class Shapes:
     def _live(self, live: Array | None) -> Array:
         there = self.counts > 0
         return there if live is None else there & live
-
-    def _tops_within(self, reach: Array | None) -> Array:
-        """Greatest width index, (layers, operators + 1)."""
-        if reach is None:
-            return self._tops
-        return np.minimum(self._tops, np.pad(reach, ((0, 0), (0, 1))))
-
-    def _ends(self, reach: Array | None) -> tuple[Array, Array]:
-        """Prices of the narrowest and the widest block, (layers, operators + 1)."""
-        tops = self._tops_within(reach)[..., None]
-        lowest = np.minimum(self._edges[..., :1], tops)
-        return (
-            np.take_along_axis(self._ms, lowest, 2)[..., 0],
-            np.take_along_axis(self._ms, tops, 2)[..., 0],
-        )
 
     def _kept(self, depths: Array) -> Array:
         """Whether a layer is within its stage's depth; (stages,) to (layers,), or with rows."""
@@ -394,15 +356,6 @@ class Shapes:
             raise ValueError("a layer that cannot be left out has no live candidate")
         return depths
 
-    def _starts(self, operators: Array) -> Array:
-        """Where an operator's widths begin in the flat arrays over all of them."""
-        _, candidates, widths = self._ms.shape
-        return (self._rows * candidates + operators % candidates) * widths
-
-    def _total(self, starts: Array, widths: Array) -> Array:
-        """Milliseconds; summed one by one, as `SpaceCosts.network_ms` does."""
-        return self.costs.fixed_ms + self._ms.take(starts + widths).cumsum(-1)[..., -1]
-
     def _random_operators(
         self, rng: np.random.Generator, count: int, live: Array, reach: Array | None, tilt: float
     ) -> Array:
@@ -413,7 +366,7 @@ class Shapes:
         most = self._most_depths(live)
         depths = rng.integers(self._least_depths, most, (count, len(most)), endpoint=True)
         if tilt:
-            prices = self._ends(reach)[int(tilt < 0)][:, :-1] * np.sign(tilt)
+            prices = self._prices.ends(reach)[int(tilt < 0)] * np.sign(tilt)
             extreme = np.where(live, prices, np.inf).argmin(1)
             operators = np.where(rng.random(shape) < abs(tilt), extreme, operators)
             end = self._least_depths if tilt > 0 else most
@@ -424,76 +377,9 @@ class Shapes:
         self, rng: np.random.Generator, operators: Array, reach: Array | None
     ) -> Array:
         """Inner widths in channels, uniform among those that there are."""
-        tops = self._tops_within(reach)[self._rows, operators]
+        tops = self._prices.tops_within(reach)[self._rows, operators]
         widths = (rng.random(operators.shape) * (tops + 1)).astype(int)
-        return self._hidden[self._rows, operators, widths]
-
-    def _fit(
-        self,
-        operators: Array,
-        targets: Array,
-        limits: Array,
-        reach: Array | None,
-        widths: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Scales inner widths by one factor each network, then widens layer by layer.
-
-        Args:
-            operators: Operators, -1 where the layer is left out.
-            targets: Inner widths in channels that say how the layers relate.
-            limits: Milliseconds of each network.
-            reach: See the class.
-            widths: Width indices of the targets, which stay where they spend 0.99 of the limits.
-
-        Returns:
-            Width indices, and milliseconds, which lie above the limits where even the narrowest do.
-        """
-        starts, tops = self._starts(operators), self._tops_within(reach)[self._rows, operators]
-        first, step = self._first[self._rows, operators], self._step[self._rows, operators]
-        targets = np.maximum(targets, 1.0)
-        limits = limits * (1 - _ROUND_OFF)
-
-        def at(log_factors: Array) -> Array:
-            wanted = (np.exp(log_factors)[:, None] * targets - first) / step
-            near = np.clip(np.rint(wanted), 0, tops).astype(int)
-            return np.minimum(self._edges.take(starts + near), tops)
-
-        free = tops > 0
-        low = np.log(np.where(free, first / targets, 1.0).min(1))
-        high = np.log(np.where(free, (first + step * tops) / targets, 1.0).max(1))
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            fits = self._total(starts, at(middle)) <= limits
-            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-        scaled = at(low)
-        even = at(low + np.log(_UNEVEN))
-        roofs = np.maximum(even, np.minimum(self._wider.take(starts + scaled), tops))
-        scaled = self._fill(scaled, starts, roofs, targets, limits)
-        short = self._total(starts, scaled) < FILLED * limits
-        rest = (scaled[short], starts[short], tops[short], targets[short], limits[short])
-        scaled[short] = self._fill(*rest)
-        if widths is not None:
-            before = self._total(starts, widths)
-            full = (_FULL * limits <= before) & (before <= limits) & (widths <= tops).all(1)
-            scaled = np.where(full[:, None], widths, scaled)
-        return scaled, self._total(starts, scaled)
-
-    def _fill(
-        self, widths: Array, starts: Array, tops: Array, targets: Array, limits: Array
-    ) -> Array:
-        """Widens layers: of the steps that fit, the one to the lowest multiple of its target."""
-        widths, rows = widths.copy(), np.arange(len(widths))
-        while len(rows):
-            now, start = widths[rows], starts[rows]
-            wider = np.minimum(self._wider.take(start + now), tops[rows])
-            adds = self._ms.take(start + wider) - self._ms.take(start + now)
-            fits = self._total(start, now)[:, None] + adds <= limits[rows, None]
-            fits &= wider > now
-            reached = self._hidden.take(start + wider) / targets[rows]
-            layer, goes_on = np.where(fits, reached, np.inf).argmin(1), fits.any(1)
-            rows, layer = rows[goes_on], layer[goes_on]
-            widths[rows, layer] = wider[goes_on, layer]
-        return widths
+        return self._prices.hidden[self._rows, operators, widths]
 
 
 def _stacked(shapes: Sequence[Shape]) -> tuple[Array, Array]:

@@ -64,7 +64,9 @@ def rng():
 def anything(shapes, rng, count):
     """Random shapes, whatever they cost."""
     operators = shapes._random_operators(rng, count, shapes.counts > 0, None, 0.0)
-    tops = np.where(operators >= 0, shapes.counts[shapes._rows, operators] - 1, 0)
+    tops = np.where(
+        operators >= 0, shapes.counts[np.arange(len(shapes.space.layers)), operators] - 1, 0
+    )
     return [
         Shape(o, rng.integers(0, top, endpoint=True))
         for o, top in zip(operators, tops, strict=True)

@@ -1,0 +1,157 @@
+"""What a space costs as arrays, and the one mechanism that brings networks to a latency.
+
+All inner widths are multiplied by the one factor that fits, and then single layers are widened,
+those first that are furthest behind that factor, until no step fits any more. Milliseconds are a
+staircase over the inner width, so a width is always the greatest of its price.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prunet_det.search.costs import FILLED, SpaceCosts
+
+Array = np.ndarray
+
+_SAME_MS = 1e-9  # milliseconds that are none
+_ROUND_OFF = 1e-12  # of a budget: what sums in another order may differ by
+_FULL = 0.99  # of a budget: such a network stays as it is
+_UNEVEN = 1.25  # of the common factor: up to where a layer is widened alone, or for one step
+_HALVINGS = 18  # of the range of factors, which is about e^8 at most: to 1 in 30,000
+
+
+class PriceArrays:
+    """Milliseconds of a space's layers, operators and inner widths, padded to equal lengths.
+
+    Operators and widths are indices, (networks, layers): into `LayerSpace.operators`, -1 where the
+    layer is left out, and into `LayerSpace.widths_of`. The last operator of the arrays is the layer
+    left out, which costs nothing. `reach` is the greatest width index that each operator may have,
+    (layers, operators), None for all.
+
+    Args:
+        costs: Prices of the space.
+
+    Attributes:
+        fixed_ms: Of what all networks have.
+        ms, hidden: Milliseconds and channels, (layers, operators + 1, widths).
+        tops: The greatest width index, (layers, operators + 1).
+    """
+
+    def __init__(self, costs: SpaceCosts) -> None:
+        layers, self.fixed_ms = costs.space.layers, costs.fixed_ms
+        most = max(len(layer.operators) for layer in layers)
+        widest = max(len(layer.widths_of(o)) for layer in layers for o in layer.operators)
+        size = (len(layers), most + 1, widest)
+        self.ms, self.hidden = np.zeros(size), np.zeros(size)
+        self.tops = np.zeros(size[:2], int)
+        self._edges = np.zeros(size, int)  # the greatest width index of the same price
+        self._wider = np.zeros(size, int)  # the next one: that, or the greatest of the next price
+        for i, layer in enumerate(layers):
+            for j, operator in enumerate(layer.operators):
+                widths, ms = layer.widths_of(operator), costs.operator_ms(i, operator)
+                self.tops[i, j] = top = len(widths) - 1
+                self.ms[i, j] = np.pad(ms, (0, widest - 1 - top), "edge")
+                self.hidden[i, j] = np.pad(widths, (0, widest - 1 - top), "edge")
+                affordable = ms[None, :] <= ms[:, None] + _SAME_MS
+                edges = top - affordable[:, ::-1].argmax(1)
+                beyond = edges[np.minimum(edges + 1, top)]
+                self._edges[i, j, : top + 1] = edges
+                self._wider[i, j, : top + 1] = np.where(edges > np.arange(top + 1), edges, beyond)
+        self._first = self.hidden[..., 0]  # widths are multiples of a step
+        self._step = np.maximum(self.hidden[..., min(1, widest - 1)] - self._first, 1.0)
+        self.rows = np.arange(len(layers))
+
+    def starts(self, operators: Array) -> Array:
+        """Where an operator's widths begin in the flat arrays over all of them."""
+        _, candidates, widths = self.ms.shape
+        return (self.rows * candidates + operators % candidates) * widths
+
+    def total(self, starts: Array, widths: Array) -> Array:
+        """Milliseconds; summed one by one, as `SpaceCosts.network_ms` does."""
+        return self.fixed_ms + self.ms.take(starts + widths).cumsum(-1)[..., -1]
+
+    def tops_within(self, reach: Array | None) -> Array:
+        """The greatest width index, (layers, operators + 1)."""
+        if reach is None:
+            return self.tops
+        return np.minimum(self.tops, np.pad(reach, ((0, 0), (0, 1))))
+
+    def ends(self, reach: Array | None) -> tuple[Array, Array]:
+        """Prices of the narrowest and the widest block, (layers, operators)."""
+        tops = self.tops_within(reach)[..., None]
+        lowest = np.minimum(self._edges[..., :1], tops)
+        low, high = (np.take_along_axis(self.ms, at, 2)[:, :-1, 0] for at in (lowest, tops))
+        return low, high
+
+    def range(self, operators: Array, reach: Array | None) -> tuple[Array, Array]:
+        """Least and greatest milliseconds of networks over their widths, (networks,)."""
+        starts, tops = self.starts(operators), self.tops_within(reach)[self.rows, operators]
+        lowest = np.minimum(self._edges.take(starts), tops)
+        return self.total(starts, lowest), self.total(starts, tops)
+
+    def fit(
+        self,
+        operators: Array,
+        targets: Array,
+        limits: Array,
+        reach: Array | None,
+        widths: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Scales inner widths by one factor each network, then widens layer by layer.
+
+        Args:
+            operators: Operators, -1 where the layer is left out.
+            targets: Inner widths in channels that say how the layers relate.
+            limits: Milliseconds of each network.
+            reach: See the class.
+            widths: Width indices of the targets, which stay where they spend 0.99 of the limits.
+
+        Returns:
+            Width indices, and milliseconds, which lie above the limits where even the narrowest do.
+        """
+        starts, tops = self.starts(operators), self.tops_within(reach)[self.rows, operators]
+        first, step = self._first[self.rows, operators], self._step[self.rows, operators]
+        targets = np.maximum(targets, 1.0)
+        limits = limits * (1 - _ROUND_OFF)
+
+        def at(log_factors: Array) -> Array:
+            wanted = (np.exp(log_factors)[:, None] * targets - first) / step
+            near = np.clip(np.rint(wanted), 0, tops).astype(int)
+            return np.minimum(self._edges.take(starts + near), tops)
+
+        free = tops > 0
+        low = np.log(np.where(free, first / targets, 1.0).min(1))
+        high = np.log(np.where(free, (first + step * tops) / targets, 1.0).max(1))
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            fits = self.total(starts, at(middle)) <= limits
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        scaled = at(low)
+        even = at(low + np.log(_UNEVEN))
+        roofs = np.maximum(even, np.minimum(self._wider.take(starts + scaled), tops))
+        scaled = self._fill(scaled, starts, roofs, targets, limits)
+        short = self.total(starts, scaled) < FILLED * limits
+        rest = (scaled[short], starts[short], tops[short], targets[short], limits[short])
+        scaled[short] = self._fill(*rest)
+        if widths is not None:
+            before = self.total(starts, widths)
+            full = (_FULL * limits <= before) & (before <= limits) & (widths <= tops).all(1)
+            scaled = np.where(full[:, None], widths, scaled)
+        return scaled, self.total(starts, scaled)
+
+    def _fill(
+        self, widths: Array, starts: Array, tops: Array, targets: Array, limits: Array
+    ) -> Array:
+        """Widens layers: of the steps that fit, the one to the lowest multiple of its target."""
+        widths, rows = widths.copy(), np.arange(len(widths))
+        while len(rows):
+            now, start = widths[rows], starts[rows]
+            wider = np.minimum(self._wider.take(start + now), tops[rows])
+            adds = self.ms.take(start + wider) - self.ms.take(start + now)
+            fits = self.total(start, now)[:, None] + adds <= limits[rows, None]
+            fits &= wider > now
+            reached = self.hidden.take(start + wider) / targets[rows]
+            layer, goes_on = np.where(fits, reached, np.inf).argmin(1), fits.any(1)
+            rows, layer = rows[goes_on], layer[goes_on]
+            widths[rows, layer] = wider[goes_on, layer]
+        return widths
