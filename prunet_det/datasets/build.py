@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from prunet_det.datasets.compose import EmbeddedSet
-from prunet_det.datasets.digits import DigitsSet
+from prunet_det.datasets.digits import DigitsSet, SingleDigitsSet
 from prunet_det.datasets.drawing import write_contact_sheet
 from prunet_det.datasets.glyphs import CapitalsSet, GlyphsSet, SingleGlyphsSet
 from prunet_det.utils.errors import InputError, MissingFileError
@@ -38,7 +38,8 @@ _OWN_FILES = re.compile(
 _Object: TypeAlias = tuple[int, tuple[int, int, int, int], int, float, dict[str, Any]]
 
 SETS: dict[str, EmbeddedSet] = {
-    s.name: s for s in (DigitsSet(), GlyphsSet(), CapitalsSet(), SingleGlyphsSet())
+    s.name: s
+    for s in (DigitsSet(), GlyphsSet(), CapitalsSet(), SingleGlyphsSet(), SingleDigitsSet())
 }
 
 

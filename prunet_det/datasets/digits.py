@@ -1,4 +1,4 @@
-"""The set `digits`: scikit-learn's real handwritten digits over crops of real photographs."""
+"""The sets `digits` and `single_digits`: real handwritten digits over crops of real photographs."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ class DigitsSet(EmbeddedSet):
         pick = int(rng.integers(len(labels)))
         angle = float(rng.uniform(-self.max_angle, self.max_angle))
         return resize_sprite(turn_sprite(glyphs[pick], angle), round(side)), int(labels[pick])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleDigitsSet(DigitsSet):
+    """The digits one by one on small images: more crops to judge networks by, in less time."""
+
+    name: str = "single_digits"
+    version: int = 1
+    size: int = 96
+    counts: tuple[tuple[str, int], ...] = (("train", 12000), ("val", 2400))
+    max_objects: int = 1
+    max_side: int = 64
 
 
 @cache

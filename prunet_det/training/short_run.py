@@ -136,13 +136,13 @@ def short_run(
     net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = train.with_seed(seed)
     averaged = copy.deepcopy(net).requires_grad_(False)
-    averages, weights = list(averaged.parameters()), list(net.parameters())
+    averages, weights = ([p.detach() for p in n.parameters()] for n in (averaged, net))
     step = _Step(net, recipe)
     curve: dict[int, tuple[float, float]] = {}
     for i in range(recipe.iterations):
         step(*train.batch(i, recipe.batch_size))
         share = max(1 - recipe.ema, 9 / (10 + i))  # as TensorFlow's: early weights are forgotten
-        torch._foreach_lerp_(averages, [w.detach() for w in weights], share)
+        torch._foreach_lerp_(averages, weights, share)
         if i + 1 in recipe.scored:
             # Batches of the steps to come, which the weights have not been fitted to.
             ahead = range(i + 1, i + 1 + recipe.norm_batches)

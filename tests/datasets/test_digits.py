@@ -12,6 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from prunet_det.datasets import build, data_hash, ensure
+from prunet_det.datasets.crops import CropParameters, recognisable
 from prunet_det.datasets.digits import DigitsSet, load_digits_split
 from prunet_det.datasets.photos import PHOTOS, load_photos
 
@@ -148,3 +149,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, name, content):
 def test_unknown_set(tmp_path):
     with pytest.raises(ValueError, match="no embedded set 'letters'"):
         ensure("letters", tmp_path / "x")
+
+
+def test_single_digits_come_one_by_one_and_most_give_a_crop():
+    single = build.SETS["single_digits"]
+    drawn = [single.draw("train", index)[1] for index in range(20)]
+    assert {len(objects) for objects in drawn} == {1}
+    boxes = [dict(bbox=list(objects[0].box), visible=objects[0].visible) for objects in drawn]
+    assert sum(bool(recognisable([box], CropParameters())) for box in boxes) >= 14
+    assert len({objects[0].label for objects in drawn}) > 5

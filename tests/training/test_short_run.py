@@ -11,6 +11,7 @@ from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, Ste
 from prunet_det.search.crops_on_device import Augmentation, DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, _Step, short_run
+from prunet_det.utils.config import from_mapping, read_config
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create
 from tests.dispatched import dispatched
@@ -117,3 +118,13 @@ def test_a_step_takes_few_operators_beside_the_network(spec, data):
     counted = dispatched(lambda: step(images, labels))
     assert counted["_fused_adamw_"] == 1 and "_local_scalar_dense" not in counted
     assert sum(counted.values()) - own <= 25
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs"])
+def test_the_judges_configs_are_recipes(name):
+    cfg = read_config(f"configs/search/judge_{name}.py")
+    recipe = from_mapping(ShortRecipe, cfg.recipe, "the judge's recipe")
+    assert recipe.scored[:3] == (200, 400, 800) and recipe.capture == (name == "glyphs")
+    for split, data in (("train", cfg.train_data), ("val", cfg.score_data)):
+        assert data.dataset.split == split and data.dataset.name == f"single_{name}"
+        Augmentation.of(data.dataset.transform)
