@@ -55,8 +55,8 @@ class Judge:
     """The recipe by which networks are trained and scored: a config of configs/search/judge_*.py.
 
     Attributes:
-        path: The config. It has `recipe`, fields of ShortRecipe, and `train` and `score`, as
-            `load_crops` takes them.
+        path: The config. It has `recipe`, fields of ShortRecipe, and `train_data` and
+            `score_data`, as `load_crops` takes them.
     """
 
     path: str
@@ -64,7 +64,7 @@ class Judge:
     @cached_property
     def _config(self) -> Mapping[str, Any]:
         cfg = read_config(self.path)
-        for key in ("recipe", "train", "score"):
+        for key in ("recipe", "train_data", "score_data"):
             if key not in cfg:
                 raise InputError(
                     f"{self.path} is no judge: it has no `{key}`; "
@@ -79,7 +79,9 @@ class Judge:
 
     def crops(self, device: str) -> tuple[DeviceCrops, DeviceCrops]:
         """Crops to train on and to score on."""
-        train, score = (load_crops(self._config[key], device=device) for key in ("train", "score"))
+        train, score = (
+            load_crops(self._config[key], device=device) for key in ("train_data", "score_data")
+        )
         return train, score
 
     @cached_property
@@ -89,7 +91,7 @@ class Judge:
         for key in ("marks", "capture"):  # they change no training
             del recipe[key]
         data = []
-        for key in ("train", "score"):
+        for key in ("train_data", "score_data"):
             config = dict(self._config[key])
             content = DATASETS.build(dict(config["dataset"])).data_hash
             dataset = {k: v for k, v in config["dataset"].items() if k != "data_root"}
@@ -99,7 +101,7 @@ class Judge:
     @property
     def data(self) -> str:
         """Name of the data, for people."""
-        return str(self._config["train"]["dataset"].get("name", "own data"))
+        return str(self._config["train_data"]["dataset"].get("name", "own data"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,10 @@ class Rows:
     """
 
     def __init__(self, config: str, pricing: Pricing, budget_ms: float, input_size: int) -> None:
-        costs = pricing.costs(SearchSpace.from_config(read_config(config).space), input_size)
+        cfg = read_config(config)
+        if "space" not in cfg:
+            raise InputError(f"{config} is no search config: it has no `space`.")
+        costs = pricing.costs(SearchSpace.from_config(cfg.space), input_size)
         self.pricing, self.budget = pricing, costs.budget(budget_ms)
         costs.check_budget(self.budget)
         self.shapes = Shapes(costs)
@@ -375,8 +380,8 @@ def _gathered(
     Raises:
         UserError: It does not belong together, or there is nothing.
     """
-    own = {"recipe": judge.digest, "recipe_file": relative_path(judge.path), "data": judge.data}
     given = [read_entries(path) for path in options.networks]
+    own = {"recipe": judge.digest, "recipe_file": relative_path(judge.path), "data": judge.data}
     abouts = [{**about, **own} for about, _ in given]
     if (Path(options.out) / ENTRIES).is_file():
         about, entries = read_entries(options.out)

@@ -39,8 +39,8 @@ custom_imports = dict(imports=["prunet_det.classification"])
 recipe = dict(iterations={iterations}, batch_size=4, marks=({marks},), norm_batches=1)
 transform = dict(input_size=(3, 16, 16), color_jitter=None, hflip=0.0, scale=(0.8, 1.0))
 crops = dict(type="ImageFolder", data_root="{data}", transform=transform)
-train = dict(dataset=dict(crops, split="train"))
-score = dict(dataset=dict(crops, split="val"))
+train_data = dict(dataset=dict(crops, split="train"))
+score_data = dict(dataset=dict(crops, split="val"))
 """
 
 

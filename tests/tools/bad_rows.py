@@ -452,7 +452,15 @@ SEARCH = rows_of(
     ("compare --config quick.py --budget-ms 1", "arguments are required: --out"),
     ("compare --config quick.py --budget-ms 9 --out out", "a budget of 9 ms cannot be met"),
     ("compare --config quick.py --budget-ms 0.5 --out f", "f", {"f": "a file"}),
-    ("compare --config prunet_effdet.py --budget-ms 1 --out out", "prunet_effdet.py"),
+    ("compare --config prunet_effdet.py --budget-ms 1 --out out", "it has no `space`"),
+    ("compare --networks d --out out", "there is no list of compared networks d"),
+    (
+        "compare --networks d.json --out out",
+        "d.json is no list of compared networks: it has no 'about'",
+        {"d.json": {"entries": []}},
+    ),
+    ("compare --config quick.py --out out", "give --budget-ms"),
+    ("compare --out out --trainings 0", "--trainings: must be at least 1"),
 )
 
 REPORT = "report d --out out"
