@@ -9,13 +9,14 @@ included.
 _base_ = ["../_base_/datasets/crop_transform.py"]
 
 recipe = dict(
-    iterations=800,
+    iterations=1200,
     batch_size=64,
     lr=2e-3,
     weight_decay=0.05,
     ema=0.99,
     norm_batches=40,
     marks=(200, 400, 800),
+    capture=True,
 )
 data = dict(
     type="EmbeddedCrops",
@@ -23,5 +24,5 @@ data = dict(
     data_root="data/single_digits/",
     transform=dict(_base_.crop_transform, input_size=(3, 24, 24)),
 )
-train_data = dict(dataset=dict(data, split="train"))
-score_data = dict(dataset=dict(data, split="val"))
+train = dict(dataset=dict(data, split="train"))
+score = dict(dataset=dict(data, split="val"))

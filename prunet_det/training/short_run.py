@@ -51,7 +51,8 @@ class ShortRecipe:
             from before they are scored.
         label_smoothing: Share of the target that is spread over all classes, 0..1.
         marks: Iterations after which the network is scored, beside the last.
-        capture: Record a step as a CUDA graph, which costs the host one launch; AdamW only.
+        capture: On a GPU, record a step as a CUDA graph, which costs the host one launch; AdamW
+            only. On a CPU it has no effect.
     """
 
     iterations: int = 800
@@ -181,6 +182,7 @@ class _Step:
     def __init__(self, net: nn.Module, recipe: ShortRecipe) -> None:
         self.net, self.recipe = net.train(), recipe
         self.parameters = list(net.parameters())
+        self.captured = recipe.capture and self.parameters[0].is_cuda
         self.optimizer = self._optimizer()
         self.schedule = OneCycleLR(
             self.optimizer,
@@ -191,7 +193,7 @@ class _Step:
             div_factor=20.0,
             final_div_factor=50.0,
         )
-        self._replay = self._recorded() if recipe.capture else self._run
+        self._replay = self._recorded() if self.captured else self._run
 
     def _optimizer(self) -> torch.optim.Optimizer:
         r = self.recipe
@@ -204,9 +206,13 @@ class _Step:
                 nesterov=True,
             )
         # A recorded step reads the learning rate from the device.
-        lr = torch.tensor(r.lr, device=self.parameters[0].device) if r.capture else r.lr
+        lr = torch.tensor(r.lr, device=self.parameters[0].device) if self.captured else r.lr
         return torch.optim.AdamW(
-            self.parameters, lr=lr, weight_decay=r.weight_decay, fused=True, capturable=r.capture
+            self.parameters,
+            lr=lr,
+            weight_decay=r.weight_decay,
+            fused=True,
+            capturable=self.captured,
         )
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:

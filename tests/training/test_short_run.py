@@ -124,7 +124,7 @@ def test_a_step_takes_few_operators_beside_the_network(spec, data):
 def test_the_judges_configs_are_recipes(name):
     cfg = read_config(f"configs/search/judge_{name}.py")
     recipe = from_mapping(ShortRecipe, cfg.recipe, "the judge's recipe")
-    assert recipe.scored[:3] == (200, 400, 800) and recipe.capture == (name == "glyphs")
-    for split, data in (("train", cfg.train_data), ("val", cfg.score_data)):
+    assert recipe.scored[:3] == (200, 400, 800) and recipe.capture
+    for split, data in (("train", cfg.train), ("val", cfg.score)):
         assert data.dataset.split == split and data.dataset.name == f"single_{name}"
         Augmentation.of(data.dataset.transform)
