@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmengine import dist
 
+from prunet_det.search.evolution import Region, evolve
+from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.training.checkpoints import is_whole
 from prunet_det.training.divergence import DivergedError
 from prunet_det.utils.errors import UserError
@@ -66,7 +68,8 @@ class HistoryHook(SearchHook):
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.records: list[dict[str, Any]] = []
         self.interval = 1
-        self._folder, self._board = folder, None
+        self._folder = folder
+        self._board: Any = None
         self._phase = ""
         self._noted = time.perf_counter(), 0
 
@@ -74,9 +77,9 @@ class HistoryHook(SearchHook):
         """Starts the clock."""
         self._noted = time.perf_counter(), loop.step
         if self._folder is not None:
-            from mmengine.visualization import TensorboardVisBackend
+            from torch.utils.tensorboard import SummaryWriter
 
-            self._board = TensorboardVisBackend(os.fspath(self._folder))
+            self._board = SummaryWriter(os.fspath(self._folder))
 
     def after_step(self, loop: SearchLoop) -> None:
         """Notes a step, if it is one to be noted.
@@ -99,8 +102,9 @@ class HistoryHook(SearchHook):
                 )
         self.records.append(record)
         if self._board is not None:
-            scalars = {k: v for k, v in record.items() if isinstance(v, (int, float))}
-            self._board.add_scalars(scalars, step=loop.step)
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self._board.add_scalar(name, value, loop.step)
         if len(self.records) >= _MOST_RECORDS:
             self.interval *= 2
             self.records = [r for r in self.records if r["step"] % self.interval == 0]
@@ -156,6 +160,48 @@ class BarHook(SearchHook):
         self._bar.close()
 
 
+class EvolutionHook(SearchHook):
+    """Lets evolution choose on the supernet, just before the first candidate leaves it.
+
+    Args:
+        shapes: Shapes of the space.
+        evaluations: Networks that are scored for each budget.
+        kept: Number of the best ones that are remembered.
+        seed: Seed of the search.
+
+    Attributes:
+        found: The best networks of each budget, the best first, by the budget's milliseconds.
+    """
+
+    def __init__(self, shapes: Shapes, *, evaluations: int, kept: int, seed: int) -> None:
+        self.shapes, self.evaluations, self.kept, self.seed = shapes, evaluations, kept, seed
+        self.found: dict[str, list[Shape]] = {}
+
+    def after_step(self, loop: SearchLoop) -> None:
+        """Evolves once, for all budgets."""
+        if loop.phase == "tiers" and not self.found:
+            for architecture in loop.architectures:
+                self.evolve(loop, architecture.budget_ms)
+
+    def evolve(self, loop: SearchLoop, budget_ms: float) -> None:
+        """Evolves networks of one budget from random ones."""
+        start = time.perf_counter()
+        region = Region(shapes=self.shapes, ms=budget_ms, live=loop.left)
+        scored = evolve(region, loop.score, self.seed, self.evaluations)
+        self.found[f"{budget_ms:g}"] = [one.shape for one in scored[: self.kept]]
+        seconds = time.perf_counter() - start
+        loop.seconds["evolution"] = loop.seconds.get("evolution", 0.0) + seconds
+        logger.info("%g ms: evolution's best network has loss %.3f", budget_ms, scored[0].loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The networks."""
+        return {ms: [shape.to_dict() for shape in found] for ms, found in self.found.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the networks of a checkpoint."""
+        self.found = {ms: [Shape(**values) for values in found] for ms, found in state.items()}
+
+
 class CheckpointHook(SearchHook):
     """Writes the whole state of a search to one file, which is replaced when the new one is whole.
 
@@ -202,6 +248,7 @@ class CheckpointHook(SearchHook):
             )
         state = {
             "identity": self.identity,
+            "budgets_ms": [a.budget_ms for a in loop.architectures],
             "loop": loop.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.hooks.items()},
         }

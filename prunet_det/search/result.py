@@ -21,6 +21,7 @@ from prunet_det.utils.io import PathLike, read_json, reading, write_json
 from prunet_det.zoo.weights import save_safetensors
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
+TIERS_FILE = "tiers.json"  # the tiers' own network, where a last tier has chosen after them
 REPORT_FILE, CHECKPOINT_FILE = "report.md", "search.pth"
 # What a network measured on the device itself must lie within, of the budget.
 MEASURED_RANGE = (0.92, 1.05)
@@ -42,6 +43,7 @@ class FoundNetwork:
             have not seen, and `seconds`.
         weights: Weights by name; None for a network without, as those of the baselines.
         final: Whether the search for this budget has come to its end.
+        tiers: Architecture that the tiers chose, if others were compared with it.
     """
 
     spec: ArchSpec
@@ -53,6 +55,7 @@ class FoundNetwork:
     figures: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Tensor] | None = None
     final: bool = True
+    tiers: ArchSpec | None = None
 
     @property
     def accepted(self) -> bool:
@@ -102,13 +105,15 @@ class FoundNetwork:
         }
 
     def save(self, folder: PathLike) -> None:
-        """Writes arch.json, weights.safetensors and, last, run.json.
+        """Writes arch.json, tiers.json, weights.safetensors and, last, run.json.
 
         Args:
             folder: Folder of the network; it is made if it is missing.
         """
         folder = Path(folder)
         self.spec.save(folder / ARCH_FILE)
+        if self.tiers is not None:
+            self.tiers.save(folder / TIERS_FILE)
         if self.weights is not None:
             save_safetensors(dict(self.weights), folder / WEIGHTS_FILE)
         write_json(folder / RUN_FILE, self.to_dict())
@@ -129,6 +134,7 @@ class FoundNetwork:
         run = read_json(path, _RUN)
         spec = ArchSpec.load(folder / ARCH_FILE)
         weights = load_file(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
+        tiers = folder / TIERS_FILE
         with reading(path, _RUN):
             conditions = dict(run["conditions"])
             kind = conditions.pop("kind")
@@ -147,6 +153,7 @@ class FoundNetwork:
                 figures=run["figures"],
                 weights=weights,
                 final=run["final"],
+                tiers=ArchSpec.load(tiers) if tiers.is_file() else None,
             )
 
 
