@@ -24,5 +24,5 @@ data = dict(
     data_root="data/single_digits/",
     transform=dict(_base_.crop_transform, input_size=(3, 24, 24)),
 )
-train = dict(dataset=dict(data, split="train"))
-score = dict(dataset=dict(data, split="val"))
+train_data = dict(dataset=dict(data, split="train"))
+score_data = dict(dataset=dict(data, split="val"))

@@ -8,5 +8,5 @@ data = dict(
     data_root="data/single_glyphs/",
     transform=dict(input_size=(3, 64, 64)),
 )
-train = dict(dataset=data)
-score = dict(dataset=data)
+train_data = dict(dataset=data)
+score_data = dict(dataset=data)

@@ -125,6 +125,6 @@ def test_the_judges_configs_are_recipes(name):
     cfg = read_config(f"configs/search/judge_{name}.py")
     recipe = from_mapping(ShortRecipe, cfg.recipe, "the judge's recipe")
     assert recipe.scored[:3] == (200, 400, 800) and recipe.capture
-    for split, data in (("train", cfg.train), ("val", cfg.score)):
+    for split, data in (("train", cfg.train_data), ("val", cfg.score_data)):
         assert data.dataset.split == split and data.dataset.name == f"single_{name}"
         Augmentation.of(data.dataset.transform)
