@@ -122,8 +122,11 @@ class DeviceCrops:
     data_hash: str = ""
     _orders: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, init=False)
     _constants: Tensor = dataclasses.field(init=False)
+    _grid: Tensor = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        whole = affine_grid(torch.eye(2, 3)[None], [1, *self.augmentation.input_size], False)
+        object.__setattr__(self, "_grid", whole.to(self.images.device))
         grey = torch.tensor(_GREY)[:, None, None]
         constants = torch.stack([*imagenet_statistics(), grey]).to(self.images.device)
         object.__setattr__(self, "_constants", constants)
@@ -150,8 +153,8 @@ class DeviceCrops:
         own = slice(self.rank * size, (self.rank + 1) * size)
         indices = self._indices(step * whole, whole)[own]
         uniform = np.random.default_rng((self.seed, self.part, step, 1)).random((whole, 9))
-        theta, colours = _drawn(uniform[own], self.augmentation)
-        return self._made(indices, theta, colours)
+        boxes, colours = _drawn(uniform[own], self.augmentation)
+        return self._made(indices, boxes, colours)
 
     def scored(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, whole and in order, in batches as of `batch`.
@@ -161,7 +164,8 @@ class DeviceCrops:
         """
         for first in range(0, len(self), size):
             indices = np.arange(first, min(first + size, len(self)))
-            yield self._made(indices, np.tile(np.eye(2, 3, dtype=np.float32), (len(indices), 1, 1)))
+            whole = np.tile(np.array([[1, 1], [0, 0]], np.float32), (len(indices), 1, 1))
+            yield self._made(indices, whole)
 
     def _indices(self, first: int, count: int) -> np.ndarray:
         """Indices of the images at places in the endless sequence of permutations."""
@@ -180,18 +184,18 @@ class DeviceCrops:
         return self._orders[epoch]
 
     def _made(
-        self, indices: np.ndarray, theta: np.ndarray, colours: np.ndarray | None = None
+        self, indices: np.ndarray, boxes: np.ndarray, colours: np.ndarray | None = None
     ) -> tuple[Tensor, Tensor]:
         """Cuts and colours images.
 
         Args:
             indices: (n,).
-            theta: (n, 2, 3), where a crop's pixels lie in its image, see `affine_grid`.
+            boxes: (n, 2, 2), half sides and middles of crops, x and y, where images are -1..1.
             colours: (n, 3), factors of brightness, contrast and saturation.
         """
         chosen = self._sent(indices)
-        shape = (len(indices), *self.augmentation.input_size)
-        grid = affine_grid(self._sent(theta), list(shape), align_corners=False)
+        half, middle = self._sent(boxes)[:, :, None, None].unbind(1)
+        grid = torch.addcmul(middle, self._grid, half)
         images = self.images.index_select(0, chosen).float().div_(255)
         images = grid_sample(images, grid, padding_mode="border", align_corners=False)
         mean, std, grey = self._constants
@@ -216,22 +220,21 @@ def _drawn(uniform: np.ndarray, a: Augmentation) -> tuple[np.ndarray, np.ndarray
         a: How crops are drawn.
 
     Returns:
-        Where crops lie, (n, 2, 3), and factors of brightness, contrast and saturation, (n, 3).
+        Half sides and middles of crops, (n, 2, 2), and factors of brightness, contrast and
+        saturation, (n, 3).
     """
     area, ratio, x, y, flip, grey = uniform[:, :6].T
     area = a.scale[0] + (a.scale[1] - a.scale[0]) * area
     ratio = np.exp(np.log(a.ratio[0]) + (np.log(a.ratio[1]) - np.log(a.ratio[0])) * ratio)
     # A crop that is wider than the image is as wide as it; torchvision draws again.
     width, height = (np.minimum(np.sqrt(v), 1.0) for v in (area * ratio, area / ratio))
-    theta = np.zeros((len(uniform), 2, 3), np.float32)
-    theta[:, 0, 0] = np.where(flip < a.hflip, -width, width)
-    theta[:, 1, 1] = height
-    theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
+    sides = np.stack([np.where(flip < a.hflip, -width, width), height], 1)
+    middles = np.stack([(1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)], 1)
     jitter = np.array(a.jitter)
     low, high = np.maximum(0.0, 1 - jitter), 1 + jitter
     colours = (low + (high - low) * uniform[:, 6:]).astype(np.float32)
     colours[grey < a.grayscale_prob, 2] = 0.0
-    return theta, colours
+    return np.stack([sides, middles], 1).astype(np.float32), colours
 
 
 def _coloured(images: Tensor, factors: Tensor, grey: Tensor, a: Augmentation) -> Tensor:

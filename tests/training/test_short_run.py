@@ -128,3 +128,38 @@ def test_the_judges_configs_are_recipes(name):
     for split, data in (("train", cfg.train_data), ("val", cfg.score_data)):
         assert data.dataset.split == split and data.dataset.name == f"single_{name}"
         Augmentation.of(data.dataset.transform)
+
+
+def on_cuda(data):
+    move = dataclasses.replace
+    return [move(c, images=c.images.cuda(), labels=c.labels.cuda()) for c in data]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_recorded_training_on_cuda_is_the_same(spec, data, full_precision):
+    plain, recorded = (
+        short_run(spec, dataclasses.replace(RECIPE, capture=capture), *on_cuda(data), seed=0)
+        for capture in (False, True)
+    )
+    assert recorded.top1 > 0.7
+    for mark, (_, loss) in plain.curve.items():
+        assert recorded.curve[mark][1] == pytest.approx(loss, rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("optimizer", ["adamw", "captured adamw", "muon"])
+def test_a_step_on_cuda_waits_for_nothing(spec, data, optimizer):
+    name = optimizer.split()[-1]
+    recipe = dataclasses.replace(RECIPE, optimizer=name, capture=name != optimizer)
+    train, _ = on_cuda(data)
+    step = _Step(create(spec, num_classes=3).cuda(), recipe)
+    for i in range(6):  # states are made, and the step is recorded
+        step(*train.batch(i, 12))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for i in range(6, 10):
+            step(*train.batch(i, 12))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
