@@ -383,12 +383,11 @@ def _gathered(
     given = [read_entries(path) for path in options.networks]
     own = {"recipe": judge.digest, "recipe_file": relative_path(judge.path), "data": judge.data}
     abouts = [{**about, **own} for about, _ in given]
-    if (Path(options.out) / ENTRIES).is_file():
-        about, entries = read_entries(options.out)
-        abouts.insert(0, about)
-        given.insert(0, (about, entries))
     if rows is not None:
         abouts.append({**rows.about, **own})
+    if (Path(options.out) / ENTRIES).is_file():
+        given.insert(0, read_entries(options.out))
+        abouts = [given[0][0], {**given[0][0], **own}, *abouts]
     if not abouts:
         raise UserError("nothing is to be compared: give --networks, or --config and --budget-ms.")
     for key in ("space", "table", "budget_ms", "recipe"):

@@ -184,11 +184,10 @@ def verdict(study: SearchStudy) -> list[str]:
 
 
 def _difference(value: float, error: float) -> str:
-    if abs(value) <= 2 * error or not error:
-        said = "not told apart"
-    else:
-        said = "better" if value > 0 else "worse"
-    return f"{value:+.3f} ± {2 * error:.3f} (two standard errors of the trainings), {said}"
+    if not error:
+        return f"{value:+.3f}; one training each does not say how sure that is"
+    told = "not told apart" if abs(value) <= 2 * error else "better" if value > 0 else "worse"
+    return f"{value:+.3f} ± {2 * error:.3f} (two standard errors of the trainings), {told}"
 
 
 def printed(study: SearchStudy) -> str:
@@ -242,24 +241,24 @@ def draw_comparison(study: SearchStudy) -> Figure:
 
 
 def draw_curves(study: SearchStudy) -> Figure:
-    """Top-1 over the steps of a training, a line a network; random ones in grey."""
-    figure, (axes,) = plots.figure(8.0, 4.2)
-    for group in reversed(study.groups):
+    """Top-1 over the steps of a training, a line a network; random ones behind the others."""
+    figure, (axes,) = plots.figure(9.0, 4.2)
+    for group in study.groups:
+        behind = group == RANDOM
         for i, c in enumerate(study.group(group)):
             axes.plot(
                 study.marks,
                 [study.mean(c, mark) for mark in study.marks],
                 color=_COLOURS.get(group, DARK),
-                linewidth=1.0 if group == RANDOM else 1.8,
-                alpha=0.6 if group == RANDOM else 0.9,
+                linewidth=1.0 if behind else 1.8,
+                zorder=1 if behind else 2,
                 marker="o",
                 markersize=3,
                 label=group if i == 0 else None,
             )
-    axes.set(xlabel="steps", ylabel="top-1 (mean over trainings)")
-    axes.set_xticks(study.marks)
+    axes.set(xlabel="steps", ylabel="top-1 (mean over trainings)", xticks=study.marks)
     axes.set_title(title(study), fontsize=10, loc="left")
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
     return figure
 

@@ -187,7 +187,7 @@ def test_what_does_not_belong_together_is_refused(done, judge, config, data, sha
     _, given = done
     other = write_judge(tmp_path / "longer.py", data, iterations=4)
     with pytest.raises(UserError, match="holds a comparison with another recipe"):
-        compare(replace(given, judge=other))
+        compare(options(given.out, other))
     with pytest.raises(UserError, match=r"another budget_ms \(0.26, not 0.27\)"):
         compare(replace(given, budget_ms=0.27, searches=[]))
     with pytest.raises(UserError, match="holds a search for 0.26 ms, not 0.27 ms"):
