@@ -128,6 +128,20 @@ class Architecture:
                 "with tier 3 (layers)."
             )
 
+    def restrict(self, left: Array) -> None:
+        """Leaves only candidates that a supernet still has, before the first step.
+
+        Args:
+            left: Candidates, bool (layers, operators); a layer without any is gone.
+
+        Raises:
+            BudgetError: If no network of them meets the budget.
+        """
+        self.gone = _until(np.logical_not(left.any(1)), self._stages)
+        self.live = np.where(self.gone[:, None], self.live, self.live & left)
+        self.gated &= ~self.gone
+        self.shapes.draw(np.random.default_rng(self.seed), self.budget_ms, 1, self.left)
+
     # What it prefers.
 
     @property
@@ -219,13 +233,16 @@ class Architecture:
 
     def _log_probability(self, draw: Draw) -> float:
         p, q, kept = self.probabilities(), self.skips(), draw.kept
-        total = np.log(p[self._rows, draw.shape.operators])[kept].sum()
-        total += np.log(np.where(kept, 1 - q, q))[draw.asked].sum()
+        chosen = np.where(kept, p[self._rows, draw.shape.operators], 1.0)
+        ended = np.where(draw.asked, np.where(kept, 1 - q, q), 1.0)
+        total = np.log(np.maximum(chosen * ended, 1e-300)).sum()
         return float(total)
 
     # A step.
 
-    def step(self, draws: Sequence[Draw], losses: Sequence[float], progress: float) -> list[str]:
+    def step(
+        self, draws: Sequence[Draw], losses: Sequence[float] | Array, progress: float
+    ) -> list[str]:
         """Learns from draws; widths move, candidates and layers leave.
 
         Args:
@@ -278,7 +295,9 @@ class Architecture:
         """Gains against the step's mean, in the running standard deviation within a step."""
         gains = losses.mean() - losses
         self.steps += 1
-        self.spread = _SPREAD_MEMORY * self.spread + (1 - _SPREAD_MEMORY) * losses.var(ddof=1)
+        self.spread = _SPREAD_MEMORY * self.spread + (1 - _SPREAD_MEMORY) * float(
+            losses.var(ddof=1)
+        )
         variance = self.spread / (1 - _SPREAD_MEMORY**self.steps)
         return np.clip(gains / max(variance**0.5, 1e-12), -4.0, 4.0)
 
@@ -365,7 +384,7 @@ class Architecture:
         return events
 
     def _enter(self) -> None:
-        self.entered, self.gated = True, self._skippable.copy()
+        self.entered, self.gated = True, self._skippable & ~self.gone
         self.gates[:] = np.log(self.tiers.skip_start / (1 - self.tiers.skip_start))
 
     def _leave(self, layer: int, probability: float) -> list[str]:
