@@ -141,12 +141,22 @@ def studies(results: Path) -> dict[str, SearchStudy]:
     return {path.parent.name: SearchStudy.load(path.parent) for path in paths}
 
 
-def of_each(table: Callable[[SearchStudy], str]) -> Callable[[Path], str]:
-    """The same table of each study by the long judge, under what is compared."""
+def of_each(table: Callable[[SearchStudy], str], figure: str = "") -> Callable[[Path], str]:
+    """What the studies by the long judge say, one after the other.
+
+    Args:
+        table: What is said of each.
+        figure: End of the name of the figure that follows it; empty for none.
+    """
 
     def every(results: Path) -> str:
-        found = studies(results).values()
-        return "\n".join(f"**{search_tables.title(study)}**\n\n{table(study)}" for study in found)
+        parts = []
+        for name, study in studies(results).items():
+            parts.append(f"**{name}: {search_tables.title(study)}**\n\n{table(study)}")
+            if figure:
+                path = f"docs/search/{LONG}_{name}{figure}"
+                parts.append(f"![{name}: {search_tables.title(study)}]({path})\n")
+        return "\n".join(parts)
 
     return every
 
@@ -167,13 +177,12 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "searched": searched,
     "ablations": ablations,
     "agreement": agreement,
-    "judge": of_each(judge),
-    "judged": of_each(lambda study: search_tables.markdown(search_tables.groups_table(study))),
+    "judge": of_each(judge, "_curves.svg"),
+    "judged": of_each(
+        lambda study: search_tables.markdown(search_tables.groups_table(study)), ".svg"
+    ),
     "judged_searched": of_each(
         lambda study: search_tables.markdown(search_tables.searched_table(study))
-    ),
-    "judged_curves": of_each(
-        lambda study: search_tables.markdown(search_tables.curves_table(study))
     ),
     "judged_verdict": of_each(
         lambda study: "".join(f"* {s}.\n" for s in search_tables.verdict(study))

@@ -68,13 +68,13 @@ class Spread:
 
     @property
     def ratio(self) -> float:
-        """Spread over noise, as the means show it."""
-        return self.between / self.noise
+        """Spread over noise as the means show it; infinite where trainings agree exactly."""
+        return self.between / self.noise if self.noise else float("inf")
 
     @property
     def corrected_ratio(self) -> float:
-        """Spread of the networks themselves over the noise of one training."""
-        return self.corrected / self.noise
+        """Spread of the networks themselves over the noise of one training; as `ratio`."""
+        return self.corrected / self.noise if self.noise else float("inf")
 
 
 def spread(scores: Sequence[Sequence[float]]) -> Spread:

@@ -244,7 +244,9 @@ class SearchStudy:
             mark: Steps that they are trained for.
         """
         random, machine = self.group(RANDOM), one.entry.search_machine
-        same = [[r.seconds for r in c.runs if machine in ("", r.made["machine"])] for c in random]
+        same = [
+            [r.seconds for r in c.runs if machine in ("", r.made.get("machine"))] for c in random
+        ]
         each = [np.mean(seconds) for seconds in same if seconds]
         if not each:
             return len(random)

@@ -112,8 +112,8 @@ def groups_table(study: SearchStudy, shown: Sequence[str] | None = None) -> Tabl
 def searched_table(study: SearchStudy) -> Table:
     """Every searched network: its percentile and what it beats."""
     checked = study.checks()
-    header = ["search seed", "top-1", "percentile of random"]
-    header += [*(checked[0][1] if checked else ()), "the same time would train"]
+    names = list(dict.fromkeys(name for _, checks in checked for name in checks))
+    said = {True: "yes", False: "**no**", None: "-"}
     rows = []
     for c, checks in checked:
         point, low, high = study.percentile(c)
@@ -128,11 +128,12 @@ def searched_table(study: SearchStudy) -> Table:
                 str(c.entry.search_seed),
                 f"{study.mean(c):.3f}",
                 f"{100 * point:.0f} ({100 * low:.0f} to {100 * high:.0f})",
-                *("yes" if ok else "**no**" for ok in checks.values()),
+                *(said[checks.get(name)] for name in names),
                 same,
             ]
         )
-    return header, rows
+    header = ["search seed", "top-1", "percentile of random", *names]
+    return [*header, "the same time would train"], rows
 
 
 def agreement_table(study: SearchStudy) -> Table:
