@@ -8,18 +8,19 @@ trains weights and scored on the other half.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.search.evolution import Region, Scored
@@ -31,6 +32,8 @@ from prunet_det.utils.env import environment, usable_cores
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
 from prunet_det.utils.runs import Key, Run, RunStore, campaign
+from prunet_det.zoo import create
+from prunet_det.zoo.weights import save_safetensors
 
 if TYPE_CHECKING:
     from prunet_det.search.crops_on_device import DeviceCrops
@@ -237,6 +240,7 @@ class _Training:
         spec, recipe, seed: As of `short_run`.
         train, score: Crops to train on, and to score on.
         digest: Of recipe and data.
+        weights: Where the trained weights go; None where they are not kept.
     """
 
     spec: ArchSpec
@@ -245,11 +249,17 @@ class _Training:
     score: DeviceCrops
     seed: int
     digest: str
+    weights: Path | None
 
     @property
     def key(self) -> Key:
         """Of the run that comes of it."""
         return self.spec.digest, self.digest, self.seed
+
+    @property
+    def file(self) -> str:
+        """Name of the file of its weights."""
+        return f"{'_'.join(map(str, self.key))}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +276,7 @@ class Trainings:
         seed: Seed of the search.
         progress: Whether each call shows a bar.
         max_workers: Number of processes on a CPU; by default one for each core.
+        keep: Number of steps of the trainings whose weights are kept.
     """
 
     shapes: Shapes
@@ -275,6 +286,7 @@ class Trainings:
     seed: int
     progress: bool = True
     max_workers: int | None = None
+    keep: int = 0
 
     def __call__(self, many: Sequence[Shape], steps: int) -> list[Score]:
         """Trains what has not been trained yet.
@@ -289,9 +301,7 @@ class Trainings:
         """
         if not many:
             return []
-        recipe = dataclasses.replace(self.recipe, iterations=steps, marks=())
-        about = [dataclasses.asdict(recipe), *map(_identity, self.halves.values())]
-        tasks = [self._training(shape, recipe, digest(about)) for shape in many]
+        tasks = [self._training(shape, steps) for shape in many]
         store = RunStore(self.folder)
         left = sum(key not in store for key in {task.key for task in tasks})
         title = f"last tier, {steps} steps" if self.progress and left else ""
@@ -304,23 +314,42 @@ class Trainings:
         """Seconds of all trainings that are kept, those of interrupted searches included."""
         return sum(run.seconds for run in RunStore(self.folder))
 
-    def _training(self, shape: Shape, recipe: ShortRecipe, about: str) -> _Training:
-        reason = {"reason": "a finalist of a search"}
+    def net(self, shape: Shape, steps: int) -> nn.Module:
+        """The averaged weights of a training, done again if they were not kept; in eval mode.
+
+        Raises:
+            DivergedError: It diverged.
+        """
+        task = self._training(shape, steps)
+        path = Path(self.folder) / task.file
+        if not path.is_file() and (
+            error := _train(replace(task, weights=path)).figures.get("error")
+        ):
+            raise DivergedError(error)
+        net = create(task.spec, num_classes=len(task.train.classes))
+        net.load_state_dict(load_file(path))
+        return net.eval()
+
+    def _training(self, shape: Shape, steps: int) -> _Training:
+        recipe = replace(self.recipe, iterations=steps, marks=())
+        about = [asdict(recipe), *map(_identity, self.halves.values())]
         spec = self.shapes.space.to_spec(
             self.shapes.network(shape),
             "finalist",
-            Provenance("hand-written", reason),
+            Provenance("hand-written", {"reason": "a finalist of a search"}),
             self.shapes.costs.input_size,
         )
-        return _Training(
+        task = _Training(
             spec=spec,
             recipe=recipe,
             train=self.halves["weights"],
             score=self.halves["architecture"],
             # Who was lucky in one round has other weights and batches in the next.
-            seed=self.seed * 1_000_003 + recipe.iterations,
-            digest=about,
+            seed=self.seed * 1_000_003 + steps,
+            digest=digest(about),
+            weights=None,
         )
+        return replace(task, weights=Path(self.folder) / task.file) if steps == self.keep else task
 
     def _workers(self, tasks: int) -> int:
         images = [crops.images for crops in self.halves.values()]
@@ -334,7 +363,7 @@ class Trainings:
 
 
 def _identity(crops: DeviceCrops) -> list[Any]:
-    augmentation = dataclasses.asdict(crops.augmentation)
+    augmentation = asdict(crops.augmentation)
     return [crops.data_hash, list(crops.classes), len(crops), crops.part, augmentation]
 
 
@@ -347,6 +376,8 @@ def _train(task: _Training) -> Run:
     try:
         run = short_run(task.spec, task.recipe, task.train, task.score, task.seed)
         seconds = run.seconds
+        if task.weights is not None:
+            save_safetensors(run.net.state_dict(), task.weights)
         figures: dict[str, Any] = {"top1": run.top1, "loss": run.loss}
     except DivergedError as e:
         logger.warning("a finalist counts as the worst: %s", e)

@@ -22,7 +22,7 @@ from prunet_det.search.finalists import (
 )
 from prunet_det.search.shapes import Shapes
 from prunet_det.training.divergence import DivergedError
-from prunet_det.training.short_run import ShortRecipe
+from prunet_det.training.short_run import ShortRecipe, evaluate
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.runs import RECORDS
@@ -218,6 +218,20 @@ def test_a_training_that_diverges_is_kept_as_the_worst(
     assert scores == [Score(0.0, math.inf)] * 2
     monkeypatch.undo()
     assert trainings(shapes, halves, tmp_path)(drawn[:2], 3) == scores
+
+
+def test_weights_are_kept_where_they_are_asked_for(shapes, halves, drawn, tmp_path, monkeypatch):
+    train = trainings(shapes, halves, tmp_path, keep=4)
+    (score,) = train(drawn[:1], 4)
+    train(drawn[:1], 3)
+    assert len([*tmp_path.glob("*.safetensors")]) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "short_run", None)
+        net = train.net(drawn[0], 4)
+    assert evaluate(net, halves["architecture"]) == pytest.approx((score.top1, score.loss))
+    forgotten = trainings(shapes, halves, tmp_path / "other").net(drawn[0], 4)
+    for ours, theirs in zip(net.parameters(), forgotten.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.slow
