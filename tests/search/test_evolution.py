@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from prunet_det.arch.spec import ArchSpec
 from prunet_det.search.costs import FILLED, BudgetError, Pricing
 from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, propose
 from prunet_det.search.shapes import Shapes
+from tests.conftest import ROOT
 from tests.search.test_space import config_space
 
 MS = 0.5
@@ -133,6 +137,33 @@ def test_a_surrogate_learns_a_line_and_doubts_what_is_far(rng):
     doubt = told.pessimistic(new) - told.predict(new)
     far = told.pessimistic(5 * new) - told.predict(5 * new)
     assert (doubt > 0).all() and (far > doubt).all()
+
+
+def test_a_surrogate_predicts_the_stored_trainings_of_random_networks(shapes):
+    """Each one left out in turn: Kendall's tau of 0.71 over twenty, 0.68 with the layers added."""
+    from scipy.stats import kendalltau
+
+    folder = ROOT / "docs" / "results" / "search" / "compare"
+    entries = json.loads((folder / "entries.json").read_text())["entries"]
+    top1: dict[str, list[float]] = {}
+    for line in (folder / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        top1.setdefault(record["subject"], []).append(record["figures"]["curve"]["200"][0])
+    entries = [e for e in entries if e["group"] == "random"]
+    specs = [ArchSpec.from_dict(e["spec"]) for e in entries]
+    features = shapes.features([shapes.shape_of(shapes.space.network_of(s)) for s in specs])
+    losses = 1 - np.array([np.mean(top1[e["network"]]) for e in entries])
+
+    def tau(columns):
+        predicted = []
+        for i in range(len(losses)):
+            others = np.arange(len(losses)) != i
+            told = Surrogate(features[others][:, columns], losses[others])
+            predicted.append(told.predict(features[i : i + 1, columns])[0])
+        return kendalltau(predicted, losses)[0]
+
+    assert len(losses) == 20
+    assert tau([0, 1, 2]) > 0.7 > tau([0, 1, 2, 3]) > 0.65
 
 
 def test_a_surrogate_of_a_feature_that_never_changes(rng):
