@@ -35,7 +35,7 @@ from prunet_det.search.baselines import most_macs, scaled_published
 from prunet_det.search.costs import Pricing
 from prunet_det.search.crops_on_device import DeviceCrops, load_crops
 from prunet_det.search.evolution import Region, Scored, propose
-from prunet_det.search.result import SearchResult, network_folder
+from prunet_det.search.result import SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.training.short_run import ShortRecipe, short_run
@@ -43,7 +43,7 @@ from prunet_det.utils import plots
 from prunet_det.utils.config import from_mapping, read_config
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import digest, make_folder
+from prunet_det.utils.io import digest, make_folder, rounded
 from prunet_det.utils.package import find_config, relative_path
 from prunet_det.utils.runs import Key, Run, RunStore, campaign
 
@@ -117,7 +117,7 @@ class Training:
         made: Commit, date and machine.
     """
 
-    spec: dict[str, Any]
+    spec: ArchSpec
     judge: str
     recipe: str
     seed: int
@@ -127,7 +127,7 @@ class Training:
     @property
     def key(self) -> Key:
         """Of the run that comes of it."""
-        return ArchSpec.from_dict(self.spec).digest, self.recipe, self.seed
+        return self.spec.digest, self.recipe, self.seed
 
 
 @lru_cache(maxsize=1)
@@ -138,16 +138,20 @@ def _loaded(path: str, device: str) -> tuple[ShortRecipe, DeviceCrops, DeviceCro
 
 
 def train(training: Training) -> Run:
-    """Trains a network and scores it."""
+    """Trains a network and scores it; on a CPU by one thread, however many train at once."""
     recipe, crops, score = _loaded(training.judge, training.device)
-    trained = short_run(ArchSpec.from_dict(training.spec), recipe, crops, score, training.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if training.device == "cpu" else threads)
+    try:
+        trained = short_run(training.spec, recipe, crops, score, training.seed)
+    finally:
+        torch.set_num_threads(threads)
     subject, digest, seed = training.key
-    curve = {str(mark): [round(v, 6) for v in scores] for mark, scores in trained.curve.items()}
     return Run(
         subject=subject,
         recipe=digest,
         seed=seed,
-        figures={"curve": curve},
+        figures={"curve": {str(m): rounded(scores) for m, scores in trained.curve.items()}},
         seconds=round(trained.seconds, 2),
         made=training.made,
     )
@@ -224,17 +228,13 @@ class Rows:
             study: With the random networks' trainings.
             seed: Of the search, and of what is drawn.
         """
-        random, space = study.group(RANDOM), self.shapes.space
+        random, mark = study.group(RANDOM), study.marks[0]
         own = [c for c in study.group(SEARCHED) if c.entry.search_seed == seed]
-        count = study.affordable(own[0], study.marks[0]) if own else len(random)
+        count = study.affordable(own[0], mark) if own else len(random)
         chosen = np.random.default_rng((seed, 3)).permutation(len(random))[:count]
-        mark = str(study.marks[0])
         trained = [
-            Scored(
-                self.shapes.shape_of(space.network_of(random[i].entry.spec)),
-                random[i].runs[0].figures["curve"][mark][1],
-            )
-            for i in chosen
+            Scored(self._shape(c.entry.spec), c.runs[0].figures["curve"][str(mark)][1])
+            for c in [random[i] for i in chosen]
         ]
         best = propose(self.region, trained, seed, count=1)[0]
         return self._entry(SURROGATE, f"{SURROGATE} {seed}", best, seed)
@@ -253,29 +253,30 @@ class Rows:
             budgets = ", ".join(f"{other:g}" for other in result.networks)
             raise UserError(f"{folder} holds a search for {budgets} ms, not {ms:g} ms.")
         seed = int(run["seed"])
-        share = dict(
-            search_seed=seed,
+        cost = dict(
             search_seconds=sum(run["seconds"].values()) / len(result.networks),
             search_machine=run.get("environment", run).get("machine", ""),
         )
-        yield Entry(
-            group=group, name=f"{group} {seed}", spec=found.spec, latency_ms=found.ms, **share
-        )
+        yield self._found(group, seed, found.spec, cost)
         if group != SEARCHED:
             return
-        space, rng = self.shapes.space, np.random.default_rng((seed, 2))
-        tiers = network_folder(folder, ms) / "tiers.json"
-        if tiers.is_file():
-            spec = ArchSpec.load(tiers)
-            own = self.shapes.ms(self.shapes.shape_of(space.network_of(spec)))
-            yield Entry(group=FOUND, name=f"{FOUND} {seed}", spec=spec, latency_ms=own, **share)
-        shape = self.shapes.shape_of(space.network_of(found.spec))
+        if found.tiers is not None:
+            yield self._found(FOUND, seed, found.tiers, cost)
+        shape, rng = self._shape(found.spec), np.random.default_rng((seed, 2))
         for other, widths in (
             (UNIFORM, self.shapes.uniform(shape, ms)),
             (WIDTHS, self.shapes.random_widths(rng, shape, ms)),
         ):
             if widths is not None:
                 yield self._entry(other, f"{other} {seed}", widths, seed)
+
+    def _found(self, group: str, seed: int, spec: ArchSpec, cost: dict[str, Any]) -> Entry:
+        ms = self.shapes.ms(self._shape(spec))
+        name = f"{group} {seed}"
+        return Entry(group=group, name=name, spec=spec, latency_ms=ms, search_seed=seed, **cost)
+
+    def _shape(self, spec: ArchSpec) -> Shape:
+        return self.shapes.shape_of(self.shapes.space.network_of(spec))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,7 +354,7 @@ def _train_all(options: CompareOptions, judge: Judge, entries: Sequence[Entry]) 
     shared: dict[str, Any]
     shared = dict(judge=judge.path, recipe=judge.digest, device=device, made=made)
     tasks = [  # so that an early end leaves all networks with as many trainings
-        Training(spec=entry.spec.to_dict(), seed=seed, **shared)
+        Training(spec=entry.spec, seed=seed, **shared)
         for seed in range(options.trainings)
         for entry in entries
     ]

@@ -25,7 +25,7 @@ from prunet_det.benchmark.search_study import (
 )
 from prunet_det.search import baselines
 from prunet_det.search.costs import Pricing
-from prunet_det.search.result import FoundNetwork, SearchResult, network_folder
+from prunet_det.search.result import FoundNetwork, SearchResult
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.utils.errors import InputError, UserError
@@ -96,8 +96,9 @@ def save_search(folder, shapes, seed, budget=BUDGET):
         for shape in (found, tiers)
     )
     limit = shapes.costs.budget(budget)
-    network = FoundNetwork(spec=spec, budget=limit, kind="predicted", ms=shapes.ms(found))
-    before.save(network_folder(folder, budget) / "tiers.json")
+    network = FoundNetwork(
+        spec=spec, budget=limit, kind="predicted", ms=shapes.ms(found), tiers=before
+    )
     run = {"seed": seed, "seconds": {"warm-up": 1.0, "tiers": 2.0}}
     SearchResult(networks={budget: network}, run=run, folder=folder).save()
     return str(folder)
