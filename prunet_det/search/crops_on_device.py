@@ -280,10 +280,9 @@ class _Source:
 
     Args:
         config: As of `load_halves`.
-        parts: Number of parts that each need an image of every class.
     """
 
-    def __init__(self, config: Mapping[str, Any], parts: int) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         loader = ("batch_size", "num_workers")
         keys = {key: value for key, value in config.items() if key not in loader}
         self.config = from_mapping(CropsConfig, keys, "the search data", InputError)
@@ -295,14 +294,22 @@ class _Source:
         self.label_of = np.full(len(names), -1)
         self.label_of[[names.index(name) for name in self.classes]] = range(len(self.classes))
         self.chosen = np.flatnonzero(self.label_of[self.labels] >= 0)
-        counts = np.bincount(self.labels, minlength=len(names))
-        for name in self.classes:
-            if counts[names.index(name)] < parts:
+
+    def halves(self, seed: int) -> list[np.ndarray]:
+        """Splits the images into two halves that both hold every class.
+
+        Raises:
+            UserError: If a class has less than two images.
+        """
+        counts = np.bincount(self.label_of[self.labels[self.chosen]], minlength=len(self.classes))
+        for name, count in zip(self.classes, counts, strict=True):
+            if count < len(PARTS):
                 raise UserError(
-                    f"the search data has {counts[names.index(name)]} of the class {name!r}; the "
-                    "search splits its images in two halves and needs one of each class in both: "
-                    "give more of it, or leave it out by naming the others (--classes)."
+                    f"the search data has {count} of the class {name!r}; the search splits its "
+                    "images in two halves and needs one of each class in both: give more of it, "
+                    "or leave it out by naming the others (--classes)."
                 )
+        return halves(self.chosen, self.labels, seed)
 
     def limited(self, indices: np.ndarray, share: float, seed: int) -> np.ndarray:
         """Leaves out images that the device's memory cannot hold.
@@ -376,9 +383,9 @@ def load_halves(
         UserError: An unknown class, or less than two, more than there are, or one of less than two
             images; or a transform that the device does not do.
     """
-    source = _Source(config, len(PARTS))
+    source = _Source(config)
     crops = {}
-    for part, half in enumerate(halves(source.chosen, source.labels, seed)):
+    for part, half in enumerate(source.halves(seed)):
         kept = source.limited(half, 1 / len(PARTS), seed)
         crops[PARTS[part]] = source.load(kept, seed, part, device)
     return crops
@@ -397,7 +404,7 @@ def load_crops(
     Raises:
         UserError: As of `load_halves`.
     """
-    source = _Source(config, 1)
+    source = _Source(config)
     return source.load(source.limited(source.chosen, 1.0, seed), seed, 0, device)
 
 
