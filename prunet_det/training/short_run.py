@@ -184,11 +184,12 @@ class _Step:
         self.parameters = list(net.parameters())
         self.captured = recipe.capture and self.parameters[0].is_cuda
         self.optimizer = self._optimizer()
+        total = recipe.iterations + 1
         self.schedule = OneCycleLR(
             self.optimizer,
             max_lr=recipe.lr,
-            total_steps=recipe.iterations + 1,
-            pct_start=recipe.warmup,
+            total_steps=total,
+            pct_start=max(recipe.warmup, 2 / total),  # it divides by the length of the rise
             cycle_momentum=False,
             div_factor=20.0,
             final_div_factor=50.0,

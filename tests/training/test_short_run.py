@@ -89,6 +89,13 @@ def test_the_average_is_scored(spec, data):
     assert norms and all(m.num_batches_tracked == recipe.norm_batches for m in norms)
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("iterations", [1, 2, 4, 5])
+def test_any_number_of_steps_is_a_training(spec, data, iterations, warmup):
+    recipe = dataclasses.replace(RECIPE.shortened(iterations), warmup=warmup)
+    assert short_run(spec, recipe, *data, seed=0).curve.keys() == {iterations}
+
+
 def test_a_training_that_diverges_says_so(spec, data):
     recipe = dataclasses.replace(RECIPE, lr=1e30, warmup=0.1)
     with pytest.raises(DivergedError, match="short training of short diverged.*Lower the recipe"):
