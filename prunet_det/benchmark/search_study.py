@@ -109,6 +109,11 @@ class Contestant:
         """Top-1 of each training after so many steps."""
         return [run.figures["curve"][str(mark)][0] for run in self.runs]
 
+    def losses(self, mark: int) -> list[float]:
+        """Loss of each training that has one, after so many steps."""
+        losses = [run.figures["curve"][str(mark)][1] for run in self.runs]
+        return [loss for loss in losses if loss is not None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
@@ -197,6 +202,11 @@ class SearchStudy:
             UserError: There are too few trainings.
         """
         return analysis.spread([c.scores(mark or self.end) for c in self.group(RANDOM)])
+
+    def spread_of_losses(self, mark: int) -> analysis.Spread | None:
+        """The same of their losses; None where they were not kept."""
+        losses = [c.losses(mark) for c in self.group(RANDOM)]
+        return analysis.spread(losses) if all(losses) else None
 
     @property
     def noise(self) -> float:

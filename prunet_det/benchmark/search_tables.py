@@ -60,15 +60,25 @@ def judge_sentence(study: SearchStudy) -> str:
 
 def marks_table(study: SearchStudy) -> Table:
     """Spread over noise after each number of steps, and how its order agrees with the last one."""
-    header = ["steps", "median of random", "spread", "noise", "ratio", "corrected", "tau with end"]
     rows, end = [], study.means(RANDOM)
     for mark in study.marks:
-        s, means = study.spread(mark), study.means(RANDOM, mark)
+        s, means, losses = (
+            study.spread(mark),
+            study.means(RANDOM, mark),
+            study.spread_of_losses(mark),
+        )
         tau = None if mark == study.end else analysis.rank_agreement(means, end)
-        figures = [f"{value:.3f}" for value in (np.median(means), s.between, s.noise)]
-        shown = f"{tau[0]:.2f} ({tau[1]:.2f} to {tau[2]:.2f})" if tau else "-"
-        rows.append([str(mark), *figures, f"{s.ratio:.1f}", f"{s.corrected_ratio:.1f}", shown])
-    return header, rows
+        rows.append(
+            [
+                str(mark),
+                *(f"{value:.3f}" for value in (np.median(means), s.between, s.noise)),
+                *(f"{ratio:.1f}" for ratio in (s.ratio, s.corrected_ratio)),
+                f"{losses.corrected_ratio:.1f}" if losses else "-",
+                f"{tau[0]:.2f} ({tau[1]:.2f} to {tau[2]:.2f})" if tau else "-",
+            ]
+        )
+    header = ["steps", "median of random", "spread", "noise", "ratio", "corrected", "by loss"]
+    return [*header, "tau with end"], rows
 
 
 def curves_table(study: SearchStudy) -> Table:
