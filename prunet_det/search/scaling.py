@@ -1,8 +1,9 @@
 """What a space costs as arrays, and the one mechanism that brings networks to a latency.
 
 All inner widths are multiplied by the one factor that fits, and then single layers are widened,
-those first that are furthest behind that factor, until no step fits any more. Milliseconds are a
-staircase over the inner width, so a width is always the greatest of its price.
+those first that are furthest behind that factor, a quarter beyond it at most unless the budget
+would not be met. Milliseconds are a staircase over the inner width, so a width is always the
+greatest of its price.
 """
 
 from __future__ import annotations
