@@ -138,14 +138,9 @@ def _loaded(path: str, device: str) -> tuple[ShortRecipe, DeviceCrops, DeviceCro
 
 
 def train(training: Training) -> Run:
-    """Trains a network and scores it; on a CPU by one thread, however many train at once."""
+    """Trains a network and scores it."""
     recipe, crops, score = _loaded(training.judge, training.device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if training.device == "cpu" else threads)
-    try:
-        trained = short_run(training.spec, recipe, crops, score, training.seed)
-    finally:
-        torch.set_num_threads(threads)
+    trained = short_run(training.spec, recipe, crops, score, training.seed)
     subject, digest, seed = training.key
     return Run(
         subject=subject,

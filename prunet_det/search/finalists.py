@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -266,8 +265,6 @@ class _Training:
 class Trainings:
     """Trains networks of a space from scratch, several at once on a CPU; what is done is kept.
 
-    On a CPU every training has one thread, so that its result is the same however many run at once.
-
     Attributes:
         shapes: Of the space.
         recipe: How networks are trained; the number of steps is each call's.
@@ -369,9 +366,6 @@ def _identity(crops: DeviceCrops) -> list[Any]:
 
 def _train(task: _Training) -> Run:
     """Does a training; one that diverges has no loss."""
-    threads = torch.get_num_threads()
-    if not task.train.images.is_cuda:
-        torch.set_num_threads(1)
     seconds = 0.0
     try:
         run = short_run(task.spec, task.recipe, task.train, task.score, task.seed)
@@ -382,8 +376,6 @@ def _train(task: _Training) -> Run:
     except DivergedError as e:
         logger.warning("a finalist counts as the worst: %s", e)
         figures = {"top1": 0.0, "loss": None, "error": str(e)}
-    finally:
-        torch.set_num_threads(threads)
     subject, about, seed = task.key
     made = {key: str(environment()[key]) for key in ("commit", "date", "machine")}
     return Run(

@@ -117,7 +117,9 @@ class ShortRun:
 def short_run(
     spec: ArchSpec, recipe: ShortRecipe, train: DeviceCrops, score: DeviceCrops, seed: int
 ) -> ShortRun:
-    """Trains a network from scratch and scores it.
+    """Trains a network from scratch and scores it; on a CPU with one thread.
+
+    So its result is the same however many of them run at once.
 
     Args:
         spec: The network.
@@ -129,6 +131,17 @@ def short_run(
     Raises:
         DivergedError: If loss or weights are not finite.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if train.images.is_cuda else 1)
+    try:
+        return _short_run(spec, recipe, train, score, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _short_run(
+    spec: ArchSpec, recipe: ShortRecipe, train: DeviceCrops, score: DeviceCrops, seed: int
+) -> ShortRun:
     start = time.perf_counter()
     device = train.images.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
