@@ -57,7 +57,7 @@ class SingleDigitsSet(DigitsSet):
     name: str = "single_digits"
     version: int = 1
     size: int = 96
-    counts: tuple[tuple[str, int], ...] = (("train", 12000), ("val", 2400))
+    counts: tuple[tuple[str, int], ...] = (("train", 15000), ("val", 600))
     max_objects: int = 1
     max_side: int = 64
 

@@ -268,11 +268,18 @@ class CropsConfig:
         classes: Keep these classes only, by name or as a number of the first ones.
         memory_gb: Gigabytes that the images may take on the device; of more, each class keeps an
             equal number of images, drawn at random.
+        span: Part of the images, in the data set's order within each class: (0.0, 0.8) are the
+            first four fifths of each, (0.8, 1.0) the rest.
     """
 
     dataset: Mapping[str, Any]
     classes: Sequence[str] | int | None = None
     memory_gb: float = 8.0
+    span: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.span[0] < self.span[1] <= 1:
+            raise InputError(f"the search data: span must be a part of 0..1, got {self.span}.")
 
 
 class _Source:
@@ -294,6 +301,14 @@ class _Source:
         self.label_of = np.full(len(names), -1)
         self.label_of[[names.index(name) for name in self.classes]] = range(len(self.classes))
         self.chosen = np.flatnonzero(self.label_of[self.labels] >= 0)
+        if tuple(self.config.span) != (0.0, 1.0):
+            self.chosen = self._spanned(*self.config.span)
+
+    def _spanned(self, first: float, last: float) -> np.ndarray:
+        """The images that lie within a part of their class."""
+        own = [self.chosen[self.labels[self.chosen] == k] for k in np.unique(self.labels)]
+        parts = [i[round(first * len(i)) : round(last * len(i))] for i in own]
+        return np.sort(np.concatenate(parts))
 
     def halves(self, seed: int) -> list[np.ndarray]:
         """Splits the images into two halves that both hold every class.

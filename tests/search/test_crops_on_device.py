@@ -166,6 +166,17 @@ def test_a_class_of_one_image_is_named():
     assert len(load_crops(config((9, 0, 10)))) == 19
 
 
+def test_a_span_is_a_part_of_each_class():
+    first, rest = (
+        numbers(torch.cat([images for images, _ in load_crops(config(span=span)).scored()]))
+        for span in ((0.0, 0.8), (0.8, 1.0))
+    )
+    assert rest == [*range(16, 20), *range(36, 40), *range(56, 60)]
+    assert sorted(first + rest) == list(range(60))
+    with pytest.raises(InputError, match="span must be a part of 0..1"):
+        load_crops(config(span=(0.8, 0.8)))
+
+
 def test_more_than_the_memory_holds_keeps_some_of_each_class(caplog):
     stored = 3 * 8 * 8
     few = load_halves(config((60, 20, 4), memory_gb=2 * 30 * stored / 1e9), 0)

@@ -131,9 +131,11 @@ def test_a_step_takes_few_operators_beside_the_network(spec, data):
 def test_the_judges_configs_are_recipes(name):
     cfg = read_config(f"configs/search/judge_{name}.py")
     recipe = from_mapping(ShortRecipe, cfg.recipe, "the judge's recipe")
-    assert recipe.scored[:3] == (200, 400, 800) and recipe.capture
-    for split, data in (("train", cfg.train_data), ("val", cfg.score_data)):
-        assert data.dataset.split == split and data.dataset.name == f"single_{name}"
+    assert recipe.scored[:2] == (200, 400)
+    (_, trained), (scored, _) = cfg.train_data.span, cfg.score_data.span
+    assert trained == scored  # no crop is both
+    for data in (cfg.train_data, cfg.score_data):
+        assert data.dataset.split == "train" and data.dataset.name == f"single_{name}"
         Augmentation.of(data.dataset.transform)
 
 
