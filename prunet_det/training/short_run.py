@@ -152,9 +152,10 @@ def _short_run(
     averaged = copy.deepcopy(net).requires_grad_(False)
     averages, weights = ([p.detach() for p in n.parameters()] for n in (averaged, net))
     step = _Step(net, recipe)
+    run = step.recorded() if step.captured else step
     curve: dict[int, tuple[float, float]] = {}
     for i in range(recipe.iterations):
-        step(*train.batch(i, recipe.batch_size))
+        run(*train.batch(i, recipe.batch_size))
         share = max(1 - recipe.ema, 9 / (10 + i))  # as TensorFlow's: early weights are forgotten
         torch._foreach_lerp_(averages, weights, share)
         if i + 1 in recipe.scored:
@@ -207,7 +208,6 @@ class _Step:
             div_factor=20.0,
             final_div_factor=50.0,
         )
-        self._replay = self._recorded() if self.captured else self._run
 
     def _optimizer(self) -> torch.optim.Optimizer:
         r = self.recipe
@@ -230,7 +230,7 @@ class _Step:
         )
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        self._replay(images, labels)
+        self._run(images, labels)
         self.schedule.step()
 
     def _run(self, images: Tensor, labels: Tensor) -> None:
@@ -240,8 +240,11 @@ class _Step:
         clip_grad_norm_(self.parameters, self.recipe.max_norm, foreach=True)
         self.optimizer.step()
 
-    def _recorded(self) -> Callable[[Tensor, Tensor], None]:
-        """The same step as a CUDA graph, from the fourth on; the first three set all states up."""
+    def recorded(self) -> Callable[[Tensor, Tensor], None]:
+        """The same step as a CUDA graph, from the fourth on; the first three set all states up.
+
+        The step does not hold its recording, whose memory is free as soon as the caller lets it go.
+        """
         stream, graph, done = torch.cuda.Stream(), torch.cuda.CUDAGraph(), 0
         inputs: list[Tensor] = []
 
@@ -254,12 +257,13 @@ class _Step:
                     self._run(images, labels)
                 torch.cuda.current_stream().wait_stream(stream)
                 done += 1
-                return
-            if not inputs:
-                inputs[:] = images.clone(memory_format=torch.preserve_format), labels.clone()
-                with torch.cuda.graph(graph, stream=stream):
-                    self._run(*inputs)
-            torch._foreach_copy_(inputs, [images, labels])
-            graph.replay()
+            else:
+                if not inputs:
+                    inputs[:] = images.clone(memory_format=torch.preserve_format), labels.clone()
+                    with torch.cuda.graph(graph, stream=stream):
+                        self._run(*inputs)
+                torch._foreach_copy_(inputs, [images, labels])
+                graph.replay()
+            self.schedule.step()
 
         return run

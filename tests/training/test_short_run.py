@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -89,6 +91,24 @@ def test_the_average_is_scored(spec, data):
     assert norms and all(m.num_batches_tracked == recipe.norm_batches for m in norms)
 
 
+def test_a_training_leaves_nothing_but_its_network(spec, data, monkeypatch):
+    """Not even until the garbage collector comes: a GPU's recordings are large."""
+    steps = []
+    made = _Step.__init__
+
+    def remembered(self, *args):
+        made(self, *args)
+        steps.append(weakref.ref(self))
+
+    monkeypatch.setattr(_Step, "__init__", remembered)
+    gc.disable()
+    try:
+        short_run(spec, RECIPE.shortened(2), *data, seed=0)
+        assert len(steps) == 1 and steps[0]() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("iterations", [1, 2, 4, 5])
 def test_any_number_of_steps_is_a_training(spec, data, iterations, warmup):
@@ -164,11 +184,12 @@ def test_a_step_on_cuda_waits_for_nothing(spec, data, optimizer):
     recipe = dataclasses.replace(RECIPE, optimizer=name, capture=name != optimizer)
     train, _ = on_cuda(data)
     step = _Step(create(spec, num_classes=3).cuda(), recipe)
+    run = step.recorded() if step.captured else step
     for i in range(6):  # states are made, and the step is recorded
-        step(*train.batch(i, 12))
+        run(*train.batch(i, 12))
     torch.cuda.set_sync_debug_mode("error")
     try:
         for i in range(6, 10):
-            step(*train.batch(i, 12))
+            run(*train.batch(i, 12))
     finally:
         torch.cuda.set_sync_debug_mode("default")
