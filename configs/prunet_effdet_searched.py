@@ -9,7 +9,7 @@ The backbone starts with the weights that it inherited from the supernet.
 
 _base_ = ["prunet_effdet.py"]
 
-searched = "work_dirs/demo/search/"
+searched = "work_dirs/demo/search/0.35ms/"
 model = dict(
     backbone=dict(arch=searched + "arch.json", checkpoint=searched + "weights.safetensors")
 )

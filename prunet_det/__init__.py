@@ -1,7 +1,8 @@
 """PruNet backbones and detectors: a detector that is fast on your GPU.
 
 Importing the package registers its networks with timm and needs torch and timm alone. The
-MMDetection parts are in `prunet_det.detection`; `load_detector` gives a trained detector.
+MMDetection parts are in `prunet_det.detection`; `load_detector` gives a trained detector, and
+`prunet_det.search.search` finds networks for latency budgets.
 """
 
 from importlib import import_module
@@ -16,6 +17,7 @@ with importing():  # torch and timm
 
 if TYPE_CHECKING:
     from prunet_det.inference import Detection, Detections, Detector, load_detector
+    from prunet_det.search import SearchConfig, SearchResult
 
 try:
     __version__ = version("prunet_det")
@@ -28,6 +30,8 @@ __all__ = [
     "Detection",
     "Detections",
     "Detector",
+    "SearchConfig",
+    "SearchResult",
     "SpecError",
     "StageSpec",
     "create",
@@ -36,13 +40,18 @@ __all__ = [
     "model_names",
 ]
 
-_INFERENCE = ("Detection", "Detections", "Detector", "load_detector")
+_LAZY = {
+    **dict.fromkeys(("Detection", "Detections", "Detector", "load_detector"), "inference"),
+    **dict.fromkeys(("SearchConfig", "SearchResult"), "search"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what detects when it is first asked for."""
-    if name in _INFERENCE:
-        return getattr(import_module("prunet_det.inference"), name)
+    """Imports what detects or searches when it is first asked for."""
+    if name == "search":
+        return import_module("prunet_det.search")
+    if name in _LAZY:
+        return getattr(import_module(f"prunet_det.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -51,6 +51,6 @@ def test_own_data(example, tmp_path):
 @pytest.mark.slow
 def test_search(example, tmp_path):
     assert "% of the budget" in example("search").splitlines()[-1]
-    folder = tmp_path / "work_dirs" / "example_search"
-    network = ArchSpec.load(folder / "arch.json").build(num_classes=10)
+    folder = tmp_path / "work_dirs" / "example_search" / "0.5ms"
+    network = ArchSpec.load(folder / "arch.json").build(num_classes=2)
     network.load_state_dict(load_file(folder / "weights.safetensors"))

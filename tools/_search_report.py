@@ -1,14 +1,15 @@
 """Tables and figures of searches, which tools/report.py writes into docs/."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark import search_tables
 from prunet_det.benchmark.search_study import ENTRIES, FOUND, ORDER, SEARCHED, SearchStudy
-from prunet_det.search.cost_check import draw_costs
-from prunet_det.search.results import tiers_off
+from prunet_det.utils import plots
 from prunet_det.utils.io import markdown_table, read_csv
+from prunet_det.utils.plots import MARKERS, PALETTE
 
 # The comparison by 200 steps, and the studies by the long judge.
 SHORT, LONG = "compare", "judge"
@@ -55,7 +56,7 @@ def pruning(results: Path) -> str:
     """The same search with and without pruning, run at the same time."""
     records = read_csv(results / "pruning.csv")[1]
     on, off = (
-        next(r for r in records if ("widths" in tiers_off(r)) is without)
+        next(r for r in records if ("--no-pruning" in r["switches"]) is without)
         for without in (False, True)
     )
     seconds = [float(r["search_seconds"]) for r in (on, off)]
@@ -96,12 +97,12 @@ def supernet_cost(results: Path) -> str:
 def rule(results: Path) -> str:
     """The Prunodes' rule on known preferences."""
     rows = []
-    for r in read_csv(results / "rule.csv")[1]:
-        shares = [f"{float(r[key]):.1%}" for key in ("within_one", "clear", "monotone")]
-        rows.append([f"{float(r['bias']):g}", *shares, f"{float(r['mean_regret']):.3f}"])
-    return markdown_table(
-        ["early bias", "all", "with a clear optimum", "monotone", "mean regret"], rows
-    )
+    for r in read_csv(results / "prunode_rule.csv")[1]:
+        losses = [f"{float(r[key]):.3f}" for key in ("before", "after")]
+        shares = [f"{float(r[key]):.1%}" for key in ("near", "worse", "moved")]
+        rows.append([f"{float(r['noise']):g}", *losses, *shares])
+    header = ["noise of a path", "loss at uniform widths", "loss at the end", "near the best"]
+    return markdown_table([*header, "worse than uniform", "moved without preference"], rows)
 
 
 def short(results: Path) -> SearchStudy:
@@ -165,6 +166,41 @@ def judge(study: SearchStudy) -> str:
     """What the judge is worth: spread over noise first, and what the steps make of it."""
     said = f"{search_tables.spread_sentence(study)} {search_tables.judge_sentence(study)}"
     return f"{said}\n\n{search_tables.markdown(search_tables.marks_table(study))}"
+
+
+def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Memory and time over the number of widths, both axes logarithmic."""
+    figure, panels = plots.figure(7.5, 3.2, columns=2)
+    counts = sorted({r["widths"] for r in rows})
+    styles = {"prunode": ("Prunodes", "blue"), "explicit": ("a candidate a width", "vermilion")}
+    for axis, key, label in zip(
+        panels, ("saved_mb", "step_ms"), ("kept for the backward, MiB", "ms a step"), strict=True
+    ):
+        top = 4 * max((r[key] for r in rows if r["fits"]), default=1.0)
+        for marker, (kind, (name, colour)) in zip(MARKERS, styles.items(), strict=False):
+            own = [r for r in rows if r["kind"] == kind]
+            fitting = [(r["widths"], r[key]) for r in own if r["fits"]] or [(math.nan, math.nan)]
+            x, y = zip(*fitting, strict=True)
+            axis.plot(x, y, color=PALETTE[colour], marker=marker, label=name)
+            for r in own:
+                if not r["fits"]:
+                    axis.plot(r["widths"], top, "x", color=PALETTE[colour])
+                    axis.annotate(
+                        "does not fit",
+                        (r["widths"], top),
+                        (-5, 0),
+                        textcoords="offset points",
+                        ha="right",
+                        va="center",
+                        size=8,
+                    )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, labels=[f"{count:g}" for count in counts])
+        plots.log_scale(axis, "y")
+        axis.set(xlabel="inner widths to choose from", ylabel=label)
+        axis.grid(alpha=0.25)
+    panels[0].legend(frameon=False, loc="center right")
+    return figure
 
 
 # Name to the table, given the folder of the records.

@@ -31,7 +31,7 @@ space = dict(
 warmup, steps = 600, 1800
 search = dict(warmup=warmup, steps=steps, temperature=(2.0, 0.3), checkpoint_interval=300)
 # From scratch: the last tier's trainings, and those by which `compare` judges.
-recipe = compare_recipe = "../classification/glyphs_short.py"
+
 finals = dict(iterations=300)
 search_dataloader = dict(
     batch_size=128,

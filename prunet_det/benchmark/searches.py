@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunet_det.benchmark.campaign import LOGS, check_launch
-from prunet_det.search.results import is_finished
+from prunet_det.search.result import is_finished
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import make_folder
@@ -88,7 +88,7 @@ def run_searches(plan: SearchesPlan) -> int:
     left = [
         job
         for job, budget in zip(jobs, plan.budgets, strict=True)
-        if not is_finished(out / job.name, plan.arguments[0], budget)
+        if not is_finished(out / job.name, plan.arguments[0], [budget])
     ]
     logger.info("%d of %d searches are done.", len(jobs) - len(left), len(jobs))
     deadline = None if plan.max_minutes is None else time.monotonic() + 60 * plan.max_minutes

@@ -1,8 +1,38 @@
-"""The search: a backbone for a latency budget, by pruning in three tiers.
+"""The search: backbones for latency budgets, by pruning a supernet in three tiers.
 
-`space` says what may be chosen, `costs` what it costs; `prunode`, `layer` and `supernet` are the
-three tiers' modules; `motion`, `tiers` and `architecture` decide; `objective` and `repair` meet the
-budget; `data`, `model`, `loop`, `checkpoints` and `runner` run on mmengine; `derive`, `results` and
-`report` are what comes out, `session` is what the command line runs, `baselines` what a search is
-compared with.
+`SearchConfig` says what is asked for, `search(config)` gives a `SearchResult`. Of the files,
+`space` says what may be chosen and `costs` what it takes; `shapes` brings networks to a latency;
+`supernet` holds the weights; `widths`, `schedule` and `architecture` are the tiers, `loop` and
+`hooks` their course; `evolution` and `finalists` choose too; `config`, `api`, `records`, `result`
+and `report` are the two ends; `baselines` and `gate` are what to hold against it all.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunet_det.search.api import search
+    from prunet_det.search.config import SearchConfig
+    from prunet_det.search.costs import Budget
+    from prunet_det.search.result import FoundNetwork, SearchResult
+
+__all__ = ["Budget", "FoundNetwork", "SearchConfig", "SearchResult", "search"]
+
+_HOMES = {
+    "Budget": "costs",
+    "FoundNetwork": "result",
+    "SearchConfig": "config",
+    "SearchResult": "result",
+    "search": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is first asked for: reading a result needs no mmengine."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import random
+import dataclasses
 
 import numpy as np
 
 from prunet_det.arch.scaling import scale_compound
-from prunet_det.arch.spec import BlockSpec
+from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Budget, BudgetError, Pricing, SpaceCosts
 from prunet_det.search.evolution import Region, evolve
-from prunet_det.search.repair import Repaired, repair
+from prunet_det.search.records import make_network, make_run, measured, prepare_folder
+from prunet_det.search.report import write_report
+from prunet_det.search.result import SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.zoo.models import load_spec
@@ -22,38 +24,6 @@ _MOST_UNITS = 12
 _HIDDEN_STEP, _MOST_EXPANSION = 32, 8
 # Of the search for the most work: random networks, the best of them that begin, evaluations.
 _DRAWN, _STARTED, _EVOLVED = 2000, 24, 1500
-
-
-def random_network(space: SearchSpace, seed: int) -> Network:
-    """A network of a space: depth of each stage, operators and widths uniformly at random."""
-    chosen = random.Random(seed)
-    depths = [chosen.randint(1, depth) for depth in space.depths]
-    network: list[BlockSpec | None] = []
-    for layer in space.layers:
-        operator = chosen.choice(layer.operators)
-        hidden = chosen.choice(layer.widths_of(operator))
-        kept = layer.index < depths[layer.stage] or not layer.skippable
-        network.append(layer.block(operator, hidden) if kept else None)
-    return tuple(network)
-
-
-def random_repaired(costs: SpaceCosts, budget: Budget, seed: int, tries: int = 100) -> Repaired:
-    """A random network in [0.97, 1.00] of a budget.
-
-    Networks whose widths cannot reach the budget are drawn anew, so that operators and depths stay
-    random.
-
-    Raises:
-        BudgetError: None was found in `tries` draws.
-    """
-    costs.check_budget(budget)
-    for attempt in range(tries):
-        drawn = random_network(costs.space, seed * tries + attempt)
-        try:
-            return repair(drawn, costs, budget, change_layers=False, fill=True)
-        except BudgetError:
-            continue
-    return repair(random_network(costs.space, seed * tries), costs, budget, fill=True)
 
 
 def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Network]:
@@ -143,31 +113,25 @@ def most_macs(region: Region, seed: int) -> Shape:
     return found[0].shape
 
 
-def scaled_repaired(
-    pricing: Pricing, budget: Budget, name: str = "prunet_p0"
-) -> tuple[SpaceCosts, Repaired]:
-    """The published P0, scaled to a budget and brought into [0.97, 1.00] of it.
+def build_baselines(config: SearchConfig, costs: SpaceCosts) -> SearchResult:
+    """Random networks of the space, or the published P0 scaled, at the budgets.
 
     Raises:
-        BudgetError: Scaling does not reach the budget.
+        BudgetError: A budget cannot be met.
     """
-    low, high = -_MOST_UNITS * _STEPS_PER_UNIT, _MOST_UNITS * _STEPS_PER_UNIT
-
-    def at(step: int) -> tuple[SpaceCosts, Network, float]:
-        space, network = scaled_frame(step / _STEPS_PER_UNIT, name)
-        costs = pricing.costs(space, budget.input_size)
-        return costs, network, costs.network_ms(network)
-
-    while high - low > 1:  # the latency rises with the scale, up to a few per mille
-        middle = (low + high) // 2
-        low, high = (middle, high) if at(middle)[2] <= budget.ms else (low, middle)
-    for step in sorted(range(low - 4, low + 6), key=lambda s: abs(s - low)):
-        costs, network, _ = at(step)
-        try:
-            return costs, repair(network, costs, budget, change_layers=False, fill=True)
-        except BudgetError:
-            continue
-    raise BudgetError(
-        f"{name} scaled by 1.1 in width and 1.2 in depth a step, {-_MOST_UNITS} to {_MOST_UNITS} "
-        f"steps, does not reach {budget.ms:g} ms."
-    )
+    folder = prepare_folder(config)
+    networks, data = {}, {"name": "none", "classes": 0}
+    for ms in config.budgets_ms:
+        if config.strategy == "random":
+            shapes = Shapes(costs)
+            shape = shapes.random(np.random.default_rng(config.seed), ms)
+        else:
+            shapes, shape = scaled_published(config.pricing, costs.budget(ms))
+        network = shapes.network(shape)
+        made = make_network(config, shapes.costs, network, ms, data, config.strategy)
+        networks[ms] = dataclasses.replace(measured(made), final=True)
+    run = make_run(config, config.identity, {})
+    result = SearchResult(networks=networks, run=run, folder=folder)
+    result.save()
+    write_report(result, config.space)
+    return result

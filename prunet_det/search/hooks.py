@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,6 +211,9 @@ class CheckpointHook(SearchHook):
         identity: What a resumed search must agree on, by name.
         interval: Steps between checkpoints.
         hooks: Hooks whose state belongs to the search, by name.
+
+    Attributes:
+        command: Command that the search was started with, and those that added budgets to it.
     """
 
     def __init__(
@@ -220,7 +224,7 @@ class CheckpointHook(SearchHook):
         hooks: Mapping[str, SearchHook],
     ) -> None:
         self.path, self.identity = os.fspath(path), dict(identity)
-        self.interval, self.hooks = interval, dict(hooks)
+        self.interval, self.hooks, self.command = interval, dict(hooks), ""
 
     def after_step(self, loop: SearchLoop) -> None:
         """Saves a checkpoint if one is due."""
@@ -248,6 +252,7 @@ class CheckpointHook(SearchHook):
             )
         state = {
             "identity": self.identity,
+            "command": self.command,
             "budgets_ms": [a.budget_ms for a in loop.architectures],
             "loop": loop.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.hooks.items()},
@@ -255,14 +260,16 @@ class CheckpointHook(SearchHook):
         with atomic_path(self.path) as temporary:
             torch.save(state, temporary)
 
-    def load(self, loop: SearchLoop) -> None:
-        """Brings a loop and the hooks to the checkpoint.
+    def load(self, loop: SearchLoop, state: Mapping[str, Any]) -> None:
+        """Brings a loop and the hooks to a checkpoint.
+
+        Args:
+            loop: Loop that was built alike.
+            state: What `read_checkpoint` gave.
 
         Raises:
-            UserError: If the file is damaged, or is of another search; the sentence says what
-                differs.
+            UserError: If the checkpoint is of another search; the sentence says what differs.
         """
-        state = read_checkpoint(self.path)
         for key, value in self.identity.items():
             before = state["identity"].get(key)
             if before != value:
@@ -271,6 +278,7 @@ class CheckpointHook(SearchHook):
                     f"{_short(value)}); resume with the command that it was started with, or give "
                     "another --out."
                 )
+        self.command = state["command"]
         loop.load_state_dict(state["loop"])
         for name, hook in self.hooks.items():
             hook.load_state_dict(state["hooks"][name])
@@ -284,7 +292,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if not is_whole(path):
         raise UserError(f"{os.fspath(path)} is damaged; give another --out to search anew.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        state = None
     if not isinstance(state, dict) or "identity" not in state:
         raise UserError(f"{os.fspath(path)} is no checkpoint of a search.")
     return state

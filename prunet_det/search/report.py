@@ -97,26 +97,23 @@ def _network_lines(
     lines += [_blocks_table(network.spec)]
     finalists = network.figures.get("finalists")
     if finalists:
-        header = ["finalist of", "ms", "layers", "top-1 by steps of training from scratch"]
+        header = ["network of", "ms", "layers", "top-1 after a training from scratch (steps)"]
         lines += ["### The last tier", "", markdown_table(header, _finalist_rows(finalists))]
     own = [r["architectures"][f"{ms:g}"] for r in history if f"{ms:g}" in r["architectures"]]
     steps = np.array([r["step"] for r in history if f"{ms:g}" in r["architectures"]])
     if own:
         pictures = [
             (
+                "tiers.png",
+                "Probability of each candidate of each layer; a line ends where it leaves. Dotted: "
+                "the probability that the stage ends before the layer; 1 is gone.",
+                _draw_tiers(space, steps, own),
+            ),
+            (
                 "widths.png",
-                "The two inner widths of the likeliest candidate's Prunode in each layer.",
+                "The two inner widths of each layer's Prunode, over the layer's input, of the "
+                "network that is preferred at the time.",
                 _draw_widths(space, steps, own),
-            ),
-            (
-                "candidates.png",
-                "Probability of each candidate of each layer; a line ends where it leaves.",
-                _draw_candidates(space, steps, own),
-            ),
-            (
-                "layers.png",
-                "Probability that a stage ends before a layer; 1 is gone.",
-                _draw_layers(space, steps, own),
             ),
         ]
         prefix = f"{network_folder('', ms)}/"
@@ -128,10 +125,12 @@ def _network_lines(
 
 
 def _finalist_rows(finalists: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of `Finalist.to_dict`: how long each network was trained, and what came of it."""
     rows = []
     for finalist in finalists:
-        scores = ", ".join(f"{steps}: {top1:.3f}" for steps, top1 in finalist["scores"].items())
-        rows.append([finalist["chooser"], f"{finalist['ms']:.4f}", str(finalist["layers"]), scores])
+        scores = [f"{top1:.3f} ({steps})" for steps, (top1, _) in finalist["scores"].items()]
+        layers = sum(operator >= 0 for operator in finalist["operators"])
+        rows.append([finalist["name"], f"{finalist['ms']:.4f}", str(layers), ", ".join(scores)])
     return rows
 
 
@@ -210,48 +209,18 @@ def _draw_cost(history: Records) -> Figure:
     return figure
 
 
-def _grid(space: SearchSpace, label: str) -> tuple[Figure, list[Axes]]:
+def _draw_tiers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
+    """A panel a layer: its candidates, and its skip."""
     count, columns = len(space.layers), 4
     rows = -(-count // columns)
-    figure, axes = plots.figure(9.0, 1.7 * rows + 0.6, rows, columns)
+    figure, axes = plots.figure(9.0, 1.5 * rows + 0.6, rows, columns)
     figure.supxlabel("step", fontsize=9)
-    figure.supylabel(label, fontsize=9)
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    for axis, layer in zip(axes, space.layers, strict=False):
-        axis.grid(alpha=0.25)
-        chs = f"{layer.in_chs}\u2192{layer.out_chs}"
-        axis.set_title(f"layer {layer.name}  {chs}" + " /2" * (layer.stride == 2), fontsize=8)
-        axis.tick_params(labelsize=7)
-    return figure, list(axes[:count])
-
-
-def _draw_widths(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
-    figure, axes = _grid(space, "inner width, channels")
-    for i, (axis, layer) in enumerate(zip(axes, space.layers, strict=True)):
-        best = layer.operators[
-            int(np.argmax(records[-1]["probabilities"][i][: len(layer.operators)]))
-        ]
-        pairs = np.array([r["pairs"][i] for r in records], float)
-        if not pairs.any():
-            axis.text(0.5, 0.5, "no inner width", ha="center", transform=axis.transAxes, size=8)
-            axis.set(xticks=[], yticks=[])
-            continue
-        pairs[np.array([r["skips"][i] >= 1 for r in records])] = np.nan
-        small, large = pairs.T
-        blue = PALETTE["blue"]
-        axis.fill_between(steps, small, large, color=blue, alpha=0.3, lw=0, step="post")
-        axis.plot(steps, small, steps, large, color=blue, lw=0.8, drawstyle="steps-post")
-        axis.set(xlim=(steps[0], steps[-1]), ylim=(0, layer.widths[-1] * 1.02))
-        axis.set_title(f"{axis.get_title()}  {best}", fontsize=8)
-    return figure
-
-
-def _draw_candidates(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
-    figure, axes = _grid(space, "probability")
+    figure.supylabel("probability", fontsize=9)
     every = list(dict.fromkeys(str(o) for layer in space.layers for o in layer.operators))
     names: dict[str, Line2D] = {}
-    for i, (axis, layer) in enumerate(zip(axes, space.layers, strict=True)):
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    for i, (axis, layer) in enumerate(zip(axes, space.layers, strict=False)):
         for j, operator in enumerate(layer.operators):
             values = np.array([r["probabilities"][i][j] for r in records])
             place = every.index(str(operator))
@@ -263,21 +232,34 @@ def _draw_candidates(space: SearchSpace, steps: np.ndarray, records: Records) ->
                 lw=1.2,
             )
             names[str(operator)] = line
-        axis.set(xlim=(steps[0], steps[-1]), ylim=(0, 1.03))
+        if layer.skippable:
+            skips = [r["skips"][i] for r in records]
+            (names["skip"],) = axis.plot(steps, skips, color=plots.DARK, ls=":", lw=1.2)
+        chs = f"{layer.in_chs}\u2192{layer.out_chs}"
+        axis.set_title(f"layer {layer.name}  {chs}" + " /2" * (layer.stride == 2), fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.set(xlim=(steps[0], max(steps[-1], steps[0] + 1)), ylim=(0, 1.03))
+        axis.locator_params(nbins=4)
     lines = list(names.values())
     figure.legend(lines, list(names), loc="outside upper center", ncols=6, frameon=False)
     return figure
 
 
-def _draw_layers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
-    figure, axis = _plain("probability of the skip")
-    skippable = [i for i, layer in enumerate(space.layers) if layer.skippable]
-    for place, i in enumerate(skippable):
-        values = [r["skips"][i] for r in records]
-        dash = DASHES[place // len(COLOURS) % len(DASHES)]
-        colour = COLOURS[place % len(COLOURS)]
-        axis.plot(steps, values, dash, color=colour, label=space.layers[i].name)
-    axis.set(ylim=(-0.02, 1.02))
-    if skippable:
+def _draw_widths(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
+    """A band a layer between the two widths of its Prunode."""
+    figure, axis = _plain("inner width over input")
+    shown = 0
+    for i, layer in enumerate(space.layers):
+        pairs = np.array([r["pairs"][i] for r in records], float) / layer.in_chs
+        pairs[pairs[:, 1] == 0] = np.nan  # there is no such layer, or none with an inner width
+        if np.isnan(pairs).all():
+            continue
+        small, large = pairs.T
+        colour, dash = COLOURS[shown % len(COLOURS)], DASHES[shown // len(COLOURS) % len(DASHES)]
+        axis.fill_between(steps, small, large, color=colour, alpha=0.12, lw=0)
+        axis.plot(steps, np.sqrt(small * large), dash, color=colour, lw=1.2, label=layer.name)
+        shown += 1
+    axis.set_ylim(0, None)
+    if shown:
         figure.legend(frameon=False, title="layer", ncols=2, loc="outside right upper")
     return figure

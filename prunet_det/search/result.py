@@ -292,11 +292,11 @@ def is_finished(folder: PathLike, config: str, budgets_ms: Sequence[float]) -> b
         UserError: If it holds the result of another search.
     """
     try:
-        result = SearchResult.load(folder)
-        known = os.path.normpath(result.run["config"])
+        known = os.path.normpath(read_json(Path(folder) / RUN_FILE, _RUN)["config"])
+        runs = [read_json(network_folder(folder, ms) / RUN_FILE, _RUN) for ms in budgets_ms]
+        ended = all(run["final"] for run in runs)
     except (UserError, KeyError, TypeError):
         return False
     if known != os.path.normpath(config):
         raise UserError(f"{folder} holds another search ({known}); give another --out.")
-    networks = [result.networks.get(ms) for ms in budgets_ms]
-    return all(network is not None and network.final for network in networks)
+    return ended

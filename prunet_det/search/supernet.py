@@ -89,7 +89,7 @@ class Prunode(nn.Module):
         """
         block, kind = self.block, self.spec.kind_info
         if not kind.has_hidden:
-            x = _conv_bn_act(block.spatial, x, self.spec.out_chs)
+            x = _conv_bn_act(block.spatial, x, self.spec.spatial_chs[1], kind.is_depthwise)
             return _conv_bn_act(block.project, x, self.spec.out_chs) if kind.has_project else x
         columns = None
         if share is not None and small < hidden:

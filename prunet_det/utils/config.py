@@ -173,7 +173,7 @@ def field_values(
 def from_mapping(cls: type[T], data: Any, where: str, error: type[Exception] = UserError) -> T:
     """Builds a dataclass from a mapping, once its keys are checked.
 
-    Values of fields that are plain numbers, texts or flags are checked as well.
+    Values of fields that are plain numbers, texts, flags or tuples are checked as well.
 
     Args:
         cls: The dataclass; fields without a default are required.
@@ -183,6 +183,10 @@ def from_mapping(cls: type[T], data: Any, where: str, error: type[Exception] = U
     """
     values = field_values(cls, data, where, error)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in values and str(field.type).startswith("tuple["):
+            if not isinstance(values[field.name], (list, tuple)):
+                raise error(f"{where}: {field.name} must be a list, got {values[field.name]!r}.")
+            continue
         kinds = str(field.type).split(" | ")
         if field.name not in values or not _PLAIN.keys() >= set(kinds):
             continue

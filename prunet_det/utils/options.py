@@ -22,7 +22,8 @@ _ANYWHERE = {"type", "_delete_", "_scope_", "priority", "convert_to_iter_based",
 _TOP = {"speed_up", "custom_imports", "model_wrapper_cfg", "compile", "activation_checkpointing"}
 _TOP |= {"efficient_conv_bn_eval", "tta_model", "tta_pipeline", "backend_args"}
 _TOP |= {"find_unused_parameters", "sync_bn"}
-_TOP |= {"finals", "recipe", "compare_recipe", "space", "search", "search_dataloader"}
+# Keys of a search's config, which has a `space`.
+_SEARCH = {"space", "data", "search", "tiers", "rule", "evolution", "finalists", "recipe"}
 _REGISTRIES: tuple[str, ...] = (
     "MODELS",
     "DATASETS",
@@ -84,7 +85,7 @@ def _check_top(cfg: Config, option: str) -> None:
     A variable that nothing seems to be made of may be read by a user's own code.
     """
     name, dot, rest = option.partition(".")
-    live = {key: value for key, value in cfg._cfg_dict.items() if key in _top_names()}
+    live = {key: value for key, value in cfg._cfg_dict.items() if key in _top_names(cfg)}
     if name in live or name not in cfg._cfg_dict:
         return
     if name == "test_pipeline" and "test_dataloader" not in live:  # read for want of one
@@ -176,7 +177,7 @@ def _known(
 ) -> tuple[set[str], bool]:
     """Returns the keys that are read of a dict, and whether there are no others."""
     if not path:
-        return _top_names(), True
+        return _top_names(cfg), True
     wrapper = cfg._cfg_dict.get("optim_wrapper", {})
     if path == "optim_wrapper.paramwise_cfg" and (
         "constructor" in wrapper or "optim_wrapper.constructor" in options
@@ -238,10 +239,11 @@ def _parameters(built: Any) -> tuple[set[str], bool]:
     return names - {"self"}, False
 
 
-def _top_names() -> set[str]:
+def _top_names(cfg: Config) -> set[str]:
     from mmengine.runner import Runner
 
-    return _parameters(Runner)[0] | _TOP
+    own = _SEARCH if "space" in cfg._cfg_dict else set()
+    return _parameters(Runner)[0] | _TOP | own
 
 
 def _places(node: Any, key: str) -> Iterator[str]:

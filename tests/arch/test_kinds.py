@@ -14,8 +14,8 @@ from prunet_det.benchmark.blocks import blocks_svg
 from prunet_det.latency import spec_kernels, trace
 from prunet_det.latency.table import network_blocks, predict_table, variants
 from prunet_det.search.costs import Pricing
-from prunet_det.search.prunode import Prunode
 from prunet_det.search.space import SearchSpace
+from prunet_det.search.supernet import SearchLayer
 from prunet_det.utils import plots
 from prunet_det.zoo.card import draw_network, model_card
 
@@ -90,8 +90,9 @@ def test_a_new_kind_is_searched(network):
     assert 0 < low < high
     layer = space.layers[1]
     operator = next(o for o in layer.operators if o.kind == "ds")
-    block = layer.block(operator, *layer.widths_of(operator))
-    node = Prunode(block).eval()
-    x = torch.randn(1, 24, 8, 8)
-    assert torch.equal(x + node(x), node.block(x))
+    searched = SearchLayer(layer)
+    index = layer.operators.index(operator)
+    block = searched.candidates[str(index)].block.train()
+    x = torch.randn(2, 24, 8, 8)
+    torch.testing.assert_close(searched.path(x, index, 0), block(x))
     assert space.with_fixed_widths([2]).layers[1].widths_of(operator) == (0,)

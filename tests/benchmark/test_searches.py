@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from prunet_det.benchmark import searches
-from prunet_det.search.results import RUN_FILE
+from prunet_det.search.result import RUN_FILE
+from prunet_det.utils.io import write_json
 from prunet_det.utils.jobs import JobResult
 
 
@@ -24,10 +23,9 @@ def test_what_is_left_is_handed_out(here, tmp_path, monkeypatch):
             )
             assert (job.cpus, job.gpus, job.results) == (2, 1, (f"{job.name}/*",))
             if job.name != "0.5ms":
-                (tmp_path / job.name).mkdir()
-                found = {"inherited_top1": 0.5, "budget_ms": float(job.name.removesuffix("ms"))}
-                found["config"] = "configs/search/quick.py"
-                (tmp_path / job.name / RUN_FILE).write_text(json.dumps(found))
+                folder = tmp_path / job.name
+                write_json(folder / RUN_FILE, {"config": "configs/search/quick.py"})
+                write_json(folder / job.name / RUN_FILE, {"final": True})
             yield JobResult(job, int(job.name == "0.5ms"), "error: no luck.")
 
     monkeypatch.setattr(searches, "launch", launch)

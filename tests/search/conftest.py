@@ -1,11 +1,15 @@
-"""A small space that tests search in."""
+"""A small space that tests search in, and a search of some seconds in it."""
 
 from __future__ import annotations
 
 import pytest
 
+from prunet_det.search.config import EvolutionSettings, SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
+from prunet_det.search.finalists import FinalistSettings
+from prunet_det.search.loop import LoopSettings
 from prunet_det.search.space import SearchSpace
+from prunet_det.training.short_run import ShortRecipe
 
 SMALL = dict(
     stem=8,
@@ -28,3 +32,37 @@ def space() -> SearchSpace:
 @pytest.fixture(scope="session")
 def costs(space) -> SpaceCosts:
     return Pricing(device="v100").costs(space, 256)
+
+
+@pytest.fixture(scope="session")
+def tiny(space, digits):
+    """Makes the config of a search whose steps take milliseconds."""
+
+    def make(out, **changes) -> SearchConfig:
+        transform = dict(input_size=(3, 16, 16), scale=(0.8, 1.0), hflip=0.0, color_jitter=None)
+        data = dict(type="EmbeddedCrops", name="digits", data_root=str(digits), split="train")
+        settings = dict(
+            space=space,
+            data=dict(dataset=dict(data, transform=transform), classes=2),
+            budgets_ms=(0.26,),
+            input_size=256,
+            search=LoopSettings(
+                warmup=3,
+                warmup_batch=8,
+                paths=3,
+                tiers=4,
+                batch=4,
+                draws_batch=8,
+                score_images=16,
+                checkpoint_interval=2,
+            ),
+            evolution=EvolutionSettings(evaluations=20),
+            finalists=FinalistSettings(iterations=(3, 6), kept=(2,), evolved=1, random=1),
+            recipe=ShortRecipe(batch_size=8, warmup=0.5, norm_batches=1),
+            progress=False,
+            config="configs/search/tiny.py",
+            command="python tools/search_backbone.py configs/search/tiny.py",
+        )
+        return SearchConfig(out=str(out), **{**settings, **changes})
+
+    return make

@@ -80,13 +80,15 @@ def test_a_checkpoint_brings_loop_and_hooks_back(checkpoint, tmp_path):
     checkpoint.after_step(loop)
     other = Loop()
     again = CheckpointHook(checkpoint.path, {"seed": 0}, 10, {"history": HistoryHook()})
-    again.load(other)
+    again.load(other, read_checkpoint(checkpoint.path))
     assert other.step == 10 and torch.equal(other.supernet.weight, loop.supernet.weight)
     assert again.hooks["history"].records == checkpoint.hooks["history"].records
     assert [p.name for p in tmp_path.iterdir()] == ["search.pth"]
     assert read_checkpoint(checkpoint.path)["budgets_ms"] == [0.5]
     with pytest.raises(UserError, match=r"has another seed \(0, not 1\)"):
-        CheckpointHook(checkpoint.path, {"seed": 1}, 10, {}).load(other)
+        CheckpointHook(checkpoint.path, {"seed": 1}, 10, {}).load(
+            other, read_checkpoint(checkpoint.path)
+        )
 
 
 def test_weights_that_are_not_finite_leave_the_checkpoint_before(checkpoint):

@@ -133,14 +133,15 @@ def test_the_report_has_a_picture_of_everything_that_happened(result, network, s
             | {"architecture_loss": 0.0, "seconds": 0.1, "parameters": 1000}
             | {"architectures": {f"{ms:g}": record} if step > 2 else {}}
         )
-    figures = {"finalists": [{"chooser": "tiers", "ms": ms, "layers": 4, "scores": {"100": 0.5}}]}
+    finalist = {"name": "tiers", "ms": ms, "operators": [0, 1, -1], "scores": {"100": [0.5, None]}}
+    figures = {"finalists": [finalist]}
     shown = dataclasses.replace(network, figures={**network.figures, **figures})
     events = [(4, ms, "layer 1.2 leaves"), (4, 9.0, "of another budget")]
     whole = dataclasses.replace(result, networks={ms: shown})
     write_report(whole, space, history, events)
     text = (result.folder / "report.md").read_text()
-    for name in ("losses", "cost", f"{ms:g}ms/widths", f"{ms:g}ms/candidates", f"{ms:g}ms/layers"):
+    for name in ("losses", "cost", f"{ms:g}ms/widths", f"{ms:g}ms/tiers"):
         assert f"({name}.png)" in text
         assert (result.folder / f"{name}.png").stat().st_size > 5000
     assert "layer 1.2 leaves" in text and "another budget" not in text
-    assert "| tiers | " in text and "100: 0.500" in text and "| warm-up | 1.5 |" in text
+    assert "| tiers | " in text and "| 2 | 0.500 (100) |" in text and "| warm-up | 1.5 |" in text

@@ -152,11 +152,26 @@ def metrics(value: Any) -> dict[str, Any]:
     return record(metrics={**record()["metrics"], "mAP": value})
 
 
-def search_run(**changes: Any) -> dict[str, Any]:
-    """The run.json of a search, as far as `summary` reads it, with some keys changed."""
+def without_network() -> Files:
+    """The folder `d` of a search that lacks its network."""
+    return {"d/run.json": search_result()["d/run.json"]}
+
+
+def search_result(run: Any = None, **changes: Any) -> Files:
+    """The folder `d` of a search for 0.5 ms, with another run.json or some keys of it changed.
+
+    Args:
+        run: Content of the network's run.json; None for that of a network.
+        **changes: Keys of it; `...` leaves one out.
+    """
     conditions = {"kind": "predicted", "runtime": "tensorrt", "precision": "fp16"}
     conditions |= {"device": changes.pop("device", "v100"), "batch": 1, "threads": 0}
-    found = {"strategy": "search", "tiers_off": [], "config": "quick.py", "conditions": conditions}
-    found |= {"input_size": 512, "seed": 0, "commit": "c", "repair_steps": 0, "width_changed": 0.0}
-    found |= {"budget_ms": 0.5, "before_repair_ms": 0.5, "after_repair_ms": 0.5}
-    return without(found, **changes)
+    found = {"budget_ms": 0.5, "input_size": 512, "conditions": conditions, "ms": 0.5}
+    found |= {"measured_ms": None, "chooser": "tiers", "figures": {}, "final": True}
+    whole = {"strategy": "search", "off": [], "weights": "paths", "config": "quick.py", "seed": 0}
+    whole |= {"seconds": {}, "commit": "c", "budgets_ms": [0.5]}
+    return {
+        "d/run.json": whole,
+        "d/0.5ms/arch.json": spec(),
+        "d/0.5ms/run.json": without(found, **changes) if run is None else run,
+    }

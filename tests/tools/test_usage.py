@@ -66,8 +66,11 @@ def test_help(name, here):
         ),
         ("latency", ("calibrate", "--from", "gone.json"), "--out FILE.json"),
         ("latency", ("calibrate", "--device", "h200"), "no published times of 'h200'"),
-        ("search_backbone", ("rule", "--updates", 0), "at least 1"),
-        ("search_backbone", ("cost", "--memory-gb", 0), "--memory-gb: must be a number above 0"),
+        (
+            "search_backbone",
+            ("quick.py", "--budget-ms", 1, "--jobs", 0),
+            "--jobs: must be at least",
+        ),
         ("search_backbone", ("summary", "tests/data"), "holds no result"),
         ("search_backbone", (DETECTOR, "--budget-ms", 1), "no search config"),
         ("gpu", ("--out", "x", "--rehearsal", "--parts", "y"), "no part 'y'; the parts are tests"),

@@ -181,7 +181,7 @@ PRELOAD = (
     "prunet_det.latency.calibrate",
     "prunet_det.benchmark.imagenet",
     "prunet_det.benchmark.speed_ups",
-    "prunet_det.search.session",
+    "prunet_det.search.api",
     "mmdet.apis",
 )
 

@@ -83,8 +83,6 @@ class Scale:
     search: str = "search/prunet.py"
     search_options: Mapping[str, Any] = field(
         default_factory=lambda: {
-            "search.warmup": 60,
-            "search.steps": 240,
             "search.checkpoint_interval": 50,
         }
     )
@@ -147,8 +145,8 @@ REHEARSAL = Scale(
     search="search/quick.py",
     search_options={
         "search.warmup": 1,
-        "search.steps": 3,
-        "search_dataloader.batch_size": 4,
-        "search_dataloader.num_workers": 0,
+        "search.paths": 1,
+        "search.tiers": 2,
+        "search.batch": 4,
     },
 )

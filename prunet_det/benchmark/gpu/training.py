@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -141,49 +142,45 @@ def compiled_figures(place: Place) -> dict[str, str]:
 
 def run_search(place: Place) -> None:
     """Searches the full space; what it has when its time is over is a result too."""
-    from prunet_det.search.results import ARCH_FILE, RUN_FILE
-    from prunet_det.search.session import SearchOptions
-    from prunet_det.search.session import run_search as search
+    from prunet_det.search import SearchConfig, SearchResult, search
 
     scale, folder = place.scale, place.work / "search"
     data = {
-        "search_dataloader.dataset.name": scale.crops,
-        "search_dataloader.dataset.data_root": str(place.data / scale.crops),
+        "data.dataset.name": scale.crops,
+        "data.dataset.data_root": str(place.data / scale.crops),
     }
-    options = SearchOptions(
-        config=scale.search,
+    config = SearchConfig.from_file(
+        scale.search,
         budget_ms=0.83,
+        options={**scale.search_options, **data},
         out=str(folder),
         resume=True,
-        no_finals=True,
+        off=("finalists",),
         amp=scale.device != "cpu",
-        quiet=True,
-        cfg_options={**scale.search_options, **data},
+        progress=False,
     )
     start = time.monotonic()
     try:
-        search(options, place.command)
+        search(config)
     finally:
-        found = {
-            key: json.loads((folder / name).read_text(encoding="utf-8"))
-            for key, name in (("run", RUN_FILE), ("arch", ARCH_FILE))
-            if (folder / name).exists()
-        }
-        place.write("search", {**found, "seconds": round(time.monotonic() - start, 1)})
+        record: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
+        with contextlib.suppress(UserError):
+            result = SearchResult.load(folder)
+            networks = [network.to_dict() for network in result.networks.values()]
+            record |= {"run": dict(result.run), "networks": networks}
+            record["arch"] = result.spec.to_dict()
+        place.write("search", record)
 
 
 def search_figures(place: Place) -> dict[str, str]:
-    """How far it came, how fast, and to which latency."""
-    run = place.read("search").get("run")
-    if not run:
-        return {}
-    steps, seconds = run["iterations"], run["search_seconds"]
-    return {
-        "steps": f"{steps} of {run['of_iterations']}",
-        "seconds each": f"{seconds / steps:.3f}",
-        "found": f"{run['after_repair_ms']:.3f} ms for {run['budget_ms']:g} ms "
-        f"({run['conditions']['device']})",
+    """What it found, and how fast."""
+    record = place.read("search")
+    figures = {
+        f"{network['budget_ms']:g} ms": f"{network['ms']:.3f} ms"
+        for network in record.get("networks", ())
     }
+    seconds = record.get("run", {}).get("seconds", {})
+    return {**figures, **{f"seconds of {name}": f"{s:.1f}" for name, s in seconds.items() if s}}
 
 
 def run_suite(place: Place) -> None:

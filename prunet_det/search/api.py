@@ -1,0 +1,351 @@
+"""`search(config)`: from what is asked for to a network for every budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine import dist
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import OPTIMIZERS
+
+from prunet_det.arch.network import ArchNet, reestimate_norms
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.search.architecture import Architecture
+from prunet_det.search.baselines import build_baselines
+from prunet_det.search.config import SearchConfig
+from prunet_det.search.costs import Pricing, SpaceCosts
+from prunet_det.search.crops_on_device import DeviceCrops, load_halves
+from prunet_det.search.evolution import Region, propose
+from prunet_det.search.finalists import (
+    TIERS,
+    Trainings,
+    first_finalists,
+    halve,
+)
+from prunet_det.search.hooks import (
+    BarHook,
+    CheckpointHook,
+    EvolutionHook,
+    HistoryHook,
+    SearchHook,
+    ending_in_order,
+    read_checkpoint,
+)
+from prunet_det.search.loop import SearchLoop
+from prunet_det.search.records import make_network, make_run, measured, prepare_folder
+from prunet_det.search.report import write_report
+from prunet_det.search.result import (
+    CHECKPOINT_FILE,
+    RUN_FILE,
+    FoundNetwork,
+    SearchResult,
+    network_folder,
+)
+from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.space import SearchSpace
+from prunet_det.search.supernet import SuperNet
+from prunet_det.training.short_run import evaluate
+from prunet_det.utils.config import config_errors
+from prunet_det.utils.env import check_launcher
+from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.io import digest
+
+logger = logging.getLogger(__name__)
+
+_NORM_BATCHES = 20  # from which the statistics of inherited batch norms are taken
+_NORM_BATCH = 64  # images
+_MOST_SCORED = 2000  # images on which inherited weights are scored
+FINALISTS_FOLDER = "finalists"  # of a budget's folder: the trainings of its last tier
+
+
+def search(config: SearchConfig) -> SearchResult:
+    """Searches a network for every budget, or builds a baseline.
+
+    Args:
+        config: What is asked for.
+
+    Returns:
+        The networks of the budgets asked for, and of those that the folder held before. In all
+        but the main process of a distributed search, a result without networks.
+
+    Raises:
+        UserError: If the data, the budgets or the folder cannot be used; before the first step.
+        KeyboardInterrupt: After Ctrl-C, once a checkpoint and a result so far are written.
+    """
+    check_launcher(config.launcher)
+    if config.launcher == "pytorch" and not dist.is_distributed():
+        cuda = torch.cuda.is_available()
+        dist.init_dist("pytorch", backend="nccl") if cuda else _init_gloo()
+    price = price_in_turn if config.pricing.device == "here" else Pricing.costs
+    costs = price(config.pricing, config.space, config.input_size)
+    logger.info("%s", costs.describe())
+    for ms in config.budgets_ms:
+        costs.check_budget(costs.budget(ms))
+    if config.strategy != "search":
+        return build_baselines(config, costs)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    halves = load_halves(config.data, config.seed, device)
+    found = _Search(config, costs, halves)
+    found.train()
+    if dist.is_distributed():
+        torch.distributed.destroy_process_group()  # what follows is the main process's
+    if not found.is_main:
+        return SearchResult(networks={}, run={}, folder=found.folder)
+    return found.finish()
+
+
+def _init_gloo() -> None:
+    torch.distributed.init_process_group("gloo")
+
+
+def _some(crops: DeviceCrops) -> DeviceCrops:
+    """Crops evenly over a half, of which large ones have more than a figure needs."""
+    every = math.ceil(len(crops) / _MOST_SCORED)
+    return dataclasses.replace(crops, images=crops.images[::every], labels=crops.labels[::every])
+
+
+def price_in_turn(pricing: Pricing, space: SearchSpace, input_size: int) -> SpaceCosts:
+    """Prices a space in the main process, which measures alone; the others then read its table.
+
+    Args:
+        pricing: Where milliseconds come from.
+        space: The space.
+        input_size: Side of the square images, in pixels.
+
+    Raises:
+        UserError: If the main process raised; there it is what `Pricing.costs` raises.
+    """
+    failure = [""]
+    if dist.is_main_process():
+        try:
+            return pricing.costs(space, input_size)
+        except BaseException as e:
+            failure = [str(e) or type(e).__name__]
+            raise
+        finally:  # without it the others would wait until the backend gives up
+            dist.broadcast_object_list(failure)
+    dist.broadcast_object_list(failure)
+    if failure[0]:
+        raise UserError(f"the main process could not price the space: {failure[0]}")
+    return pricing.costs(space, input_size)
+
+
+class _Search:
+    """A search at work.
+
+    Args:
+        config: What is asked for.
+        costs: Prices of its space.
+        halves: Halves of its data, on the device.
+
+    Raises:
+        UserError: If the folder holds another search, or cannot be written.
+    """
+
+    def __init__(
+        self, config: SearchConfig, costs: SpaceCosts, halves: dict[str, DeviceCrops]
+    ) -> None:
+        self.config, self.costs, self.halves = config, costs, halves
+        self.shapes, self.is_main = Shapes(costs), dist.is_main_process()
+        self.folder = prepare_folder(config)
+        crops = halves["weights"]
+        identity = {
+            **config.identity,
+            "processes": dist.get_world_size(),
+            "prices (digest)": costs.table_hash,
+            "data (digest)": digest(
+                [crops.data_hash, crops.classes, dataclasses.asdict(crops.augmentation)]
+            ),
+        }
+        self.history = HistoryHook(self.folder if self.is_main else None)
+        hooks: dict[str, SearchHook] = {"history": self.history}
+        self.evolution: EvolutionHook | None = None
+        if self._has_last_tier and "evolution" not in config.off:
+            self.evolution = EvolutionHook(
+                self.shapes,
+                evaluations=config.evolution.evaluations,
+                kept=config.finalists.evolved,
+                seed=config.seed,
+            )
+            hooks["evolution"] = self.evolution
+        self.checkpoint = CheckpointHook(
+            self.folder / CHECKPOINT_FILE, identity, config.search.checkpoint_interval, hooks
+        )
+        self.checkpoint.command = config.command
+        budgets, state = config.budgets_ms, None
+        if (self.folder / CHECKPOINT_FILE).exists():
+            state = read_checkpoint(self.folder / CHECKPOINT_FILE)
+            budgets = tuple(state["budgets_ms"])
+        self.loop = self._build_loop([self._architecture(ms) for ms in budgets])
+        if state is not None:
+            self.checkpoint.load(self.loop, state)
+
+    @property
+    def _has_last_tier(self) -> bool:
+        return "finalists" not in self.config.off and bool(self.config.finalists.iterations)
+
+    def _architecture(self, budget_ms: float) -> Architecture:
+        c = self.config
+        tiers = dataclasses.replace(
+            c.tiers, **{name: False for name in ("widths", "candidates", "layers") if name in c.off}
+        )
+        return Architecture(self.shapes, budget_ms, tiers, c.rule, c.seed)
+
+    def _build_loop(self, architectures: list[Architecture]) -> SearchLoop:
+        config, crops = self.config, self.halves["weights"]
+        device = crops.images.device
+        torch.manual_seed(config.seed)
+        # The widest supernet of the full space has 718 million weights, which one thread of a CPU
+        # takes seconds to draw.
+        with device:
+            supernet = SuperNet(config.space, len(crops.classes))
+        supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        settings: dict[str, Any] = dict(config.optim_wrapper)
+        if config.amp:  # bfloat16 needs no scale of the loss, which the host would wait for
+            settings.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale={"enabled": False})
+        kind = (settings.get("optimizer") or {}).get("type")
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            raise InputError(f"there is no optimizer {kind!r}.")
+        with config_errors():
+            wrapper = build_optim_wrapper(supernet, settings)
+        hooks = [*self.checkpoint.hooks.values(), self.checkpoint]
+        if config.progress and self.is_main:
+            hooks.append(BarHook())
+        return SearchLoop(supernet, architectures, self.halves, config.search, wrapper, hooks)
+
+    def train(self) -> None:
+        """Trains the supernet, and lets further budgets choose from it once it is trained.
+
+        Raises:
+            UserError: If further budgets are asked for before it is.
+        """
+        loop, known = self.loop, [a.budget_ms for a in self.loop.architectures]
+        new = [ms for ms in self.config.budgets_ms if ms not in known]
+        if loop.phase != "done":
+            if new or len(known) != len(self.config.budgets_ms):
+                raise UserError(
+                    f"the search to resume is for {', '.join(f'{ms:g}' for ms in known)} ms and "
+                    "has not ended; resume it with these budgets, and ask for others afterwards."
+                )
+            with ending_in_order(loop):
+                loop.run()
+            if loop.phase != "done":
+                if self.is_main:
+                    self._result(self._networks_so_far())
+                raise KeyboardInterrupt
+        for ms in new:
+            loop.add(self._architecture(ms))
+            if self.evolution is not None:
+                self.evolution.evolve(loop, ms)
+        if new:
+            self.checkpoint.command += f" --out DIR && {self.config.command} --resume"
+            self.checkpoint.save(loop)
+
+    def _networks_so_far(self) -> dict[float, FoundNetwork]:
+        """The tiers' networks, or what a finished search has for a budget."""
+        networks = {}
+        for architecture in self.loop.architectures:
+            ms = architecture.budget_ms
+            folder = network_folder(self.folder, ms)
+            done = FoundNetwork.load(folder) if (folder / RUN_FILE).exists() else None
+            if done is None or not done.final:
+                done = self._found(architecture.shape(), ms, TIERS)
+            networks[ms] = done
+        return networks
+
+    def finish(self) -> SearchResult:
+        """Chooses the network of every budget, in one process."""
+        self.halves = {
+            part: dataclasses.replace(crops, rank=0, world_size=1)
+            for part, crops in self.halves.items()
+        }
+        networks = self._networks_so_far()
+        self._result(networks, report=False)  # a last tier may be interrupted
+        for architecture in self.loop.architectures:
+            ms = architecture.budget_ms
+            if not networks[ms].final:
+                network = networks[ms]
+                if self._has_last_tier:
+                    network = self._last_tier(ms, architecture.shape())
+                tiers = networks[ms].spec
+                networks[ms] = dataclasses.replace(measured(network), final=True, tiers=tiers)
+                networks[ms].save(network_folder(self.folder, ms))
+        return self._result(networks)
+
+    def _last_tier(self, ms: float, tiers: Shape) -> FoundNetwork:
+        """Lets the choosers' networks meet; the weights are the better ones of two kinds."""
+        config, whole = self.config, Region(shapes=self.shapes, ms=ms)
+        evolved = self.evolution.found[f"{ms:g}"] if self.evolution is not None else []
+        train = Trainings(
+            shapes=self.shapes,
+            recipe=config.recipe,
+            halves=self.halves,
+            folder=network_folder(self.folder, ms) / FINALISTS_FOLDER,
+            seed=config.seed,
+            progress=config.progress,
+            max_workers=config.jobs,
+            keep=config.finalists.iterations[-1],
+        )
+        told = None
+        if "surrogate" not in config.off and config.finalists.proposed:
+            told = partial(propose, whole, seed=config.seed, count=config.finalists.proposed)
+        entrants = first_finalists(whole, tiers, evolved, config.finalists, config.seed)
+        finalists = halve(self.shapes, entrants, train, config.finalists, told)
+        best, steps = finalists[0], config.finalists.iterations[-1]
+        network, score = self._found(best.shape, ms, best.name), best.scores[steps]
+        figures, weights = dict(network.figures), network.weights
+        if score.loss < figures["loss"]:
+            figures["weights"] = f"of {steps} steps from scratch, in the last tier"
+            figures |= {"top1": score.top1, "loss": score.loss}
+            weights = train.net(best.shape, steps).state_dict()
+        figures["seconds"] = round(train.seconds, 2)
+        figures["finalists"] = [finalist.to_dict() for finalist in finalists]
+        return dataclasses.replace(network, figures=figures, weights=weights)
+
+    def _found(self, shape: Shape, budget_ms: float, chooser: str) -> FoundNetwork:
+        """A network with the weights that it inherits from the supernet."""
+        network = self._without_weights(shape, budget_ms, chooser)
+        net = self._inherited(shape, network.spec)
+        top1, loss = evaluate(net, _some(self.halves["architecture"]))
+        figures = {"weights": "inherited", "top1": top1, "loss": loss}
+        return dataclasses.replace(network, figures=figures, weights=net.state_dict())
+
+    def _without_weights(self, shape: Shape, budget_ms: float, chooser: str) -> FoundNetwork:
+        crops, data = self.halves["weights"], self.config.data["dataset"]
+        source = {
+            "name": data.get("name") or data.get("data_root"),
+            "classes": len(crops.classes),
+            "hash": crops.data_hash,
+        }
+        config = dataclasses.replace(self.config, command=self.checkpoint.command)
+        network = self.shapes.network(shape)
+        return make_network(config, self.costs, network, budget_ms, source, chooser)
+
+    def _inherited(self, shape: Shape, spec: ArchSpec) -> ArchNet:
+        """The averaged weights in a network, with statistics of its own in the batch norms."""
+        crops = self.halves["weights"]
+        net = self.loop.ema.module.inherit(spec, shape).to(crops.images.device)
+        # Batches of the steps to come, which the weights have not been fitted to.
+        ahead = range(self.loop.step, self.loop.step + _NORM_BATCHES)
+        reestimate_norms(net, (crops.batch(step, _NORM_BATCH)[0] for step in ahead))
+        return net
+
+    def _result(self, networks: dict[float, FoundNetwork], report: bool = True) -> SearchResult:
+        """Writes what there is, if asked for with a report."""
+        last = sum(network.figures.get("seconds", 0.0) for network in networks.values())
+        seconds = {**self.loop.seconds, "last tier": last}
+        result = SearchResult(
+            networks=dict(sorted(networks.items())),
+            run=make_run(self.config, self.checkpoint.identity, seconds)
+            | {"command": self.checkpoint.command},
+            folder=self.folder,
+        )
+        result.save()
+        if report:
+            write_report(result, self.config.space, self.history.records, self.loop.events)
+        return result

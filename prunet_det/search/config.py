@@ -1,0 +1,284 @@
+"""What a search is asked for: everything that its result depends on, checked where it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunet_det.search.costs import Pricing
+from prunet_det.search.finalists import FinalistSettings
+from prunet_det.search.loop import LoopSettings
+from prunet_det.search.schedule import Tiers
+from prunet_det.search.space import SearchSpace
+from prunet_det.search.widths import WidthRule
+from prunet_det.training.short_run import ShortRecipe
+from prunet_det.utils.config import check_keys, from_mapping, positive_int, read_config
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import digest
+from prunet_det.utils.package import find_config, relative_path
+
+STRATEGIES = ("search", "random", "scale")
+PARTS = ("widths", "candidates", "layers", "evolution", "surrogate", "finalists")
+_OPTIMIZER = {
+    "type": "OptimWrapper",
+    "optimizer": {"type": "AdamW", "lr": 2e-3, "weight_decay": 0.01, "fused": True},
+    "clip_grad": {"max_norm": 5.0},
+}
+# Fields without influence on a result.
+_SILENT = ("out", "resume", "progress", "launcher", "tables", "jobs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionSettings:
+    """How long evolution goes on.
+
+    Attributes:
+        evaluations: Networks that it scores on the supernet for each budget.
+    """
+
+    evaluations: int = 150
+
+    def __post_init__(self) -> None:
+        positive_int(self.evaluations, "evolution's number of evaluations")
+
+
+# Sections of a config file, and the records that they become.
+_SECTIONS: dict[str, type] = {
+    "search": LoopSettings,
+    "tiers": Tiers,
+    "rule": WidthRule,
+    "evolution": EvolutionSettings,
+    "finalists": FinalistSettings,
+    "recipe": ShortRecipe,
+}
+_KEYS = ("space", "data", *_SECTIONS, "optim_wrapper", "custom_imports", "default_scope")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """A search: what may be chosen, for which budgets, on which data, and how.
+
+    Attributes:
+        space: What may be chosen.
+        data: The images that it is searched on: `dataset`, and optionally `classes` and
+            `memory_gb`, see `load_halves`.
+        budgets_ms: Milliseconds that the networks may take at most, one network each, in increasing
+            order.
+        pricing: Where milliseconds come from.
+        input_size: Side of the square images that the budgets are for, in pixels, whatever the
+            search trains on.
+        search: Length and course of the supernet's training.
+        tiers: When candidates and layers leave.
+        rule: How the Prunodes' widths move.
+        evolution: The second chooser.
+        finalists: The last tier.
+        recipe: How the last tier trains networks from scratch.
+        optim_wrapper: mmengine's, of the supernet's weights.
+        off: Parts that are switched off, of `widths` (all layers keep one expansion), `candidates`
+            and `layers` (none leaves before the end), `evolution`, `surrogate` (evolution and last
+            tier do without), `finalists` (no last tier).
+        strategy: `search`, or one of the baselines: `random` networks, or the published P0 to
+            `scale`.
+        seed: Seed of everything random, at least 0.
+        names: Names of the networks, one for each budget; none for `prunet_search_0.5ms` and so on.
+        amp: Mixed precision in bfloat16, on CUDA.
+        launcher: `none`, or `pytorch` under torchrun.
+        out: Folder of the result.
+        jobs: Trainings of the last tier at once on a CPU, in processes of their own, which import
+            the program's main script: above 1 it needs an `if __name__ == "__main__"`.
+        resume: Go on with the search that `out` holds.
+        progress: Show progress bars.
+        config: File that all this was read from.
+        command: Command line that gives the same result again.
+
+    Raises:
+        InputError: If a value makes no sense; the sentence says what to do.
+    """
+
+    space: SearchSpace
+    data: Mapping[str, Any]
+    budgets_ms: tuple[float, ...]
+    out: str
+    pricing: Pricing = field(default_factory=Pricing)
+    input_size: int = 512
+    search: LoopSettings = field(default_factory=LoopSettings)
+    tiers: Tiers = field(default_factory=Tiers)
+    rule: WidthRule = field(default_factory=WidthRule)
+    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
+    finalists: FinalistSettings = field(default_factory=FinalistSettings)
+    recipe: ShortRecipe = field(default_factory=ShortRecipe)
+    optim_wrapper: Mapping[str, Any] = field(default_factory=lambda: dict(_OPTIMIZER))
+    off: tuple[str, ...] = ()
+    strategy: str = "search"
+    seed: int = 0
+    names: tuple[str, ...] = ()
+    amp: bool = False
+    launcher: str = "none"
+    jobs: int = 1
+    resume: bool = False
+    progress: bool = True
+    config: str = ""
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        budgets = self.budgets_ms
+        if not budgets or any(not 0 < ms < float("inf") for ms in budgets):
+            given = ", ".join(f"{ms:g}" for ms in budgets) or "none"
+            raise InputError(f"the budgets must be milliseconds above 0, got {given}.")
+        if list(budgets) != sorted(set(budgets)):
+            raise InputError("a budget is given twice, or they are not in increasing order.")
+        positive_int(self.input_size, "the input size")
+        positive_int(self.jobs, "the number of jobs")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"the seed must be 0 or more, got {self.seed!r}.")
+        for what, values, known in (
+            ("the parts to switch off", self.off, PARTS),
+            ("the strategy", (self.strategy,), STRATEGIES),
+        ):
+            wrong = [value for value in values if value not in known]
+            if wrong:
+                raise InputError(f"{what} must be of {', '.join(known)}, got {wrong[0]!r}.")
+        if self.names and len(self.names) != len(budgets):
+            raise InputError(
+                f"give a name for each of the {len(budgets)} budgets, got {len(self.names)}."
+            )
+        if len(set(self.names)) < len(self.names) or any(set("/\\") & set(n) for n in self.names):
+            raise InputError("names must differ, and become those of files: without / and \\.")
+        if self.strategy != "search" and (self.off or self.resume):
+            raise InputError(
+                f"the strategy {self.strategy} has nothing to switch off and nothing to resume."
+            )
+        if self.amp and not torch.cuda.is_available():
+            raise InputError("mixed precision (--amp) needs a CUDA device, and there is none here.")
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        budget_ms: float | Sequence[float],
+        options: Mapping[str, Any] | None = None,
+        data: str | os.PathLike[str] | None = None,
+        classes: Sequence[str] | int | None = None,
+        **asked: Any,
+    ) -> SearchConfig:
+        """Reads a config file.
+
+        Args:
+            path: Config of configs/search/, or one of one's own.
+            budget_ms: Milliseconds of the budgets, one or several, in any order.
+            options: Values that replace those of the file, by dotted key.
+            data: An ImageFolder whose train/ is searched on, in the place of the file's data.
+            classes: Classes to keep, by name or as a number of the first ones.
+            **asked: Further fields of SearchConfig, such as `seed` and `out`, and of Pricing, such
+                as `device` and `batch`. By default the result goes to
+                `work_dirs/search/CONFIG_seedSEED`.
+
+        Raises:
+            UserError: If the file is missing or no search config, a key is unknown, or a value
+                makes no sense.
+        """
+        where = os.fspath(path)
+        cfg = read_config(path, options).to_dict()
+        if "space" not in cfg or "data" not in cfg:
+            raise InputError(f"{where} is no search config: it has no `space` or no `data`.")
+        # A file may have variables of its own; what is nearly a section was meant to be one.
+        meant = {key for key in cfg if difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)}
+        check_keys({key: cfg[key] for key in meant}, _KEYS, (), where, InputError)
+        own = {f.name for f in fields(cls)} - {"space", "data", "budgets_ms", "config", "command"}
+        priced = {f.name for f in fields(Pricing)} - {"progress"}
+        known = sorted((own | priced) - set(_SECTIONS) - {"pricing", "optim_wrapper"})
+        check_keys(asked, known, (), "the search", InputError)
+        values: dict[str, Any] = {
+            name: from_mapping(kind, cfg.get(name, {}), f"{where}: {name}", InputError)
+            for name, kind in _SECTIONS.items()
+        }
+        values |= {key: value for key, value in asked.items() if key in own}
+        values["pricing"] = Pricing(
+            **{key: value for key, value in asked.items() if key in priced},
+            progress=values.get("progress", True),
+        )
+        if "optim_wrapper" in cfg:
+            values["optim_wrapper"] = cfg["optim_wrapper"]
+        budgets = [budget_ms] if isinstance(budget_ms, (int, float)) else list(budget_ms)
+        order = sorted(range(len(budgets)), key=lambda i: budgets[i])
+        if len(values.get("names", ())) == len(budgets):
+            values["names"] = tuple(values["names"][i] for i in order)
+        name = f"{Path(where).stem}_seed{values.get('seed', 0)}"
+        values.setdefault("out", os.path.join("work_dirs", "search", name))
+        given = {"options": options, "data": data, "classes": classes, **asked}
+        return cls(
+            space=SearchSpace.from_config(cfg["space"]),
+            data=_chosen_data(cfg["data"], data, classes),
+            budgets_ms=tuple(float(budgets[i]) for i in order),
+            config=relative_path(find_config(where)),
+            command=_command(where, budgets, given),
+            **values,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a search and its continuation must agree on, beside data and prices."""
+        pricing = dataclasses.asdict(self.pricing)
+        settings = {name: dataclasses.asdict(getattr(self, name)) for name in _SECTIONS}
+        return {
+            "seed": self.seed,
+            "off": list(self.off),
+            "strategy": self.strategy,
+            "device": pricing["device"],
+            "batch": pricing["batch"],
+            "input size": self.input_size,
+            "space (digest)": self.space.hash,
+            "config (digest)": digest([settings, dict(self.optim_wrapper), self.amp]),
+        }
+
+    def name_of(self, budget_ms: float) -> str:
+        """Name of a budget's network."""
+        if self.names and budget_ms in self.budgets_ms:
+            return self.names[self.budgets_ms.index(budget_ms)]
+        return f"prunet_{self.strategy}_{budget_ms:g}ms"
+
+
+def _chosen_data(
+    data: Mapping[str, Any],
+    folder: str | os.PathLike[str] | None,
+    classes: Sequence[str] | int | None,
+) -> dict[str, Any]:
+    """The data of a config, with another folder or other classes if they are asked for."""
+    chosen = dict(data)
+    if folder is not None:
+        chosen["dataset"] = {
+            "type": "ImageFolder",
+            "data_root": os.fspath(folder),
+            "split": "train",
+            "transform": data["dataset"]["transform"],
+        }
+    if classes is not None:
+        only_number = not isinstance(classes, int) and len(classes) == 1 and classes[0].isdigit()
+        chosen["classes"] = int(classes[0]) if only_number else classes  # type: ignore[index]
+    return chosen
+
+
+def _command(path: str, budgets: Sequence[float], given: Mapping[str, Any]) -> str:
+    """The command line that gives the same result again, whatever folder and bar this one had."""
+    words = ["python", "tools/search_backbone.py", relative_path(find_config(path)), "--budget-ms"]
+    words += [f"{ms:g}" for ms in budgets]
+    for key, value in given.items():
+        if key in _SILENT or value is None or value is False or value in ((), [], {}):
+            continue
+        words.append({"options": "--cfg-options"}.get(key, f"--{key.replace('_', '-')}"))
+        if isinstance(value, Mapping):
+            words += [f"{k}={v}" for k, v in value.items()]
+        elif isinstance(value, (list, tuple)):
+            words += map(str, value)
+        elif value is not True:
+            words.append(str(value))
+    return shlex.join(words)
