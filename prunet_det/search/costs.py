@@ -21,7 +21,7 @@ from prunet_det.latency.table import (
     TableError,
     predict_table,
 )
-from prunet_det.search.space import LayerSpace, Network, Operator, SearchSpace
+from prunet_det.search.space import Network, Operator, SearchSpace
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest, read_json
@@ -45,7 +45,7 @@ def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -
     positive_int(input_size, "the input size")
     keys: dict[Key, None] = {(space.stem_block(), (input_size, input_size)): None}
     for layer, size in zip(space.layers, space.layer_sizes(input_size), strict=True):
-        for operator in _free(layer):
+        for operator in layer.operators:
             every = layer.widths_of(operator)
             if widths is not None and len(every) > widths:
                 chosen = np.unique(np.linspace(0, len(every) - 1, widths).round().astype(int))
@@ -53,11 +53,6 @@ def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -
             for hidden in every:
                 keys[layer.block(operator, hidden), size] = None
     return list(keys)
-
-
-def _free(layer: LayerSpace) -> list[Operator]:
-    """The layer's operators with their widths left open, each once."""
-    return list(dict.fromkeys(operator.free for operator in layer.operators))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +109,12 @@ class SpaceCosts:
         stem = (space.stem_block(), (input_size, input_size))
         try:
             self.fixed_ms = table.overhead_ms(*stem) + self._block_ms(*stem)
-            self.ms: list[dict[Operator, np.ndarray]] = [
+            self._ms: list[dict[Operator, np.ndarray]] = [
                 {
                     o: np.array(
                         [self._block_ms(layer.block(o, w), size) for w in layer.widths_of(o)]
                     )
-                    for o in _free(layer)
+                    for o in layer.operators
                 }
                 for layer, size in zip(space.layers, self.sizes, strict=True)
             ]
@@ -149,43 +144,31 @@ class SpaceCosts:
 
     def operator_ms(self, index: int, operator: Operator) -> np.ndarray:
         """Milliseconds of a layer's operator over the inner widths that it may have."""
-        layer, prices = self.space.layers[index], self.ms[index][operator.free]
-        return prices[[layer.widths.index(operator.fixed)]] if operator.fixed else prices
-
-    def layer_ms(self, index: int, block: BlockSpec | None) -> float:
-        """Milliseconds of a layer as a block, 0 where it is skipped.
-
-        Raises:
-            SpaceError: The layer cannot be this block.
-        """
-        if block is None:
-            return 0.0
-        layer = self.space.layers[index]
-        operator = layer.operator_of(block)
-        return float(self.ms[index][operator][layer.widths_of(operator).index(block.hidden)])
+        return self._ms[index][operator]
 
     def network_ms(self, network: Network) -> float:
-        """Milliseconds of a network's scope `backbone`."""
-        return self.fixed_ms + sum(self.layer_ms(i, block) for i, block in enumerate(network))
+        """Milliseconds of a network's scope `backbone`.
 
-    def extreme(self, most: bool) -> Network:
-        """The cheapest network of the space, or the most expensive one."""
-        network: list[BlockSpec | None] = []
-        for i, layer in enumerate(self.space.layers):
-            if layer.skippable and not most:
-                network.append(None)
-                continue
-            choose = max if most else min
-            prices = {operator: self.operator_ms(i, operator) for operator in layer.operators}
-            operator = choose(prices, key=lambda o: choose(prices[o]))
-            place = int(np.argmax(prices[operator]) if most else np.argmin(prices[operator]))
-            network.append(layer.block(operator, layer.widths_of(operator)[place]))
-        return tuple(network)
+        Raises:
+            SpaceError: It is no point of the space.
+        """
+        layers = zip(self.space.layers, self._ms, network, strict=True)
+        return self.fixed_ms + sum(
+            float(prices[operator][layer.widths_of(operator).index(block.hidden)])
+            for layer, prices, block in layers
+            if block is not None
+            for operator in [layer.operator_of(block)]
+        )
 
     @cached_property
     def reachable(self) -> tuple[float, float]:
         """Least and greatest milliseconds of the space's networks."""
-        return self.network_ms(self.extreme(False)), self.network_ms(self.extreme(True))
+        low = high = self.fixed_ms
+        for layer, prices in zip(self.space.layers, self._ms, strict=True):
+            every = np.concatenate([*prices.values()])
+            low += 0.0 if layer.skippable else float(every.min())
+            high += float(every.max())
+        return low, high
 
     def describe(self) -> str:
         """One line: the size of the space and what it reaches."""

@@ -14,7 +14,7 @@ from prunet_det.arch.spec import BLOCK_KINDS
 from prunet_det.latency.kernels import block_kernels
 from prunet_det.search.costs import FILLED, BudgetError, SpaceCosts
 from prunet_det.search.scaling import Array, PriceArrays
-from prunet_det.search.space import LayerSpace, Network, Operator, SpaceError
+from prunet_det.search.space import LayerSpace, Network, Operator
 
 Span = tuple[float, float]
 
@@ -156,17 +156,9 @@ class Shapes:
             if block is None:
                 found.append((-1, 0))
                 continue
-            free = layer.operator_of(block)
-            places = [
-                (i, layer.widths_of(operator).index(block.hidden))
-                for i, operator in enumerate(layer.operators)
-                if operator.free == free and block.hidden in layer.widths_of(operator)
-            ]
-            if not places:
-                raise SpaceError(
-                    f"layer {layer.name} of the space has no {free} of inner width {block.hidden}."
-                )
-            found.append(places[0])
+            operator = layer.operator_of(block)
+            width = layer.widths_of(operator).index(block.hidden)
+            found.append((layer.operators.index(operator), width))
         operators, widths = zip(*found, strict=True)
         return Shape(np.array(operators), np.array(widths))
 

@@ -67,11 +67,6 @@ class Operator:
         """Whether there is an inner width to choose."""
         return BLOCK_KINDS[self.kind].has_hidden
 
-    @property
-    def free(self) -> Operator:
-        """The operator with its inner width left open."""
-        return dataclasses.replace(self, fixed=0)
-
     def __str__(self) -> str:
         extra = f" {self.act}" * (self.act != "relu") + " se" * self.se
         return f"{self.kind} k{self.kernel}{extra}" + (f" x{self.fixed}" if self.fixed else "")
@@ -123,18 +118,15 @@ class LayerSpace:
         )
 
     def operator_of(self, block: BlockSpec) -> Operator:
-        """The operator that a block has, widths left open.
+        """The operator that a block has.
 
         Raises:
             SpaceError: The layer cannot be this block.
         """
-        wanted = Operator(kind=block.kind, kernel=block.kernel, act=block.act, se=bool(block.se))
         for operator in self.operators:
-            free = operator.free
-            if free != wanted or block.hidden not in self.widths_of(free):
-                continue
-            if self.block(free, block.hidden) == block.padded():
-                return free
+            known = block.hidden in self.widths_of(operator)
+            if known and self.block(operator, block.hidden) == block.padded():
+                return operator
         raise SpaceError(
             f"layer {self.name} of the space ({self.in_chs}->{self.out_chs}, stride {self.stride}) "
             f"cannot be {block.kind} k{block.kernel} {block.in_chs}->{block.out_chs} with inner "
@@ -149,8 +141,7 @@ def _squeezed(in_chs: int) -> int:
 def inner_widths(in_chs: int, step: int, most: int, least: int = 0) -> tuple[int, ...]:
     """Multiples of `step` from `least` up to `most` times the input's width."""
     first = max(step, math.ceil(max(least, 1) / step) * step)
-    widths = tuple(range(first, max(most * in_chs, first) + 1, step))
-    return widths
+    return tuple(range(first, max(most * in_chs, first) + 1, step))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,31 +200,6 @@ class SearchSpace:
             act=options["acts"][0],
         )
 
-    def with_fixed_widths(self, expansions: Sequence[int]) -> SearchSpace:
-        """The space with one operator for each expansion in the place of free widths, as FBNet's.
-
-        Raises:
-            SpaceError: An expansion that a layer's widths do not reach.
-        """
-
-        def nearest(layer: LayerSpace, expansion: int) -> int:
-            return min(layer.widths, key=lambda w: (abs(w - expansion * layer.in_chs), w))
-
-        if not expansions or min(expansions) < 1:
-            raise SpaceError(f"fixed expansions must be positive, got {list(expansions)}.")
-        layers = []
-        for layer in self.layers:
-            found: dict[Operator, None] = {}
-            for operator in layer.operators:
-                if not operator.has_hidden:
-                    found[operator] = None
-                    continue
-                for expansion in expansions:
-                    width = nearest(layer, expansion)
-                    found[dataclasses.replace(operator, fixed=width)] = None
-            layers.append(dataclasses.replace(layer, operators=tuple(found)))
-        return dataclasses.replace(self, layers=tuple(layers))
-
     @property
     def hash(self) -> str:
         """A digest of everything that defines the space."""
@@ -250,21 +216,16 @@ class SearchSpace:
 
     def layer_sizes(self, input_size: int) -> list[tuple[int, int]]:
         """Height and width of every layer's input."""
-        stem = StemSpec((self.stem,), self.act).blocks()[0]
-        at, sizes = stem.output_size((input_size, input_size)), []
+        at, sizes = self.stem_block().output_size((input_size, input_size)), []
         for layer in self.layers:
             sizes.append(at)
-            at = layer.block(*self._any(layer)).output_size(at)
+            operator = layer.operators[0]
+            at = layer.block(operator, layer.widths_of(operator)[0]).output_size(at)
         return sizes
 
     def stem_block(self) -> BlockSpec:
         """The stem's convolution as a block."""
         return StemSpec((self.stem,), self.act).blocks()[0]
-
-    @staticmethod
-    def _any(layer: LayerSpace) -> tuple[Operator, int]:
-        operator = layer.operators[0]
-        return operator, layer.widths_of(operator)[-1]
 
     def to_spec(self, network: Network, name: str, provenance: Provenance, size: int) -> ArchSpec:
         """A network as an ArchSpec.
@@ -305,22 +266,21 @@ class SearchSpace:
             raise SpaceError(
                 f"{spec.name} has {len(spec.stages)} stages, the space {len(self.depths)}."
             )
-        network: list[BlockSpec | None] = []
-        for i, layer in enumerate(self.layers):
-            blocks = spec.stages[layer.stage].blocks
-            if layer.index < len(blocks):
-                block = blocks[layer.index].padded()
-                layer.operator_of(block)
-                network.append(block)
-            elif layer.skippable:
-                network.append(None)
-            else:
-                raise SpaceError(f"{spec.name} lacks layer {self.layers[i].name}.")
-            if len(blocks) > self.depths[layer.stage]:
+        for i, (stage, depth) in enumerate(zip(spec.stages, self.depths, strict=True)):
+            if len(stage.blocks) > depth:
                 raise SpaceError(
-                    f"stage {layer.stage} of {spec.name} has {len(blocks)} layers, the space at "
-                    f"most {self.depths[layer.stage]}."
+                    f"stage {i} of {spec.name} has {len(stage.blocks)} layers, the space at most "
+                    f"{depth}."
                 )
+        network: list[BlockSpec | None] = []
+        for layer in self.layers:
+            blocks = spec.stages[layer.stage].blocks
+            block = blocks[layer.index].padded() if layer.index < len(blocks) else None
+            if block is not None:
+                layer.operator_of(block)
+            elif not layer.skippable:
+                raise SpaceError(f"{spec.name} lacks layer {layer.name}.")
+            network.append(block)
         return tuple(network)
 
 

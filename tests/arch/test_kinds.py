@@ -95,4 +95,3 @@ def test_a_new_kind_is_searched(network):
     block = searched.candidates[str(index)].block.train()
     x = torch.randn(2, 24, 8, 8)
     torch.testing.assert_close(searched.path(x, index, 0), block(x))
-    assert space.with_fixed_widths([2]).layers[1].widths_of(operator) == (0,)

@@ -12,7 +12,7 @@ from prunet_det.search.costs import FILLED, BudgetError, Pricing
 from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, propose
 from prunet_det.search.shapes import Shapes
 from tests.conftest import ROOT
-from tests.search.test_space import config_space
+from tests.search.test_space import config_space, widest
 
 MS = 0.5
 
@@ -79,7 +79,7 @@ def test_evolution_begins_with_what_it_is_given(region, shapes, rng):
         seen.extend(many)
         return judge(shapes)(many)
 
-    too_dear = shapes.shape_of(shapes.costs.extreme(True))  # twelve layers, dense 5x5
+    too_dear = shapes.shape_of(widest(shapes.space))  # twelve layers, dense 5x5
     evolve(region, score, seed=0, evaluations=30, start=[*start, too_dear])
     assert set(region.scaled(start)) <= set(seen) and too_dear not in seen
 

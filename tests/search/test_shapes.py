@@ -16,7 +16,7 @@ from prunet_det.search.costs import FILLED, BudgetError, Pricing, SpaceCosts, sp
 from prunet_det.search.shapes import FEATURES, Shape, Shapes
 from prunet_det.search.space import SearchSpace, SpaceError
 from tests.search.conftest import SMALL
-from tests.search.test_space import config_space
+from tests.search.test_space import config_space, widest
 
 HAND = Provenance("hand-written", {"reason": "a test"})
 
@@ -32,6 +32,20 @@ def shapes_of(space, size=256, widths=None):
     return Shapes(SpaceCosts(space, size, table))
 
 
+def with_fixed_widths(space):
+    """The space with an operator for each of three widths in the place of free ones."""
+    layers = []
+    for layer in space.layers:
+        widths = layer.widths[:: len(layer.widths) // 3]
+        operators = [
+            dataclasses.replace(operator, fixed=width)
+            for operator in layer.operators
+            for width in (widths if operator.has_hidden else (0,))
+        ]
+        layers.append(dataclasses.replace(layer, operators=tuple(operators)))
+    return dataclasses.replace(space, layers=tuple(layers))
+
+
 PLAIN = {
     **SMALL,
     "stages": [dict(width=w, depth=3, stride=2, kinds=("conv",)) for w in (8, 16, 24)],
@@ -41,7 +55,7 @@ SPACES = {
     "quick": lambda: shapes_of(config_space("quick"), 512),
     "prunet": lambda: shapes_of(config_space("prunet"), 512),
     "measured": lambda: shapes_of(config_space("quick"), 512, widths=4),
-    "fixed widths": lambda: shapes_of(config_space("quick").with_fixed_widths((1, 3, 6)), 512),
+    "fixed widths": lambda: shapes_of(with_fixed_widths(config_space("quick")), 512),
     "plain convolutions": lambda: shapes_of(SearchSpace.from_config(PLAIN)),
 }
 
@@ -130,8 +144,9 @@ def test_scaling_keeps_operators_depth_and_proportions(quick, rng):
 
 def test_none_where_operators_and_depth_cannot(quick):
     shapes = quick
-    least = shapes.shape_of(shapes.costs.extreme(False))
-    most = shapes.shape_of(shapes.costs.extreme(True))
+    most = shapes.shape_of(widest(shapes.space))
+    kept = np.array([not layer.skippable for layer in shapes.space.layers])
+    least = Shape(np.where(kept, 0, -1), np.zeros(len(kept)))
     assert shapes.scale(most, 0.3) is None  # all twelve layers, dense 5x5: too many
     assert shapes.scale(least, 1.4) is None  # four layers of the cheapest kind: too few
     assert shapes.uniform(least, 1.4) is None

@@ -63,8 +63,16 @@ def test_width_factor_activation_and_se():
     assert layer.operator_of(block) == Operator(kind="irb", kernel=3, act="silu", se=True)
 
 
-def test_a_network_goes_to_a_spec_and_back(space, costs):
-    full = costs.extreme(True)
+def widest(space):
+    """The network of all layers, each its last operator at its greatest width."""
+    return tuple(
+        layer.block(layer.operators[-1], layer.widths_of(layer.operators[-1])[-1])
+        for layer in space.layers
+    )
+
+
+def test_a_network_goes_to_a_spec_and_back(space):
+    full = widest(space)
     without = (*full[:2], None, *full[3:])
     spec = space.to_spec(without, "x", HAND, 256)
     assert len(spec.stages[1].blocks) == 2
@@ -73,20 +81,21 @@ def test_a_network_goes_to_a_spec_and_back(space, costs):
         space.to_spec((full[0], None, *full[2:]), "x", HAND, 256)
 
 
-def test_what_is_no_point(space, costs):
-    block = dataclasses.replace(costs.extreme(True)[1], hidden=12)
+def test_what_is_no_point(space):
+    block = dataclasses.replace(widest(space)[1], hidden=12)
     with pytest.raises(SpaceError, match="with inner width 12"):
         space.layers[1].operator_of(block)
     with pytest.raises(SpaceError, match="another stem or tail"):
         space.network_of(load_spec("prunet_p0"))
 
 
-def test_fixed_widths_are_operators(space):
-    fixed = space.with_fixed_widths((1, 3, 6))
-    layer = fixed.layers[2]
-    assert [o.fixed for o in layer.operators[:3]] == [16, 48, 96]
-    assert layer.widths == space.layers[2].widths and fixed.hash != space.hash
-    assert len(fixed.layers[0].operators) == 2  # plain convolutions have no width
+def test_an_operator_may_have_one_width(space):
+    operator = dataclasses.replace(space.layers[2].operators[0], fixed=48)
+    layer = dataclasses.replace(space.layers[2], operators=(operator,))
+    assert layer.widths_of(operator) == (48,) and str(operator) == "irb k3 x48"
+    assert layer.operator_of(layer.block(operator, 48)) == operator
+    with pytest.raises(SpaceError, match="with inner width 56"):
+        layer.operator_of(layer.block(operator, 56))
 
 
 @pytest.mark.parametrize(
