@@ -142,30 +142,30 @@ def studies(results: Path) -> dict[str, SearchStudy]:
     return {path.parent.name: SearchStudy.load(path.parent) for path in paths}
 
 
-def of_each(table: Callable[[SearchStudy], str], figure: str = "") -> Callable[[Path], str]:
-    """What the studies by the long judge say, one after the other.
-
-    Args:
-        table: What is said of each.
-        figure: End of the name of the figure that follows it; empty for none.
-    """
-
-    def every(results: Path) -> str:
-        parts = []
-        for name, study in studies(results).items():
-            parts.append(f"**{name}: {search_tables.title(study)}**\n\n{table(study)}")
-            if figure:
-                path = f"docs/search/{LONG}_{name}{figure}"
-                parts.append(f"![{name}: {search_tables.title(study)}]({path})\n")
-        return "\n".join(parts)
-
-    return every
+def judged(results: Path) -> str:
+    """What the studies by the long judge say: first what it is worth, then curves and networks."""
+    parts = [_judged(name, study) for name, study in studies(results).items()]
+    return "\n".join(parts) or "No study by it is published yet.\n"
 
 
-def judge(study: SearchStudy) -> str:
-    """What the judge is worth: spread over noise first, and what the steps make of it."""
-    said = f"{search_tables.spread_sentence(study)} {search_tables.judge_sentence(study)}"
-    return f"{said}\n\n{search_tables.markdown(search_tables.marks_table(study))}"
+def _judged(name: str, study: SearchStudy) -> str:
+    said = f"{search_tables.spread_sentence(study)} {search_tables.judge_sentence(study)}\n"
+    pictures = [
+        f"![{what}](docs/search/{LONG}_{name}{end}.svg)\n"
+        for what, end in (("Learning curves", "_curves"), ("Networks of one latency", ""))
+    ]
+    marks, groups, searches = (
+        search_tables.markdown(table(study))
+        for table in (
+            search_tables.marks_table,
+            search_tables.groups_table,
+            search_tables.searched_table,
+        )
+    )
+    verdict = "".join(f"* {sentence}.\n" for sentence in search_tables.verdict(study))
+    shown = [f"**{name}** ({search_tables.title(study)})\n", said, marks, pictures[0], groups]
+    shown += [pictures[1], searches, verdict] if study.group(SEARCHED) else [pictures[1], verdict]
+    return "\n".join(shown)
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -213,16 +213,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "searched": searched,
     "ablations": ablations,
     "agreement": agreement,
-    "judge": of_each(judge, "_curves.svg"),
-    "judged": of_each(
-        lambda study: search_tables.markdown(search_tables.groups_table(study)), ".svg"
-    ),
-    "judged_searched": of_each(
-        lambda study: search_tables.markdown(search_tables.searched_table(study))
-    ),
-    "judged_verdict": of_each(
-        lambda study: "".join(f"* {s}.\n" for s in search_tables.verdict(study))
-    ),
+    "judged": judged,
 }
 
 
