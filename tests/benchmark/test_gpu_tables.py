@@ -8,9 +8,12 @@ import shutil
 import pytest
 
 from prunet_det.benchmark import publish
+from prunet_det.benchmark.gpu.scale import Scale
+from prunet_det.benchmark.gpu.search import judge_figures, search_figures
 from prunet_det.benchmark.gpu.summary import Row, Summary
 from prunet_det.benchmark.gpu.tables import runs, throughput
 from prunet_det.benchmark.gpu.training import best_speed_up, training_figures
+from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
@@ -58,13 +61,59 @@ def test_the_fastest_with_equal_losses(others, best):
 
 
 def test_figures_of_a_training():
-    class Place:
-        def read(self, part):
-            return TRAINING
-
-    figures = training_figures(Place())
+    figures = training_figures(Told(TRAINING))
     assert figures["prunet_s recorded"].startswith("3.00 times as fast, losses differ by 2.0e-03")
     assert figures["prunet_s"] == "310 images/s from disk, 350 from memory (graph)"
+
+
+class Told:
+    """A place of which every part has left the same record."""
+
+    def __init__(self, record):
+        self.record = record
+
+    def read(self, part):
+        return self.record
+
+
+def test_figures_of_a_search():
+    found = {"0.5": {"ms": 0.499, "chooser": "tiers"}, "1.8": {"ms": 1.79, "chooser": "evolution"}}
+    record = {
+        "whole_seconds": 201.6,
+        "peak_mb": 2048,
+        "run": {"seconds": {"warm-up": 10.2, "paths": 99.0}},
+        "networks": found,
+    }
+    assert search_figures(Told(record)) == {
+        "whole": "202 s (warm-up 10 s, paths 99 s)",
+        "memory": "2.0 GiB",
+        "found": "0.499 ms by tiers, 1.790 ms by evolution",
+    }
+    assert search_figures(Told({"run": {}})) == {}  # it did not come to its end
+
+
+def test_figures_of_a_judge():
+    study = {
+        "means": {"random 0": 0.5, "random 1": 0.7, "searched 0": 0.8},
+        "groups": {"random 0": "random", "random 1": "random", "searched 0": "searched"},
+        "training_seconds": [4.0, 6.0],
+        "seconds": 7.0,
+        "spread_over_noise": 3.1,
+    }
+    assert judge_figures(Told({"study": study})) == {
+        "trainings": "2 in 7 s, 5.0 s each",
+        "spread over noise": "3.1",
+        "random": "0.600",
+        "searched": "0.800",
+    }
+    assert judge_figures(Told({})) == {}
+
+
+def test_a_scale_takes_other_values():
+    changed = Scale().changed({"models": "prunet_s", "batches": [1, 8], "jobs": 3})
+    assert (changed.models, changed.batches, changed.jobs) == (("prunet_s",), (1, 8), 3)
+    with pytest.raises(UserError, match="unknown key 'modles'.*models"):
+        Scale().changed({"modles": "prunet_s"})
 
 
 def test_without_records(tmp_path):

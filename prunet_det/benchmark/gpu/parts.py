@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prunet_det.benchmark.gpu import latency, training
+from prunet_det.benchmark.gpu import latency, search, training
 from prunet_det.benchmark.gpu.latency import BLOCKS, CHECK, DEVICE, IMAGENET, LATENCY
 from prunet_det.benchmark.gpu.run import Part, Place, Plan, SkippedError
 from prunet_det.benchmark.gpu.scale import Scale
@@ -27,19 +27,22 @@ def probe(place: Place) -> None:
 
 
 def prepare(what: str, place: Place) -> None:
-    """Makes a data set.
+    """Makes data sets.
 
     Args:
-        what: Attribute of the scale that names it: `dataset`, or `crops`, which are cut too.
-        place: Where it comes.
+        what: Attribute of the scale that names them: `dataset`, or `crops` and `ablated_crops`,
+            which are cut too.
+        place: Where they come.
     """
     from prunet_det.datasets import ensure, ensure_crops
     from prunet_det.utils.env import usable_cores
 
     workers = max(1, usable_cores() - 2)  # the parts that run meanwhile need a core or two
-    name = getattr(place.scale, what)
-    make = ensure_crops if what == "crops" else ensure
-    make(name, place.data / name, workers)
+    if what == "dataset":
+        ensure(place.scale.dataset, place.data / place.scale.dataset, workers)
+        return
+    for name in getattr(place.scale, what):
+        ensure_crops(name, place.data / name, workers)
 
 
 class _Outcomes:
@@ -99,7 +102,7 @@ PARTS = (
         name="latency",
         run=latency.run_latency,
         figures=latency.latency_figures,
-        seconds=90,
+        seconds=70,
         files=(LATENCY,),
     ),
     Part(
@@ -119,11 +122,18 @@ PARTS = (
     ),
     Part(
         name="search",
-        run=training.run_search,
-        figures=training.search_figures,
-        seconds=100,
+        run=search.run_search,
+        figures=search.search_figures,
+        seconds=200,
         data="crops",
         open_ended=True,
+    ),
+    Part(
+        name="judge",
+        run=search.run_judge,
+        figures=search.judge_figures,
+        seconds=60,
+        data="crops",
     ),
     Part(
         name="detectors",
@@ -137,7 +147,7 @@ PARTS = (
         name="training",
         run=training.run_training,
         figures=training.training_figures,
-        seconds=90,
+        seconds=60,
         data="dataset",
     ),
     Part(
@@ -149,6 +159,22 @@ PARTS = (
         open_ended=True,
     ),
     # What follows takes the time that is left, and goes on in the next call.
+    Part(
+        name="ablations",
+        run=search.run_ablations,
+        figures=search.ablations_figures,
+        seconds=10,
+        data="ablated_crops",
+        open_ended=True,
+    ),
+    Part(
+        name="ablations_judge",
+        run=search.run_ablations_judge,
+        figures=search.ablations_judge_figures,
+        seconds=10,
+        data="ablated_crops",
+        open_ended=True,
+    ),
     Part(
         name="compiled_latency",
         run=latency.run_compiled,
@@ -181,7 +207,7 @@ PRELOAD = (
     "prunet_det.latency.calibrate",
     "prunet_det.benchmark.imagenet",
     "prunet_det.benchmark.speed_ups",
-    "prunet_det.search.api",
+    "prunet_det.benchmark.search_compare",
     "mmdet.apis",
 )
 

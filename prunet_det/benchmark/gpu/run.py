@@ -8,14 +8,15 @@ it has to tell. A part that is done is not run again; one that was cut off goes 
 from __future__ import annotations
 
 import datetime
-import faulthandler
 import json
 import logging
 import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,7 +118,7 @@ class Plan:
     """What is run.
 
     Attributes:
-        parts: In their order; the last one gets the time that others leave.
+        parts: In their order; time that one leaves is shared by those that follow.
         probe: Writes the record `machine`, with the `device`'s title: the first thing that runs.
         prepare: Makes the data set that an attribute of the scale names, beside the first parts.
         preload: Modules that are imported once for all parts. They must not touch the device.
@@ -215,7 +216,8 @@ class _Runner:
         self.scale = max(self.left, 0.0) / sum(part.seconds for part in todo)
         for i, part in enumerate(todo):
             title = f"{i + 1} of {len(todo)}, {part.name}"
-            row = self._row(part, title, data.get(part.data))
+            share = part.seconds / sum(p.seconds for p in todo[i:])
+            row = self._row(part, title, share, data.get(part.data))
             self._note(part, row)
             logger.info("%s: %s", title, _in_words(row))
         logger.info("\n%s\nrecords: %s", self.summary.text(), self.place.out)
@@ -251,11 +253,10 @@ class _Runner:
         self.summary.machine, self.summary.command = machine, self.place.command
         self.summary.save(self.place.out)
 
-    def _row(self, part: Part, title: str, data: ProcessGroup | None) -> Row:
-        """Runs a part, and says how it ended."""
+    def _row(self, part: Part, title: str, share: float, data: ProcessGroup | None) -> Row:
+        """Runs a part in a share of the time that is left, and says how it ended."""
         self._restore(part)
-        last = part is self.plan.parts[-1]
-        limit = self.left if last else min(self.scale * part.seconds, self.left)
+        limit = share * self.left
         if limit < MIN_SHARE * self.scale * part.seconds:
             return Row(state=NO_TIME)
         if data is not None:
@@ -340,14 +341,29 @@ _SKIPPED_CODE = 3
 
 def _run(function: Callable[[Place], None], place: Place) -> int:
     """What the process of a part does; the exit code says whether it can be run here."""
-    if os.environ.get(DEBUG_VARIABLE):
-        faulthandler.dump_traceback_later(_TRACE_SECONDS, repeat=True)
+    trace()
     try:
         function(place)
     except SkippedError as e:
         sys.stderr.write(f"error: {e}\n")
         return _SKIPPED_CODE
     return 0
+
+
+def trace() -> None:
+    """Lets this process write down now and then what it does, where PRUNET_DEBUG is set."""
+    if os.environ.get(DEBUG_VARIABLE):
+        main = threading.main_thread().ident or 0
+        threading.Thread(target=_look_at, args=(main,), daemon=True).start()
+
+
+def _look_at(thread: int) -> None:
+    # Not by faulthandler, which reads a running thread's frames and may end the process.
+    while True:
+        time.sleep(_TRACE_SECONDS)
+        frame = sys._current_frames().get(thread)
+        stack = "".join(traceback.format_stack(frame)[-8:]) if frame else ""
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')}\n{stack}")
 
 
 def _today() -> str:

@@ -47,9 +47,20 @@ class Scale:
         iterations: Iterations of one of the turns in which disk and memory are compared.
         rounds: Turns of each.
         dataset: Embedded set that the suite uses.
-        crops: Embedded set whose crops the search uses.
-        search: Config of the search.
-        search_options: What replaces values of it, by dotted key.
+        search, judge, crops: Configs of the full search and of what judges its networks, and the
+            embedded sets of whose crops they are.
+        budgets: Milliseconds of the full search's budgets on a V100.
+        judged_ms: The one of them at which its networks are judged.
+        amp: Whether the full search is in mixed precision.
+        ablated, ablated_judge, ablated_crops, ablated_ms: The same of the small search, of which
+            parts are switched off.
+        ablations: Rows of `search.ABLATIONS`; all of them if empty.
+        search_seeds: Number of searches of each row.
+        search_options: What replaces values of the configs of searches, by dotted key.
+        judge_options, judge_data: What replaces values of the judges' recipes and data sets.
+        random: Number of random networks that are judged.
+        trainings: Of each judged network.
+        jobs: Number of processes that search or train at once.
     """
 
     device: str = "cuda"
@@ -79,13 +90,24 @@ class Scale:
     iterations: int = 10
     rounds: int = 3
     dataset: str = "glyphs"
-    crops: str = "single_glyphs"
     search: str = "search/prunet.py"
-    search_options: Mapping[str, Any] = field(
-        default_factory=lambda: {
-            "search.checkpoint_interval": 50,
-        }
-    )
+    judge: str = "search/judge_glyphs.py"
+    crops: tuple[str, ...] = ("single_glyphs",)
+    budgets: tuple[float, ...] = (0.5, 0.65, 0.83, 1.09, 1.8)
+    judged_ms: float = 0.83
+    amp: bool = True
+    ablated: str = "search/quick.py"
+    ablated_judge: str = "search/judge_digits.py"
+    ablated_crops: tuple[str, ...] = ("digits", "single_digits")
+    ablated_ms: float = 0.5
+    ablations: tuple[str, ...] = ()
+    search_seeds: int = 2
+    search_options: Mapping[str, Any] = field(default_factory=dict)
+    judge_options: Mapping[str, Any] = field(default_factory=dict)
+    judge_data: Mapping[str, Any] = field(default_factory=dict)
+    random: int = 20
+    trainings: int = 2
+    jobs: int = 8
 
     def changed(self, settings: Mapping[str, Any]) -> Scale:
         """Returns it with other values.
@@ -141,12 +163,30 @@ REHEARSAL = Scale(
     iterations=1,
     rounds=1,
     dataset="digits",
-    crops="digits",
     search="search/quick.py",
+    judge="search/judge_digits.py",
+    crops=("digits",),
+    budgets=(0.5, 0.6),
+    judged_ms=0.5,
+    ablated_crops=("digits",),
+    ablations=("searched", "mixture"),
+    search_seeds=1,
     search_options={
         "search.warmup": 1,
+        "search.warmup_batch": 4,
         "search.paths": 1,
         "search.tiers": 2,
         "search.batch": 4,
+        "search.draws": 2,
+        "search.draws_batch": 4,
+        "search.score_images": 8,
+        "evolution.evaluations": 4,
+        "finalists.iterations": (),
+        "finalists.kept": (),
     },
+    judge_data={"name": "digits"},
+    judge_options={"iterations": 2, "batch_size": 4, "norm_batches": 1, "marks": ()},
+    random=1,
+    trainings=1,
+    jobs=1,
 )

@@ -1,10 +1,8 @@
-"""The parts of `make gpu` that train: both ways, searches, and the benchmark's suite."""
+"""The parts of `make gpu` that train: both ways, and the benchmark's suite."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -138,49 +136,6 @@ def compiled_figures(place: Place) -> dict[str, str]:
     """Gain of the compiled training, and its losses' difference."""
     runs = place.read("compiled_training")["speed_ups"]
     return {runs[0]["model"]: _gain(runs)}
-
-
-def run_search(place: Place) -> None:
-    """Searches the full space; what it has when its time is over is a result too."""
-    from prunet_det.search import SearchConfig, SearchResult, search
-
-    scale, folder = place.scale, place.work / "search"
-    data = {
-        "data.dataset.name": scale.crops,
-        "data.dataset.data_root": str(place.data / scale.crops),
-    }
-    config = SearchConfig.from_file(
-        scale.search,
-        budget_ms=0.83,
-        options={**scale.search_options, **data},
-        out=str(folder),
-        resume=True,
-        off=("finalists",),
-        amp=scale.device != "cpu",
-        progress=False,
-    )
-    start = time.monotonic()
-    try:
-        search(config)
-    finally:
-        record: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
-        with contextlib.suppress(UserError):
-            result = SearchResult.load(folder)
-            networks = [network.to_dict() for network in result.networks.values()]
-            record |= {"run": dict(result.run), "networks": networks}
-            record["arch"] = result.spec.to_dict()
-        place.write("search", record)
-
-
-def search_figures(place: Place) -> dict[str, str]:
-    """What it found, and how fast."""
-    record = place.read("search")
-    figures = {
-        f"{network['budget_ms']:g} ms": f"{network['ms']:.3f} ms"
-        for network in record.get("networks", ())
-    }
-    seconds = record.get("run", {}).get("seconds", {})
-    return {**figures, **{f"seconds of {name}": f"{s:.1f}" for name, s in seconds.items() if s}}
 
 
 def run_suite(place: Place) -> None:
