@@ -1,7 +1,6 @@
-"""The recipe that networks of one latency are compared by: `digits_short.py` at half its learning
-rate, where trainings of one network differ least.
-
-python tools/search_backbone.py compare --config configs/search/quick.py --budget-ms 0.5 --out DIR
+"""The recipe of the first comparison of searches, by 200 steps: `digits_short.py` at half its
+learning rate, where trainings of one network differ least. `configs/search/judge_digits.py` judges
+now.
 """
 
 _base_ = ["digits_short.py"]
