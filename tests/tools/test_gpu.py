@@ -64,7 +64,9 @@ def test_rehearsal(digits, tmp_path):
     assert skipped == {"tests", "compiled_latency", "compiled_training"}
     assert {part["state"] for part in parts.values()} == {"done", "skipped"}
     assert parts["suite"]["figures"]["trainings"] == "1 of 1"
-    assert parts["search"]["record"]["arch"]["name"]
+    assert list(parts["search"]["record"]["specs"]) == ["0.5", "0.6"]
+    assert set(parts["ablations"]["record"]["specs"]) == {"searched_0", "mixture_0"}
+    assert "mixture 0" in parts["ablations_judge"]["record"]["study"]["means"]
     assert len(parts["training"]["record"]["throughput"]) == 1
     assert summary["machine"]["commit"]
     files = list(out.iterdir())
