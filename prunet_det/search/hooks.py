@@ -72,11 +72,11 @@ class HistoryHook(SearchHook):
         self._folder = folder
         self._board: Any = None
         self._phase = ""
-        self._noted = time.perf_counter(), 0
+        self._noted = 0.0, 0  # seconds of steps and their number, at the last record
 
     def before_run(self, loop: SearchLoop) -> None:
-        """Starts the clock."""
-        self._noted = time.perf_counter(), loop.step
+        """Opens TensorBoard's file."""
+        self._noted = _training_seconds(loop), loop.step
         if self._folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -111,7 +111,7 @@ class HistoryHook(SearchHook):
             self.records = [r for r in self.records if r["step"] % self.interval == 0]
 
     def _record(self, loop: SearchLoop) -> dict[str, Any]:
-        (before, step), now = self._noted, time.perf_counter()
+        (before, step), now = self._noted, _training_seconds(loop)
         self._noted = now, loop.step
         record: dict[str, Any] = {
             "step": loop.step,
@@ -119,8 +119,10 @@ class HistoryHook(SearchHook):
             **{f"{name}_loss": float(value) for name, value in loop.losses.items()},
             "seconds": (now - before) / max(loop.step - step, 1),
             "parameters": sum(p.numel() for p in loop.supernet.parameters()),
-            "architectures": {f"{a.budget_ms:g}": a.record() for a in loop.architectures},
+            "architectures": {},
         }
+        if loop.phase in ("tiers", "done"):  # before, nothing is preferred
+            record["architectures"] = {f"{a.budget_ms:g}": a.record() for a in loop.architectures}
         if torch.cuda.is_available():
             record["memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
             torch.cuda.reset_peak_memory_stats()
@@ -139,6 +141,10 @@ class HistoryHook(SearchHook):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes the records of a checkpoint."""
         self.records, self.interval = list(state["records"]), state["interval"]
+
+
+def _training_seconds(loop: SearchLoop) -> float:
+    return sum(s for phase, s in loop.seconds.items() if phase != "evolution")
 
 
 class BarHook(SearchHook):

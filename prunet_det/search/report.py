@@ -111,8 +111,8 @@ def _network_lines(
             ),
             (
                 "widths.png",
-                "The two inner widths of each layer's Prunode, over the layer's input, of the "
-                "network that is preferred at the time.",
+                "Inner width of each layer over its input, of the network that is preferred at the "
+                "time; that network lies on the budget, so fewer layers are wider ones.",
                 _draw_widths(space, steps, own),
             ),
         ]
@@ -173,8 +173,9 @@ def _draw_losses(history: Records) -> Figure:
     halves = (("weights", "blue", "weights'"), ("architecture", "orange", "architecture's"))
     for name, colour, whose in halves:
         values = np.array([r[f"{name}_loss"] for r in history], float)
-        if (values > 0).any():
-            values[values == 0] = np.nan  # there has been none yet
+        if name == "architecture":  # before the tiers there is none
+            values[[not r["architectures"] for r in history]] = np.nan
+        if np.isfinite(values).any():
             axis.plot(steps, values, color=PALETTE[colour], label=f"{whose} half")
     _mark_phases(axis, history)
     axis.legend(frameon=False)
@@ -185,7 +186,7 @@ def _mark_phases(axis: Axes, history: Records) -> None:
     """A line where a phase begins, with its name."""
     phase = ""
     for record in history:
-        if record["phase"] != phase:
+        if record["phase"] not in (phase, "done"):
             phase = record["phase"]
             axis.axvline(record["step"], color=plots.GREY, lw=0.8, ls=":")
             place = axis.get_xaxis_transform()
@@ -246,18 +247,17 @@ def _draw_tiers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figu
 
 
 def _draw_widths(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
-    """A band a layer between the two widths of its Prunode."""
+    """A line a layer."""
     figure, axis = _plain("inner width over input")
     shown = 0
     for i, layer in enumerate(space.layers):
-        pairs = np.array([r["pairs"][i] for r in records], float) / layer.in_chs
-        pairs[pairs[:, 1] == 0] = np.nan  # there is no such layer, or none with an inner width
-        if np.isnan(pairs).all():
+        widths = np.array([np.sqrt(np.prod(r["pairs"][i])) for r in records]) / layer.in_chs
+        widths[widths == 0] = np.nan  # there is no such layer, or none with an inner width
+        if np.isnan(widths).all():
             continue
-        small, large = pairs.T
-        colour, dash = COLOURS[shown % len(COLOURS)], DASHES[shown // len(COLOURS) % len(DASHES)]
-        axis.fill_between(steps, small, large, color=colour, alpha=0.12, lw=0)
-        axis.plot(steps, np.sqrt(small * large), dash, color=colour, lw=1.2, label=layer.name)
+        dash = DASHES[shown // len(COLOURS) % len(DASHES)]
+        colour = COLOURS[shown % len(COLOURS)]
+        axis.plot(steps, widths, dash, color=colour, lw=1.2, label=layer.name)
         shown += 1
     axis.set_ylim(0, None)
     if shown:

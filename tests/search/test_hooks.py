@@ -24,7 +24,8 @@ class Loop:
     """As much of a loop as hooks see."""
 
     def __init__(self, step=0):
-        self.step, self.phase, self.stop = step, "warm-up", False
+        self.step, self.phase, self.stop = step, "tiers", False
+        self.seconds = {"tiers": 2.0, "evolution": 9.0}
         self.supernet = torch.nn.Linear(2, 3)
         self.losses = {"weights": 2.0, "architecture": 0.0}
         self.architectures = [SimpleNamespace(budget_ms=0.5, record=lambda: {"skips": [0.0]})]
