@@ -27,7 +27,13 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     add("--input-size", type=at_least(1), default=512, help="of the budget [512]")
     add("--random", type=at_least(0), metavar="N", help="random networks [20, 0 with --networks]")
     add("--surrogates", type=at_least(0), default=3, metavar="N", help="networks of a ridge [3]")
-    add("--trainings", type=at_least(1), default=4, metavar="N", help="of each network [4]")
+    add(
+        "--trainings",
+        type=at_least(0),
+        default=4,
+        metavar="N",
+        help="of each; 0 shows what is there [4]",
+    )
     add("--jobs", type=at_least(1), default=1, help="processes at once, on one GPU too [1]")
     add("--train-on", choices=["cpu", "cuda"], help="[cuda where there is a GPU]")
     add("--quiet", action="store_true", help="no progress bar")

@@ -250,7 +250,7 @@ class Rows:
         seed = int(run["seed"])
         cost = dict(
             search_seconds=sum(run["seconds"].values()) / len(result.networks),
-            search_machine=run.get("environment", run).get("machine", ""),
+            search_machine=run.get("machine", ""),
         )
         yield self._found(group, seed, found.spec, cost)
         if group != SEARCHED:
@@ -289,7 +289,7 @@ class CompareOptions:
         budget_ms, device, batch, input_size: Budget that networks are filled to, as of a search.
         random: Number of random networks that are made.
         surrogates: Number of networks that a surrogate proposes, told by random networks alone.
-        trainings: Number of trainings of each network.
+        trainings: Number of trainings of each network; 0 for none, with what the folder holds.
         jobs: Number of processes at once.
         train_on: `cpu` or `cuda`; None for a GPU where there is one.
         progress: Whether to show a progress bar.
@@ -322,8 +322,15 @@ def compare(options: CompareOptions) -> SearchStudy:
         UserError: Nothing is to be compared, the folder holds another comparison, or trainings
             failed.
     """
-    judge, out = Judge(os.fspath(find_config(options.judge))), make_folder(options.out)
-    rows = _rows(options)
+    study = _trained(options) if options.trainings else SearchStudy.load(options.out)
+    for name, draw in PLOTS.items():
+        plots.save(draw(study), Path(options.out) / name, study)
+    return study
+
+
+def _trained(options: CompareOptions) -> SearchStudy:
+    judge, rows = Judge(os.fspath(find_config(options.judge))), _rows(options)
+    out = make_folder(options.out)
     about, entries = _gathered(options, judge, rows)
 
     def train_all() -> SearchStudy:
@@ -337,8 +344,6 @@ def compare(options: CompareOptions) -> SearchStudy:
     if rows is not None and missing:
         entries += [rows.by_surrogate(study, seed) for seed in missing]
         study = train_all()
-    for name, draw in PLOTS.items():
-        plots.save(draw(study), out / name, study)
     return study
 
 

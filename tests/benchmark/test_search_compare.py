@@ -159,6 +159,9 @@ def test_what_is_trained_is_not_trained_again(done):
     again = compare(given)
     assert records.read_bytes() == before
     assert again.to_dict() == study.to_dict()
+    assert compare(CompareOptions(out=given.out, judge="gone.py", trainings=0)).to_dict() == (
+        study.to_dict()
+    )
     more = compare(replace(given, trainings=3))
     assert min(len(c.runs) for c in more.contestants) == 3
 

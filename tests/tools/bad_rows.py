@@ -456,7 +456,7 @@ SEARCH = rows_of(
         {"d.json": {"entries": []}},
     ),
     ("compare --config quick.py --out out", "give --budget-ms"),
-    ("compare --out out --trainings 0", "--trainings: must be at least 1"),
+    ("compare --out out --trainings 0", "there is no list of compared networks out"),
 )
 
 REPORT = "report d --out out"
