@@ -16,6 +16,7 @@ import sys
 
 from _compare import add_compare, run_compare
 from _flags import above_zero, at_least, output_file, parse_verbs, settings_action
+from _gate import add_gate, add_prices, run_gate, run_prices
 
 from prunet_det.utils.errors import run_tool
 
@@ -135,6 +136,8 @@ def run_summary(args: argparse.Namespace) -> None:
 VERBS = {
     "search": (add_search, run_search),
     "summary": (add_summary, run_summary),
+    "gate": (add_gate, run_gate),
+    "prices": (add_prices, run_prices),
     "compare": (add_compare, run_compare),
 }
 

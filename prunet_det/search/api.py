@@ -77,6 +77,31 @@ def search(config: SearchConfig) -> SearchResult:
         UserError: If the data, the budgets or the folder cannot be used; before the first step.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint and a result so far are written.
     """
+    costs = _priced(config)
+    if config.strategy != "search":
+        return build_baselines(config, costs)
+    found = _trained(config, costs)
+    if dist.is_distributed():
+        torch.distributed.destroy_process_group()  # what follows is the main process's
+    if not found.is_main:
+        return SearchResult(networks={}, run={}, folder=found.folder)
+    return found.finish()
+
+
+def train_supernet(config: SearchConfig) -> SearchLoop:
+    """Trains the supernet of a search, or resumes that, and chooses nothing.
+
+    Args:
+        config: What is asked for. With `search.tiers=0` all candidates are there at the end.
+
+    Raises:
+        UserError, KeyboardInterrupt: As `search`.
+    """
+    return _trained(config, _priced(config)).loop
+
+
+def _priced(config: SearchConfig) -> SpaceCosts:
+    """Prices of the space, once the budgets are checked."""
     check_launcher(config.launcher)
     if config.launcher == "pytorch" and not dist.is_distributed():
         cuda = torch.cuda.is_available()
@@ -86,17 +111,14 @@ def search(config: SearchConfig) -> SearchResult:
     logger.info("%s", costs.describe())
     for ms in config.budgets_ms:
         costs.check_budget(costs.budget(ms))
-    if config.strategy != "search":
-        return build_baselines(config, costs)
+    return costs
+
+
+def _trained(config: SearchConfig, costs: SpaceCosts) -> _Search:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    halves = load_halves(config.data, config.seed, device)
-    found = _Search(config, costs, halves)
+    found = _Search(config, costs, load_halves(config.data, config.seed, device))
     found.train()
-    if dist.is_distributed():
-        torch.distributed.destroy_process_group()  # what follows is the main process's
-    if not found.is_main:
-        return SearchResult(networks={}, run={}, folder=found.folder)
-    return found.finish()
+    return found
 
 
 def _init_gloo() -> None:

@@ -200,6 +200,12 @@ def test_the_mixture_and_no_last_tier(tiny, tmp_path):
     assert result.run["weights"] == "mixture"
 
 
+def test_without_tiers_evolution_chooses_still(tiny, tmp_path):
+    settings = dataclasses.replace(tiny(tmp_path).search, tiers=0)
+    result = search(tiny(tmp_path, search=settings))
+    assert "evolution 1" in {f["name"] for f in result.networks[0.26].figures["finalists"]}
+
+
 @pytest.mark.parametrize("strategy", ["random", "scale"])
 def test_baselines(tiny, tmp_path, strategy):
     specs = []

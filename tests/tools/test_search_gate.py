@@ -1,0 +1,68 @@
+"""search_backbone.py gate and prices, on a supernet of a few steps and a planted study."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from prunet_det.arch.spec import Provenance
+from prunet_det.benchmark.search_study import RANDOM, Entry, write_entries
+from prunet_det.search.costs import Pricing
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import SearchSpace
+from prunet_det.utils.runs import Run, RunStore
+from tests.search.conftest import SMALL
+from tests.tools.test_search import config  # noqa: F401 (a fixture)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Six random networks at 0.26 ms; their scores rise with their number."""
+    costs = Pricing(device="v100").costs(SearchSpace.from_config(SMALL), 256)
+    folder, shapes = tmp_path_factory.mktemp("study"), Shapes(costs)
+    drawn = dict.fromkeys(shapes.draw(np.random.default_rng(0), 0.26, 40))
+    entries, store = [], RunStore(folder)
+    for i, shape in enumerate([*drawn][:6]):
+        provenance = Provenance("hand-written", {"reason": "a test"})
+        spec = costs.space.to_spec(shapes.network(shape), f"random_{i}", provenance, 256)
+        ms = shapes.ms(shape)
+        entries.append(Entry(group=RANDOM, name=f"random_{i}", spec=spec, latency_ms=ms))
+        figures = {"curve": {"10": [0.1 * i, 1.0]}}
+        store.add(Run(subject=spec.digest, recipe="r", seed=0, figures=figures, seconds=1.0))
+    write_entries(folder, {"recipe": "r"}, entries)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(config, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("supernet")
+    return (config, "--budget-ms", 0.26, "--input-size", 256, "--supernet", folder, "--quiet")
+
+
+def test_a_supernet_is_held_to_what_is_judged(here, shared, study, tmp_path):
+    args = ("gate", *shared, "--study", study, "--out", tmp_path / "gate.json")
+    done = here("search_backbone", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "gate.json").read_text())
+    judged = {name: row["judged"] for name, row in record["networks"].items()}
+    assert judged == {f"random_{i}": pytest.approx(0.1 * i) for i in range(6)}
+    tau, low, high = record["tau_loss"]
+    assert low <= tau <= high and f"tau of the supernet's loss: {tau:.2f}" in done.stdout
+    assert record["command"].startswith("python tools/search_backbone.py gate ")
+
+
+def test_layers_have_two_prices(here, shared, tmp_path):
+    args = ("prices", *shared, "--count", 3, "--out", tmp_path / "prices.json")
+    done = here("search_backbone", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "prices.json").read_text())
+    assert set(record["stages"]) <= {"1", "2"} and len(record["removed_at_equal_ms"]) == 2
+    assert "ms given to the other widths" in done.stdout and "all stages" in done.stdout
+
+
+def test_a_study_that_is_none_is_refused_before_the_training(refused, shared, tmp_path):
+    args = ("gate", *shared, "--supernet", tmp_path / "s", "--study", tmp_path)
+    assert "there is no list of compared networks" in refused("search_backbone", *args)
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,117 @@
+"""The verbs `gate` and `prices` of tools/search_backbone.py: what the search rests on."""
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+from _flags import above_zero, at_least, output_file, settings_action
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("config", help="a config of configs/search/, whose supernet is trained without tiers")
+    add("--budget-ms", type=above_zero, required=True, metavar="MS", help="latency of the networks")
+    add("--device", help="whose milliseconds, as of a search [v100]")
+    add("--batch", type=at_least(1), help="of the latency [1]")
+    add("--input-size", type=at_least(1), help="of the latency [512]")
+    add("--seed", type=at_least(0), help="of the supernet [0]")
+    add("--supernet", required=True, metavar="DIR", help="the supernet's folder; it goes on there")
+    add("--cfg-options", nargs="+", action=settings_action(), metavar="KEY=VALUE", help="override")
+    add("--out", type=output_file, metavar="FILE.json", help="also write the figures here")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+def add_gate(parser: argparse.ArgumentParser) -> None:
+    add_shared(parser)
+    parser.add_argument(
+        "--study", required=True, metavar="DIR", help="of compare: networks that are judged"
+    )
+
+
+def add_prices(parser: argparse.ArgumentParser) -> None:
+    add_shared(parser)
+    parser.add_argument("--count", type=at_least(2), default=16, help="networks [16]")
+
+
+def supernet(args: argparse.Namespace) -> Any:
+    """The loop of a supernet that has all candidates still."""
+    from prunet_det.search import SearchConfig
+    from prunet_det.search.api import train_supernet
+
+    given = {name: getattr(args, name) for name in ("device", "batch", "input_size", "seed")}
+    config = SearchConfig.from_file(
+        args.config,
+        budget_ms=args.budget_ms,
+        options={**(args.cfg_options or {}), "search.tiers": 0},
+        out=args.supernet,
+        off=("evolution", "finalists"),
+        resume=True,
+        progress=not args.quiet,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    return train_supernet(config)
+
+
+def write(args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Writes figures with the command that they come from."""
+    from prunet_det.utils.env import environment
+    from prunet_det.utils.io import write_json
+    from prunet_det.utils.package import relative_path
+
+    if args.out:
+        command = shlex.join(["python", *map(relative_path, sys.argv)])
+        write_json(args.out, {"command": command, **figures, **environment()})
+
+
+def run_gate(args: argparse.Namespace) -> None:
+    """Does a supernet rank networks as their trainings from scratch do?"""
+    from prunet_det.benchmark.search_gate import rank_networks
+
+    from prunet_det.benchmark.search_study import RANDOM, SearchStudy
+    from prunet_det.utils.io import text_table
+
+    study = SearchStudy.load(args.study)  # missed now, not after a training
+    loop = supernet(args)
+    random = study.group(RANDOM)
+    networks = {
+        c.entry.name: loop.shapes.shape_of(loop.shapes.space.network_of(c.entry.spec))
+        for c in random
+    }
+    found = rank_networks(loop, networks, {c.entry.name: study.mean(c) for c in random})
+    rows = [
+        [name, f"{r['judged']:.3f}", f"{r['loss']:.3f}", f"{r['top1']:.3f}"]
+        for name, r in sorted(found["networks"].items(), key=lambda item: -item[1]["judged"])
+    ]
+    header = ["network", "top-1 from scratch", "loss in the supernet", "top-1 in it"]
+    print(text_table("networks of one latency", header, rows))
+    for name, what in (("tau_loss", "loss"), ("tau_top1", "top-1")):
+        if found[name] is not None:
+            tau, low, high = found[name]
+            print(f"Kendall's tau of the supernet's {what}: {tau:.2f} ({low:.2f} to {high:.2f})")
+    write(args, found)
+
+
+def run_prices(args: argparse.Namespace) -> None:
+    """What latency and layers are worth, at their own latency and at equal latency."""
+    from prunet_det.benchmark.search_gate import price_layers
+
+    from prunet_det.utils.io import text_table
+
+    loop = supernet(args)
+    found = price_layers(loop, args.budget_ms, args.count, loop.seed)
+    rows = [
+        [title, *(f"{row[key][0]:+.3f} +- {row[key][1]:.3f}" for key in KEYS)]
+        for title, row in [
+            *((f"stage {stage}", row) for stage, row in found["stages"].items()),
+            ("all stages", found),
+        ]
+    ]
+    title = "change of the loss when half of a stage's skippable layers go"
+    print(text_table(title, ["", "ms left unused", "ms given to the other widths"], rows))
+    slope, error = found["loss_per_log_ms"]
+    print(f"change of the loss with the logarithm of the latency: {slope:+.2f} +- {error:.2f}")
+    write(args, found)
+
+
+KEYS = ("removed_alone", "removed_at_equal_ms")
