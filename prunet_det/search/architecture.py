@@ -32,6 +32,7 @@ _MOST_LOGIT = 4.0
 _MEMORY = 0.98  # of the linear model, from one step to the next
 _RIDGE = 2.0  # draws of no effect that the linear model begins with
 _SPREAD_MEMORY = 0.9
+_ASKED, _FITTING = 48, 0.15  # draws that say whether a change leaves enough that meets the budget
 _ALL_LAYERS = 0.8  # of a budget: what the narrowest network of all layers may cost at most
 
 
@@ -165,7 +166,9 @@ class Architecture:
 
         Where it does not meet the budget, the likeliest one of some draws that do.
         """
-        operators = np.where(_until(self.skips() > 0.5, self._stages), -1, self._likeliest())
+        operators = np.where(
+            _until(self.skips() > 0.5, self._stages), -1, self._extreme(self.logits)
+        )
         targets = self._in_chs * np.exp(self.nodes.centre[self._rows, operators])
         found = self.shapes.fitted(operators[None], targets[None], self.budget_ms)[0]
         if found is None:
@@ -200,20 +203,18 @@ class Architecture:
         Args:
             rng: Source of all randomness.
             count: Number of draws.
-            tilt: Share of the choices that are not drawn by preference, but are those that bring
-                the network into the budget: where preferred networks do not fit.
+            tilt: Share of the choices that are not drawn by preference, but are a layer's cheapest
+                or dearest, in shares that differ from draw to draw: where preferred networks do
+                not fit, some of these do.
         """
-        low, high, _ = self._range(self.live, self.gone, self.gated)
-        dear = self.budget_ms > (low * high) ** 0.5
-        prices = np.where(self.live, -self._most if dear else self._least, np.inf)
         cumulative = self.probabilities().cumsum(1)
-        u = rng.random((4, count, len(self._rows)))
-        tilted = u[3] < tilt
+        u = rng.random((5, count, len(self._rows)))
+        tilted, dear = u[3] < tilt, u[4] < rng.random((count, 1))
+        extremes = np.where(dear, self._extreme(self._most), self._extreme(-self._least))
         chosen = (u[0][..., None] * cumulative[:, -1:] >= cumulative).sum(-1)
-        chosen = np.where(tilted, prices.argmin(1), chosen)
+        chosen = np.where(tilted, extremes, chosen)
         wide = (u[1] < self.nodes.wide()[self._rows, chosen]) & self.tiers.widths
-        fires = u[2] < self.skips()
-        fires = np.where(tilted & self.gated, not dear, fires)
+        fires = np.where(tilted & self.gated, ~dear, u[2] < self.skips())
         ended = _until(fires, self._stages)
         asked = self.gated & ~(ended & ~_first(ended, self._stages))
         operators = np.where(ended, -1, chosen)
@@ -228,8 +229,9 @@ class Architecture:
             if shape is not None
         ]
 
-    def _likeliest(self) -> Array:
-        return np.where(self.live, self.logits, -np.inf).argmax(1)
+    def _extreme(self, values: Array) -> Array:
+        """The live candidate of each layer that has the greatest value."""
+        return np.where(self.live, values, -np.inf).argmax(1)
 
     def _log_probability(self, draw: Draw) -> float:
         p, q, kept = self.probabilities(), self.skips(), draw.kept
@@ -278,7 +280,9 @@ class Architecture:
         of_stage = (candidates + widths + layers) @ stages.T
         own = asked * (rest[:, None] + of_stage[:, self._stages])
         gradient = (own * (~kept - self.skips())).mean(0)
-        self.gates = np.clip(self.gates + self.tiers.rate * gradient, -_MOST_LOGIT, _MOST_LOGIT)
+        self.gates = np.clip(
+            self.gates + self.tiers.skip_rate * gradient, -_MOST_LOGIT, _MOST_LOGIT
+        )
         if self.tiers.widths:
             likely = self.nodes.wide()[self._rows, operators]
             each = (wide - likely) / (likely * (1 - likely)) * (rest[:, None] + widths)
@@ -344,12 +348,24 @@ class Architecture:
             fixed + float(most[half].sum()),
         )
 
-    def _may_leave(self, live: Array, gone: Array, gated: Array) -> bool:
-        """Whether what is left after a change can still spend the budget, and still meet it."""
+    def _change(self, live: Array, gone: Array, gated: Array) -> bool:
+        """Makes a change, if what is left can still spend the budget and still meets it.
+
+        Milliseconds are a staircase: few layers may meet no budget but those of their steps, which
+        only draws tell.
+        """
         low, high, half = self._range(live, gone, gated)
         low_now, _, half_now = self._range(self.live, self.gone, self.gated)
         ms = self.budget_ms
-        return low <= max(FILLED * ms, low_now) and high >= ms and half >= min(ms, half_now)
+        if low > max(FILLED * ms, low_now) or high < ms or half < min(ms, half_now):
+            return False
+        before = self.live, self.gone, self.gated
+        self.live, self.gone, self.gated = live, gone, gated
+        rng = np.random.default_rng((self.seed, _PURPOSE))
+        if len(self._draws(rng, _ASKED, 0.0)) >= _FITTING * _ASKED:
+            return True
+        self.live, self.gone, self.gated = before
+        return False
 
     def _prune_candidates(self, progress: float) -> list[str]:
         events, p = list[str](), self.probabilities()
@@ -362,8 +378,7 @@ class Architecture:
                     break
                 live = self.live.copy()
                 live[i, j] = False
-                if self._may_leave(live, self.gone, self.gated):
-                    self.live = live
+                if self._change(live, self.gone, self.gated):
                     events.append(f"layer {layer.name} loses {layer.operators[j]} at {p[i, j]:.2f}")
                     break  # one a layer and step, the least likely that may
         return events
@@ -391,9 +406,8 @@ class Architecture:
         """Lets a layer and those behind it in its stage leave, if what is left can do without."""
         behind = (self._stages == self._stages[layer]) & (self._rows >= layer) & ~self.gone
         gone, gated = self.gone | behind, self.gated & ~behind
-        if not self._may_leave(self.live, gone, gated):
+        if not self._change(self.live, gone, gated):
             return []
-        self.gone, self.gated = gone, gated
         names = [self.space.layers[i].name for i in np.flatnonzero(behind)]
         return [f"layer {name} is skipped at {probability:.2f}" for name in names]
 
@@ -401,14 +415,12 @@ class Architecture:
         """The end of tier 3: layers stay, but for those without which only the budget is met."""
         events = list[str]()
         for i in np.argsort(-q, kind="stable"):
-            none = np.zeros_like(self.gated)
-            if self._range(self.live, self.gone, none)[0] <= FILLED * self.budget_ms:
-                break
+            stay = np.flatnonzero(self.gated)
+            if self._change(self.live, self.gone, np.zeros_like(self.gated)):
+                return [*events, *(f"layer {self.space.layers[k].name} stays" for k in stay)]
             if self.gated[i]:
                 events += self._leave(int(i), float(q[i]))
-        names = [self.space.layers[i].name for i in np.flatnonzero(self.gated)]
-        self.gated = np.zeros_like(self.gated)
-        return [*events, *(f"layer {name} stays" for name in names)]
+        return events  # depths stay open, as long as one depth alone does not meet the budget
 
     # Records.
 

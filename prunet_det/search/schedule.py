@@ -1,10 +1,14 @@
-"""Which of the three prunings are on, and when each does what."""
+"""How long a search's phases are, which of the three prunings are on, and when each acts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from prunet_det.utils.errors import InputError
+
+WARMUP, PATHS, TIERS, DONE = "warm-up", "paths", "tiers", "done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +31,23 @@ class Tiers:
         skip_first, skip_last: A layer leaves whose skip is likelier than a threshold that falls
             linearly from the first, at `skip_enters`, to the second, at `skip_end`.
         skip_end: Progress at which the layers that are left stay.
-        rate: Change of a preference, in log-odds, for a unit of its score function's gradient.
+        rate, skip_rate: Change of a candidate's and of a skip's preference, in log-odds, for a unit
+            of its score function's gradient.
     """
 
     widths: bool = True
     candidates: bool = True
     layers: bool = True
     candidates_begin: float = 0.1
-    candidates_end: float = 0.8
+    candidates_end: float = 0.85
     candidates_threshold: float = 0.5
-    skip_enters: float = 0.25
-    skip_start: float = 0.15
-    skip_first: float = 0.9
+    skip_enters: float = 0.15
+    skip_start: float = 0.25
+    skip_first: float = 0.8
     skip_last: float = 0.5
-    skip_end: float = 0.7
+    skip_end: float = 0.85
     rate: float = 0.6
+    skip_rate: float = 1.5
 
     def candidate_threshold(self, progress: float) -> float:
         """Probability below which a candidate leaves."""
@@ -52,3 +58,58 @@ class Tiers:
         """Probability of its skip above which a layer leaves."""
         share = (progress - self.skip_enters) / (self.skip_end - self.skip_enters)
         return self.skip_first + (self.skip_last - self.skip_first) * float(np.clip(share, 0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How long the phases are, and how large their batches.
+
+    Attributes:
+        warmup: Steps of the warm-up at most.
+        warmup_loss: Share of log(classes), a guess's loss, that the running loss must fall below
+            for the warm-up to end; 0 makes all of its steps.
+        warmup_batch: Images in a step of the warm-up.
+        warmup_expansions: Inner widths of its mixtures, in times a layer's input. Narrow blocks
+            learn sooner and cost less; paths widen them afterwards.
+        temperature: Temperature of the mixtures' Gumbel softmax.
+        weights: What trains the weights after the warm-up: `paths`, or `mixture` to compare with.
+        paths: Steps of weights alone after the warm-up.
+        tiers: Steps of weights and architectures.
+        batch: Images of a path of the weights.
+        draws: Networks that each architecture draws in a step.
+        draws_batch: Images that they are scored on.
+        margin: Factor by which the paths' latencies go beyond the least and the greatest budget.
+        ramp: Steps in which the learning rate rises at the start.
+        last_lr: Share of the learning rate at the end of the tiers, to which it falls as a cosine
+            from the end of the warm-up on.
+        ema_momentum: Momentum of the averaged weights, which draws are scored with.
+        score_images: Crops that `SearchLoop.score` uses at most.
+        checkpoint_interval: Steps between checkpoints.
+    """
+
+    warmup: int = 400
+    warmup_loss: float = 0.85
+    warmup_batch: int = 64
+    warmup_expansions: tuple[float, float] = (1.0, 2.0)
+    temperature: float = 2.0
+    weights: str = PATHS
+    paths: int = 300
+    tiers: int = 100
+    batch: int = 32
+    draws: int = 8
+    draws_batch: int = 96
+    margin: float = 1.25
+    ramp: int = 30
+    last_lr: float = 0.05
+    ema_momentum: float = 0.02
+    score_images: int = 512
+    checkpoint_interval: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "paths", "tiers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"search.{name} must be 0 or more, got {getattr(self, name)}.")
+        if self.weights not in (PATHS, "mixture"):
+            raise InputError(f"search.weights must be paths or mixture, got {self.weights!r}.")
+        if self.draws < 2:
+            raise InputError(f"search.draws must be 2 or more, got {self.draws}.")

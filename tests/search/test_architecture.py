@@ -182,6 +182,21 @@ def test_a_budget_is_refused_that_nothing_meets(shapes):
         Architecture(shapes, 1.02 * low, Tiers(layers=False))
 
 
+def test_it_can_be_restricted_to_what_a_supernet_still_has(shapes):
+    left = shapes.counts > 0
+    left[2:, 0] = False
+    left[3] = False  # and so the layers behind it in its stage
+    architecture = Architecture(shapes, MS)
+    architecture.restrict(left)
+    assert not (architecture.left & ~left).any()
+    for draw in architecture.sample(0, DRAWS):
+        assert draw.shape.operators[3] == -1
+        assert (draw.shape.operators != 0)[2:].all()
+    left[[2, 5]] = False
+    with pytest.raises(BudgetError, match="cannot be met"):
+        Architecture(shapes, 0.9 * shapes.reachable()[1]).restrict(left)
+
+
 def test_draws_hang_on_seed_budget_and_step_alone(shapes):
     one, other = (Architecture(shapes, MS, seed=3) for _ in range(2))
     one.sample(0, 4)

@@ -11,11 +11,10 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from prunet_det.search.architecture import Architecture
-from prunet_det.search.costs import BudgetError
 from prunet_det.search.crops_on_device import Augmentation, DeviceCrops
 from prunet_det.search.hooks import SearchHook
-from prunet_det.search.loop import LoopSettings, SearchLoop
-from prunet_det.search.schedule import Tiers
+from prunet_det.search.loop import SearchLoop
+from prunet_det.search.schedule import LoopSettings, Tiers
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.supernet import SuperNet
 from prunet_det.training.divergence import DivergedError
@@ -27,7 +26,9 @@ SHORT = dict(
     warmup=3, warmup_loss=0.0, warmup_batch=8, paths=3, tiers=12, batch=4, draws=4, draws_batch=8
 )
 # Everything is decided within a dozen steps.
-HASTY = Tiers(rate=6.0, candidates_begin=0.0, candidates_end=0.6, skip_enters=0.2, skip_end=0.8)
+HASTY = Tiers(
+    rate=6.0, skip_rate=6.0, candidates_begin=0.0, candidates_end=0.6, skip_enters=0.2, skip_end=0.8
+)
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"}
 
 
@@ -113,7 +114,7 @@ def test_the_supernet_holds_what_some_architecture_still_has(done):
     left = [np.flatnonzero(row).tolist() for row in loop.left]
     assert loop.supernet.structure() == left == loop.ema.module.structure()
     assert loop.left.sum() < (loop.shapes.counts > 0).sum()
-    held = {p for g in loop.optim_wrapper.optimizer.param_groups for p in g["params"]}
+    held = {p for g in loop.weights.optim_wrapper.optimizer.param_groups for p in g["params"]}
     assert held == set(loop.supernet.parameters())
 
 
@@ -174,9 +175,8 @@ def test_a_mixture_can_train_the_weights(shapes):
 
 def test_a_step_on_paths_dispatches_at_most_half_of_one_on_mixtures(shapes):
     loop = build(shapes, budgets=(0.2,), draws=8)
-    loop._update()  # of nothing
-    mixture = dispatched(loop._mixture_step).total()
-    paths = dispatched(loop._path_step).total()
+    mixture = dispatched(lambda: loop.weights.on_mixture(0, loop.left, True)).total()
+    paths = dispatched(lambda: loop.weights.on_paths(0, loop._paths())).total()
     drawn = dispatched(loop._draw).total()
     assert paths <= mixture
     assert paths + drawn <= 0.5 * 2 * mixture  # in which weights and architecture had one each
@@ -186,7 +186,12 @@ def test_a_step_waits_for_nothing(shapes):
     loop = build(shapes)
     loop.run()
     loop.phase, loop.step, loop.begun = "tiers", 8, 6
-    for step in (loop._draw, loop._path_step, loop._mixture_step):
+    steps = (
+        loop._draw,
+        lambda: loop.weights.on_paths(8, loop._paths()),
+        lambda: loop.weights.on_mixture(8, loop.left, False),
+    )
+    for step in steps:
         operators = dispatched(step)
         operators["_local_scalar_dense"] -= step != loop._draw  # the average's count, on the host
         assert not set(+operators) & WAITS
@@ -203,8 +208,6 @@ def test_a_further_budget_changes_no_weights(shapes):
     assert loop.architectures[-1] is architecture
     after = loop.supernet.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    with pytest.raises(BudgetError, match="cannot be met"):
-        loop.add(Architecture(shapes, 0.99 * shapes.reachable()[1], HASTY, seed=1))
 
 
 def test_a_network_that_the_supernet_lost_has_no_score(done, shapes):

@@ -1,0 +1,174 @@
+"""Steps of a supernet's weights, on paths or on mixtures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.optim import OptimWrapper
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from prunet_det.search.crops_on_device import DeviceCrops
+from prunet_det.search.schedule import LoopSettings
+from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.supernet import Mixture, Structure, SuperNet, drop_parameters
+from prunet_det.training.ema import ForeachEMA
+
+_MIXTURE, _PAIRS = 4, 5  # purposes of random numbers
+_WIDEST = 8.0  # expansion of mixtures after the warm-up, at most
+_GAP = 1.5  # between the middle of their two widths and either
+
+
+class WeightSteps:
+    """Trains a supernet, step by step; several processes sum up their gradients.
+
+    Args:
+        supernet: At its start.
+        shapes: Of its space.
+        crops: Images that it learns from.
+        settings: Batches and mixtures.
+        optim_wrapper: mmengine's, for its optimizer, its clipping and its autocast.
+        seed: Of the mixtures.
+
+    Attributes:
+        ema: Averaged weights.
+    """
+
+    def __init__(
+        self,
+        supernet: SuperNet,
+        shapes: Shapes,
+        crops: DeviceCrops,
+        settings: LoopSettings,
+        optim_wrapper: OptimWrapper,
+        seed: int,
+    ) -> None:
+        self.supernet, self.shapes, self.crops, self.settings = supernet, shapes, crops, settings
+        self.optim_wrapper, self.seed = optim_wrapper, seed
+        self.ema = ForeachEMA(supernet, momentum=settings.ema_momentum)
+        self._rates = [group["lr"] for group in optim_wrapper.optimizer.param_groups]
+        self._device = next(supernet.parameters()).device
+        self._narrow = self._nearest(settings.warmup_expansions)
+
+    def set_rate(self, factor: float) -> None:
+        """Sets the learning rates to a share of what the optimizer was built with."""
+        groups = self.optim_wrapper.optimizer.param_groups
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def on_paths(self, step: int, shapes: Sequence[Shape]) -> Tensor:
+        """One step on some paths, each on images of its own.
+
+        Args:
+            step: Its number, which gives the images.
+            shapes: The paths.
+
+        Returns:
+            The mean loss, on the device.
+        """
+        count, losses = len(shapes), []
+        images, labels = self.crops.batch(step, count * self.settings.batch)
+        batches = zip(images.chunk(count), labels.chunk(count), strict=True)
+        for shape, (own, own_labels) in zip(shapes, batches, strict=True):
+            with self.optim_wrapper.optim_context(self.supernet):
+                logits = self.supernet(own, shape.operators, self.shapes.hidden(shape))
+            loss = cross_entropy(logits.float(), own_labels) / count
+            loss.backward()  # one after the other: they keep the activations of one path
+            losses.append(loss.detach())
+        self._update()
+        self.ema.update_parameters(self.supernet)
+        return torch.stack(losses).sum()
+
+    def on_mixture(self, step: int, left: np.ndarray, warmup: bool) -> Tensor:
+        """One step on a random mixture of all candidates that are left.
+
+        Args:
+            step: Its number, which gives the images and the mixture.
+            left: Candidates, bool (layers, operators).
+            warmup: Whether this is the warm-up, with its batches and widths.
+
+        Returns:
+            The loss, on the device.
+        """
+        size = self.settings.warmup_batch if warmup else self.settings.batch
+        images, labels = self.crops.batch(step, size)
+        with self.optim_wrapper.optim_context(self.supernet):
+            logits = self.supernet(images, mixture=self._mixture(step, left, warmup))
+        loss = cross_entropy(logits.float(), labels)
+        loss.backward()
+        self._update()
+        if not warmup:
+            self.ema.update_parameters(self.supernet)
+        return loss.detach()
+
+    def restructure(self, structure: Structure) -> None:
+        """Cuts what a structure does not have from supernet, average and optimizer."""
+        self.supernet.restructure(structure)
+        self.ema.module.restructure(structure)
+        drop_parameters(self.optim_wrapper.optimizer, self.supernet.parameters())
+
+    def _update(self) -> None:
+        """One step of the optimizer on the gradients that there are."""
+        optimizer, clip = self.optim_wrapper.optimizer, self.optim_wrapper.clip_grad_kwargs
+        gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+        if dist.get_world_size() > 1:
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            dist.all_reduce(flat, "mean")
+            parts = flat.split([g.numel() for g in gradients])
+            views = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
+            torch._foreach_copy_(gradients, views)
+        if clip:
+            clip_grad_norm_(self.supernet.parameters(), **clip, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _mixture(self, step: int, left: np.ndarray, warmup: bool) -> Mixture:
+        """Random weights of the candidates, and of two widths each."""
+        tau = self.settings.temperature
+        rng = np.random.default_rng((self.seed, _MIXTURE, step))
+        weights = np.where(left, np.exp(rng.gumbel(size=left.shape) / tau), 0.0)
+        weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
+        shares = 1 / (1 + np.exp(-rng.logistic(size=left.shape) / tau))
+        small, large = self._narrow
+        if not warmup:  # all columns have to learn
+            rng = np.random.default_rng((self.seed, _PAIRS, step))
+            middle = math.exp(rng.uniform(0, math.log(_WIDEST)))
+            small, large = self._nearest((middle / _GAP, middle * _GAP))
+        both = torch.from_numpy(np.stack((weights, shares)).astype(np.float32))
+        if self._device.type == "cuda":
+            both = both.pin_memory().to(self._device, non_blocking=True)
+        return Mixture(weights=both[0], shares=both[1], small=small, large=large)
+
+    def _nearest(self, expansions: Sequence[float]) -> list[np.ndarray]:
+        """Inner widths next to some expansions, in channels, (layers, operators) each."""
+        found = [np.zeros(self.shapes.counts.shape, int) for _ in expansions]
+        for i, layer in enumerate(self.supernet.space.layers):
+            for j, operator in enumerate(layer.operators):
+                widths = np.array(layer.widths_of(operator))
+                for expansion, array in zip(expansions, found, strict=True):
+                    array[i, j] = widths[abs(widths - expansion * layer.in_chs).argmin()]
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later run goes on from."""
+        return {
+            "structure": self.supernet.structure(),
+            "supernet": self.supernet.state_dict(),
+            "optimizer": self.optim_wrapper.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "ema_steps": self.ema.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From what `state_dict` gave, of a supernet that was built alike."""
+        self.restructure(state["structure"])
+        self.supernet.load_state_dict(state["supernet"])
+        self.optim_wrapper.optimizer.load_state_dict(state["optimizer"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.steps = state["ema_steps"].cpu()  # on a device, counting would wait for it
