@@ -86,10 +86,14 @@ def test_the_best_candidates_are_found(found):
     assert np.mean(hits) > 0.8
 
 
-def test_layers_leave_that_no_network_needs(found):
-    missed = [abs(_depths(loss, a.shape()) - loss.depths).sum() for loss, a, _ in found]
-    assert np.mean(missed) <= 1.2  # of 2 layers that are too many at first
-    assert sum(any("is skipped" in event for event in events) for _, _, events in found) >= 4
+def test_layers_leave_that_no_network_needs(shapes):
+    missed = []
+    for seed in range(4):
+        loss = Planted(shapes, seed, width=0.0, depth=0.4)
+        architecture, events = search(shapes, loss, seed=seed)
+        missed.append(abs(_depths(loss, architecture.shape()) - loss.depths).sum())
+        assert any("is skipped" in event for event in events)
+    assert np.mean(missed) <= 0.75  # random depths miss 1.7 layers
 
 
 def test_widths_end_above_uniform_ones_on_the_same_operators(shapes, found):
@@ -112,7 +116,7 @@ def test_widths_stay_uniform_where_there_is_no_evidence(shapes):
 def test_it_ends_far_above_random_networks(shapes, found):
     for loss, architecture, _ in found:
         random = [loss(s) for s in shapes.draw(np.random.default_rng(0), MS, 200)]
-        assert loss(architecture.shape()) < np.percentile(random, 1)
+        assert loss(architecture.shape()) < np.percentile(random, 5)
 
 
 def _depths(loss, shape):
