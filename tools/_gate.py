@@ -67,7 +67,6 @@ def write(args: argparse.Namespace, figures: dict[str, Any]) -> None:
 def run_gate(args: argparse.Namespace) -> None:
     """Does a supernet rank networks as their trainings from scratch do?"""
     from prunet_det.benchmark.search_gate import rank_networks
-
     from prunet_det.benchmark.search_study import RANDOM, SearchStudy
     from prunet_det.utils.io import text_table
 
@@ -95,7 +94,6 @@ def run_gate(args: argparse.Namespace) -> None:
 def run_prices(args: argparse.Namespace) -> None:
     """What latency and layers are worth, at their own latency and at equal latency."""
     from prunet_det.benchmark.search_gate import price_layers
-
     from prunet_det.utils.io import text_table
 
     loop = supernet(args)
