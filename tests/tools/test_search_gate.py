@@ -16,8 +16,6 @@ from prunet_det.utils.runs import Run, RunStore
 from tests.search.conftest import SMALL
 from tests.tools.test_search import config  # noqa: F401 (a fixture)
 
-pytest.importorskip("prunet_det.benchmark.search_gate")
-
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
