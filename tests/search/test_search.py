@@ -145,7 +145,7 @@ def test_a_last_tier_that_is_interrupted_leaves_what_the_tiers_chose(tiny, tmp_p
 
 def test_a_further_budget_takes_no_step_of_the_weights(tiny, tmp_path, monkeypatch):
     first = search(tiny(tmp_path, finalists=NO_FINALISTS))
-    before = torch.load(tmp_path / "search.pth", weights_only=True)["loop"]["supernet"]
+    before = torch.load(tmp_path / "search.pth", weights_only=True)["loop"]["weights"]["supernet"]
     kept = files(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(SearchLoop, "_run_step", None)
@@ -155,7 +155,7 @@ def test_a_further_budget_takes_no_step_of_the_weights(tiny, tmp_path, monkeypat
     command = both.networks[0.25].spec.provenance.details["command"]
     assert command == f"{first.run['command']} --out DIR && python again --resume"
     assert both.run["command"] == command
-    after = torch.load(tmp_path / "search.pth", weights_only=True)["loop"]["supernet"]
+    after = torch.load(tmp_path / "search.pth", weights_only=True)["loop"]["weights"]["supernet"]
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert {name: files(tmp_path)[name] for name in kept} == kept
 
