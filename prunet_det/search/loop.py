@@ -172,6 +172,8 @@ class SearchLoop:
             loss = self.weights.on_mixture(self.step, self.left, self.phase == WARMUP)
         else:
             loss = self.weights.on_paths(self.step, self._paths())
+        if dist.get_world_size() > 1:  # it ends the warm-up, of all processes at once
+            dist.all_reduce(loss, "mean")
         self._read_loss()
         self._unread = _Sent(loss)
         if sent is not None:
@@ -307,16 +309,19 @@ class SearchLoop:
         Raises:
             BudgetError: If what is left of the supernet does not meet its budget.
         """
+        start, s = time.perf_counter(), self.settings
         architecture.restrict(self.left)
-        s = self.settings
         for step in range(s.tiers):
             images, labels = self.halves["architecture"].batch(self.step + step, s.draws_batch)
             draws = architecture.sample(step, s.draws)
             losses = self.scorer.losses([draw.shape for draw in draws], images, labels)
+            if dist.get_world_size() > 1:
+                dist.all_reduce(losses, "mean")
             for event in architecture.step(draws, _Sent(losses).read(), step / s.tiers):
                 self._note(event, architecture.budget_ms)
         self._settle_widths(architecture)
         self.architectures.append(architecture)
+        self.seconds[TIERS] += time.perf_counter() - start
 
     # State.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,15 +14,21 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from prunet_det.search.architecture import Architecture
+from prunet_det.search.costs import Pricing
 from prunet_det.search.crops_on_device import Augmentation, DeviceCrops
 from prunet_det.search.hooks import SearchHook
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.schedule import LoopSettings, Tiers
 from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import SuperNet
 from prunet_det.training.divergence import DivergedError
 from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import digest
+from tests.conftest import ROOT
 from tests.dispatched import dispatched
+from tests.search.conftest import SMALL
+from tests.tools.test_training import ENV
 
 CLASSES, SIDE = 3, 16
 SHORT = dict(
@@ -149,6 +158,40 @@ def test_a_resumed_search_ends_with_the_same_bytes(shapes, done, step):
     second.load_state_dict(torch.load(buffer, weights_only=True))
     second.run()
     assert flat(second.state_dict()) == flat(done[0].state_dict())
+
+
+def run_as_one_of_two(rank: int, meeting: str) -> None:
+    """What each process of the test below does."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    space = SearchSpace.from_config(SMALL)
+    shapes, hook = Shapes(Pricing(device="v100").costs(space, 256)), Stop()
+    loop = build(shapes, hooks=[hook], warmup=60, warmup_loss=0.9)
+    own = {part: dataclasses.replace(c, rank=rank, world_size=2) for part, c in loop.halves.items()}
+    loop.halves, loop.weights.crops = own, own["weights"]
+    loop.run()
+    loop.add(Architecture(shapes, 0.22, HASTY, seed=1))
+    state = {key: value for key, value in loop.state_dict().items() if key != "weights"}
+    print(hook.phases.index("paths"), digest(flat(state)))
+
+
+@pytest.mark.slow
+def test_two_processes_end_their_warm_up_at_once_and_prefer_the_same(tmp_path):
+    """Each sees other images, so that its own loss is another one."""
+    code = "import sys; from tests.search.test_loop import run_as_one_of_two as run; "
+    code += "run(int(sys.argv[1]), sys.argv[2])"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank), tmp_path / "meeting"],
+            cwd=ROOT,
+            env=ENV,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=120)[0] for process in both)
+    assert first == second and 3 < int(first.split()[0]) < 59
 
 
 def test_paths_become_fewer_as_candidates_leave(shapes):
