@@ -351,7 +351,9 @@ class _Search:
     def _inherited(self, shape: Shape, spec: ArchSpec) -> ArchNet:
         """The averaged weights in a network, with statistics of its own in the batch norms."""
         crops = self.halves["weights"]
-        net = self.loop.ema.module.inherit(spec, shape).to(crops.images.device)
+        with torch.random.fork_rng(devices=[]):  # what the supernet lacks starts afresh
+            torch.manual_seed(self.config.seed)
+            net = self.loop.ema.module.inherit(spec, shape).to(crops.images.device)
         # Batches of the steps to come, which the weights have not been fitted to.
         ahead = range(self.loop.step, self.loop.step + _NORM_BATCHES)
         reestimate_norms(net, (crops.batch(step, _NORM_BATCH)[0] for step in ahead))
