@@ -71,7 +71,7 @@ class SearchConfig:
         data: The images that it is searched on: `dataset`, and optionally `classes` and
             `memory_gb`, see `load_halves`.
         budgets_ms: Milliseconds that the networks may take at most, one network each, in increasing
-            order.
+            order; six digits count, as in the names of their folders.
         pricing: Where milliseconds come from.
         input_size: Side of the square images that the budgets are for, in pixels, whatever the
             search trains on.
@@ -133,7 +133,8 @@ class SearchConfig:
         if not budgets or any(not 0 < ms < float("inf") for ms in budgets):
             given = ", ".join(f"{ms:g}" for ms in budgets) or "none"
             raise InputError(f"the budgets must be milliseconds above 0, got {given}.")
-        if list(budgets) != sorted(set(budgets)):
+        folders = {f"{ms:g}" for ms in budgets}
+        if list(budgets) != sorted(budgets) or len(folders) < len(budgets):
             raise InputError("a budget is given twice, or they are not in increasing order.")
         positive_int(self.input_size, "the input size")
         positive_int(self.jobs, "the number of jobs")
@@ -155,6 +156,15 @@ class SearchConfig:
         if self.strategy != "search" and (self.off or self.resume):
             raise InputError(
                 f"the strategy {self.strategy} has nothing to switch off and nothing to resume."
+            )
+        wrapper = dict(self.optim_wrapper)
+        if (
+            wrapper.pop("type", "OptimWrapper") != "OptimWrapper"
+            or "accumulative_counts" in wrapper
+        ):
+            raise InputError(
+                "the search's optim_wrapper must be an OptimWrapper without accumulative_counts; "
+                "for mixed precision give --amp."
             )
         if self.amp and not torch.cuda.is_available():
             raise InputError("mixed precision (--amp) needs a CUDA device, and there is none here.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError
 
 WARMUP, PATHS, TIERS, DONE = "warm-up", "paths", "tiers", "done"
@@ -49,6 +50,14 @@ class Tiers:
     rate: float = 0.6
     skip_rate: float = 1.5
 
+    def __post_init__(self) -> None:
+        if not self.candidates_begin < self.candidates_end:
+            raise InputError("tiers.candidates_begin must be below tiers.candidates_end.")
+        if not self.skip_enters < self.skip_end:
+            raise InputError("tiers.skip_enters must be below tiers.skip_end.")
+        if not 0 < self.skip_start < 1:
+            raise InputError(f"tiers.skip_start must be between 0 and 1, got {self.skip_start}.")
+
     def candidate_threshold(self, progress: float) -> float:
         """Probability below which a candidate leaves."""
         share = (progress - self.candidates_begin) / (self.candidates_end - self.candidates_begin)
@@ -73,7 +82,7 @@ class LoopSettings:
             learn sooner and cost less; paths widen them afterwards.
         temperature: Temperature of the mixtures' Gumbel softmax.
         weights: What trains the weights after the warm-up: `paths`, or `mixture` to compare with.
-        paths: Steps of weights alone after the warm-up.
+        paths: Steps of weights alone after the warm-up, at least one.
         tiers: Steps of weights and architectures.
         batch: Images of a path of the weights.
         draws: Networks that each architecture draws in a step.
@@ -106,10 +115,27 @@ class LoopSettings:
     checkpoint_interval: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("warmup", "paths", "tiers"):
+        for name in ("warmup", "tiers"):
             if getattr(self, name) < 0:
                 raise InputError(f"search.{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in _AT_LEAST_ONE:  # paths among them: what scores networks learns from them
+            positive_int(getattr(self, name), f"search.{name}")
+        if min(self.temperature, self.margin - 1.0) <= 0.0 or not 0 < self.ema_momentum <= 1:
+            raise InputError(
+                "search.temperature must be above 0, search.margin above 1, and "
+                "search.ema_momentum above 0 and at most 1."
+            )
         if self.weights not in (PATHS, "mixture"):
             raise InputError(f"search.weights must be paths or mixture, got {self.weights!r}.")
         if self.draws < 2:
             raise InputError(f"search.draws must be 2 or more, got {self.draws}.")
+
+
+_AT_LEAST_ONE = (
+    "paths",
+    "batch",
+    "warmup_batch",
+    "draws_batch",
+    "score_images",
+    "checkpoint_interval",
+)

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from prunet_det.utils.errors import InputError
+
 _EVEN = 0.25  # of a mean's standard errors: the preference that they make, in log-odds
 _LOGIT_LIMIT = 1.0  # both widths have to be drawn for there to be evidence
 
@@ -50,6 +52,12 @@ class WidthRule:
     drift: float = 0.7
     limit: float = 1.0
     memory: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not self.hold < self.close or not 0 < self.end <= self.start:
+            raise InputError(
+                "rule.hold must be below rule.close, and rule.end above 0 and at most rule.start."
+            )
 
     def half_gap(self, progress: float) -> float:
         """Distance of the two widths from their centre."""

@@ -77,6 +77,8 @@ class ShortRecipe:
             raise InputError("capture=True records steps of adamw only; leave one of them out.")
         if min(self.iterations, self.batch_size, self.norm_batches) < 1:
             raise InputError("iterations, batch_size and norm_batches must be 1 or more.")
+        if not 0 <= self.warmup <= 1 or self.lr <= 0:
+            raise InputError("warmup must be a share of the steps, 0..1, and lr above 0.")
 
     def shortened(self, iterations: int) -> ShortRecipe:
         """The same recipe over another number of steps."""

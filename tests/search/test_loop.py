@@ -22,7 +22,9 @@ from prunet_det.search.schedule import LoopSettings, Tiers
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import SuperNet
+from prunet_det.search.widths import WidthRule
 from prunet_det.training.divergence import DivergedError
+from prunet_det.training.short_run import ShortRecipe
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
 from tests.conftest import ROOT
@@ -275,7 +277,10 @@ def test_a_loss_that_is_not_finite_ends_the_search(shapes):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (dict(paths=-1), "paths must be 0"),
+        (dict(tiers=-1), "tiers must be 0"),
+        (dict(paths=0), "paths must be a positive"),
+        (dict(checkpoint_interval=0), "checkpoint_interval must be a positive"),
+        (dict(margin=1.0), "margin above 1"),
         (dict(draws=1), "draws must be 2"),
         (dict(weights="path"), "weights must be paths or mixture"),
     ],
@@ -283,3 +288,18 @@ def test_a_loss_that_is_not_finite_ends_the_search(shapes):
 def test_impossible_settings_are_refused(options, text):
     with pytest.raises(InputError, match=text):
         LoopSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "text"),
+    [
+        (Tiers, dict(candidates_begin=0.85), "candidates_begin must be below"),
+        (Tiers, dict(skip_end=0.1), "skip_enters must be below"),
+        (Tiers, dict(skip_start=0.0), "skip_start must be between"),
+        (WidthRule, dict(close=0.3), "hold must be below"),
+        (ShortRecipe, dict(warmup=2.0), "warmup must be a share"),
+    ],
+)
+def test_schedules_that_would_divide_by_zero_are_refused_before_a_search(record, options, text):
+    with pytest.raises(InputError, match=text):
+        record(**options)
