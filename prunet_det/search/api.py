@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
 _NORM_BATCHES = 20  # from which the statistics of inherited batch norms are taken
 _NORM_BATCH = 64  # images
 _MOST_SCORED = 2000  # images on which inherited weights are scored
+_OUT = " --out DIR"  # of commands that share a folder
 FINALISTS_FOLDER = "finalists"  # of a budget's folder: the trainings of its last tier
 
 
@@ -181,13 +182,18 @@ class _Search:
             "processes": dist.get_world_size(),
             "prices (digest)": costs.table_hash,
             "data (digest)": digest(
-                [crops.data_hash, crops.classes, dataclasses.asdict(crops.augmentation)]
+                [
+                    crops.data_hash,
+                    crops.classes,
+                    len(crops),
+                    dataclasses.asdict(crops.augmentation),
+                ]
             ),
         }
         self.history = HistoryHook(self.folder if self.is_main else None)
         hooks: dict[str, SearchHook] = {"history": self.history}
         self.evolution: EvolutionHook | None = None
-        if self._has_last_tier and "evolution" not in config.off:
+        if self._has_last_tier and config.finalists.evolved and "evolution" not in config.off:
             self.evolution = EvolutionHook(
                 self.shapes,
                 evaluations=config.evolution.evaluations,
@@ -246,13 +252,13 @@ class _Search:
         Raises:
             UserError: If further budgets are asked for before it is.
         """
-        loop, known = self.loop, [a.budget_ms for a in self.loop.architectures]
-        new = [ms for ms in self.config.budgets_ms if ms not in known]
+        loop, known = self.loop, [f"{a.budget_ms:g}" for a in self.loop.architectures]
+        new = [ms for ms in self.config.budgets_ms if f"{ms:g}" not in known]
         if loop.phase != "done":
             if new or len(known) != len(self.config.budgets_ms):
                 raise UserError(
-                    f"the search to resume is for {', '.join(f'{ms:g}' for ms in known)} ms and "
-                    "has not ended; resume it with these budgets, and ask for others afterwards."
+                    f"the search to resume is for {', '.join(known)} ms and has not ended; resume "
+                    "it with these budgets, and ask for others afterwards."
                 )
             with ending_in_order(loop):
                 loop.run()
@@ -260,12 +266,16 @@ class _Search:
                 if self.is_main:
                     self._result(self._networks_so_far())
                 raise KeyboardInterrupt
-        for ms in new:
-            loop.add(self._architecture(ms))
+        further = [self._architecture(ms) for ms in new]
+        for architecture in further:
+            architecture.restrict(loop.left)  # whatever cannot be met is refused before the first
+        for architecture in further:
+            loop.add(architecture)
             if self.evolution is not None:
-                self.evolution.evolve(loop, ms)
-        if new:
-            self.checkpoint.command += f" --out DIR && {self.config.command} --resume"
+                self.evolution.evolve(loop, architecture.budget_ms)
+        if further:
+            before = self.checkpoint.command.removesuffix(_OUT)
+            self.checkpoint.command = f"{before}{_OUT} && {self.config.command} --resume{_OUT}"
             self.checkpoint.save(loop)
 
     def _networks_so_far(self) -> dict[float, FoundNetwork]:

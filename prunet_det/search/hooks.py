@@ -185,18 +185,10 @@ class EvolutionHook(SearchHook):
         self.found: dict[str, list[Shape]] = {}
 
     def after_step(self, loop: SearchLoop) -> None:
-        """Evolves once, for all budgets."""
-        if loop.phase == "tiers" and not self.found:
-            self._evolve_all(loop)
-
-    def after_run(self, loop: SearchLoop) -> None:
-        """Evolves at the end of a search without tiers."""
-        if loop.phase == "done" and not self.found:
-            self._evolve_all(loop)
-
-    def _evolve_all(self, loop: SearchLoop) -> None:
-        for architecture in loop.architectures:
-            self.evolve(loop, architecture.budget_ms)
+        """Evolves once, for all budgets, before the step's checkpoint is written."""
+        if loop.phase in ("tiers", "done") and not self.found:
+            for architecture in loop.architectures:
+                self.evolve(loop, architecture.budget_ms)
 
     def evolve(self, loop: SearchLoop, budget_ms: float) -> None:
         """Evolves networks of one budget from random ones."""

@@ -17,6 +17,7 @@ from prunet_det.latency import predict
 from prunet_det.search import SearchResult, api, search
 from prunet_det.search import finalists as last_tier
 from prunet_det.search import hooks as accompany
+from prunet_det.search.architecture import Architecture
 from prunet_det.search.finalists import FinalistSettings
 from prunet_det.search.loop import SearchLoop
 from prunet_det.utils.errors import UserError
@@ -153,11 +154,29 @@ def test_a_further_budget_takes_no_step_of_the_weights(tiny, tmp_path, monkeypat
         both = search(dataclasses.replace(config, command="python again"))
     assert list(both.networks) == [0.25, 0.26] and both.accepted
     command = both.networks[0.25].spec.provenance.details["command"]
-    assert command == f"{first.run['command']} --out DIR && python again --resume"
+    asked = f"{first.run['command']} --out DIR && python again --resume --out DIR"
+    assert command == asked
     assert both.run["command"] == command
     after = torch.load(tmp_path / "search.pth", weights_only=True)["loop"]["weights"]["supernet"]
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert {name: files(tmp_path)[name] for name in kept} == kept
+    config = tiny(tmp_path, budgets_ms=(0.24,), finalists=NO_FINALISTS, resume=True)
+    three = search(dataclasses.replace(config, command="python once more"))
+    assert list(three.networks) == [0.24, 0.25, 0.26]
+    assert three.run["command"] == f"{asked} && python once more --resume --out DIR"
+
+
+def test_further_budgets_are_refused_before_the_first_is_chosen_for(found, tiny, monkeypatch):
+    """The space meets the last one, what is left of the supernet does not."""
+
+    def restrict(architecture, _):
+        if architecture.budget_ms == 0.26:
+            raise UserError("0.26 ms cannot be met")
+
+    monkeypatch.setattr(Architecture, "restrict", restrict)
+    monkeypatch.setattr(SearchLoop, "add", None)
+    with pytest.raises(UserError, match="0.26 ms cannot"):
+        search(tiny(found.folder, budgets_ms=(0.25, 0.26), resume=True))
 
 
 def test_a_search_is_not_overwritten_nor_resumed_as_another(found, tiny, tmp_path):
@@ -200,9 +219,18 @@ def test_the_mixture_and_no_last_tier(tiny, tmp_path):
     assert result.run["weights"] == "mixture"
 
 
-def test_without_tiers_evolution_chooses_still(tiny, tmp_path):
+def test_without_tiers_evolution_chooses_still(tiny, tmp_path, monkeypatch):
+    """Also where a checkpoint was written at its last step, and evolution was killed."""
     settings = dataclasses.replace(tiny(tmp_path).search, tiers=0)
-    result = search(tiny(tmp_path, search=settings))
+
+    def dies(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(accompany, "evolve", dies)
+        search(tiny(tmp_path, search=settings))
+    assert torch.load(tmp_path / "search.pth", weights_only=True)["loop"]["step"] < 6
+    result = search(tiny(tmp_path, search=settings, resume=True))
     assert "evolution 1" in {f["name"] for f in result.networks[0.26].figures["finalists"]}
 
 
