@@ -40,23 +40,22 @@ class Region:
     Attributes:
         shapes: Of the space.
         ms: Milliseconds that all are scaled onto.
-        live, reach: As of `Shapes`; a supernet whose candidates have left scores no others.
+        live: As of `Shapes`; a supernet whose candidates have left scores no others.
     """
 
     shapes: Shapes
     ms: float
     live: np.ndarray | None = None
-    reach: np.ndarray | None = None
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Shape]:
         """Random ones; see `Shapes.draw`."""
-        return self.shapes.draw(rng, self.ms, count, self.live, self.reach)
+        return self.shapes.draw(rng, self.ms, count, self.live)
 
     def scaled(self, many: Sequence[Shape]) -> list[Shape]:
         """Those that scale onto the budget, without repetitions."""
         if not many:
             return []
-        fitted = self.shapes.scale_all(many, self.ms, self.reach)
+        fitted = self.shapes.scale_all(many, self.ms)
         return [*dict.fromkeys(filter(None, fitted))]
 
     def mutated(self, rng: np.random.Generator, shape: Shape) -> Shape:

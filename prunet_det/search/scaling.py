@@ -26,8 +26,7 @@ class PriceArrays:
 
     Operators and widths are indices, (networks, layers): into `LayerSpace.operators`, -1 where the
     layer is left out, and into `LayerSpace.widths_of`. The last operator of the arrays is the layer
-    left out, which costs nothing. `reach` is the greatest width index that each operator may have,
-    (layers, operators), None for all.
+    left out, which costs nothing.
 
     Args:
         costs: Prices of the space.
@@ -71,32 +70,21 @@ class PriceArrays:
         """Milliseconds; summed one by one, as `SpaceCosts.network_ms` does."""
         return self.fixed_ms + self.ms.take(starts + widths).cumsum(-1)[..., -1]
 
-    def tops_within(self, reach: Array | None) -> Array:
-        """The greatest width index, (layers, operators + 1)."""
-        if reach is None:
-            return self.tops
-        return np.minimum(self.tops, np.pad(reach, ((0, 0), (0, 1))))
-
-    def ends(self, reach: Array | None) -> tuple[Array, Array]:
+    def ends(self) -> tuple[Array, Array]:
         """Prices of the narrowest and the widest block, (layers, operators)."""
-        tops = self.tops_within(reach)[..., None]
-        lowest = np.minimum(self._edges[..., :1], tops)
-        low, high = (np.take_along_axis(self.ms, at, 2)[:, :-1, 0] for at in (lowest, tops))
+        ends = (self._edges[..., :1], self.tops[..., None])
+        low, high = (np.take_along_axis(self.ms, at, 2)[:, :-1, 0] for at in ends)
         return low, high
 
-    def range(self, operators: Array, reach: Array | None) -> tuple[Array, Array]:
+    def range(self, operators: Array) -> tuple[Array, Array]:
         """Least and greatest milliseconds of networks over their widths, (networks,)."""
-        starts, tops = self.starts(operators), self.tops_within(reach)[self.rows, operators]
-        lowest = np.minimum(self._edges.take(starts), tops)
-        return self.total(starts, lowest), self.total(starts, tops)
+        starts = self.starts(operators)
+        ends = (self._edges.take(starts), self.tops[self.rows, operators])
+        low, high = (self.total(starts, widths) for widths in ends)
+        return low, high
 
     def fit(
-        self,
-        operators: Array,
-        targets: Array,
-        limits: Array,
-        reach: Array | None,
-        widths: Array | None = None,
+        self, operators: Array, targets: Array, limits: Array, widths: Array | None = None
     ) -> tuple[Array, Array]:
         """Scales inner widths by one factor each network, then widens layer by layer.
 
@@ -104,13 +92,12 @@ class PriceArrays:
             operators: Operators, -1 where the layer is left out.
             targets: Inner widths in channels that say how the layers relate.
             limits: Milliseconds of each network.
-            reach: See the class.
             widths: Width indices of the targets, which stay where they spend 0.99 of the limits.
 
         Returns:
             Width indices, and milliseconds, which lie above the limits where even the narrowest do.
         """
-        starts, tops = self.starts(operators), self.tops_within(reach)[self.rows, operators]
+        starts, tops = self.starts(operators), self.tops[self.rows, operators]
         first, step = self._first[self.rows, operators], self._step[self.rows, operators]
         targets = np.maximum(targets, 1.0)
         limits = limits * (1 - _ROUND_OFF)
@@ -118,7 +105,7 @@ class PriceArrays:
         def at(log_factors: Array) -> Array:
             wanted = (np.exp(log_factors)[:, None] * targets - first) / step
             near = np.clip(np.rint(wanted), 0, tops).astype(int)
-            return np.minimum(self._edges.take(starts + near), tops)
+            return self._edges.take(starts + near)
 
         free = tops > 0
         low = np.log(np.where(free, first / targets, 1.0).min(1))
@@ -129,14 +116,14 @@ class PriceArrays:
             low, high = np.where(fits, middle, low), np.where(fits, high, middle)
         scaled = at(low)
         even = at(low + np.log(_UNEVEN))
-        roofs = np.maximum(even, np.minimum(self._wider.take(starts + scaled), tops))
+        roofs = np.maximum(even, self._wider.take(starts + scaled))
         scaled = self._fill(scaled, starts, roofs, targets, limits)
         short = self.total(starts, scaled) < FILLED * limits
         rest = (scaled[short], starts[short], tops[short], targets[short], limits[short])
         scaled[short] = self._fill(*rest)
         if widths is not None:
             before = self.total(starts, widths)
-            full = (_FULL * limits <= before) & (before <= limits) & (widths <= tops).all(1)
+            full = (_FULL * limits <= before) & (before <= limits)
             scaled = np.where(full[:, None], widths, scaled)
         return scaled, self.total(starts, scaled)
 

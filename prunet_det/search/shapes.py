@@ -64,9 +64,8 @@ class Shape:
 class Shapes:
     """The shapes of a space and what they cost.
 
-    Where arguments are called `live` and `reach`, they are arrays (layers, most operators of a
-    layer): bool, the candidates that there still are, and int, the greatest width index that each
-    still has. Both default to the whole space. A layer without live candidates is left out.
+    Where an argument is called `live`, it is a bool array (layers, most operators of a layer): the
+    candidates that there still are, by default all. A layer without any is left out.
 
     Args:
         costs: Prices of the space.
@@ -162,17 +161,17 @@ class Shapes:
         operators, widths = zip(*found, strict=True)
         return Shape(np.array(operators), np.array(widths))
 
-    def reachable(self, live: Array | None = None, reach: Array | None = None) -> Span:
-        """Least and greatest milliseconds; for `live` and `reach` see the class."""
+    def reachable(self, live: Array | None = None) -> Span:
+        """Least and greatest milliseconds; for `live` see the class."""
         live = self._live(live)
-        low, high = self._prices.ends(reach)
+        low, high = self._prices.ends()
         least, most = self._least_depths, self._most_depths(live)
         cheapest = np.where(live, low, np.inf).min(1)[self._kept(least)]
         dearest = np.where(live, high, -np.inf).max(1)[self._kept(most)]
         fixed = self.costs.fixed_ms
         return float(fixed + cheapest.sum()), float(fixed + dearest.sum())
 
-    def scale(self, shape: Shape, ms: float, reach: Array | None = None) -> Shape | None:
+    def scale(self, shape: Shape, ms: float) -> Shape | None:
         """The same operators and depth with all inner widths times the one factor that fits.
 
         A shape of 0.99 to 1.00 times the milliseconds stays as it is.
@@ -180,32 +179,24 @@ class Shapes:
         Args:
             shape: Any; its widths say how the layers' widths relate.
             ms: Milliseconds that the result takes at most, and at least 0.97 times.
-            reach: See the class.
 
         Returns:
             The shape, or None where these operators at this depth cannot.
         """
-        return self.scale_all([shape], ms, reach)[0]
+        return self.scale_all([shape], ms)[0]
 
-    def scale_all(
-        self, shapes: Sequence[Shape], ms: float, reach: Array | None = None
-    ) -> list[Shape | None]:
+    def scale_all(self, shapes: Sequence[Shape], ms: float) -> list[Shape | None]:
         """`scale` of many shapes at once, one result each."""
         operators, widths = _stacked(shapes)
         targets = self._prices.hidden[self._rows, operators, widths]
-        return self.fitted(operators, targets, ms, reach, widths)
+        return self.fitted(operators, targets, ms, widths)
 
-    def uniform(self, shape: Shape, ms: float, reach: Array | None = None) -> Shape | None:
+    def uniform(self, shape: Shape, ms: float) -> Shape | None:
         """The same operators and depth at one expansion, else as `scale`."""
-        return self.fitted(shape.operators[None], self._in_chs[None], ms, reach)[0]
+        return self.fitted(shape.operators[None], self._in_chs[None], ms)[0]
 
     def fitted(
-        self,
-        operators: Array,
-        targets: Array,
-        ms: float,
-        reach: Array | None = None,
-        widths: Array | None = None,
+        self, operators: Array, targets: Array, ms: float, widths: Array | None = None
     ) -> list[Shape | None]:
         """Networks whose inner widths relate as given ones do, see `scale`.
 
@@ -214,43 +205,29 @@ class Shapes:
             targets: Inner widths in channels up to a common factor, (networks, layers) or
                 (1, layers).
             ms: Milliseconds of each result, at most, and at least 0.97 times.
-            reach: See the class.
             widths: Width indices of the targets, which stay where they spend 0.99 of `ms`.
 
         Returns:
             A shape each, or None where these operators at this depth cannot.
         """
         limits = np.full(len(operators), ms)
-        widths, total = self._prices.fit(operators, targets, limits, reach, widths)
+        widths, total = self._prices.fit(operators, targets, limits, widths)
         fits = (FILLED * ms <= total) & (total <= ms)
         found = zip(operators, widths, fits, strict=True)
         return [Shape(o, w) if fit else None for o, w, fit in found]
 
-    def random_widths(
-        self, rng: np.random.Generator, shape: Shape, ms: float, reach: Array | None = None
-    ) -> Shape | None:
+    def random_widths(self, rng: np.random.Generator, shape: Shape, ms: float) -> Shape | None:
         """The same operators and depth at random widths, else as `scale`."""
         operators = np.tile(shape.operators, (_TRIES, 1))
-        targets = self._random_targets(rng, operators, reach)
-        return next(filter(None, self.fitted(operators, targets, ms, reach)), None)
+        targets = self._random_targets(rng, operators)
+        return next(filter(None, self.fitted(operators, targets, ms)), None)
 
-    def random(
-        self,
-        rng: np.random.Generator,
-        ms: float,
-        live: Array | None = None,
-        reach: Array | None = None,
-    ) -> Shape:
+    def random(self, rng: np.random.Generator, ms: float, live: Array | None = None) -> Shape:
         """A network within a budget: see `draw`."""
-        return self.draw(rng, ms, 1, live, reach)[0]
+        return self.draw(rng, ms, 1, live)[0]
 
     def draw(
-        self,
-        rng: np.random.Generator,
-        ms: float,
-        count: int,
-        live: Array | None = None,
-        reach: Array | None = None,
+        self, rng: np.random.Generator, ms: float, count: int, live: Array | None = None
     ) -> list[Shape]:
         """Networks within a budget: uniform operators, depths and widths, the widths then scaled.
 
@@ -261,12 +238,12 @@ class Shapes:
             rng: Source of all randomness.
             ms: As of `scale`.
             count: How many, repetitions among them.
-            live, reach: See the class.
+            live: See the class.
 
         Raises:
             BudgetError: No network was found within the budget.
         """
-        live, (low, high) = self._live(live), self.reachable(live, reach)
+        live, (low, high) = self._live(live), self.reachable(live)
         if not low <= ms or not FILLED * ms <= high:
             raise BudgetError(
                 f"a budget of {ms:g} ms cannot be met: what may be chosen reaches {low:.3f} to "
@@ -277,9 +254,9 @@ class Shapes:
             drawn, before, size = 0, len(found), max(_FEW, 2 * count)
             while len(found) < count and (drawn < _DRAWS or len(found) - before > drawn / 100):
                 size = min(2 * size, _MANY)
-                operators = self._random_operators(rng, size, live, reach, tilt)
-                targets = self._random_targets(rng, operators, reach)
-                found += filter(None, self.fitted(operators, targets, ms, reach))
+                operators = self._random_operators(rng, size, live, tilt)
+                targets = self._random_targets(rng, operators)
+                found += filter(None, self.fitted(operators, targets, ms))
                 drawn += size
         if len(found) < count:
             raise BudgetError(
@@ -294,7 +271,6 @@ class Shapes:
         count: int,
         ms: Span,
         live: Array | None = None,
-        reach: Array | None = None,
     ) -> list[Shape]:
         """The paths of one step, in which every candidate of a layer comes equally often.
 
@@ -308,7 +284,7 @@ class Shapes:
                 a number of which this is no multiple favours none in the mean of many steps.
             ms: Least and greatest milliseconds. A path that cannot spend as little or as much
                 stays as close as it can.
-            live, reach: See the class.
+            live: See the class.
         """
         live = self._live(live)
         columns = [_fairly(rng, np.flatnonzero(candidates), count) for candidates in live]
@@ -316,13 +292,13 @@ class Shapes:
         for _ in range(_TRIES):
             depths = rng.integers(self._least_depths, most, endpoint=True)
             operators = np.where(self._kept(depths), every, -1)
-            low, high = self._prices.range(operators, reach)
+            low, high = self._prices.range(operators)
             if (low <= ms[1]).all() and (high >= ms[0]).all():
                 break
         low, high = np.clip(low, *ms), np.clip(high, *ms)
         limits = np.exp(rng.uniform(np.log(low), np.log(high)))
-        targets = self._random_targets(rng, operators, reach)
-        widths, _ = self._prices.fit(operators, targets, limits, reach)
+        targets = self._random_targets(rng, operators)
+        widths, _ = self._prices.fit(operators, targets, limits)
         return [Shape(o, w) for o, w in zip(operators, widths, strict=True)]
 
     # Arrays: operators and widths are (networks, layers) below.
@@ -349,7 +325,7 @@ class Shapes:
         return depths
 
     def _random_operators(
-        self, rng: np.random.Generator, count: int, live: Array, reach: Array | None, tilt: float
+        self, rng: np.random.Generator, count: int, live: Array, tilt: float
     ) -> Array:
         """Uniform operators and depths; a share `tilt` is the cheapest, or the dearest below 0."""
         order, number = np.argsort(~live, axis=1, kind="stable"), live.sum(1)
@@ -358,18 +334,16 @@ class Shapes:
         most = self._most_depths(live)
         depths = rng.integers(self._least_depths, most, (count, len(most)), endpoint=True)
         if tilt:
-            prices = self._prices.ends(reach)[int(tilt < 0)] * np.sign(tilt)
+            prices = self._prices.ends()[int(tilt < 0)] * np.sign(tilt)
             extreme = np.where(live, prices, np.inf).argmin(1)
             operators = np.where(rng.random(shape) < abs(tilt), extreme, operators)
             end = self._least_depths if tilt > 0 else most
             depths = np.where(rng.random(depths.shape) < abs(tilt), end, depths)
         return np.where(self._kept(depths), operators, -1)
 
-    def _random_targets(
-        self, rng: np.random.Generator, operators: Array, reach: Array | None
-    ) -> Array:
+    def _random_targets(self, rng: np.random.Generator, operators: Array) -> Array:
         """Inner widths in channels, uniform among those that there are."""
-        tops = self._prices.tops_within(reach)[self._rows, operators]
+        tops = self._prices.tops[self._rows, operators]
         widths = (rng.random(operators.shape) * (tops + 1)).astype(int)
         return self._prices.hidden[self._rows, operators, widths]
 

@@ -95,17 +95,15 @@ def test_losses_that_are_no_numbers_come_last(region, shapes):
 
 
 def test_only_what_is_live_is_chosen(shapes, rng):
-    live, reach = shapes.counts > 0, np.maximum(shapes.counts - 1, 0)
+    live = shapes.counts > 0
     live[1:, :2] = False
     live[7] = False
-    reach[4:] //= 2
-    region = Region(shapes=shapes, ms=MS, live=live, reach=reach)
+    region = Region(shapes=shapes, ms=MS, live=live)
     trained = [Scored(s, float(i)) for i, s in enumerate(region.draw(rng, 5))]
     found = [f.shape for f in evolve(region, judge(shapes), seed=0)]
     for shape in [*found, *propose(region, trained, seed=0, drawn=500)]:
         layers = np.flatnonzero(shape.operators >= 0)
         assert live[layers, shape.operators[layers]].all()
-        assert (shape.widths[layers] <= reach[layers, shape.operators[layers]]).all()
 
 
 def test_mutations_change_operators_depths_and_widths(region, shapes, rng):

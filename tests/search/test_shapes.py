@@ -77,7 +77,7 @@ def rng():
 
 def anything(shapes, rng, count):
     """Random shapes, whatever they cost."""
-    operators = shapes._random_operators(rng, count, shapes.counts > 0, None, 0.0)
+    operators = shapes._random_operators(rng, count, shapes.counts > 0, 0.0)
     tops = np.where(
         operators >= 0, shapes.counts[np.arange(len(shapes.space.layers)), operators] - 1, 0
     )
@@ -188,15 +188,14 @@ def test_random_widths_keep_operators(quick, rng):
     assert len({*others}) == 5
 
 
-def test_live_and_reach_are_kept(quick, rng):
-    live, reach = quick.counts > 0, np.maximum(quick.counts - 1, 0) // 2
+def test_only_what_is_live_is_drawn(quick, rng):
+    live = quick.counts > 0
     live[1:, :2] = False  # no inverted residuals
     live[7] = False  # the last layer of stage 2
-    for shape in quick.draw(rng, 0.5, 30, live, reach):
+    for shape in quick.draw(rng, 0.5, 30, live):
         layers = np.flatnonzero(shape.operators >= 0)
         assert live[layers, shape.operators[layers]].all() and 7 not in layers
-        assert (shape.widths[layers] <= reach[layers, shape.operators[layers]]).all()
-    low, high = quick.reachable(live, reach)
+    low, high = quick.reachable(live)
     assert quick.reachable()[0] <= low < high < quick.reachable()[1]
     live[1] = False
     with pytest.raises(ValueError, match="cannot be left out"):
@@ -204,7 +203,7 @@ def test_live_and_reach_are_kept(quick, rng):
 
 
 def test_depths_operators_and_draws_are_uniform(quick, rng):
-    drawn = quick._random_operators(rng, 4000, quick.counts > 0, None, 0.0)
+    drawn = quick._random_operators(rng, 4000, quick.counts > 0, 0.0)
     assert Counter((drawn[:, 4:8] >= 0).sum(1)).keys() == {1, 2, 3, 4}
     for counts in (Counter((drawn[:, 4:8] >= 0).sum(1)), Counter(drawn[:, 1])):
         assert max(counts.values()) < 1.2 * min(counts.values())
