@@ -5,7 +5,6 @@ python tools/benchmark.py time --suite configs/benchmark/digits.py --out DIR [--
 python tools/benchmark.py lr --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py profile --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py speed-up --suite configs/benchmark/digits.py --out DIR
-python tools/benchmark.py search --budgets 0.35 0.5 --out DIR -- configs/search/quick.py
 python tools/benchmark.py report DIR
 python tools/benchmark.py imagenet --device here|v100|a100 [--models 'resnet*' ...]
 
@@ -36,7 +35,7 @@ DEFAULT_SUITE = "configs/benchmark/digits.py"
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """What all verbs but search and report take."""
+    """What all verbs but report take."""
     add = parser.add_argument
     add("--suite", default=DEFAULT_SUITE, help=f"what is compared [{DEFAULT_SUITE}]")
     add("--out", metavar="DIR", help="folder of the records [work_dirs/benchmark/SUITE]")
@@ -234,33 +233,6 @@ def run_lr(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_search(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--budgets", type=above_zero, nargs="+", required=True, metavar="MS")
-    parser.add_argument("--out", metavar="DIR", required=True, help="gets one folder a budget")
-    parser.add_argument("--threads", type=at_least(1), default=1, help="of a search on a CPU [1]")
-    parser.add_argument("--gpus", type=at_least(0), default=0, help="of a search [0]")
-    add_launcher(parser)
-
-
-def run_search(args: argparse.Namespace) -> int:
-    """Hands searches for several budgets to the launcher; what follows -- is the search's."""
-    from prunet_det.benchmark.searches import SearchesPlan, run_searches
-
-    if not args.rest:
-        raise UserError("give the search's config after --, such as -- configs/search/quick.py.")
-    plan = SearchesPlan(
-        budgets=args.budgets,
-        out=Path(args.out),
-        arguments=args.rest,
-        threads=args.threads,
-        gpus=args.gpus,
-        launcher=args.launcher,
-        max_workers=args.jobs,
-        max_minutes=args.max_minutes,
-    )
-    return int(run_searches(plan) > 0)
-
-
 def add_profile(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     add_models(parser)
@@ -393,7 +365,6 @@ VERBS = {
     "lr": (add_lr, run_lr),
     "profile": (add_profile, run_profile),
     "speed-up": (add_speed_up, run_speed_up),
-    "search": (add_search, run_search),
     "imagenet": (add_imagenet, run_imagenet),
     "report": (add_report, run_report),
     "job": (add_job, run_job),
@@ -401,10 +372,7 @@ VERBS = {
 
 
 def main() -> int | None:
-    argv = sys.argv[1:]
-    cut = argv.index("--") if "--" in argv else len(argv)  # what follows is another tool's
-    args = parse_verbs(__doc__, VERBS, "run", argv[:cut])
-    args.rest = argv[cut + 1 :]
+    args = parse_verbs(__doc__, VERBS, "run", sys.argv[1:])
     return args.run(args)
 
 

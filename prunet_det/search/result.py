@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -278,25 +277,3 @@ def _flat(network: FoundNetwork) -> dict[str, Any]:
         "top1": network.figures.get("top1", ""),
         "seconds": network.figures.get("seconds", ""),
     }
-
-
-def is_finished(folder: PathLike, config: str, budgets_ms: Sequence[float]) -> bool:
-    """Says whether a folder holds the result of a search that came to its end.
-
-    Args:
-        folder: Folder of the search.
-        config: Its config file.
-        budgets_ms: Its budgets, in milliseconds.
-
-    Raises:
-        UserError: If it holds the result of another search.
-    """
-    try:
-        known = os.path.normpath(read_json(Path(folder) / RUN_FILE, _RUN)["config"])
-        runs = [read_json(network_folder(folder, ms) / RUN_FILE, _RUN) for ms in budgets_ms]
-        ended = all(run["final"] for run in runs)
-    except (UserError, KeyError, TypeError):
-        return False
-    if known != os.path.normpath(config):
-        raise UserError(f"{folder} holds another search ({known}); give another --out.")
-    return ended

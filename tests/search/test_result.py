@@ -14,7 +14,6 @@ from prunet_det.search.result import (
     RUN_FILE,
     FoundNetwork,
     SearchResult,
-    is_finished,
     network_folder,
     summarize,
 )
@@ -108,17 +107,6 @@ def test_damaged_and_missing_results(result, tmp_path):
     path.write_text(json.dumps({k: v for k, v in run.items() if k != "chooser"}))
     with pytest.raises(InputError, match=r"run\.json is no run of a search: it has no 'chooser'"):
         SearchResult.load(result.folder)
-
-
-def test_is_a_search_finished(result, network, tmp_path):
-    ms, config = network.budget.ms, "configs/search/quick.py"
-    assert is_finished(result.folder, config, [ms])
-    assert not is_finished(result.folder, config, [ms, 9.0])
-    assert not is_finished(tmp_path / "nothing", config, [ms])
-    with pytest.raises(UserError, match="holds another search"):
-        is_finished(result.folder, "configs/search/zoo.py", [ms])
-    dataclasses.replace(network, final=False).save(network_folder(result.folder, ms))
-    assert not is_finished(result.folder, config, [ms])
 
 
 def test_the_report_has_a_picture_of_everything_that_happened(result, network, space, costs):
