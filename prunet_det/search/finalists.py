@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import nn
 
 from prunet_det.arch.spec import ArchSpec, Provenance
@@ -32,6 +31,7 @@ from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
 from prunet_det.utils.runs import Key, Run, RunStore, campaign
 from prunet_det.zoo import create
+from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ class Trainings:
         ):
             raise DivergedError(error)
         net = create(task.spec, num_classes=len(task.train.classes))
-        net.load_state_dict(load_file(path))
+        net.load_state_dict(read_state_dict(path))
         return net.eval()
 
     def _training(self, shape: Shape, steps: int) -> _Training:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from prunet_det.arch.network import ArchNet
@@ -17,6 +16,7 @@ from prunet_det.latency.record import Conditions
 from prunet_det.search.costs import Budget
 from prunet_det.utils.errors import MissingFileError, UserError
 from prunet_det.utils.io import PathLike, read_json, reading, write_json
+from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
@@ -126,13 +126,14 @@ class FoundNetwork:
 
         Raises:
             MissingFileError: If a file is missing.
-            InputError: If a file is damaged.
+            InputError, CheckpointError: If a file is damaged.
         """
         folder = Path(folder)
         path = folder / RUN_FILE
         run = read_json(path, _RUN)
         spec = ArchSpec.load(folder / ARCH_FILE)
-        weights = load_file(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
+        file = folder / WEIGHTS_FILE
+        weights = read_state_dict(file) if file.is_file() else None
         tiers = folder / TIERS_FILE
         with reading(path, _RUN):
             conditions = dict(run["conditions"])

@@ -107,6 +107,10 @@ def test_damaged_and_missing_results(result, tmp_path):
     path.write_text(json.dumps({k: v for k, v in run.items() if k != "chooser"}))
     with pytest.raises(InputError, match=r"run\.json is no run of a search: it has no 'chooser'"):
         SearchResult.load(result.folder)
+    path.write_text(json.dumps(run))
+    (path.parent / "weights.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"weights\.safetensors is truncated or no checkpoint"):
+        SearchResult.load(result.folder)
 
 
 def test_the_report_has_a_picture_of_everything_that_happened(result, network, space, costs):
