@@ -75,11 +75,10 @@ def price_layers(loop: SearchLoop, ms: float, count: int = 16, seed: int = 0) ->
         `removed_alone` and `removed_at_equal_ms`, over all stages and, in `stages`, for each.
     """
     shapes, rng = loop.shapes, np.random.default_rng(seed)
-    drawn = shapes.draw(rng, ms, 40 * count, loop.left)
-    near = [(s, shapes.scale(s, ms / _STEP), shapes.scale(s, ms * _STEP)) for s in drawn[:count]]
     slopes = []
-    for shape, below, above in near:
-        found = [s for s in (below, shape, above) if s is not None]
+    for shape in shapes.draw(rng, ms, count, loop.left):
+        near = shapes.scale(shape, ms / _STEP), shape, shapes.scale(shape, ms * _STEP)
+        found = [s for s in near if s is not None]
         if len(found) > 1:
             first, last = (shapes.ms(found[i]) for i in (0, -1))
             losses = loop.scorer.evaluate([found[0], found[-1]], _IMAGES)[0].mean(1)

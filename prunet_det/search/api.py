@@ -105,8 +105,10 @@ def _priced(config: SearchConfig) -> SpaceCosts:
     """Prices of the space, once the budgets are checked."""
     check_launcher(config.launcher)
     if config.launcher == "pytorch" and not dist.is_distributed():
-        cuda = torch.cuda.is_available()
-        dist.init_dist("pytorch", backend="nccl") if cuda else _init_gloo()
+        if torch.cuda.is_available():
+            dist.init_dist("pytorch", backend="nccl")
+        else:  # which init_dist would want a GPU for
+            torch.distributed.init_process_group("gloo")
     price = price_in_turn if config.pricing.device == "here" else Pricing.costs
     costs = price(config.pricing, config.space, config.input_size)
     logger.info("%s", costs.describe())
@@ -120,10 +122,6 @@ def _trained(config: SearchConfig, costs: SpaceCosts) -> _Search:
     found = _Search(config, costs, load_halves(config.data, config.seed, device))
     found.train()
     return found
-
-
-def _init_gloo() -> None:
-    torch.distributed.init_process_group("gloo")
 
 
 def _some(crops: DeviceCrops) -> DeviceCrops:

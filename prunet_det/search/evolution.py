@@ -21,8 +21,6 @@ _CHILDREN = 16  # scored at once
 _TOURNAMENT = 3  # of the population, its best has the child
 _WIDTH_CHANGE = 0.5  # standard deviation of the logarithm of a width's factor
 _TRIES = 200  # children that are made for each that is new and fits
-_SURROGATE_FEATURES = 3  # fused share, log width, log MACs: layers predict nothing beyond them
-_MORE_SCORED = 32  # best by the surrogate, which the supernet scores before the last choice
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,6 @@ def propose(
     seed: int,
     count: int = 3,
     drawn: int = 20_000,
-    score: Score | None = None,
 ) -> list[Shape]:
     """The networks that a surrogate of trainings thinks best among many random ones.
 
@@ -207,7 +204,6 @@ def propose(
         seed: Of the draws.
         count: Networks that are proposed; any two differ in the operators of two layers at least.
         drawn: Random networks to choose from.
-        score: The supernet's loss, if it is to be a further feature in the choice among the best.
 
     Returns:
         The best first; fewer than `count` where there are no others.
@@ -222,21 +218,12 @@ def propose(
     losses = np.array([scored.loss for scored in trained])
     finite = losses[np.isfinite(losses)]
     losses = np.where(np.isfinite(losses), losses, finite.max(initial=0.0))
-    free = shapes.features(known)[:, :_SURROGATE_FEATURES]
     pool = dict.fromkeys(region.draw(np.random.default_rng(seed), drawn))
     left = [shape for shape in pool if shape not in set(known)]
     if not left:
         return []
-    features = shapes.features(left)[:, :_SURROGATE_FEATURES]
-    expected = Surrogate(free, losses).pessimistic(features)
-    if score is not None:
-        best = np.argsort(expected, kind="stable")[:_MORE_SCORED]
-        left, features, expected = [left[i] for i in best], features[best], expected[best]
-        rows = np.column_stack((np.vstack((free, features)), score([*known, *left])))
-        told, asked = rows[: len(known)], rows[len(known) :]
-        scored = np.isfinite(told[:, -1])  # a pruned supernet may not know all that were trained
-        if scored.any():
-            expected = Surrogate(told[scored], losses[scored]).pessimistic(asked)
+    surrogate = Surrogate(shapes.features(known), losses)
+    expected = surrogate.pessimistic(shapes.features(left))
     chosen: list[Shape] = []
     for i in np.argsort(expected, kind="stable"):
         if all((left[i].operators != other.operators).sum() >= 2 for other in chosen):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import pickle
 import signal
@@ -83,24 +82,13 @@ class HistoryHook(SearchHook):
             self._board = SummaryWriter(os.fspath(self._folder))
 
     def after_step(self, loop: SearchLoop) -> None:
-        """Notes a step, if it is one to be noted.
-
-        Raises:
-            DivergedError: If the loss is not finite.
-        """
+        """Notes a step, if it is one to be noted."""
         if loop.phase != self._phase:
             self._phase = loop.phase
             logger.info("step %d: %s", loop.step, loop.phase)
         if loop.step % self.interval:
             return
         record = self._record(loop)
-        for name in ("weights", "architecture"):
-            if not math.isfinite(record[f"{name}_loss"]):
-                raise DivergedError(
-                    f"the search diverged: the loss of the {name} is {record[f'{name}_loss']} at "
-                    f"step {loop.step}. Lower optim_wrapper.optimizer.lr; what was saved before "
-                    "can be resumed."
-                )
         self.records.append(record)
         if self._board is not None:
             for name, value in record.items():

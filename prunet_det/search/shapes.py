@@ -18,7 +18,7 @@ from prunet_det.search.space import LayerSpace, Network, Operator
 
 Span = tuple[float, float]
 
-FEATURES = ("fused share", "mean log width", "log MACs", "layers")
+FEATURES = ("fused share", "mean log width", "log MACs")
 
 _FEW, _MANY = 4, 4096  # networks that are drawn at once, first and at most
 # Shares of the layers that get their cheapest or dearest operator, where random ones do not fit.
@@ -124,9 +124,8 @@ class Shapes:
             shapes: The networks.
 
         Returns:
-            Columns FEATURES, (shapes, 4): share of the blocks with an inner width that are dense,
-            mean logarithm of the inner widths in channels, logarithm of the multiply-accumulates,
-            number of layers.
+            Columns FEATURES, (shapes, 3): share of the blocks with an inner width that are dense,
+            mean logarithm of the inner widths in channels, logarithm of the multiply-accumulates.
         """
         operators, widths = _stacked(shapes)
         hidden = self._prices.hidden[self._rows, operators, widths]
@@ -134,7 +133,7 @@ class Shapes:
         fused = self._fused[self._rows, operators].sum(1) / inner
         log_width = np.log(np.maximum(hidden, 1)).sum(1) / inner
         log_macs = np.log(np.maximum(self.macs(shapes), 1))
-        return np.stack((fused, log_width, log_macs, (operators >= 0).sum(1)), axis=1)
+        return np.stack((fused, log_width, log_macs), axis=1)
 
     def network(self, shape: Shape) -> Network:
         """The network, one block or None a layer."""

@@ -36,7 +36,8 @@ def judge(shapes):
     """A smooth loss that knows nothing of latency: more work, spread over more layers."""
 
     def score(many):
-        fused, width, macs, layers = shapes.features(many).T
+        fused, width, macs = shapes.features(many).T
+        layers = np.array([(shape.operators >= 0).sum() for shape in many])
         return 10 - 0.3 * width - 0.2 * macs - 0.05 * layers - 0.5 * fused
 
     return score
@@ -138,7 +139,7 @@ def test_a_surrogate_learns_a_line_and_doubts_what_is_far(rng):
 
 
 def test_a_surrogate_predicts_the_stored_trainings_of_random_networks(shapes):
-    """Each one left out in turn: Kendall's tau of 0.71 over twenty, 0.68 with the layers added."""
+    """Each one left out in turn: Kendall's tau of 0.71 over twenty."""
     from scipy.stats import kendalltau
 
     folder = ROOT / "docs" / "results" / "search" / "compare"
@@ -152,16 +153,12 @@ def test_a_surrogate_predicts_the_stored_trainings_of_random_networks(shapes):
     features = shapes.features([shapes.shape_of(shapes.space.network_of(s)) for s in specs])
     losses = 1 - np.array([np.mean(top1[e["network"]]) for e in entries])
 
-    def tau(columns):
-        predicted = []
-        for i in range(len(losses)):
-            others = np.arange(len(losses)) != i
-            told = Surrogate(features[others][:, columns], losses[others])
-            predicted.append(told.predict(features[i : i + 1, columns])[0])
-        return kendalltau(predicted, losses)[0]
-
-    assert len(losses) == 20
-    assert tau([0, 1, 2]) > 0.7 > tau([0, 1, 2, 3]) > 0.65
+    predicted = []
+    for i in range(len(losses)):
+        others = np.arange(len(losses)) != i
+        told = Surrogate(features[others], losses[others])
+        predicted.append(told.predict(features[i : i + 1])[0])
+    assert len(losses) == 20 and kendalltau(predicted, losses)[0] > 0.7
 
 
 def test_a_surrogate_of_a_feature_that_never_changes(rng):
@@ -183,26 +180,6 @@ def test_proposals_are_good_new_and_unlike_one_another(region, shapes, rng):
         for other in proposed[:i]:
             assert (one.operators != other.operators).sum() >= 2
     assert proposed == propose(region, trained, seed=0, drawn=3000)
-
-
-def test_the_supernets_loss_is_a_further_feature(region, shapes, rng):
-    """The judge likes something that no free feature shows; the supernet sees it."""
-
-    def hidden_taste(many):
-        return np.array([float(s.operators[1]) + 0.1 * s.operators[4] for s in many])
-
-    def supernet(many):
-        losses = 2 * hidden_taste(many)
-        losses[0] = np.nan  # a candidate of the first network has left it
-        return losses
-
-    drawn = region.draw(rng, 20)
-    trained = [Scored(s, x) for s, x in zip(drawn, hidden_taste(drawn), strict=True)]
-    blind = propose(region, trained, seed=0, drawn=3000)
-    nothing = propose(region, trained, seed=0, drawn=3000, score=lambda many: [np.nan] * len(many))
-    assert nothing == blind
-    told = propose(region, trained, seed=0, drawn=3000, score=supernet)
-    assert hidden_taste(told).mean() < hidden_taste(blind).mean()
 
 
 def test_what_cannot_be(shapes):

@@ -52,15 +52,6 @@ def test_a_long_search_has_no_more_records_than_a_short_one():
     assert (again.records, again.interval) == (history.records, 8)
 
 
-@pytest.mark.parametrize("half", ["weights", "architecture"])
-def test_a_loss_that_is_not_finite_ends_the_search(half):
-    history, loop = HistoryHook(), Loop(step=1)
-    history.after_step(loop)
-    loop.step, loop.losses[half] = 2, float("nan")
-    with pytest.raises(DivergedError, match=rf"the loss of the {half} is nan at step 2\. Lower"):
-        history.after_step(loop)
-
-
 def test_tensorboard_has_the_scalars(tmp_path):
     history, loop = HistoryHook(tmp_path), Loop(step=1)
     history.before_run(loop)

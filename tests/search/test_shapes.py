@@ -265,7 +265,6 @@ def test_features_and_multiply_accumulates(quick, rng):
                 np.mean([b.kind == "fused_irb" for b in inner]),
                 np.mean(np.log([b.hidden for b in inner])),
                 np.log(expected),
-                len(keys),
             ]
         )
 
