@@ -7,8 +7,9 @@ from the widths of the others.
 
 Preferences learn by the score function: the gain of a draw times the derivative of its logarithmic
 probability. Of a draw's gain, what a linear model of earlier draws explains by the *other* choices
-is taken off first. That changes no expectation, since choices are drawn independently, and takes
-most of the noise away.
+is taken off first, which takes most of the noise away. It changes no expectation as far as choices
+are independent. They nearly are: draws that do not scale onto the budget are thrown away, and where
+most of them do not, some choices are not drawn but are a layer's cheapest or dearest.
 """
 
 from __future__ import annotations

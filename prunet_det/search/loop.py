@@ -280,7 +280,11 @@ class SearchLoop:
         )
 
     def _settle_widths(self, architecture: Architecture) -> None:
-        """Keeps the widths that were found only where they are better than uniform ones."""
+        """Keeps the widths that were found only where they are better than uniform ones.
+
+        By the images that they were found on, whole and unaugmented, which is in their favour; in
+        the last tier both are trained from scratch.
+        """
         found = architecture.shape()
         uniform = self.shapes.uniform(found, architecture.budget_ms)
         if uniform is None or uniform == found:
