@@ -206,6 +206,7 @@ class _Search:
         budgets, state = config.budgets_ms, None
         if (self.folder / CHECKPOINT_FILE).exists():
             state = read_checkpoint(self.folder / CHECKPOINT_FILE)
+            self.checkpoint.check(state)
             budgets = tuple(state["budgets_ms"])
         self.loop = self._build_loop([self._architecture(ms) for ms in budgets])
         if state is not None:
@@ -282,7 +283,12 @@ class _Search:
         for architecture in self.loop.architectures:
             ms = architecture.budget_ms
             folder = network_folder(self.folder, ms)
-            done = FoundNetwork.load(folder) if (folder / RUN_FILE).exists() else None
+            done = None
+            if (folder / RUN_FILE).exists():
+                try:
+                    done = FoundNetwork.load(folder)
+                except UserError as error:
+                    logger.warning("%s The network for %g ms is made anew.", error, ms)
             if done is None or not done.final:
                 done = self._found(architecture.shape(), ms, TIERS)
             networks[ms] = done

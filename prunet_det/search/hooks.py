@@ -254,24 +254,31 @@ class CheckpointHook(SearchHook):
         with atomic_path(self.path) as temporary:
             torch.save(state, temporary)
 
-    def load(self, loop: SearchLoop, state: Mapping[str, Any]) -> None:
-        """Brings a loop and the hooks to a checkpoint.
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Checks that a checkpoint is of this search.
 
         Args:
-            loop: Loop that was built alike.
             state: What `read_checkpoint` gave.
 
         Raises:
-            UserError: If the checkpoint is of another search; the sentence says what differs.
+            UserError: If it is of another one; the sentence says what differs.
         """
         for key, value in self.identity.items():
             before = state["identity"].get(key)
             if before != value:
                 raise UserError(
                     f"the search to resume has another {key} ({_short(before)}, not "
-                    f"{_short(value)}); resume with the command that it was started with, or give "
-                    "another --out."
+                    f"{_short(value)}); use another folder, or resume it as it was started: "
+                    f"{state['command'] or 'its command is not known'}"
                 )
+
+    def load(self, loop: SearchLoop, state: Mapping[str, Any]) -> None:
+        """Brings a loop and the hooks to a checkpoint.
+
+        Args:
+            loop: Loop that was built alike.
+            state: What `read_checkpoint` gave, and `check` approved.
+        """
         self.command = state["command"]
         loop.load_state_dict(state["loop"])
         for name, hook in self.hooks.items():

@@ -78,9 +78,7 @@ def test_a_checkpoint_brings_loop_and_hooks_back(checkpoint, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["search.pth"]
     assert read_checkpoint(checkpoint.path)["budgets_ms"] == [0.5]
     with pytest.raises(UserError, match=r"has another seed \(0, not 1\)"):
-        CheckpointHook(checkpoint.path, {"seed": 1}, 10, {}).load(
-            other, read_checkpoint(checkpoint.path)
-        )
+        CheckpointHook(checkpoint.path, {"seed": 1}, 10, {}).check(read_checkpoint(checkpoint.path))
 
 
 def test_weights_that_are_not_finite_leave_the_checkpoint_before(checkpoint):

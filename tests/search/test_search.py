@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,25 @@ def test_a_search_is_not_overwritten_nor_resumed_as_another(found, tiny, tmp_pat
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="a result without a checkpoint"):
         search(tiny(tmp_path))
+
+
+def test_a_damaged_network_is_made_anew(found, tiny, tmp_path, caplog):
+    folder = tmp_path / "copy"
+    shutil.copytree(found.folder, folder)
+    (folder / "0.24ms" / "weights.safetensors").write_bytes(b"half")
+    (folder / "0.27ms" / "run.json").write_text("{")
+    assert search(tiny(folder, budgets_ms=BUDGETS, resume=True)).lines == found.lines
+    assert files(folder) == files(found.folder)
+    for ms in BUDGETS:
+        assert f"The network for {ms} ms is made anew." in caplog.text
+
+
+def test_another_device_is_said_before_its_budgets(found, tiny):
+    """A budget of the search that another device cannot meet is not what is wrong."""
+    a100 = dataclasses.replace(tiny(found.folder).pricing, device="a100")
+    config = tiny(found.folder, budgets_ms=(0.13,), pricing=a100, resume=True)
+    with pytest.raises(UserError, match=r"another device \(v100, not a100\)"):
+        search(config)
 
 
 def test_an_unfinished_search_takes_no_other_budgets(tiny, tmp_path, monkeypatch):
