@@ -133,9 +133,16 @@ class SearchConfig:
         if not budgets or any(not 0 < ms < float("inf") for ms in budgets):
             given = ", ".join(f"{ms:g}" for ms in budgets) or "none"
             raise InputError(f"the budgets must be milliseconds above 0, got {given}.")
-        folders = {f"{ms:g}" for ms in budgets}
-        if list(budgets) != sorted(budgets) or len(folders) < len(budgets):
-            raise InputError("a budget is given twice, or they are not in increasing order.")
+        if list(budgets) != sorted(budgets):
+            raise InputError("the budgets must be in increasing order.")
+        for ms in budgets:
+            if float(f"{ms:g}") != ms:
+                raise InputError(
+                    f"a budget has at most six digits, since its folder is named by it: got {ms}; "
+                    f"give {ms:g}."
+                )
+        if len(set(budgets)) < len(budgets):
+            raise InputError("a budget is given twice.")
         positive_int(self.input_size, "the input size")
         positive_int(self.jobs, "the number of jobs")
         if not isinstance(self.seed, int) or self.seed < 0:

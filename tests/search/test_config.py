@@ -62,9 +62,9 @@ def test_other_data(tmp_path):
         ({"budget_ms": []}, "budgets must be milliseconds above 0, got none"),
         ({"budget_ms": [0.5, float("nan")]}, "above 0, got 0.5, nan"),
         ({"budget_ms": [0.5, 0.5]}, "given twice"),
-        ({"budget_ms": [0.5, 0.50000001]}, "given twice"),  # one folder for both
         ({"options": {"optim_wrapper.type": "AmpOptimWrapper"}}, "give --amp"),
         ({"options": {"optim_wrapper.accumulative_counts": 2}}, "without accumulative_counts"),
+        ({"budget_ms": [0.5, 0.50000001]}, r"at most six digits.* got 0\.50000001; give 0\.5\."),
         ({"input_size": 0}, "the input size must be a positive integer"),
         ({"seed": -1}, "the seed must be 0 or more"),
         ({"off": ("layer",)}, "must be of widths, candidates, layers"),
