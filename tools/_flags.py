@@ -1,6 +1,7 @@
 """Flags that several tools share; importing this lets Ctrl-C end a tool that still imports."""
 
 import argparse
+import difflib
 import os
 import signal
 import sys
@@ -44,6 +45,10 @@ def parse_verbs(
         add_flags(own)
         own.set_defaults(run=run)
     named = argv and (argv[0] in verbs or argv[0] in ("-h", "--help"))
+    if argv and not named and argv[0].isalpha():  # no path, no flag
+        meant = difflib.get_close_matches(argv[0], verbs, n=1, cutoff=0.75)
+        if meant:
+            parser.error(f"there is no verb {argv[0]!r}. Did you mean {meant[0]!r}?")
     return parser.parse_args(argv if named else [usual, *argv])
 
 

@@ -85,7 +85,7 @@ TRAINING = rows_of(
     ("prunet_efdet.py", "there is no config file prunet_efdet.py"),
     ("c.json", "c.json is no model config: it has no `model`", {"c.json": {}}),
     ("c.py", "c.py is no valid config: 'utf-8'", {"c.py": BINARY}),
-    ("quick.py", "train_dataloader"),
+    ("quick.py", "quick.py is no model config"),
     ("configs/benchmark/digits.py", "digits.py is no model config"),
     config("", "c.py is no model config"),
     config("model = dict(\n", r"c.py is no valid config: '\(' was never closed"),
@@ -187,7 +187,7 @@ TESTING = rows_of(
     ),
     (f"{WEIGHTS} --out r.json", "--out: r.json is a folder", {"r.json": None}),
     (f"{WEIGHTS} --out f/r.json", "--out: f cannot be written", {"f": "a file"}),
-    ("quick.py w.safetensors", "has no test_dataloader", {"w.safetensors": SHIPPED.read_bytes()}),
+    ("quick.py w.safetensors", "is no model config", {"w.safetensors": SHIPPED.read_bytes()}),
     (
         f"prunet_digits.py w.safetensors {DIGITS}",
         "w.safetensors does not fit the model",
@@ -408,6 +408,7 @@ NO_RUN = "d/0.5ms/run.json is no run of a search"
 SEARCH = rows_of(
     "search_backbone",
     ("quick.py", "arguments are required: --budget-ms"),
+    ("prics quick.py --budget-ms 1", "there is no verb 'prics'. Did you mean 'prices'?"),
     ("gone.py --budget-ms 1", "there is no config file gone.py"),
     ("c.py --budget-ms 1", "c.py is no valid config", {"c.py": "x = ("}),
     (f"{QUICK} --budget-ms nan", "--budget-ms: must be a number above 0, got nan"),
@@ -430,6 +431,7 @@ SEARCH = rows_of(
     (f"{QUICK} --cfg-options search.warmup=many", "warmup must be an integer, got 'many'"),
     (f"{QUICK} --cfg-options search.warm=3", "search: unknown key 'warm'.*mean 'warmup'"),
     (f"{QUICK} --cfg-options space.kind=conv", "'kind'.*[Dd]id you mean '?(space.)?kinds"),
+    (f"{QUICK} --cfg-options search.batch=0", "search.batch must be a positive integer, got 0"),
     (f"{QUICK} --cfg-options recipe.batch_size=0", "batch_size .*must be 1 or more"),
     (f"{QUICK} --cfg-options finalists.kept=3", "finalists: kept must be a list, got 3"),
     (f"{QUICK} --cfg-options optim_wrapper.optimizer.type=Nadir", "Nadir"),
@@ -479,7 +481,7 @@ def beside(name: str, content: object, says: str) -> tuple:
 
 BENCHMARK = rows_of(
     "benchmark",
-    ("tme --suite s.py", "unrecognized arguments: tme", {"s.py": SUITE}),
+    ("tme --suite s.py", "there is no verb 'tme'. Did you mean 'time'?", {"s.py": SUITE}),
     ("--suite gone --out out", "there is no suite gone; the package's are coco, digits"),
     ("--suite s.py --out out", "there is no suite s.py", {"s.py": None}),
     suite("", "s.py is no valid suite: it has no 'config'"),
