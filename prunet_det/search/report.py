@@ -120,7 +120,7 @@ def _network_lines(
         lines += ["### How the tiers went", "", *_save(folder, prefix, pictures, own)]
     happened = [f"* step {step}: {text}" for step, of, text in events if of in (0.0, ms)]
     if happened:
-        lines += ["### What left", "", *happened, ""]
+        lines += ["### What happened", "", *happened, ""]
     return lines
 
 
@@ -173,8 +173,9 @@ def _draw_losses(history: Records) -> Figure:
     halves = (("weights", "blue", "weights'"), ("architecture", "orange", "architecture's"))
     for name, colour, whose in halves:
         values = np.array([r[f"{name}_loss"] for r in history], float)
-        if name == "architecture":  # before the tiers there is none
-            values[[not r["architectures"] for r in history]] = np.nan
+        if name == "architecture":  # known from the tiers' first step on
+            known = [bool(r["architectures"]) for r in history]
+            values[~np.array([False, *known[:-1]])] = np.nan
         if np.isfinite(values).any():
             axis.plot(steps, values, color=PALETTE[colour], label=f"{whose} half")
     _mark_phases(axis, history)
