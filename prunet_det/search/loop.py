@@ -234,8 +234,10 @@ class SearchLoop:
         shapes = self.shapes.fair(rng, count, span, left)
         if self.phase == TIERS:
             for k in range(self.step % 2, count, 2):
-                architecture = self.architectures[(self.step + k // 2) % len(budgets)]
-                shapes[k] = architecture.sample(self.step, self.settings.draws + 1)[-1].shape
+                turn, place = divmod(k // 2, len(budgets))
+                architecture = self.architectures[(self.step + place) % len(budgets)]
+                drawn = architecture.sample(self.step, self.settings.draws + 1 + turn)
+                shapes[k] = drawn[-1].shape  # another one each turn
         return shapes
 
     # Architectures.

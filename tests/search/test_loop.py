@@ -212,6 +212,14 @@ def test_in_the_tiers_half_of_the_paths_are_the_architectures(shapes):
     assert sum(off < 0.016 for off in near) >= 2
 
 
+@pytest.mark.parametrize("budgets", [(0.25,), (0.2, 0.25)])
+def test_no_path_of_a_step_is_trained_twice(shapes, budgets):
+    loop = build(shapes, budgets=budgets)
+    loop.phase = "tiers"
+    for loop.step in range(4):
+        assert len({path.key for path in loop._paths()}) == 4
+
+
 def test_a_mixture_can_train_the_weights(shapes):
     loop = build(shapes, weights="mixture", hooks=[Stop(12)])
     loop.run()
