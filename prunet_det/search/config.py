@@ -272,6 +272,7 @@ def _chosen_data(
     """The data of a config, with another folder or other classes if they are asked for."""
     chosen = dict(data)
     if folder is not None:
+        chosen.pop("span", None)  # of the file's own data
         chosen["dataset"] = {
             "type": "ImageFolder",
             "data_root": os.fspath(folder),

@@ -56,6 +56,14 @@ def test_other_data(tmp_path):
     assert data["dataset"]["transform"] == read().data["dataset"]["transform"]
 
 
+def test_own_data_are_searched_on_as_a_whole(tmp_path):
+    given = [
+        SearchConfig.from_file("search/prunet.py", budget_ms=0.5, data=folder).data.get("span")
+        for folder in (None, tmp_path)
+    ]
+    assert given == [(0.0, 0.8), None]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
