@@ -174,19 +174,11 @@ class _Search:
         self.config, self.costs, self.halves = config, costs, halves
         self.shapes, self.is_main = Shapes(costs), dist.is_main_process()
         self.folder = prepare_folder(config)
-        crops = halves["weights"]
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
             "prices (digest)": costs.table_hash,
-            "data (digest)": digest(
-                [
-                    crops.data_hash,
-                    crops.classes,
-                    len(crops),
-                    dataclasses.asdict(crops.augmentation),
-                ]
-            ),
+            "data (digest)": digest([crops.identity for crops in halves.values()]),
         }
         self.history = HistoryHook(self.folder if self.is_main else None)
         hooks: dict[str, SearchHook] = {"history": self.history}

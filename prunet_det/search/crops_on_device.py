@@ -134,6 +134,12 @@ class DeviceCrops:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def identity(self) -> list[Any]:
+        """What tells these crops from others, beside their seed, as JSON values."""
+        augmentation = dataclasses.asdict(self.augmentation)
+        return [self.data_hash, list(self.classes), len(self), self.part, augmentation]
+
     def with_seed(self, seed: int) -> DeviceCrops:
         """The same images with another order and augmentation."""
         return dataclasses.replace(self, seed=seed)

@@ -329,7 +329,7 @@ class Trainings:
 
     def _training(self, shape: Shape, steps: int) -> _Training:
         recipe = replace(self.recipe, iterations=steps, marks=())
-        about = [asdict(recipe), *map(_identity, self.halves.values())]
+        about = [asdict(recipe), *(crops.identity for crops in self.halves.values())]
         spec = self.shapes.space.to_spec(
             self.shapes.network(shape),
             "finalist",
@@ -357,11 +357,6 @@ class Trainings:
         if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < 2 * size:
             return 1
         return min(tasks, self.max_workers or usable_cores())
-
-
-def _identity(crops: DeviceCrops) -> list[Any]:
-    augmentation = asdict(crops.augmentation)
-    return [crops.data_hash, list(crops.classes), len(crops), crops.part, augmentation]
 
 
 def _train(task: _Training) -> Run:
