@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark import search_tables
-from prunet_det.benchmark.search_study import ENTRIES, FOUND, ORDER, SEARCHED, SearchStudy
+from prunet_det.benchmark.search_study import ENTRIES, ORDER, SEARCHED, SearchStudy
 from prunet_det.utils import plots
 from prunet_det.utils.io import markdown_table, read_csv
 from prunet_det.utils.plots import MARKERS, PALETTE
@@ -123,18 +123,6 @@ def searched(results: Path) -> str:
     return search_tables.markdown(search_tables.searched_table(short(results)))
 
 
-def ablations(results: Path) -> str:
-    """Searches with a tier off, beside the whole search before its last tier."""
-    study = short(results)
-    shown = [SEARCHED, FOUND, *(group for group in study.groups if group not in ORDER)]
-    return search_tables.markdown(search_tables.groups_table(study, shown))
-
-
-def agreement(results: Path) -> str:
-    """How far the search's seeds agree."""
-    return search_tables.markdown(search_tables.agreement_table(short(results)))
-
-
 def studies(results: Path) -> dict[str, SearchStudy]:
     """The studies by the long judge, by the names of their folders."""
     paths = sorted((results / LONG).rglob(ENTRIES))
@@ -210,8 +198,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "rule": rule,
     "compared": compared,
     "searched": searched,
-    "ablations": ablations,
-    "agreement": agreement,
     "judged": judged,
 }
 

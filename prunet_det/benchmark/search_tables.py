@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,29 +143,6 @@ def searched_table(study: SearchStudy) -> Table:
         )
     header = ["search seed", "top-1", "percentile of random", *names]
     return [*header, "the same time would train"], rows
-
-
-def agreement_table(study: SearchStudy) -> Table:
-    """How alike the networks of two search seeds are; layers are matched by stage and place."""
-    rows = []
-    for group in (FOUND, SEARCHED):
-        for a, b in combinations([c.entry for c in study.group(group)], 2):
-            stages = list(zip(a.spec.stages, b.spec.stages, strict=True))
-            pairs = [p for s, t in stages for p in zip(s.blocks, t.blocks, strict=False)]
-            wide = [abs(np.log(x.hidden / y.hidden)) for x, y in pairs if x.hidden and y.hidden]
-            depths = ["-".join(str(len(s.blocks)) for s in e.spec.stages) for e in (a, b)]
-            same = [[x.kind == y.kind for x, y in pairs], [x.kernel == y.kernel for x, y in pairs]]
-            rows.append(
-                [
-                    group,
-                    f"{a.search_seed}, {b.search_seed}",
-                    ", ".join(depths),
-                    *(f"{np.mean(share):.0%}" for share in same),
-                    f"{np.exp(np.mean(wide)) if wide else 1.0:.2f}",
-                ]
-            )
-    header = ["group", "search seeds", "layers a stage", "same kind", "same kernel"]
-    return [*header, "inner widths differ by a factor of"], rows
 
 
 def verdict(study: SearchStudy) -> list[str]:

@@ -198,18 +198,6 @@ def test_plots_are_pictures(tmp_path, draw):
     assert plots.shows(tmp_path / "plot.png", found)
 
 
-def test_agreement_of_the_searches(tmp_path):
-    own = [spec("a", 48, 3), spec("b", 96, 5)]
-    entries = [
-        Entry(group=SEARCHED, name=s.name, spec=s, latency_ms=0.5, search_seed=i)
-        for i, s in enumerate(own)
-    ]
-    figures = {"curve": {"200": [0.5, None]}}
-    runs = [Run(subject=s.digest, recipe="r", seed=0, figures=figures, seconds=1.0) for s in own]
-    (row,) = search_tables.agreement_table(SearchStudy(ABOUT, entries, runs))[1]
-    assert row == [SEARCHED, "0, 1", "1-1, 1-1", "100%", "50%", "2.00"]
-
-
 def test_the_published_comparison_comes_out_again():
     """To the last digit, as a study with one mark."""
     published = SearchStudy.load(PUBLISHED)
