@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -38,6 +41,7 @@ from prunet_det.search.evolution import Region, Scored, propose
 from prunet_det.search.result import SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace
+from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
 from prunet_det.utils import plots
 from prunet_det.utils.config import from_mapping, read_config
@@ -46,6 +50,8 @@ from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import digest, make_folder, rounded
 from prunet_det.utils.package import find_config, relative_path
 from prunet_det.utils.runs import Key, Run, RunStore, campaign
+
+logger = logging.getLogger(__name__)
 
 PLOTS = {"comparison.svg": draw_comparison, "curves.svg": draw_curves}
 
@@ -138,16 +144,21 @@ def _loaded(path: str, device: str) -> tuple[ShortRecipe, DeviceCrops, DeviceCro
 
 
 def train(training: Training) -> Run:
-    """Trains a network and scores it."""
+    """Trains a network and scores it; a training that diverges has learned nothing."""
     recipe, crops, score = _loaded(training.judge, training.device)
-    trained = short_run(training.spec, recipe, crops, score, training.seed)
+    start, curve = time.perf_counter(), dict[int, tuple[float, float | None]]()
+    try:
+        curve |= short_run(training.spec, recipe, crops, score, training.seed).curve
+    except DivergedError as e:  # it would whenever the study is gone on with
+        logger.warning("it counts as a top-1 of 0: %s", e)
+        curve |= dict.fromkeys(recipe.scored, (0.0, None))
     subject, digest, seed = training.key
     return Run(
         subject=subject,
         recipe=digest,
         seed=seed,
-        figures={"curve": {str(m): rounded(scores) for m, scores in trained.curve.items()}},
-        seconds=round(trained.seconds, 2),
+        figures={"curve": {str(mark): rounded(scores) for mark, scores in curve.items()}},
+        seconds=round(time.perf_counter() - start, 2),
         made=training.made,
     )
 
@@ -227,9 +238,11 @@ class Rows:
         own = [c for c in study.group(SEARCHED) if c.entry.search_seed == seed]
         count = study.affordable(own[0], mark) if own else len(random)
         chosen = np.random.default_rng((seed, 3)).permutation(len(random))[:count]
+        told = [(random[i].entry.spec, random[i].runs[0].figures["curve"]) for i in chosen]
+        losses = [curve[str(mark)][1] for _, curve in told]
         trained = [
-            Scored(self._shape(c.entry.spec), c.runs[0].figures["curve"][str(mark)][1])
-            for c in [random[i] for i in chosen]
+            Scored(self._shape(spec), math.inf if loss is None else loss)
+            for (spec, _), loss in zip(told, losses, strict=True)
         ]
         best = propose(self.region, trained, seed, count=1)[0]
         return self._entry(SURROGATE, f"{SURROGATE} {seed}", best, seed)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from prunet_det.arch.spec import Provenance
+from prunet_det.benchmark import search_compare
 from prunet_det.benchmark.search_compare import CompareOptions, Judge, compare
 from prunet_det.benchmark.search_study import (
     ENTRIES,
@@ -28,6 +29,8 @@ from prunet_det.search.costs import Pricing
 from prunet_det.search.result import FoundNetwork, SearchResult
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
+from prunet_det.training.divergence import DivergedError
+from prunet_det.training.short_run import short_run
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.runs import RECORDS, RunStore
 from tests.search.conftest import SMALL
@@ -164,6 +167,21 @@ def test_what_is_trained_is_not_trained_again(done):
     )
     more = compare(replace(given, trainings=3))
     assert min(len(c.runs) for c in more.contestants) == 3
+
+
+def test_a_training_that_diverges_ends_no_study(judge, config, tmp_path, monkeypatch, caplog):
+    def diverges(spec, recipe, train, score, seed):
+        if spec.name == "random_0" and seed == 0:
+            raise DivergedError("the loss is nan.")
+        return short_run(spec, recipe, train, score, seed)
+
+    monkeypatch.setattr(search_compare, "short_run", diverges)
+    given = options(tmp_path, judge, config=config, budget_ms=BUDGET, surrogates=1)
+    study = compare(given)
+    bad, *others = study.group(RANDOM)
+    assert bad.scores(3)[0] == 0.0 and len(bad.losses(3)) == 1 and "top-1 of 0" in caplog.text
+    assert all(len(c.losses(3)) == 2 for c in others) and len(study.group(SURROGATE)) == 1
+    assert compare(given).to_dict() == study.to_dict()
 
 
 def test_networks_of_another_study_are_judged_without_prices_or_space(done, judge, tmp_path):
