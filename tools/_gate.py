@@ -34,13 +34,12 @@ def add_prices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=at_least(2), default=16, help="networks [16]")
 
 
-def supernet(args: argparse.Namespace) -> Any:
-    """The loop of a supernet that has all candidates still."""
+def search_config(args: argparse.Namespace) -> Any:
+    """A search whose supernet has all candidates at its end."""
     from prunet_det.search import SearchConfig
-    from prunet_det.search.api import train_supernet
 
     given = {name: getattr(args, name) for name in ("device", "batch", "input_size", "seed")}
-    config = SearchConfig.from_file(
+    return SearchConfig.from_file(
         args.config,
         budget_ms=args.budget_ms,
         options={**(args.cfg_options or {}), "search.tiers": 0},
@@ -50,7 +49,6 @@ def supernet(args: argparse.Namespace) -> Any:
         progress=not args.quiet,
         **{name: value for name, value in given.items() if value is not None},
     )
-    return train_supernet(config)
 
 
 def write(args: argparse.Namespace, figures: dict[str, Any]) -> None:
@@ -68,15 +66,15 @@ def run_gate(args: argparse.Namespace) -> None:
     """Does a supernet rank networks as their trainings from scratch do?"""
     from prunet_det.benchmark.search_gate import rank_networks
     from prunet_det.benchmark.search_study import RANDOM, SearchStudy
+    from prunet_det.search.api import train_supernet
     from prunet_det.utils.io import text_table
 
-    study = SearchStudy.load(args.study)  # missed now, not after a training
-    loop = supernet(args)
+    config, study = search_config(args), SearchStudy.load(args.study)
     random = study.group(RANDOM)
-    networks = {
-        c.entry.name: loop.shapes.shape_of(loop.shapes.space.network_of(c.entry.spec))
-        for c in random
-    }
+    # A study of another space is refused now, not after a training.
+    found_in = {c.entry.name: config.space.network_of(c.entry.spec) for c in random}
+    loop = train_supernet(config)
+    networks = {name: loop.shapes.shape_of(network) for name, network in found_in.items()}
     found = rank_networks(loop, networks, {c.entry.name: study.mean(c) for c in random})
     rows = [
         [name, f"{r['judged']:.3f}", f"{r['loss']:.3f}", f"{r['top1']:.3f}"]
@@ -94,9 +92,10 @@ def run_gate(args: argparse.Namespace) -> None:
 def run_prices(args: argparse.Namespace) -> None:
     """What latency and layers are worth, at their own latency and at equal latency."""
     from prunet_det.benchmark.search_gate import price_layers
+    from prunet_det.search.api import train_supernet
     from prunet_det.utils.io import text_table
 
-    loop = supernet(args)
+    loop = train_supernet(search_config(args))
     found = price_layers(loop, args.budget_ms, args.count, loop.seed)
     rows = [
         [title, *(f"{row[key][0]:+.3f} +- {row[key][1]:.3f}" for key in KEYS)]

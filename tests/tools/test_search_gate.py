@@ -66,3 +66,10 @@ def test_a_study_that_is_none_is_refused_before_the_training(refused, shared, tm
     args = ("gate", *shared, "--supernet", tmp_path / "s", "--study", tmp_path)
     assert "there is no list of compared networks" in refused("search_backbone", *args)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_study_of_another_space_is_refused_before_the_training(refused, study, tmp_path):
+    args = ("gate", "search/quick.py", "--budget-ms", 0.5, "--supernet", tmp_path / "s", "--quiet")
+    said = refused("search_backbone", *args, "--study", study)
+    assert "random_0 has another stem or tail than the space" in said
+    assert not (tmp_path / "s").exists()
