@@ -4,7 +4,7 @@
         --out work_dirs/demo/search
     python tools/train.py configs/prunet_effdet_searched.py --work-dir work_dirs/demo
 
-The backbone starts with the weights that it inherited from the supernet.
+The backbone starts with the weights that it has from the search.
 """
 
 _base_ = ["prunet_effdet.py"]

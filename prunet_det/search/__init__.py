@@ -2,9 +2,10 @@
 
 `SearchConfig` says what is asked for, `search(config)` gives a `SearchResult`. Of the files,
 `space` says what may be chosen and `costs` what it takes; `shapes` brings networks to a latency;
-`supernet` holds the weights; `widths`, `schedule` and `architecture` are the tiers, `loop` and
-`hooks` their course; `evolution` and `finalists` choose too; `config`, `api`, `records`, `result`
-and `report` are the two ends; `baselines` and `gate` are what to hold against it all.
+`supernet` holds the weights, `weights` trains them and `scorer` asks them; `widths`, `schedule` and
+`architecture` are the tiers, `loop` and `hooks` their course; `evolution` and `finalists` choose
+too; `config`, `api`, `records`, `result` and `report` are the two ends; `baselines` are what to
+hold against it all.
 """
 
 from importlib import import_module
