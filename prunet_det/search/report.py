@@ -58,7 +58,10 @@ def write_report(
         lines += [markdown_table(["phase", "seconds"], rows)]
     pictures: list[tuple[str, str, Figure]] = []
     if sum("top1" in n.figures for n in networks) > 1:
-        caption = "Top-1 of the networks on the half of the data that their weights have not seen."
+        caption = (
+            "Top-1 of the networks on the half of the data that their weights have not seen, but "
+            "that they were chosen by; other images are less kind to them."
+        )
         pictures.append(("curve.png", caption, _draw_curve(networks)))
     if history:
         pictures += [
@@ -243,7 +246,9 @@ def _draw_tiers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figu
         axis.set(xlim=(steps[0], max(steps[-1], steps[0] + 1)), ylim=(0, 1.03))
         axis.locator_params(nbins=4)
     lines = list(names.values())
-    figure.legend(lines, list(names), loc="outside upper center", ncols=6, frameon=False)
+    figure.legend(
+        lines, list(names), loc="outside upper center", ncols=7, frameon=False, fontsize=8
+    )
     return figure
 
 
