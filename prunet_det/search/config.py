@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ class SearchConfig:
         cls,
         path: str | os.PathLike[str],
         *,
-        budget_ms: float | Sequence[float],
+        budget_ms: float | Iterable[float],
         options: Mapping[str, Any] | None = None,
         data: str | os.PathLike[str] | None = None,
         classes: Sequence[str] | int | None = None,
@@ -214,6 +214,12 @@ class SearchConfig:
         priced = {f.name for f in fields(Pricing)} - {"progress"}
         known = sorted((own | priced) - set(_SECTIONS) - {"pricing", "optim_wrapper"})
         check_keys(asked, known, (), "the search", InputError)
+        for name in ("off", "names"):
+            if name in asked:  # one of them may be given by itself
+                value = asked[name]
+                asked[name] = (value,) if isinstance(value, str) else tuple(value)
+        if isinstance(classes, str):
+            classes = (classes,)
         values: dict[str, Any] = {
             name: from_mapping(kind, cfg.get(name, {}), f"{where}: {name}", InputError)
             for name, kind in _SECTIONS.items()
@@ -225,7 +231,9 @@ class SearchConfig:
         )
         if "optim_wrapper" in cfg:
             values["optim_wrapper"] = cfg["optim_wrapper"]
-        budgets = [budget_ms] if isinstance(budget_ms, (int, float)) else list(budget_ms)
+        budgets = list(budget_ms) if isinstance(budget_ms, Iterable) else [budget_ms]
+        if isinstance(budget_ms, str) or not all(isinstance(ms, (int, float)) for ms in budgets):
+            raise InputError(f"the budgets must be milliseconds above 0, got {budget_ms!r}.")
         order = sorted(range(len(budgets)), key=lambda i: budgets[i])
         if len(values.get("names", ())) == len(budgets):
             values["names"] = tuple(values["names"][i] for i in order)

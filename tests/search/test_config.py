@@ -28,6 +28,13 @@ def test_a_config_is_a_file_and_what_is_asked_for():
     ]
 
 
+def test_one_part_name_or_class_is_given_by_itself():
+    config = read(budget_ms=0.5, off="widths", names="mine", classes="3")
+    assert (config.off, config.names, config.data["classes"]) == (("widths",), ("mine",), 3)
+    same = read(budget_ms=[0.5], off=["widths"], names=["mine"], classes=3)
+    assert config.command == same.command
+
+
 def test_names_follow_their_budgets():
     config = read(budget_ms=[0.8, 0.5], names=("large", "small"))
     assert config.name_of(0.5) == "small" and config.name_of(0.8) == "large"
@@ -69,6 +76,8 @@ def test_own_data_are_searched_on_as_a_whole(tmp_path):
     [
         ({"budget_ms": []}, "budgets must be milliseconds above 0, got none"),
         ({"budget_ms": [0.5, float("nan")]}, "above 0, got 0.5, nan"),
+        ({"budget_ms": "0.5"}, "milliseconds above 0, got '0.5'"),
+        ({"budget_ms": None}, "milliseconds above 0, got None"),
         ({"budget_ms": [0.5, 0.5]}, "given twice"),
         ({"options": {"optim_wrapper.type": "AmpOptimWrapper"}}, "give --amp"),
         ({"options": {"optim_wrapper.accumulative_counts": 2}}, "without accumulative_counts"),
