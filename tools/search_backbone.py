@@ -114,7 +114,9 @@ def run_summary(args: argparse.Namespace) -> None:
     records = [record for folder in args.folders for record in summarize(folder)]
     rows = [
         [
-            r["strategy"] + (f" without {r['off']}" if r["off"] else ""),
+            r["strategy"]
+            + " on mixtures" * (r["weights"] == "mixture")
+            + (f" without {r['off']}" if r["off"] else ""),
             r["device"],
             f"{r['budget_ms']:g}",
             str(r["seed"]),

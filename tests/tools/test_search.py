@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,11 @@ def test_results_side_by_side(found, here, tmp_path):
     _, records = read_csv(tmp_path / "s.csv")
     assert [float(r["budget_ms"]) for r in records] == list(BUDGETS)
     assert all(0.97 <= float(r["of_budget"]) <= 1 and r["seed"] == "0" for r in records)
+    other = shutil.copytree(found[0], tmp_path / "other")
+    run = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**run, "weights": "mixture", "off": ["layers"]}))
+    done = here("search_backbone", "summary", found[0], other)
+    assert done.stdout.count("on mixtures without layers") == len(BUDGETS)
 
 
 def test_a_network_is_regenerated_from_its_provenance(config, here, tmp_path):
