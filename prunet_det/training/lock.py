@@ -9,10 +9,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from prunet_det.utils.env import process_rank
-from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import file_lock, make_folder
+from prunet_det.utils.io import folder_lock
 
-LOCK_FILE = ".lock"
 # The workers of a loader hold the lock of a killed training until they see that it is gone: they
 # look every 5 seconds (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL).
 _GRACE = 8.0
@@ -33,13 +31,9 @@ def work_dir_lock(cfg: Config) -> Iterator[None]:
     if cfg.get("launcher", "none") != "none" and process_rank() > 0:
         yield
         return
-    path = make_folder(cfg.work_dir) / LOCK_FILE
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(path, seconds=_GRACE))
-        except TimeoutError as e:
-            raise UserError(
-                f"another training works in {Path(cfg.work_dir)}; wait for its end, or give this "
-                "one another --work-dir."
-            ) from e
+    refusal = (
+        f"another training works in {Path(cfg.work_dir)}; wait for its end, or give this one "
+        "another --work-dir."
+    )
+    with folder_lock(cfg.work_dir, refusal, _GRACE):
         yield

@@ -17,6 +17,7 @@ from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 
 PathLike = str | os.PathLike[str]
+LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
@@ -221,6 +222,26 @@ def file_lock(
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: PathLike, refusal: str, seconds: float = 0) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if it is missing.
+
+    Args:
+        folder: Folder in which the lock's file lies.
+        refusal: Sentence of the error.
+        seconds: Time to wait at most, for a process that may be ending.
+
+    Raises:
+        UserError: If another process works there, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(make_folder(folder) / LOCK_FILE, seconds=seconds))
+        except TimeoutError as e:
+            raise UserError(refusal) from e
+        yield
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], comments: Mapping[str, Any]) -> str:

@@ -17,12 +17,12 @@ from typing import Any, Protocol, TypeVar
 
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import file_lock, make_folder
+from prunet_det.utils.io import folder_lock, make_folder
 from prunet_det.utils.jobs import run_in_processes
 
 logger = logging.getLogger(__name__)
 
-RECORDS, LOCK_FILE = "records.jsonl", ".lock"
+RECORDS = "records.jsonl"
 Key = tuple[str, str, int]
 _RESTARTS = 2  # of processes that died: of want of memory, say
 
@@ -136,7 +136,9 @@ def campaign(
     Raises:
         UserError: Another campaign works in the folder, runs failed, or processes keep dying.
     """
-    with _alone(store.folder):
+    folder = store.folder
+    refusal = f"another process works in {folder}; wait for its end, or give another folder."
+    with folder_lock(folder, refusal):
         every = {task.key: task for task in tasks}
         for restarts_left in reversed(range(_RESTARTS + 1)):
             left = [task for key, task in every.items() if key not in store]
@@ -177,15 +179,3 @@ def _do_all(
             else:
                 failed.append(error)
     return failed
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(make_folder(folder) / LOCK_FILE, seconds=0))
-        except TimeoutError as e:
-            raise UserError(
-                f"another process works in {folder}; wait for its end, or give another folder."
-            ) from e
-        yield

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import file_lock
-from prunet_det.utils.runs import LOCK_FILE, RECORDS, Run, RunStore, campaign
+from prunet_det.utils.io import LOCK_FILE, file_lock
+from prunet_det.utils.runs import RECORDS, Run, RunStore, campaign
 
 
 @dataclass(frozen=True)
