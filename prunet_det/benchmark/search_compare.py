@@ -45,11 +45,10 @@ from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
 from prunet_det.utils import plots
 from prunet_det.utils.config import from_mapping, read_config
-from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import digest, make_folder, rounded
 from prunet_det.utils.package import find_config, relative_path
-from prunet_det.utils.runs import Key, Run, RunStore, campaign
+from prunet_det.utils.runs import Key, Run, RunStore, campaign, made_here
 
 logger = logging.getLogger(__name__)
 
@@ -362,8 +361,7 @@ def _trained(options: CompareOptions) -> SearchStudy:
 
 def _train_all(options: CompareOptions, judge: Judge, entries: Sequence[Entry]) -> None:
     device = options.train_on or ("cuda" if torch.cuda.is_available() else "cpu")
-    here = environment()
-    made = {"device": device, **{key: here[key] for key in ("commit", "date", "machine")}}
+    made = {"device": device, **made_here()}
     shared: dict[str, Any]
     shared = dict(judge=judge.path, recipe=judge.digest, device=device, made=made)
     tasks = [  # so that an early end leaves all networks with as many trainings

@@ -26,10 +26,10 @@ from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
 from prunet_det.utils.config import positive_int
-from prunet_det.utils.env import environment, usable_cores
+from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
-from prunet_det.utils.runs import Key, Run, RunStore, campaign
+from prunet_det.utils.runs import Key, Run, RunStore, campaign, made_here
 from prunet_det.zoo import create
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
@@ -372,14 +372,13 @@ def _train(task: _Training) -> Run:
         logger.warning("a finalist counts as the worst: %s", e)
         figures = {"top1": 0.0, "loss": None, "error": str(e)}
     subject, about, seed = task.key
-    made = {key: str(environment()[key]) for key in ("commit", "date", "machine")}
     return Run(
         subject=subject,
         recipe=about,
         seed=seed,
         figures=figures,
         seconds=round(seconds, 2),
-        made=made,
+        made=made_here(),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prunet_det.utils.config import from_mapping
+from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import folder_lock, make_folder
 from prunet_det.utils.jobs import run_in_processes
@@ -110,6 +111,12 @@ class Task(Protocol):
     @property
     def key(self) -> Key:
         """Of the run that comes of it."""
+
+
+def made_here() -> dict[str, str]:
+    """Says the commit, date and machine of runs that are done now and here."""
+    here = environment()
+    return {key: here[key] for key in ("commit", "date", "machine")}
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
