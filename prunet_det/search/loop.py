@@ -177,7 +177,8 @@ class SearchLoop:
         self._read_loss()
         self._unread = _Sent(loss)
         if sent is not None:
-            self._learn(*sent)
+            self.losses["architecture"] = self._learn(self.architectures, *sent, self.progress)
+            self._drop_what_left()
 
     def _read_loss(self) -> None:
         """Reads the loss of the step before."""
@@ -243,18 +244,46 @@ class SearchLoop:
     # Architectures.
 
     def _draw(self) -> tuple[list[list[Draw]], _Sent]:
-        """Starts scoring what every architecture draws, on one batch for all of them."""
+        """Starts scoring what every architecture draws in this step."""
+        return self._drawn_by(self.architectures, self.step, self.step)
+
+    def _drawn_by(
+        self, architectures: Sequence[Architecture], step: int, batch: int
+    ) -> tuple[list[list[Draw]], _Sent]:
+        """Starts scoring what architectures draw, on one batch for all of them.
+
+        Args:
+            architectures: They draw.
+            step: Number of the step, which gives the draws.
+            batch: Number of the batch.
+        """
         s = self.settings
-        images, labels = self.halves["architecture"].batch(self.step, s.draws_batch)
-        drawn = [a.sample(self.step, s.draws) for a in self.architectures]
+        images, labels = self.halves["architecture"].batch(batch, s.draws_batch)
+        drawn = [a.sample(step, s.draws) for a in architectures]
         shapes = [draw.shape for draws in drawn for draw in draws]
         numbers = torch.cat([self.scorer.losses(shapes, images, labels), self._checksum])
         if dist.get_world_size() > 1:
             dist.all_reduce(numbers, "mean")
         return drawn, _Sent(numbers)
 
-    def _learn(self, drawn: list[list[Draw]], sent: _Sent) -> None:
-        """One step of every architecture, and what follows from it for the supernet."""
+    def _learn(
+        self,
+        architectures: Sequence[Architecture],
+        drawn: list[list[Draw]],
+        sent: _Sent,
+        progress: float,
+    ) -> float:
+        """One step of architectures, from what `_drawn_by` gave.
+
+        Args:
+            architectures: They learn.
+            drawn: What each has drawn.
+            sent: Losses of all draws.
+            progress: Progress of the tiers, 0..1.
+
+        Returns:
+            Mean loss of the draws.
+        """
         *losses, checksum = sent.read()
         if checksum != self._own_checksum:
             raise RuntimeError(
@@ -263,11 +292,14 @@ class SearchLoop:
             )
         if not np.isfinite(losses).all():
             raise _diverged("architecture", float(np.mean(losses)), self.step)
-        self.losses["architecture"] = float(np.mean(losses))
-        each = np.split(np.array(losses), len(self.architectures))
-        for architecture, draws, own in zip(self.architectures, drawn, each, strict=True):
-            for event in architecture.step(draws, own, self.progress):
+        each = np.split(np.array(losses), len(architectures))
+        for architecture, draws, own in zip(architectures, drawn, each, strict=True):
+            for event in architecture.step(draws, own, progress):
                 self._note(event, architecture.budget_ms)
+        return float(np.mean(losses))
+
+    def _drop_what_left(self) -> None:
+        """Cuts what no architecture has any more from the supernet."""
         structure = [np.flatnonzero(row).tolist() for row in self.left]
         if structure != self.supernet.structure():
             self.weights.restructure(structure)
@@ -318,13 +350,8 @@ class SearchLoop:
         start, s = time.perf_counter(), self.settings
         architecture.restrict(self.left)
         for step in range(s.tiers):
-            images, labels = self.halves["architecture"].batch(self.step + step, s.draws_batch)
-            draws = architecture.sample(step, s.draws)
-            losses = self.scorer.losses([draw.shape for draw in draws], images, labels)
-            if dist.get_world_size() > 1:
-                dist.all_reduce(losses, "mean")
-            for event in architecture.step(draws, _Sent(losses).read(), step / s.tiers):
-                self._note(event, architecture.budget_ms)
+            drawn = self._drawn_by([architecture], step, self.step + step)
+            self._learn([architecture], *drawn, step / s.tiers)
         self._settle_widths(architecture)
         self.architectures.append(architecture)
         self.seconds[TIERS] += time.perf_counter() - start
