@@ -121,14 +121,13 @@ def _full_networks(
     operators = np.empty((20 * count, layers), int)
     for i in range(layers):
         operators[:, i] = rng.choice(np.flatnonzero(left[i]), len(operators))
-    in_chs = np.array([layer.in_chs for layer in shapes.space.layers], float)
-    targets = in_chs * np.exp(rng.uniform(-0.7, 0.7, operators.shape))
+    targets = shapes.in_chs * np.exp(rng.uniform(-0.7, 0.7, operators.shape))
     return [s for s in shapes.fitted(operators, targets, ms) if s is not None][:count]
 
 
 def _shortened(shapes: Shapes, shape: Shape, stage: int, depth: int) -> Shape:
     """A network whose stage ends after `depth` layers."""
-    gone = [layer.stage == stage and layer.index >= depth for layer in shapes.space.layers]
+    gone = (shapes.stages == stage) & (shapes.places >= depth)
     return Shape(np.where(gone, -1, shape.operators), np.where(gone, 0, shape.widths))
 
 

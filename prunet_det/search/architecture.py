@@ -105,19 +105,17 @@ class Architecture:
         self.gram: Array = _RIDGE * np.eye(features)
         self.moment: Array = np.zeros(features)
         self.spread, self.steps = 0.0, 0
-        self._stages = np.array([layer.stage for layer in layers])
+        self._rows, self._stages, self._in_chs = shapes.rows, shapes.stages, shapes.in_chs
         self._skippable = np.array([layer.skippable for layer in layers])
-        self._in_chs = np.array([layer.in_chs for layer in layers], float)
         self._has_widths = shapes.counts > 1
-        self._rows = np.arange(len(layers))
         self._least, self._most = np.full(size, np.inf), np.full(size, -np.inf)
         for i, layer in enumerate(layers):
             for j, operator in enumerate(layer.operators):
                 ms = shapes.costs.operator_ms(i, operator)
                 self._least[i, j], self._most[i, j] = ms.min(), ms.max()
-        places = np.array([layer.index for layer in layers])
         depths = np.array(self.space.depths)[self._stages]
-        self._half = places <= depths // 2  # layers of a network with half of the skippable ones
+        # Layers of a network with half of the skippable ones.
+        self._half = shapes.places <= depths // 2
         shapes.draw(np.random.default_rng(seed), budget_ms, 1)
         narrow = np.where(self.live, self._least, np.nan)
         fixed = shapes.costs.fixed_ms

@@ -76,9 +76,8 @@ class Region:
     ) -> None:
         """A stage loses its last layer, or gains one that is as wide as the one before it."""
         layers = self.shapes.space.layers
-        stage = rng.integers(len(self.shapes.space.depths))
-        own = [i for i, layer in enumerate(layers) if layer.stage == stage]
-        last = max(i for i in own if operators[i] >= 0)
+        own = np.flatnonzero(self.shapes.stages == rng.integers(len(self.shapes.space.depths)))
+        last = own[operators[own] >= 0][-1]
         if rng.random() < 0.5:
             if layers[last].skippable:
                 operators[last], widths[last] = -1, 0

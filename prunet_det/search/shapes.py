@@ -74,6 +74,8 @@ class Shapes:
         costs, space: The same, and its space.
         counts: Number of inner widths of each layer's operators, 1 for an operator without any and
             0 where there is no such operator, (layers, most operators of a layer).
+        rows, stages, places, in_chs: Number, stage, place in it and input channels of each layer,
+            (layers,).
     """
 
     def __init__(self, costs: SpaceCosts) -> None:
@@ -81,7 +83,7 @@ class Shapes:
         layers = self.space.layers
         most = max(len(layer.operators) for layer in layers)
         self._prices = PriceArrays(costs)
-        self._rows = self._prices.rows
+        self.rows = self._prices.rows
         self.counts = np.zeros((len(layers), most), int)
         # The last operator is a layer that is left out.
         self._macs, self._fused = (
@@ -94,12 +96,12 @@ class Shapes:
                 self._macs[i, j] = _line_of_macs(layer, operator, costs.sizes[i])
                 dense = not BLOCK_KINDS[operator.kind].is_depthwise
                 self._fused[i, j] = operator.has_hidden and dense
-        self._in_chs = np.array([layer.in_chs for layer in layers], float)
-        self._stages = np.array([layer.stage for layer in layers])
-        self._places = np.array([layer.index for layer in layers])
+        self.in_chs = np.array([layer.in_chs for layer in layers], float)
+        self.stages = np.array([layer.stage for layer in layers])
+        self.places = np.array([layer.index for layer in layers])
         required = np.array([not layer.skippable for layer in layers])
         self._least_depths = np.array(
-            [np.sum(required, where=self._stages == i) for i in range(len(self.space.depths))]
+            [np.sum(required, where=self.stages == i) for i in range(len(self.space.depths))]
         )
 
     def ms(self, shape: Shape) -> float:
@@ -114,8 +116,8 @@ class Shapes:
     def macs(self, shapes: Sequence[Shape]) -> Array:
         """Multiply-accumulates of networks without stem and tail, (shapes,)."""
         operators, widths = _stacked(shapes)
-        constant, slope = np.moveaxis(self._macs[self._rows, operators], -1, 0)
-        return (constant + slope * self._prices.hidden[self._rows, operators, widths]).sum(1)
+        constant, slope = np.moveaxis(self._macs[self.rows, operators], -1, 0)
+        return (constant + slope * self._prices.hidden[self.rows, operators, widths]).sum(1)
 
     def features(self, shapes: Sequence[Shape]) -> Array:
         """What tells networks of one latency apart, for a few trainings to learn from.
@@ -128,9 +130,9 @@ class Shapes:
             mean logarithm of the inner widths in channels, logarithm of the multiply-accumulates.
         """
         operators, widths = _stacked(shapes)
-        hidden = self._prices.hidden[self._rows, operators, widths]
+        hidden = self._prices.hidden[self.rows, operators, widths]
         inner = np.maximum((hidden > 0).sum(1), 1)
-        fused = self._fused[self._rows, operators].sum(1) / inner
+        fused = self._fused[self.rows, operators].sum(1) / inner
         log_width = np.log(np.maximum(hidden, 1)).sum(1) / inner
         log_macs = np.log(np.maximum(self.macs(shapes), 1))
         return np.stack((fused, log_width, log_macs), axis=1)
@@ -187,12 +189,18 @@ class Shapes:
     def scale_all(self, shapes: Sequence[Shape], ms: float) -> list[Shape | None]:
         """`scale` of many shapes at once, one result each."""
         operators, widths = _stacked(shapes)
-        targets = self._prices.hidden[self._rows, operators, widths]
+        targets = self._prices.hidden[self.rows, operators, widths]
         return self.fitted(operators, targets, ms, widths)
 
     def uniform(self, shape: Shape, ms: float) -> Shape | None:
         """The same operators and depth at one expansion, else as `scale`."""
-        return self.fitted(shape.operators[None], self._in_chs[None], ms)[0]
+        return self.fitted(shape.operators[None], self.in_chs[None], ms)[0]
+
+    def nearest(self, expansion: float) -> Array:
+        """Inner widths next to an expansion, in channels, (layers, most operators of a layer)."""
+        hidden = self._prices.hidden[:, :-1]
+        near = np.abs(hidden - expansion * self.in_chs[:, None, None]).argmin(-1)
+        return np.take_along_axis(hidden, near[..., None], -1)[..., 0].astype(int)
 
     def fitted(
         self, operators: Array, targets: Array, ms: float, widths: Array | None = None
@@ -308,7 +316,7 @@ class Shapes:
 
     def _kept(self, depths: Array) -> Array:
         """Whether a layer is within its stage's depth; (stages,) to (layers,), or with rows."""
-        return self._places < depths[..., self._stages]
+        return self.places < depths[..., self.stages]
 
     def _most_depths(self, live: Array) -> Array:
         """Layers of each stage before the first without candidates, (stages,).
@@ -318,7 +326,7 @@ class Shapes:
         """
         gone = ~live.any(1)
         depths = np.array(self.space.depths)
-        np.minimum.at(depths, self._stages[gone], self._places[gone])
+        np.minimum.at(depths, self.stages[gone], self.places[gone])
         if (depths < self._least_depths).any():
             raise ValueError("a layer that cannot be left out has no live candidate")
         return depths
@@ -328,8 +336,8 @@ class Shapes:
     ) -> Array:
         """Uniform operators and depths; a share `tilt` is the cheapest, or the dearest below 0."""
         order, number = np.argsort(~live, axis=1, kind="stable"), live.sum(1)
-        shape = (count, len(self._rows))
-        operators = order[self._rows, (rng.random(shape) * number).astype(int)]
+        shape = (count, len(self.rows))
+        operators = order[self.rows, (rng.random(shape) * number).astype(int)]
         most = self._most_depths(live)
         depths = rng.integers(self._least_depths, most, (count, len(most)), endpoint=True)
         if tilt:
@@ -342,9 +350,9 @@ class Shapes:
 
     def _random_targets(self, rng: np.random.Generator, operators: Array) -> Array:
         """Inner widths in channels, uniform among those that there are."""
-        tops = self._prices.tops[self._rows, operators]
+        tops = self._prices.tops[self.rows, operators]
         widths = (rng.random(operators.shape) * (tops + 1)).astype(int)
-        return self._prices.hidden[self._rows, operators, widths]
+        return self._prices.hidden[self.rows, operators, widths]
 
 
 def _stacked(shapes: Sequence[Shape]) -> tuple[Array, Array]:

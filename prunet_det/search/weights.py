@@ -54,7 +54,7 @@ class WeightSteps:
         self.ema = ForeachEMA(supernet, momentum=settings.ema_momentum)
         self._rates = [group["lr"] for group in optim_wrapper.optimizer.param_groups]
         self._device = next(supernet.parameters()).device
-        self._narrow = self._nearest(settings.warmup_expansions)
+        self._narrow = [shapes.nearest(e) for e in settings.warmup_expansions]
 
     def set_rate(self, factor: float) -> None:
         """Sets the learning rates to a share of what the optimizer was built with."""
@@ -139,21 +139,11 @@ class WeightSteps:
         if not warmup:  # all columns have to learn
             rng = np.random.default_rng((self.seed, _PAIRS, step))
             middle = math.exp(rng.uniform(0, math.log(_WIDEST)))
-            small, large = self._nearest((middle / _GAP, middle * _GAP))
+            small, large = (self.shapes.nearest(e) for e in (middle / _GAP, middle * _GAP))
         both = torch.from_numpy(np.stack((weights, shares)).astype(np.float32))
         if self._device.type == "cuda":
             both = both.pin_memory().to(self._device, non_blocking=True)
         return Mixture(weights=both[0], shares=both[1], small=small, large=large)
-
-    def _nearest(self, expansions: Sequence[float]) -> list[np.ndarray]:
-        """Inner widths next to some expansions, in channels, (layers, operators) each."""
-        found = [np.zeros(self.shapes.counts.shape, int) for _ in expansions]
-        for i, layer in enumerate(self.supernet.space.layers):
-            for j, operator in enumerate(layer.operators):
-                widths = np.array(layer.widths_of(operator))
-                for expansion, array in zip(expansions, found, strict=True):
-                    array[i, j] = widths[abs(widths - expansion * layer.in_chs).argmin()]
-        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run goes on from."""
