@@ -199,19 +199,19 @@ class DeviceCrops:
             boxes: (n, 2, 2), half sides and middles of crops, x and y, where images are -1..1.
             colours: (n, 3), factors of brightness, contrast and saturation.
         """
-        chosen = self._sent(indices)
-        half, middle = self._sent(boxes)[:, :, None, None].unbind(1)
+        chosen = self.sent(indices)
+        half, middle = self.sent(boxes)[:, :, None, None].unbind(1)
         grid = torch.addcmul(middle, self._grid, half)
         images = self.images.index_select(0, chosen).float().div_(255)
         images = grid_sample(images, grid, padding_mode="border", align_corners=False)
         mean, std, grey = self._constants
         if colours is not None:
-            images = _coloured(images, self._sent(colours), grey, self.augmentation)
+            images = _coloured(images, self.sent(colours), grey, self.augmentation)
         images = images.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
         return images, self.labels.index_select(0, chosen)
 
-    def _sent(self, values: np.ndarray) -> Tensor:
-        """Sends numbers to the device without waiting for it."""
+    def sent(self, values: np.ndarray) -> Tensor:
+        """Sends numbers to the images' device without waiting for it."""
         tensor = torch.from_numpy(values)
         if not self.images.is_cuda:
             return tensor

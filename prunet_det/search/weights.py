@@ -53,7 +53,6 @@ class WeightSteps:
         self.optim_wrapper, self.seed = optim_wrapper, seed
         self.ema = ForeachEMA(supernet, momentum=settings.ema_momentum)
         self._rates = [group["lr"] for group in optim_wrapper.optimizer.param_groups]
-        self._device = next(supernet.parameters()).device
         self._narrow = [shapes.nearest(e) for e in settings.warmup_expansions]
 
     def set_rate(self, factor: float) -> None:
@@ -140,9 +139,7 @@ class WeightSteps:
             rng = np.random.default_rng((self.seed, _PAIRS, step))
             middle = math.exp(rng.uniform(0, math.log(_WIDEST)))
             small, large = (self.shapes.nearest(e) for e in (middle / _GAP, middle * _GAP))
-        both = torch.from_numpy(np.stack((weights, shares)).astype(np.float32))
-        if self._device.type == "cuda":
-            both = both.pin_memory().to(self._device, non_blocking=True)
+        both = self.crops.sent(np.stack((weights, shares)).astype(np.float32))
         return Mixture(weights=both[0], shares=both[1], small=small, large=large)
 
     def state_dict(self) -> dict[str, Any]:
