@@ -270,7 +270,7 @@ class _Search:
             self.checkpoint.save(loop)
 
     def _networks_so_far(self) -> dict[float, FoundNetwork]:
-        """The tiers' networks, or what a finished search has for a budget."""
+        """The tiers' networks, which are saved, or what a finished search has for a budget."""
         networks = {}
         for architecture in self.loop.architectures:
             ms = architecture.budget_ms
@@ -283,6 +283,7 @@ class _Search:
                     logger.warning("%s The network for %g ms is made anew.", error, ms)
             if done is None or not done.final:
                 done = self._found(architecture.shape(), ms, TIERS)
+                done.save(folder)
             networks[ms] = done
         return networks
 
@@ -366,7 +367,7 @@ class _Search:
         return net
 
     def _result(self, networks: dict[float, FoundNetwork], report: bool = True) -> SearchResult:
-        """Writes what there is, if asked for with a report."""
+        """Writes the record of networks that are saved, if asked for with a report."""
         last = sum(network.figures.get("seconds", 0.0) for network in networks.values())
         seconds = {**self.loop.seconds, "last tier": last}
         result = SearchResult(
@@ -375,7 +376,7 @@ class _Search:
             | {"command": self.checkpoint.command},
             folder=self.folder,
         )
-        result.save()
+        result.save_run()
         if report:
             write_report(result, self.config.space, self.history.records, self.loop.events)
         return result

@@ -219,6 +219,7 @@ class CheckpointHook(SearchHook):
     ) -> None:
         self.path, self.identity = os.fspath(path), dict(identity)
         self.interval, self.hooks, self.command = interval, dict(hooks), ""
+        self._saved = -1  # the step of the last save
 
     def after_step(self, loop: SearchLoop) -> None:
         """Saves a checkpoint if one is due."""
@@ -226,8 +227,9 @@ class CheckpointHook(SearchHook):
             self.save(loop)
 
     def after_run(self, loop: SearchLoop) -> None:
-        """Saves the last checkpoint."""
-        self.save(loop)
+        """Saves the last checkpoint, unless its step was due."""
+        if self._saved != loop.step:
+            self.save(loop)
 
     def save(self, loop: SearchLoop) -> None:
         """Writes the checkpoint, in the main process.
@@ -253,6 +255,7 @@ class CheckpointHook(SearchHook):
         }
         with atomic_path(self.path) as temporary:
             torch.save(state, temporary)
+        self._saved = loop.step
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Checks that a checkpoint is of this search.

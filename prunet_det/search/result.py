@@ -208,7 +208,12 @@ class SearchResult:
         folder = Path(folder or self.folder)
         for ms, network in self.networks.items():
             network.save(network_folder(folder, ms))
-        write_json(folder / RUN_FILE, {**self.run, "budgets_ms": list(self.networks)})
+        self.save_run(folder)
+
+    def save_run(self, folder: PathLike | None = None) -> None:
+        """Writes run.json alone, where the networks are saved already; see `save`."""
+        run = {**self.run, "budgets_ms": list(self.networks)}
+        write_json(Path(folder or self.folder) / RUN_FILE, run)
 
     @classmethod
     def load(cls, folder: PathLike) -> SearchResult:
