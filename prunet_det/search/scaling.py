@@ -35,6 +35,7 @@ class PriceArrays:
         fixed_ms: Of what all networks have.
         ms, hidden: Milliseconds and channels, (layers, operators + 1, widths).
         tops: The greatest width index, (layers, operators + 1).
+        ends: Prices of the narrowest and of the widest block, (layers, operators) each.
     """
 
     def __init__(self, costs: SpaceCosts) -> None:
@@ -60,6 +61,9 @@ class PriceArrays:
         self._first = self.hidden[..., 0]  # widths are multiples of a step
         self._step = np.maximum(self.hidden[..., min(1, widest - 1)] - self._first, 1.0)
         self.rows = np.arange(len(layers))
+        narrowest = np.take_along_axis(self.ms, self._edges[..., :1], 2)
+        widest_ms = np.take_along_axis(self.ms, self.tops[..., None], 2)
+        self.ends = narrowest[:, :-1, 0], widest_ms[:, :-1, 0]
 
     def starts(self, operators: Array) -> Array:
         """Where an operator's widths begin in the flat arrays over all of them."""
@@ -69,12 +73,6 @@ class PriceArrays:
     def total(self, starts: Array, widths: Array) -> Array:
         """Milliseconds; summed one by one, as `SpaceCosts.network_ms` does."""
         return self.fixed_ms + self.ms.take(starts + widths).cumsum(-1)[..., -1]
-
-    def ends(self) -> tuple[Array, Array]:
-        """Prices of the narrowest and the widest block, (layers, operators)."""
-        ends = (self._edges[..., :1], self.tops[..., None])
-        low, high = (np.take_along_axis(self.ms, at, 2)[:, :-1, 0] for at in ends)
-        return low, high
 
     def range(self, operators: Array) -> tuple[Array, Array]:
         """Least and greatest milliseconds of networks over their widths, (networks,)."""

@@ -165,7 +165,7 @@ class Shapes:
     def reachable(self, live: Array | None = None) -> Span:
         """Least and greatest milliseconds; for `live` see the class."""
         live = self._live(live)
-        low, high = self._prices.ends()
+        low, high = self._prices.ends
         least, most = self._least_depths, self._most_depths(live)
         cheapest = np.where(live, low, np.inf).min(1)[self._kept(least)]
         dearest = np.where(live, high, -np.inf).max(1)[self._kept(most)]
@@ -341,7 +341,7 @@ class Shapes:
         most = self._most_depths(live)
         depths = rng.integers(self._least_depths, most, (count, len(most)), endpoint=True)
         if tilt:
-            prices = self._prices.ends()[int(tilt < 0)] * np.sign(tilt)
+            prices = self._prices.ends[int(tilt < 0)] * np.sign(tilt)
             extreme = np.where(live, prices, np.inf).argmin(1)
             operators = np.where(rng.random(shape) < abs(tilt), extreme, operators)
             end = self._least_depths if tilt > 0 else most
