@@ -217,6 +217,11 @@ class SearchStudy:
         except UserError:
             return 0.0
 
+    @property
+    def top_tenth(self) -> float:
+        """Mean top-1 that a tenth of the random networks reach, interpolated."""
+        return float(np.quantile(self.means(RANDOM), _TOP))
+
     def percentile(self, one: Contestant) -> tuple[float, float, float]:
         """Share of the random networks that a network beats, with its interval."""
         others = [c.scores(self.end) for c in self.group(RANDOM)]
@@ -306,7 +311,7 @@ class SearchStudy:
             own, checks = self.mean(c), {}
             if len(means):
                 checks["above the median of random"] = own > np.median(means)
-                checks["at or above their 90th percentile"] = own >= np.quantile(means, _TOP)
+                checks["at or above their 90th percentile"] = own >= self.top_tenth
             if len(scaled):
                 checks["above scaled P0"] = own > scaled[0]
             if c.entry.search_seed in even:

@@ -151,7 +151,7 @@ def verdict(study: SearchStudy) -> list[str]:
     for group in [g for g in study.groups if g != RANDOM and len(study.group(RANDOM))]:
         own = study.group(group)
         shares = [study.percentile(c)[0] for c in own]
-        above = sum(study.mean(c) >= np.quantile(study.means(RANDOM), 0.9) for c in own)
+        above = sum(study.mean(c) >= study.top_tenth for c in own)
         found.append(
             f"{group}: {above} of {len(own)} at or above the 90th percentile of random networks "
             f"(percentiles {', '.join(f'{100 * s:.0f}' for s in shares)})"
@@ -215,7 +215,7 @@ def draw_comparison(study: SearchStudy) -> Figure:
     if len(random):
         for value, style, what in (
             (np.median(random), ":", "median of random"),
-            (np.quantile(random, 0.9), "--", "90th percentile of random"),
+            (study.top_tenth, "--", "90th percentile of random"),
         ):
             axes.axvline(float(value), color=DARK, linestyle=style, linewidth=1, label=what)
         axes.legend(loc="upper left", fontsize=8, frameon=False)
