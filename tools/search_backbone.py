@@ -32,8 +32,12 @@ ASKED = (
     "resume",
     "strategy",
     "jobs",
+    "off",
+    "amp",
+    "force",
+    "tables",
+    "launcher",
 )
-ASKED += ("off", "amp", "force", "tables", "launcher")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
@@ -84,11 +88,7 @@ def run_search(args: argparse.Namespace) -> int:
         data=args.data,
         classes=args.classes,
         progress=not args.quiet,
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in given.items()
-            if value not in (None, False)
-        },
+        **{name: value for name, value in given.items() if value not in (None, False)},
     )
     result = search(config)
     if not result.networks:  # another process has them
