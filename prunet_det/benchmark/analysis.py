@@ -19,7 +19,7 @@ def resampled_means(values: Sequence[Sequence[float]]) -> Iterator[np.ndarray]:
     """Draws each point's seeds anew, with replacement and independently of the other points.
 
     Args:
-        values: Of each point, the metric of each seed.
+        values: Metric of each seed, for each point.
 
     Yields:
         RESAMPLES times the means of the points, (points,).
@@ -57,8 +57,8 @@ class Spread:
         networks: Number of networks.
         between: Standard deviation of the networks' means.
         noise: Standard deviation of the trainings of one network.
-        corrected: Of the networks themselves: `between` without the noise that is left in means of
-            so few trainings.
+        corrected: Spread of the networks themselves: `between` without the noise that is left in
+            means of so few trainings.
     """
 
     networks: int
@@ -81,7 +81,7 @@ def spread(scores: Sequence[Sequence[float]]) -> Spread:
     """Compares the spread of networks with that of their trainings.
 
     Args:
-        scores: Of each network, the score of each training.
+        scores: Score of each training, for each network.
 
     Raises:
         UserError: There are less than 3 networks, or none was trained twice.
@@ -105,7 +105,7 @@ def percentile(
 
     Args:
         own: Score of each of its trainings.
-        others: Of each other network, the score of each training.
+        others: Score of each training, for each other network.
 
     Returns:
         The share, and the ends of a bootstrap's interval over the other networks and over the

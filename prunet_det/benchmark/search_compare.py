@@ -117,7 +117,7 @@ class Training:
         spec: The network.
         judge: The judge's config.
         recipe: Its digest.
-        seed: Of weights, order and augmentation.
+        seed: Seed of weights, order and augmentation.
         device: `cpu` or `cuda`.
         made: Commit, date and machine.
     """
@@ -231,7 +231,7 @@ class Rows:
 
         Args:
             study: With the random networks' trainings.
-            seed: Of the search, and of what is drawn.
+            seed: Seed of the search, and of what is drawn.
         """
         random, mark = study.group(RANDOM), study.marks[0]
         own = [c for c in study.group(SEARCHED) if c.entry.search_seed == seed]

@@ -67,7 +67,7 @@ def price_layers(loop: SearchLoop, ms: float, count: int = 16, seed: int = 0) ->
         loop: At the end of its training.
         ms: Latency of the networks, in milliseconds.
         count: Number of networks.
-        seed: Of the networks.
+        seed: Seed of the networks.
 
     Returns:
         JSON values: means and standard errors, [mean, error], of `loss_per_log_ms`, the change of

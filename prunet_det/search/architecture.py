@@ -61,11 +61,11 @@ class Architecture:
     """Preferences for one budget. Arrays are (layers, most operators of a layer), or (layers,).
 
     Args:
-        shapes: Of the space.
+        shapes: Shapes of the space.
         budget_ms: What every network costs at most, and 0.97 of it at least.
         tiers: What is pruned and when.
         rule: How Prunodes move.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Attributes:
         budget_ms, tiers, rule: The same.
@@ -249,7 +249,7 @@ class Architecture:
         Args:
             draws: As `sample` gave them, two at least.
             losses: The supernet's losses of their networks, on the same images.
-            progress: Of the search, 0..1.
+            progress: Progress of the tiers, 0..1.
 
         Returns:
             What happened, in sentences.

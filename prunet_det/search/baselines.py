@@ -30,8 +30,8 @@ def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Ne
     """A published network scaled in width and depth, as a point of a space of its own operators.
 
     Args:
-        units: Of compound scaling: depth times 1.2, width times 1.1 for each; may be negative.
-        name: Of the network.
+        units: Steps of compound scaling, each depth times 1.2 and width times 1.1; may be below 0.
+        name: Name of the network.
 
     Raises:
         SpaceError: The network is no point of a search space, such as one with two stem

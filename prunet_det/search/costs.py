@@ -39,7 +39,7 @@ def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -
 
     Args:
         space: The space.
-        input_size: Of the images that the budget is for.
+        input_size: Side of the images that the budget is for, in pixels.
         widths: How many inner widths of an operator, evenly; all of them by default.
     """
     positive_int(input_size, "the input size")
@@ -202,7 +202,7 @@ class Pricing:
         batch: Images at once.
         tables: Folder in which `here` keeps what it measured.
         seconds: For each measured block.
-        threads: Of a CPU that is measured; all cores by default.
+        threads: Threads of a CPU that is measured; all cores by default.
         force: Also a table of another device.
         progress: Whether measuring shows a bar.
     """

@@ -336,7 +336,7 @@ class _Source:
         """Leaves out images that the device's memory cannot hold.
 
         Args:
-            indices: Of the images.
+            indices: Indices of the images.
             share: Share of the memory that these images may take.
             seed: Seed of the choice.
         """
@@ -455,7 +455,7 @@ def halves(chosen: np.ndarray, labels: np.ndarray, seed: int) -> list[np.ndarray
     Args:
         chosen: Indices of the images, at least two of each class.
         labels: Labels of all images, by index.
-        seed: Of the split.
+        seed: Seed of the split.
     """
     order = np.random.default_rng(seed).permutation(len(chosen))
     classes = len(np.unique(labels[chosen]))

@@ -36,7 +36,7 @@ class Region:
     """Networks of a space that may be chosen.
 
     Attributes:
-        shapes: Of the space.
+        shapes: Shapes of the space.
         ms: Milliseconds that all are scaled onto.
         live: As of `Shapes`; a supernet whose candidates have left scores no others.
     """
@@ -109,7 +109,7 @@ def evolve(
     Args:
         region: What may be chosen.
         score: What is to be minimised; NaN counts as infinite.
-        seed: Of all randomness.
+        seed: Seed of everything random.
         evaluations: Networks that are scored.
         start: Networks to begin with, beside random ones; what does not scale onto the budget is
             left out.
@@ -158,9 +158,9 @@ class Surrogate:
 
     Args:
         features: One row a network, (networks, features).
-        losses: Of the networks after a training.
-        penalty: Of the squared weights, in networks: how many there must be until the features
-            are trusted by half.
+        losses: Losses of the networks after a training.
+        penalty: Strength of the ridge, in networks: how many there must be until the features are
+            trusted by half.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ def propose(
         region: What may be chosen.
         trained: Networks and their losses after a training, infinite where it diverged; none is
             proposed again.
-        seed: Of the draws.
+        seed: Seed of the draws.
         count: Networks that are proposed; any two differ in the operators of two layers at least.
         drawn: Random networks to choose from.
 

@@ -161,7 +161,7 @@ def first_finalists(
         tiers: What the tiers prefer; its operators enter at uniform widths as well. None without.
         evolved: Evolution's, the best first.
         settings: How many of each.
-        seed: Of the random ones.
+        seed: Seed of the random ones.
 
     Raises:
         BudgetError: No network of the space meets the budget.
@@ -196,7 +196,7 @@ def halve(
     """Trains networks, keeps the better ones, trains these for longer, and so on.
 
     Args:
-        shapes: Of their space.
+        shapes: Shapes of their space.
         finalists: At least one; their scores are filled in.
         train: Trains networks from scratch.
         settings: How long, and how many are kept.
@@ -238,7 +238,7 @@ class _Training:
     Attributes:
         spec, recipe, seed: As of `short_run`.
         train, score: Crops to train on, and to score on.
-        digest: Of recipe and data.
+        digest: Digest of recipe and data.
         weights: Where the trained weights go; None where they are not kept.
     """
 
@@ -266,7 +266,7 @@ class Trainings:
     """Trains networks of a space from scratch, several at once on a CPU; what is done is kept.
 
     Attributes:
-        shapes: Of the space.
+        shapes: Shapes of the space.
         recipe: How networks are trained; the number of steps is each call's.
         halves: Crops by name, `weights` to train on and `architecture` to score on.
         folder: Where the results are kept as they come, and looked up.

@@ -75,7 +75,7 @@ class SearchLoop:
         scorer: Scores by the averaged weights.
         step: Steps that are done.
         phase: `warm-up`, `paths`, `tiers` or `done`.
-        losses: Of the `weights` and of the `architecture`, some steps old.
+        losses: Losses of the `weights` and of the `architecture`, some steps old.
         events: Step, budget in ms or 0 for all, and what happened.
         seconds: By phase.
         stop: Set to end the loop after the step at work.
@@ -342,7 +342,7 @@ class SearchLoop:
         """Lets a further architecture choose from the finished supernet, whose weights stay.
 
         Args:
-            architecture: Of another budget, over the same shapes.
+            architecture: Architecture of another budget, over the same shapes.
 
         Raises:
             BudgetError: If what is left of the supernet does not meet its budget.

@@ -32,7 +32,7 @@ class PriceArrays:
         costs: Prices of the space.
 
     Attributes:
-        fixed_ms: Of what all networks have.
+        fixed_ms: Milliseconds of what all networks have.
         ms, hidden: Milliseconds and channels, (layers, operators + 1, widths).
         tops: The greatest width index, (layers, operators + 1).
         ends: Prices of the narrowest and of the widest block, (layers, operators) each.

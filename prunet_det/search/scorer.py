@@ -23,7 +23,7 @@ class Scorer:
 
     Args:
         net: The supernet.
-        shapes: Of its space.
+        shapes: Shapes of its space.
         crops: Images that the weights do not learn from.
         context: What a forward pass runs in, such as `OptimWrapper.optim_context`.
         images: Number of crops of `score` at most.

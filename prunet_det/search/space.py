@@ -150,7 +150,7 @@ class SearchSpace:
 
     Attributes:
         stem, tail: Widths of the stem's convolution and of the 1x1 convolution before the pooling.
-        act: Of the stem.
+        act: Activation of the stem.
         depths: Greatest number of layers of each stage.
         layers: In order.
     """
@@ -232,7 +232,7 @@ class SearchSpace:
 
         Args:
             network: One entry a layer.
-            name, provenance: Of the spec.
+            name, provenance: Name and provenance of the spec.
             size: Side of the images that it is for.
 
         Raises:

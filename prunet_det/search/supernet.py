@@ -85,7 +85,7 @@ class Prunode(nn.Module):
             x: The layer's input.
             hidden: Inner width; not used by a block without one.
             small: The narrower inner width of a mixture.
-            share: Of the wider one in a mixture, a scalar; None runs the wider one alone.
+            share: Share of the wider one in a mixture, a scalar; None runs that one alone.
         """
         block, kind = self.block, self.spec.kind_info
         if not kind.has_hidden:
@@ -143,7 +143,7 @@ class SearchLayer(nn.Module):
     """The candidates of a layer.
 
     Args:
-        space: Of the layer.
+        space: What the layer may be.
 
     Shapes:
         (N, in_chs, H, W) to (N, out_chs, ceil(H / stride), ceil(W / stride)).
@@ -170,8 +170,8 @@ class SearchLayer(nn.Module):
 
         Args:
             x: The layer's input.
-            mixture: Of all layers.
-            index: Of this layer among them.
+            mixture: Mixture of all layers.
+            index: Number of this layer among them.
         """
         live = [int(key) for key in self.candidates]
         weights, shares = mixture.weights[index].unbind(), mixture.shares[index].unbind()
@@ -196,7 +196,7 @@ class SuperNet(nn.Module):
 
     Args:
         space: What may be chosen.
-        num_classes: Of the classifier.
+        num_classes: Number of classifier classes.
 
     Shapes:
         (N, 3, H, W) to (N, num_classes).
@@ -234,7 +234,7 @@ class SuperNet(nn.Module):
             images: (N, 3, H, W).
             operators: Index of each layer's candidate; -1 where the layer is left out.
             hidden: Inner width of each layer's candidate, in channels.
-            mixture: Of all candidates that are left, in the place of a path.
+            mixture: Mixture of all candidates that are left, in the place of a path.
         """
         x = _conv_bn_act(self.stem[0], images, self.space.stem)
         for key, layer in self.layers.items():
@@ -303,7 +303,7 @@ def drop_parameters(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
     """Leaves parameters alone in an optimizer, with their moments.
 
     Args:
-        optimizer: Of a network that was restructured.
+        optimizer: Optimizer of a network that was restructured.
         parameters: Those that are left.
     """
     kept = set(parameters)

@@ -30,11 +30,11 @@ class WeightSteps:
 
     Args:
         supernet: At its start.
-        shapes: Of its space.
+        shapes: Shapes of its space.
         crops: Images that it learns from.
         settings: Batches and mixtures.
         optim_wrapper: mmengine's, for its optimizer, its clipping and its autocast.
-        seed: Of the mixtures.
+        seed: Seed of the mixtures.
 
     Attributes:
         ema: Averaged weights.

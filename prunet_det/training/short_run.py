@@ -97,7 +97,7 @@ class ShortRun:
 
     Attributes:
         curve: Top-1 and cross-entropy of the averaged weights, by iteration.
-        seconds: Of training and scoring.
+        seconds: Seconds of training and scoring.
         net: The averaged weights, in eval mode, on the device.
     """
 
@@ -192,7 +192,7 @@ class _Step:
 
     Args:
         net: The network, on its device; put in training mode.
-        recipe: Of the training.
+        recipe: Recipe of the training.
     """
 
     def __init__(self, net: nn.Module, recipe: ShortRecipe) -> None:

@@ -35,7 +35,7 @@ class Run:
     Attributes:
         subject: Digest of what was trained or searched.
         recipe: Digest of all that decides the outcome beside subject and seed: recipe and data.
-        seed: Of everything random.
+        seed: Seed of everything random.
         figures: What came of it, JSON values.
         seconds: That it took.
         made: Commit, date and machine. They do not decide whether runs may be compared.

@@ -22,7 +22,7 @@ class Scale:
 
     Attributes:
         device: Torch device.
-        runtime, precision: Of all latencies but those of `compiled`.
+        runtime, precision: Conditions of all latencies but those of `compiled`.
         threads: Threads of a CPU; all by default.
         without_tests: Tests that are left out, by a word of their names.
         models: Networks whose latencies are measured, as each of `scopes`.
@@ -59,7 +59,7 @@ class Scale:
         search_options: What replaces values of the configs of searches, by dotted key.
         judge_options, judge_data: What replaces values of the judges' recipes and data sets.
         random: Number of random networks that are judged.
-        trainings: Of each judged network.
+        trainings: Number of trainings of each judged network.
         jobs: Number of processes that search or train at once.
     """
 
