@@ -88,7 +88,7 @@ def test_help(name, here):
         ("benchmark", ("--max-iters", 0, "--out", "x"), "--max-iters: must be at least 1"),
         ("benchmark", ("--out", "/proc/out"), "cannot be written"),
         ("benchmark", ("report", "/nonexistent"), "/nonexistent"),
-        ("benchmark", ("search", "--budgets", 1, "--out", "x"), "config after --"),
+        ("benchmark", ("search", "--out", "x"), "unrecognized arguments: search"),
         ("benchmark", ("time", "--out", "/nonexistent"), "holds no records"),
         ("benchmark", ("profile", "--iterations", 0), "--iterations: must be at least 1"),
     ],
