@@ -19,7 +19,7 @@ from prunet_det.search.architecture import Architecture
 from prunet_det.search.baselines import build_baselines
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
-from prunet_det.search.crops_on_device import DeviceCrops, load_halves
+from prunet_det.search.data import DeviceCrops, load_halves
 from prunet_det.search.evolution import Region, propose
 from prunet_det.search.finalists import (
     TIERS,

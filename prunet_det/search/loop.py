@@ -24,7 +24,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from prunet_det.search.architecture import Architecture, Draw
-from prunet_det.search.crops_on_device import DeviceCrops
+from prunet_det.search.data import DeviceCrops
 from prunet_det.search.hooks import SearchHook, call
 from prunet_det.search.schedule import DONE, PATHS, TIERS, WARMUP, LoopSettings
 from prunet_det.search.scorer import Scorer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from prunet_det.search.crops_on_device import DeviceCrops
+from prunet_det.search.data import DeviceCrops
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.supernet import SuperNet
 

@@ -29,7 +29,7 @@ from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create
 
 if TYPE_CHECKING:
-    from prunet_det.search.crops_on_device import DeviceCrops
+    from prunet_det.search.data import DeviceCrops
 
 OPTIMIZERS = ("adamw", "muon")
 

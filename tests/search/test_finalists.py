@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prunet_det.search import finalists as module
-from prunet_det.search.crops_on_device import Augmentation, DeviceCrops
+from prunet_det.search.data import Augmentation, DeviceCrops
 from prunet_det.search.evolution import Region
 from prunet_det.search.finalists import (
     Finalist,

@@ -15,7 +15,7 @@ from mmengine.optim import build_optim_wrapper
 
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.costs import Pricing
-from prunet_det.search.crops_on_device import Augmentation, DeviceCrops
+from prunet_det.search.data import Augmentation, DeviceCrops
 from prunet_det.search.hooks import SearchHook
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.schedule import LoopSettings, Tiers

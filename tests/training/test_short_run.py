@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
-from prunet_det.search.crops_on_device import Augmentation, DeviceCrops
+from prunet_det.search.data import Augmentation, DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, _Step, short_run
 from prunet_det.utils.config import from_mapping, read_config

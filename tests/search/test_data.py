@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from prunet_det.classification.data import imagenet_statistics
-from prunet_det.search.crops_on_device import (
+from prunet_det.search.data import (
     Augmentation,
     DeviceCrops,
     halves,
