@@ -36,11 +36,12 @@ from prunet_det.benchmark.search_study import (
 from prunet_det.benchmark.search_tables import draw_comparison, draw_curves
 from prunet_det.search.baselines import most_macs, scaled_published
 from prunet_det.search.costs import Pricing
-from prunet_det.search.data import DeviceCrops, load_crops
+from prunet_det.search.data import load_crops
 from prunet_det.search.evolution import Region, Scored, propose
 from prunet_det.search.result import SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace
+from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
 from prunet_det.utils import plots

@@ -19,7 +19,7 @@ from prunet_det.search.architecture import Architecture
 from prunet_det.search.baselines import build_baselines
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
-from prunet_det.search.data import DeviceCrops, load_halves
+from prunet_det.search.data import load_halves
 from prunet_det.search.evolution import Region, propose
 from prunet_det.search.finalists import (
     TIERS,
@@ -49,6 +49,7 @@ from prunet_det.search.result import (
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import SuperNet
+from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.short_run import evaluate
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import check_launcher

@@ -35,7 +35,7 @@ from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
 if TYPE_CHECKING:
-    from prunet_det.search.data import DeviceCrops
+    from prunet_det.training.crops import DeviceCrops
 
 logger = logging.getLogger(__name__)
 

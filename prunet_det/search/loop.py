@@ -24,13 +24,13 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from prunet_det.search.architecture import Architecture, Draw
-from prunet_det.search.data import DeviceCrops
 from prunet_det.search.hooks import SearchHook, call
 from prunet_det.search.schedule import DONE, PATHS, TIERS, WARMUP, LoopSettings
 from prunet_det.search.scorer import Scorer
 from prunet_det.search.shapes import Shape
 from prunet_det.search.supernet import SuperNet
 from prunet_det.search.weights import WeightSteps
+from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.divergence import DivergedError
 
 logger = logging.getLogger(__name__)

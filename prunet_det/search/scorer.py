@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from prunet_det.search.data import DeviceCrops
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.supernet import SuperNet
+from prunet_det.training.crops import DeviceCrops
 
 _BATCH = 256  # crops whose statistics normalise
 

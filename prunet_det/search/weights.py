@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from prunet_det.search.data import DeviceCrops
 from prunet_det.search.schedule import LoopSettings
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.supernet import Mixture, Structure, SuperNet, drop_parameters
+from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.ema import ForeachEMA
 
 _MIXTURE, _PAIRS = 4, 5  # purposes of random numbers

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +22,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.optimizer import TimmMuon
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create
-
-if TYPE_CHECKING:
-    from prunet_det.search.data import DeviceCrops
 
 OPTIMIZERS = ("adamw", "muon")
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from prunet_det.search import finalists as module
-from prunet_det.search.data import Augmentation, DeviceCrops
 from prunet_det.search.evolution import Region
 from prunet_det.search.finalists import (
     Finalist,
@@ -21,6 +20,7 @@ from prunet_det.search.finalists import (
     halve,
 )
 from prunet_det.search.shapes import Shapes
+from prunet_det.training.crops import Augmentation, DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, evaluate
 from prunet_det.utils.config import from_mapping

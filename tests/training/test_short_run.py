@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
-from prunet_det.search.data import Augmentation, DeviceCrops
+from prunet_det.training.crops import Augmentation, DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, _Step, short_run
 from prunet_det.utils.config import from_mapping, read_config
@@ -156,7 +156,7 @@ def test_the_judges_configs_are_recipes(name):
     assert trained == scored  # no crop is both
     for data in (cfg.train_data, cfg.score_data):
         assert data.dataset.split == "train" and data.dataset.name == f"single_{name}"
-        Augmentation.of(data.dataset.transform)
+        from_mapping(Augmentation, data.dataset.transform, "the transform")
 
 
 def on_cuda(data):
