@@ -1,12 +1,13 @@
 """Tables and figures of searches, which tools/report.py writes into docs/."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark import search_tables
 from prunet_det.benchmark.search_study import ENTRIES, ORDER, SEARCHED, SearchStudy
+from prunet_det.search.result import RUN_FILE, SearchResult
 from prunet_det.utils import plots
 from prunet_det.utils.io import markdown_table, read_csv
 from prunet_det.utils.plots import MARKERS, PALETTE
@@ -16,24 +17,21 @@ SHORT, LONG = "compare", "judge"
 
 
 def budgets(results: Path) -> str:
-    """Searches against their budgets; records without a chooser are of the search on mixtures."""
-    rows = []
-    for path in sorted(results.glob("budgets*.csv")):
-        for r in read_csv(path)[1]:
-            former = "on mixtures" + ", last tier" * bool(r.get("last_tier"))
-            rows.append(
-                [
-                    Path(r["config"]).stem,
-                    f"{r['device']}, {r['kind']}",
-                    f"{float(r['budget_ms']):g}",
-                    r["seed"],
-                    f"{float(r['latency_ms']):.4g}",
-                    f"**{float(r['of_budget']):.1%}**",
-                    r["blocks"],
-                    r.get("chooser") or former,
-                    f"{float(r['search_seconds']):.0f}",
-                ]
-            )
+    """Searches against their budgets."""
+    rows = [
+        [
+            Path(r["config"]).stem,
+            f"{r['device']}, {r['kind']}",
+            f"{float(r['budget_ms']):g}",
+            r["seed"],
+            f"{float(r['latency_ms']):.4g}",
+            f"**{float(r['of_budget']):.1%}**",
+            r["blocks"],
+            r["chooser"],
+            f"{float(r['search_seconds']):.0f}",
+        ]
+        for r in _met(results)
+    ]
     header = ["config", "device", "budget ms", "seed", "ms", "of budget", "blocks", "chosen by"]
     return markdown_table([*header, "seconds of the whole search"], rows)
 
@@ -41,14 +39,36 @@ def budgets(results: Path) -> str:
 def budgets_met(results: Path) -> list[str]:
     """A clause for predicted and for measured latencies: which shares of a budget they are."""
     shares: dict[str, list[float]] = {}
-    for path in sorted(results.glob("budgets*.csv")):
-        for r in read_csv(path)[1]:
-            what = "V100" if r["device"] == "v100" else "CPU"
-            shares.setdefault(f"{what}, {r['kind']}", []).append(float(r["of_budget"]))
+    for r in _met(results):
+        what = "V100" if r["device"] == "v100" else "CPU"
+        shares.setdefault(f"{what}, {r['kind']}", []).append(float(r["of_budget"]))
     return [
         f"{len(found)} results ({what}) lie at {min(found):.1%} to {max(found):.1%} of it"
         for what, found in shares.items()
     ]
+
+
+def _met(results: Path) -> Iterator[dict[str, Any]]:
+    """A record a network: of the search on mixtures from tables, of this one from its results."""
+    for path in sorted(results.glob("budgets*.csv")):
+        for r in read_csv(path)[1]:
+            yield {**r, "chooser": "on mixtures" + ", last tier" * bool(r.get("last_tier"))}
+    for path in sorted(results.glob(f"found/*/{RUN_FILE}")):
+        found = SearchResult.load(path.parent)
+        for network in found.networks.values():
+            ms = network.measured_ms or network.ms
+            yield {
+                "config": found.run["config"],
+                "device": network.budget.conditions.device,
+                "kind": network.kind,
+                "budget_ms": network.budget.ms,
+                "seed": str(found.run["seed"]),
+                "latency_ms": ms,
+                "of_budget": ms / network.budget.ms,
+                "blocks": str(len(network.spec.blocks)),
+                "chooser": network.chooser,
+                "search_seconds": sum(found.run["seconds"].values()),
+            }
 
 
 def pruning(results: Path) -> str:

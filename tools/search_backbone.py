@@ -1,7 +1,6 @@
 """Search backbones for latency budgets.
 
 python tools/search_backbone.py configs/search/quick.py --budget-ms 0.5 0.65 --device v100 --out DIR
-python tools/search_backbone.py summary DIR...    # finished results side by side
 python tools/search_backbone.py gate ...          # does the supernet rank networks?
 python tools/search_backbone.py prices ...        # what removing layers costs, at equal latency
 python tools/search_backbone.py compare ...       # is it better than chance?
@@ -11,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 
 from _compare import add_compare, run_compare
-from _flags import above_zero, at_least, output_file, parse_verbs, settings_action
+from _flags import above_zero, at_least, parse_verbs, settings_action
 from _gate import add_gate, add_prices, run_gate, run_prices
 
 from prunet_det.utils.errors import run_tool
@@ -100,44 +98,8 @@ def run_search(args: argparse.Namespace) -> int:
     return int(not result.accepted)
 
 
-def add_summary(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("folders", nargs="+", metavar="DIR", help="of results")
-    add("--out", type=output_file, metavar="FILE.csv", help="also write the figures here")
-
-
-def run_summary(args: argparse.Namespace) -> None:
-    """Finished results side by side; the latencies of named devices are predicted anew."""
-    from prunet_det.search.result import summarize
-    from prunet_det.utils.io import text_table, write_csv
-
-    records = [record for folder in args.folders for record in summarize(folder)]
-    rows = [
-        [
-            r["strategy"]
-            + " on mixtures" * (r["weights"] == "mixture")
-            + (f" without {r['off']}" if r["off"] else ""),
-            r["device"],
-            f"{r['budget_ms']:g}",
-            str(r["seed"]),
-            f"{r['latency_ms']:.4f}",
-            f"{r['of_budget']:.1%}",
-            str(r["blocks"]),
-            r["chooser"],
-            f"{r['top1']:.3f}" if r["top1"] != "" else "-",
-            f"{r['search_seconds']:.0f}",
-        ]
-        for r in records
-    ]
-    header = ["strategy", "device", "budget ms", "seed", "ms", "of budget", "blocks", "chosen by"]
-    print(text_table("results", [*header, "top-1", "search s"], rows))
-    if args.out:
-        write_csv(args.out, records, shlex.join(["python", *sys.argv]))
-
-
 VERBS = {
     "search": (add_search, run_search),
-    "summary": (add_summary, run_summary),
     "gate": (add_gate, run_gate),
     "prices": (add_prices, run_prices),
     "compare": (add_compare, run_compare),

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.latency import predict
 from prunet_det.latency.record import Conditions
 from prunet_det.search.costs import Budget
 from prunet_det.utils.errors import MissingFileError, UserError
@@ -235,52 +234,3 @@ class SearchResult:
             budgets = sorted(float(ms) for ms in run["budgets_ms"])
         networks = {ms: FoundNetwork.load(network_folder(folder, ms)) for ms in budgets}
         return cls(networks=networks, run=run, folder=folder)
-
-
-def summarize(folder: PathLike) -> list[dict[str, Any]]:
-    """Returns a flat record of every network of a search.
-
-    The latency is that of `arch.json`, predicted anew where the device is a named one, and what
-    was measured on the device itself elsewhere.
-
-    Args:
-        folder: Folder of the search.
-
-    Raises:
-        MissingFileError: If it holds no result.
-        InputError: If a file is damaged.
-    """
-    result = SearchResult.load(folder)
-    path, run = Path(folder) / RUN_FILE, result.run
-    with reading(path, _RUN):
-        shared = {
-            "strategy": run["strategy"],
-            "off": " ".join(run["off"]),
-            "weights": run["weights"],
-            "config": run["config"],
-            "seed": run["seed"],
-            "search_seconds": round(sum(run["seconds"].values()), 1),
-            "commit": run["commit"],
-        }
-        return [{**shared, **_flat(network)} for network in result.networks.values()]
-
-
-def _flat(network: FoundNetwork) -> dict[str, Any]:
-    budget = network.budget
-    c = budget.conditions
-    ms = network.measured_ms or network.ms
-    if network.kind == "predicted":
-        ms = predict(network.spec, c.device, c.batch, budget.input_size).latency.ms
-    return {
-        "kind": network.kind,
-        **asdict(c),
-        "input_size": budget.input_size,
-        "budget_ms": budget.ms,
-        "ms": network.ms,
-        "latency_ms": ms,
-        "of_budget": ms / budget.ms,
-        "blocks": len(network.spec.blocks),
-        "chooser": network.chooser,
-        "top1": network.figures.get("top1", ""),
-        "seconds": network.figures.get("seconds", ""),
-    }

@@ -1,4 +1,4 @@
-"""What a search leaves: saved, loaded, summarized, and told whether it is finished."""
+"""What a search leaves: saved, loaded, and told whether it is finished."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ import torch
 
 from prunet_det.arch.spec import Provenance
 from prunet_det.search.report import write_report
-from prunet_det.search.result import (
-    RUN_FILE,
-    FoundNetwork,
-    SearchResult,
-    network_folder,
-    summarize,
-)
+from prunet_det.search.result import RUN_FILE, FoundNetwork, SearchResult, network_folder
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 
 DETAILS = {"command": "c", "budget": {}, "seed": 0, "data": {}}
@@ -90,13 +84,6 @@ def test_one_spec_of_one_budget(result, network, costs):
 def test_without_weights_there_is_nothing_to_build(network):
     with pytest.raises(UserError, match="has no weights"):
         dataclasses.replace(network, weights=None).build()
-
-
-def test_a_flat_record_of_each_network(result, network):
-    (record,) = summarize(result.folder)
-    assert record["latency_ms"] == pytest.approx(network.ms)
-    assert record["of_budget"] == pytest.approx(1 / 1.01)
-    assert (record["seed"], record["off"], record["search_seconds"]) == (3, "layers", 3.5)
 
 
 def test_damaged_and_missing_results(result, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
@@ -15,7 +16,6 @@ import pytest
 from safetensors.torch import load_file
 
 from prunet_det import ArchSpec
-from prunet_det.utils.io import read_csv
 from tests.conftest import NO_WORKERS, ROOT
 from tests.search.conftest import SMALL
 from tests.tools.test_training import ENV, torchrun
@@ -68,17 +68,22 @@ def test_a_search_says_what_its_space_reaches_and_what_it_found(found, here):
         assert 0.97 * ms <= record["latency_ms"] <= ms
 
 
-def test_results_side_by_side(found, here, tmp_path):
-    done = here("search_backbone", "summary", found[0], "--out", tmp_path / "s.csv")
-    assert done.returncode == 0 and "of budget" in done.stdout
-    _, records = read_csv(tmp_path / "s.csv")
-    assert [float(r["budget_ms"]) for r in records] == list(BUDGETS)
-    assert all(0.97 <= float(r["of_budget"]) <= 1 and r["seed"] == "0" for r in records)
-    other = shutil.copytree(found[0], tmp_path / "other")
-    run = json.loads((other / "run.json").read_text())
-    (other / "run.json").write_text(json.dumps({**run, "weights": "mixture", "off": ["layers"]}))
-    done = here("search_backbone", "summary", found[0], other)
-    assert done.stdout.count("on mixtures without layers") == len(BUDGETS)
+def test_results_become_rows_of_the_docs(found, tmp_path):
+    """Published as they are, without weights."""
+    spec = importlib.util.spec_from_file_location("report", ROOT / "tools" / "_search_report.py")
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    assert report.budgets_met(tmp_path) == []
+    lacks = shutil.ignore_patterns("*.safetensors", "*.pth", "finalists")
+    shutil.copytree(found[0], tmp_path / "found" / "tiny", ignore=lacks)
+    header, _, *rows = report.budgets(tmp_path).splitlines()
+    for ms, row in zip(BUDGETS, rows, strict=True):
+        cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+        assert cells["| config"] == "| tiny" and cells["device"] == "v100, predicted"
+        assert (float(cells["budget ms"]), cells["seed"]) == (ms, "0")
+        assert 0.97 <= float(cells["ms"]) / ms <= 1
+    (clause,) = report.budgets_met(tmp_path)
+    assert "2 results (V100, predicted) lie at" in clause
 
 
 def test_a_network_is_regenerated_from_its_provenance(config, here, tmp_path):

@@ -71,7 +71,6 @@ def test_help(name, here):
             ("quick.py", "--budget-ms", 1, "--jobs", 0),
             "--jobs: must be at least",
         ),
-        ("search_backbone", ("summary", "tests/data"), "holds no result"),
         ("search_backbone", (DETECTOR, "--budget-ms", 1), "no search config"),
         ("gpu", ("--out", "x", "--rehearsal", "--parts", "y"), "no part 'y'; the parts are tests"),
         ("gpu", ("--out", "x", "--minutes", 0), "--minutes: must be a number above 0"),
