@@ -7,6 +7,11 @@ from typing import Any
 
 from _flags import above_zero, at_least, output_file, settings_action
 
+PRICES = {
+    "removed_alone": "ms left unused",
+    "removed_at_equal_ms": "ms given to the other widths",
+}
+
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -65,26 +70,18 @@ def write(args: argparse.Namespace, figures: dict[str, Any]) -> None:
 def run_gate(args: argparse.Namespace) -> None:
     """Does a supernet rank networks as their trainings from scratch do?"""
     from prunet_det.benchmark.search_gate import rank_networks
-    from prunet_det.benchmark.search_study import RANDOM, SearchStudy
-    from prunet_det.search.api import train_supernet
+    from prunet_det.benchmark.search_study import SearchStudy
     from prunet_det.utils.io import text_table
 
-    config, study = search_config(args), SearchStudy.load(args.study)
-    random = study.group(RANDOM)
-    # A study of another space is refused now, not after a training.
-    found_in = {c.entry.name: config.space.network_of(c.entry.spec) for c in random}
-    loop = train_supernet(config)
-    networks = {name: loop.shapes.shape_of(network) for name, network in found_in.items()}
-    found = rank_networks(loop, networks, {c.entry.name: study.mean(c) for c in random})
-    rows = [
-        [name, f"{r['judged']:.3f}", f"{r['loss']:.3f}", f"{r['top1']:.3f}"]
-        for name, r in sorted(found["networks"].items(), key=lambda item: -item[1]["judged"])
-    ]
+    found = rank_networks(search_config(args), SearchStudy.load(args.study))
+    keys = ("judged", "loss", "top1")
+    networks = sorted(found["networks"].items(), key=lambda item: -item[1]["judged"])
+    rows = [[name, *(f"{row[key]:.3f}" for key in keys)] for name, row in networks]
     header = ["network", "top-1 from scratch", "loss in the supernet", "top-1 in it"]
     print(text_table("networks of one latency", header, rows))
-    for name, what in (("tau_loss", "loss"), ("tau_top1", "top-1")):
-        if found[name] is not None:
-            tau, low, high = found[name]
+    for what in ("loss", "top-1"):
+        if rank := found[f"tau_{what.replace('-', '')}"]:
+            tau, low, high = rank
             print(f"Kendall's tau of the supernet's {what}: {tau:.2f} ({low:.2f} to {high:.2f})")
     write(args, found)
 
@@ -92,23 +89,16 @@ def run_gate(args: argparse.Namespace) -> None:
 def run_prices(args: argparse.Namespace) -> None:
     """What latency and layers are worth, at their own latency and at equal latency."""
     from prunet_det.benchmark.search_gate import price_layers
-    from prunet_det.search.api import train_supernet
     from prunet_det.utils.io import text_table
 
-    loop = train_supernet(search_config(args))
-    found = price_layers(loop, args.budget_ms, args.count, loop.seed)
+    found = price_layers(search_config(args), args.count)
+    stages = {f"stage {stage}": row for stage, row in found["stages"].items()}
     rows = [
-        [title, *(f"{row[key][0]:+.3f} +- {row[key][1]:.3f}" for key in KEYS)]
-        for title, row in [
-            *((f"stage {stage}", row) for stage, row in found["stages"].items()),
-            ("all stages", found),
-        ]
+        [name, *("{:+.3f} +- {:.3f}".format(*row[key]) for key in PRICES)]
+        for name, row in {**stages, "all stages": found}.items()
     ]
     title = "change of the loss when half of a stage's skippable layers go"
-    print(text_table(title, ["", "ms left unused", "ms given to the other widths"], rows))
+    print(text_table(title, ["", *PRICES.values()], rows))
     slope, error = found["loss_per_log_ms"]
     print(f"change of the loss with the logarithm of the latency: {slope:+.2f} +- {error:.2f}")
     write(args, found)
-
-
-KEYS = ("removed_alone", "removed_at_equal_ms")

@@ -1,18 +1,21 @@
 """What a supernet knows: whether it ranks networks, and what it says that layers are worth.
 
-Both are asked of a supernet that holds all candidates, as after a search whose `search.tiers` is 0.
+Both are asked of a supernet that holds all candidates: of a search whose `search.tiers` is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from prunet_det.benchmark.analysis import rank_agreement
+from prunet_det.benchmark.search_study import RANDOM, SearchStudy
+from prunet_det.search.api import train_supernet
+from prunet_det.search.config import SearchConfig
 from prunet_det.search.loop import SearchLoop
-from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.shapes import Shape
 from prunet_det.utils.errors import InputError
 
 _FEWEST = 5  # networks that a rank correlation is worth printing for
@@ -20,43 +23,43 @@ _STEP = 2.0**0.5  # factor between the latencies that give the price of latency
 _IMAGES = 512
 
 
-def rank_networks(
-    loop: SearchLoop, networks: Mapping[str, Shape], judged: Mapping[str, float]
-) -> dict[str, Any]:
-    """Compares a supernet's order of networks with the order of their trainings from scratch.
+def rank_networks(config: SearchConfig, study: SearchStudy) -> dict[str, Any]:
+    """Compares a supernet's order of random networks with that of their trainings from scratch.
 
     Args:
-        loop: At the end of its training.
-        networks: By name, of about one latency.
-        judged: Their scores from scratch, the higher the better; others are passed over.
+        config: The supernet's search, which is trained or goes on.
+        study: Random networks of its space, judged.
 
     Returns:
-        JSON values: `networks` with the supernet's `loss` and `top1` and the `judged` score of
-        each, and Kendall's tau of either with the judged scores, `tau_loss` (of the negative
-        loss) and `tau_top1`, with the ends of its interval; null where there is no order.
+        JSON values: `networks` with the supernet's `loss` and `top1` and the `judged` top-1 of
+        each, and Kendall's tau of either with the judged ones, `tau_loss` (of the negative loss)
+        and `tau_top1`, with the ends of its interval; null where there is no order.
 
     Raises:
-        InputError: If there are fewer than 5 networks that the supernet still has.
+        UserError: Before the training, if there are less than 5 networks, or one of another space.
     """
-    names = [n for n, shape in networks.items() if n in judged and loop.scorer.is_known(shape)]
-    if len(names) < _FEWEST:
+    random = study.group(RANDOM)
+    if len(random) < _FEWEST:
         raise InputError(
-            f"of the {len(networks)} networks, {len(names)} have a judged score and all of their "
-            f"candidates in the supernet; a rank needs {_FEWEST}. Ask a search with search.tiers=0."
+            f"a rank needs {_FEWEST} random networks, the study has trained {len(random)}; "
+            "train more of them by `compare`."
         )
-    losses, top1 = loop.scorer.evaluate([networks[name] for name in names]).mean(2)
-    scores = [judged[name] for name in names]
-    rows = zip(names, losses.round(4).tolist(), top1.round(4).tolist(), scores, strict=True)
+    networks = [config.space.network_of(c.entry.spec) for c in random]
+    loop = train_supernet(config)
+    found = loop.scorer.evaluate([loop.shapes.shape_of(network) for network in networks])
+    losses, top1 = found.mean(2)
+    judged = [study.mean(c) for c in random]
+    rows = zip(random, losses.round(4).tolist(), top1.round(4).tolist(), judged, strict=True)
     return {
         "networks": {
-            name: {"loss": loss, "top1": hits, "judged": score} for name, loss, hits, score in rows
+            c.entry.name: {"loss": loss, "top1": hits, "judged": own} for c, loss, hits, own in rows
         },
-        "tau_loss": rank_agreement(-losses, scores),
-        "tau_top1": rank_agreement(top1, scores),
+        "tau_loss": rank_agreement(-losses, judged),
+        "tau_top1": rank_agreement(top1, judged),
     }
 
 
-def price_layers(loop: SearchLoop, ms: float, count: int = 16, seed: int = 0) -> dict[str, Any]:
+def price_layers(config: SearchConfig, count: int = 16) -> dict[str, Any]:
     """Asks a supernet what latency is worth, and what layers are.
 
     Networks of all layers lose the last layers of one stage at a time, half of its skippable ones:
@@ -64,79 +67,63 @@ def price_layers(loop: SearchLoop, ms: float, count: int = 16, seed: int = 0) ->
     them given to the other widths.
 
     Args:
-        loop: At the end of its training.
-        ms: Latency of the networks, in milliseconds.
+        config: The supernet's search, which is trained or goes on. The networks have the latency
+            of its first budget.
         count: Number of networks.
-        seed: Seed of the networks.
 
     Returns:
         JSON values: means and standard errors, [mean, error], of `loss_per_log_ms`, the change of
         the loss with the logarithm of the latency; and of the change of the loss by a removal,
         `removed_alone` and `removed_at_equal_ms`, over all stages and, in `stages`, for each.
     """
-    shapes, rng = loop.shapes, np.random.default_rng(seed)
+    loop, ms = train_supernet(config), config.budgets_ms[0]
+    shapes, rng = loop.shapes, np.random.default_rng(loop.seed)
+
+    def losses(*networks: Shape) -> np.ndarray:
+        return loop.scorer.evaluate(networks, _IMAGES)[0].mean(1)
+
     slopes = []
     for shape in shapes.draw(rng, ms, count, loop.left):
         near = shapes.scale(shape, ms / _STEP), shape, shapes.scale(shape, ms * _STEP)
         found = [s for s in near if s is not None]
         if len(found) > 1:
-            first, last = (shapes.ms(found[i]) for i in (0, -1))
-            losses = loop.scorer.evaluate([found[0], found[-1]], _IMAGES)[0].mean(1)
-            slopes.append((losses[1] - losses[0]) / np.log(last / first))
-    stages: dict[str, Any] = {}
-    alone, equal = [], []
-    full = _full_networks(shapes, loop, ms, count, rng)
+            first, last = losses(found[0], found[-1])
+            slopes.append((last - first) / np.log(shapes.ms(found[-1]) / shapes.ms(found[0])))
+    full = _full_networks(loop, ms, count, rng)
+    changes: dict[str, list[tuple[float, float]]] = {}
     for stage, depth in enumerate(shapes.space.depths):
-        if depth < 2:
-            continue
-        pairs = []
-        for shape in full:
-            less = _shortened(shapes, shape, stage, depth - max((depth - 1) // 2, 1))
-            scaled = shapes.scale(less, ms)
-            if scaled is not None:
-                a, b, c = loop.scorer.evaluate([shape, less, scaled], _IMAGES)[0].mean(1)
-                pairs.append((b - a, c - a))
-        if pairs:
-            columns = np.array(pairs).T
-            stages[str(stage)] = {
-                "removed_alone": _mean(columns[0]),
-                "removed_at_equal_ms": _mean(columns[1]),
-            }
-            alone += columns[0].tolist()
-            equal += columns[1].tolist()
+        gone = (shapes.stages == stage) & (shapes.places >= depth - max((depth - 1) // 2, 1))
+        for shape in full if depth > 1 else ():
+            less = Shape(np.where(gone, -1, shape.operators), np.where(gone, 0, shape.widths))
+            if scaled := shapes.scale(less, ms):
+                whole, alone, equal = losses(shape, less, scaled)
+                changes.setdefault(str(stage), []).append((alone - whole, equal - whole))
+    every = [change for found in changes.values() for change in found]
     return {
         "ms": ms,
         "loss_per_log_ms": _mean(slopes),
-        "removed_alone": _mean(alone),
-        "removed_at_equal_ms": _mean(equal),
-        "stages": stages,
+        **_prices(every),
+        "stages": {stage: _prices(found) for stage, found in changes.items()},
     }
 
 
 def _full_networks(
-    shapes: Shapes, loop: SearchLoop, ms: float, count: int, rng: np.random.Generator
+    loop: SearchLoop, ms: float, count: int, rng: np.random.Generator
 ) -> list[Shape]:
     """Random networks of all layers at a latency."""
-    left, layers = loop.left, len(shapes.space.layers)
-    operators = np.empty((20 * count, layers), int)
-    for i in range(layers):
-        operators[:, i] = rng.choice(np.flatnonzero(left[i]), len(operators))
-    targets = shapes.in_chs * np.exp(rng.uniform(-0.7, 0.7, operators.shape))
-    return [s for s in shapes.fitted(operators, targets, ms) if s is not None][:count]
+    columns = [rng.choice(np.flatnonzero(left), 20 * count) for left in loop.left]
+    operators = np.stack(columns, axis=1)
+    targets = loop.shapes.in_chs * np.exp(rng.uniform(-0.7, 0.7, operators.shape))
+    return [s for s in loop.shapes.fitted(operators, targets, ms) if s is not None][:count]
 
 
-def _shortened(shapes: Shapes, shape: Shape, stage: int, depth: int) -> Shape:
-    """A network whose stage ends after `depth` layers."""
-    gone = (shapes.stages == stage) & (shapes.places >= depth)
-    return Shape(np.where(gone, -1, shape.operators), np.where(gone, 0, shape.widths))
+def _prices(changes: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
+    alone, equal = np.reshape(changes, (-1, 2)).T
+    return {"removed_alone": _mean(alone), "removed_at_equal_ms": _mean(equal)}
 
 
-def _mean(values: Any) -> list[float]:
+def _mean(values: Sequence[float] | np.ndarray) -> list[float]:
     """Mean and its standard error."""
-    values = np.asarray(values, float)
     if len(values) < 2:
         return [float("nan")] * 2
-    return [
-        round(float(values.mean()), 4),
-        round(float(values.std(ddof=1) / len(values) ** 0.5), 4),
-    ]
+    return np.round([np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5], 4).tolist()

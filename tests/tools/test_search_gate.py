@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from prunet_det.arch.spec import Provenance
-from prunet_det.benchmark.search_study import RANDOM, Entry, write_entries
+from prunet_det.benchmark.search_study import RANDOM, Entry, read_entries, write_entries
 from prunet_det.search.costs import Pricing
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
-from prunet_det.utils.runs import Run, RunStore
+from prunet_det.utils.runs import RECORDS, Run, RunStore
 from tests.search.conftest import SMALL
 from tests.tools.test_search import config  # noqa: F401 (a fixture)
 
@@ -65,6 +65,15 @@ def test_layers_have_two_prices(here, shared, tmp_path):
 def test_a_study_that_is_none_is_refused_before_the_training(refused, shared, tmp_path):
     args = ("gate", *shared, "--supernet", tmp_path / "s", "--study", tmp_path)
     assert "there is no list of compared networks" in refused("search_backbone", *args)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_study_of_few_networks_is_refused_before_the_training(refused, shared, study, tmp_path):
+    about, entries = read_entries(study)
+    write_entries(tmp_path, about, entries[:4])
+    (tmp_path / RECORDS).write_bytes((study / RECORDS).read_bytes())
+    args = ("gate", *shared, "--supernet", tmp_path / "s", "--study", tmp_path)
+    assert "needs 5 random networks, the study has trained 4" in refused("search_backbone", *args)
     assert not (tmp_path / "s").exists()
 
 
