@@ -28,7 +28,6 @@ ASKED = (
     "names",
     "out",
     "resume",
-    "strategy",
     "jobs",
     "off",
     "amp",
@@ -58,7 +57,6 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--out", help="folder of the result [work_dirs/search/CONFIG_seedSEED]")
     add("--jobs", type=at_least(1), help="trainings of the last tier at once, on a CPU [cores]")
     add("--resume", action="store_true", help="go on with the search that --out holds")
-    add("--strategy", help="search; random and scale are baselines [search]")
     add("--data", metavar="DIR", help="search on this ImageFolder's train/ instead")
     add("--classes", nargs="+", help="keep these classes only; a number keeps the first ones")
     add("--off", nargs="+", metavar="PART", help="leave out widths, candidates, layers, ...")

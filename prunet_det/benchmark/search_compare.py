@@ -18,6 +18,7 @@ import torch
 from mmengine.registry import DATASETS
 
 from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.benchmark.search_baselines import most_macs, scaled_published
 from prunet_det.benchmark.search_study import (
     ENTRIES,
     FOUND,
@@ -34,7 +35,6 @@ from prunet_det.benchmark.search_study import (
     write_entries,
 )
 from prunet_det.benchmark.search_tables import draw_comparison, draw_curves
-from prunet_det.search.baselines import most_macs, scaled_published
 from prunet_det.search.costs import Pricing
 from prunet_det.search.data import load_crops
 from prunet_det.search.evolution import Region, Scored, propose

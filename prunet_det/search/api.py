@@ -16,7 +16,6 @@ from mmengine.registry import OPTIMIZERS
 from prunet_det.arch.network import ArchNet, reestimate_norms
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.search.architecture import Architecture
-from prunet_det.search.baselines import build_baselines
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
 from prunet_det.search.data import load_halves
@@ -66,7 +65,7 @@ FINALISTS_FOLDER = "finalists"  # of a budget's folder: the trainings of its las
 
 
 def search(config: SearchConfig) -> SearchResult:
-    """Searches a network for every budget, or builds a baseline.
+    """Searches a network for every budget.
 
     Args:
         config: What is asked for.
@@ -80,8 +79,6 @@ def search(config: SearchConfig) -> SearchResult:
         KeyboardInterrupt: After Ctrl-C, once a checkpoint and a result so far are written.
     """
     costs = _priced(config)
-    if config.strategy != "search":
-        return build_baselines(config, costs)
     found = _trained(config, costs)
     if dist.is_distributed():
         torch.distributed.destroy_process_group()  # what follows is the main process's

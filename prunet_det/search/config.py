@@ -25,7 +25,6 @@ from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config, relative_path
 
-STRATEGIES = ("search", "random", "scale")
 PARTS = ("widths", "candidates", "layers", "evolution", "surrogate", "finalists")
 _OPTIMIZER = {
     "type": "OptimWrapper",
@@ -85,8 +84,6 @@ class SearchConfig:
         off: Parts that are switched off, of `widths` (all layers keep one expansion), `candidates`
             and `layers` (none leaves before the end), `evolution`, `surrogate` (evolution and last
             tier do without), `finalists` (no last tier).
-        strategy: `search`, or one of the baselines: `random` networks, or the published P0 to
-            `scale`.
         seed: Seed of everything random, at least 0.
         names: Names of the networks, one for each budget; none for `prunet_search_0.5ms` and so on.
         amp: Mixed precision in bfloat16, on CUDA.
@@ -117,7 +114,6 @@ class SearchConfig:
     recipe: ShortRecipe = field(default_factory=ShortRecipe)
     optim_wrapper: Mapping[str, Any] = field(default_factory=lambda: dict(_OPTIMIZER))
     off: tuple[str, ...] = ()
-    strategy: str = "search"
     seed: int = 0
     names: tuple[str, ...] = ()
     amp: bool = False
@@ -147,23 +143,17 @@ class SearchConfig:
         positive_int(self.jobs, "the number of jobs")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"the seed must be 0 or more, got {self.seed!r}.")
-        for what, values, known in (
-            ("the parts to switch off", self.off, PARTS),
-            ("the strategy", (self.strategy,), STRATEGIES),
-        ):
-            wrong = [value for value in values if value not in known]
-            if wrong:
-                raise InputError(f"{what} must be of {', '.join(known)}, got {wrong[0]!r}.")
+        wrong = [part for part in self.off if part not in PARTS]
+        if wrong:
+            raise InputError(
+                f"the parts to switch off must be of {', '.join(PARTS)}, got {wrong[0]!r}."
+            )
         if self.names and len(self.names) != len(budgets):
             raise InputError(
                 f"give a name for each of the {len(budgets)} budgets, got {len(self.names)}."
             )
         if len(set(self.names)) < len(self.names) or any(set("/\\") & set(n) for n in self.names):
             raise InputError("names must differ, and become those of files: without / and \\.")
-        if self.strategy != "search" and (self.off or self.resume):
-            raise InputError(
-                f"the strategy {self.strategy} has nothing to switch off and nothing to resume."
-            )
         wrapper = dict(self.optim_wrapper)
         if (
             wrapper.pop("type", "OptimWrapper") != "OptimWrapper"
@@ -257,7 +247,6 @@ class SearchConfig:
         return {
             "seed": self.seed,
             "off": list(self.off),
-            "strategy": self.strategy,
             "device": pricing["device"],
             "batch": pricing["batch"],
             "input size": self.input_size,
@@ -269,7 +258,7 @@ class SearchConfig:
         """Name of a budget's network."""
         if self.names and budget_ms in self.budgets_ms:
             return self.names[self.budgets_ms.index(budget_ms)]
-        return f"prunet_{self.strategy}_{budget_ms:g}ms"
+        return f"prunet_search_{budget_ms:g}ms"
 
 
 def _chosen_data(

@@ -42,7 +42,7 @@ def make_network(
     budget, identity = costs.budget(budget_ms), config.identity
     details = {
         "command": config.command,
-        "strategy": config.strategy,
+        "strategy": "search",
         "budget": {
             "latency_ms": budget.ms,
             "input_size": budget.input_size,
@@ -83,7 +83,6 @@ def make_run(
     return {
         "command": config.command,
         "config": config.config,
-        "strategy": config.strategy,
         "seed": config.seed,
         "off": list(config.off),
         "weights": config.search.weights,

@@ -37,10 +37,10 @@ class FoundNetwork:
         ms: Milliseconds of the network's backbone, as the search priced them.
         measured_ms: Milliseconds measured on the device itself; None where that is not here.
         chooser: What chose the network: `tiers`, `uniform widths` (on their operators), a number of
-            `evolution`, `surrogate` or `random`, such as `evolution 2`, or `scale`.
+            `evolution`, `surrogate` or `random`, such as `evolution 2`.
         figures: Further figures, such as `top1` of the weights on the half of the data that they
             have not seen, and `seconds`.
-        weights: Weights by name; None for a network without, as those of the baselines.
+        weights: Weights by name; None for a network without.
         final: Whether the search for this budget has come to its end.
         tiers: Architecture that the tiers chose, if others were compared with it.
     """

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from prunet_det.arch.spec import Provenance
+from prunet_det.benchmark import search_baselines as baselines
 from prunet_det.benchmark import search_compare
 from prunet_det.benchmark.search_compare import CompareOptions, Judge, compare
 from prunet_det.benchmark.search_study import (
@@ -24,7 +25,6 @@ from prunet_det.benchmark.search_study import (
     WIDTHS,
     read_entries,
 )
-from prunet_det.search import baselines
 from prunet_det.search.costs import Pricing
 from prunet_det.search.result import FoundNetwork, SearchResult
 from prunet_det.search.shapes import Shapes

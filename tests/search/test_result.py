@@ -35,7 +35,7 @@ def network(costs) -> FoundNetwork:
 
 @pytest.fixture
 def result(network, tmp_path) -> SearchResult:
-    run = {"command": "python x", "config": "configs/search/quick.py", "strategy": "search"}
+    run = {"command": "python x", "config": "configs/search/quick.py"}
     run |= {"off": ["layers"], "weights": "paths", "seed": 3, "commit": "c"}
     run["seconds"] = {"warm-up": 1.5, "paths": 2.0}
     made = SearchResult(networks={network.budget.ms: network}, run=run, folder=tmp_path / "out")

@@ -254,17 +254,6 @@ def test_without_tiers_evolution_chooses_still(tiny, tmp_path, monkeypatch):
     assert "evolution 1" in {f["name"] for f in result.networks[0.26].figures["finalists"]}
 
 
-@pytest.mark.parametrize("strategy", ["random", "scale"])
-def test_baselines(tiny, tmp_path, strategy):
-    specs = []
-    for run in ("a", "b"):
-        result = search(tiny(tmp_path / run, strategy=strategy, budgets_ms=(0.26, 0.27)))
-        assert result.accepted and (tmp_path / run / "report.md").is_file()
-        specs.append([network.spec for network in result.networks.values()])
-    assert specs[0] == specs[1]
-    assert SearchResult.load(tmp_path / "a").networks[0.27].weights is None
-
-
 @pytest.mark.parametrize("ms", [0.01, 5.0])
 def test_an_impossible_budget_is_refused_before_data_are_read(tiny, tmp_path, ms):
     with pytest.raises(UserError, match="cannot be met: the space reaches"):

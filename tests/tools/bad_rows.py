@@ -413,8 +413,6 @@ SEARCH = rows_of(
     (f"{QUICK} --budget-ms nan", "--budget-ms: must be a number above 0, got nan"),
     (f"{QUICK} --budget-ms 0.5 1e-9", "a budget of 1e-09 ms cannot be met: the space reaches"),
     (f"{QUICK} --budget-ms 0.5 0.5", "a budget is given twice"),
-    (f"{QUICK} --strategy best", "strategy must be of search, random, scale, got 'best'"),
-    (f"{QUICK} --strategy random --resume", "nothing to resume"),
     (f"{QUICK} --off layer", "to switch off must be of .*layers.*, got 'layer'"),
     (f"{QUICK} --device cuda:7", "there is no device 'cuda:7'"),
     (f"{QUICK} --device d.json", "d.json is no table or device file", {"d.json": CUT}),

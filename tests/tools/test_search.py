@@ -108,13 +108,6 @@ def test_a_network_is_regenerated_from_its_provenance(config, here, tmp_path):
     assert (tmp_path / "second" / "0.26ms" / "arch.json").read_bytes() == path.read_bytes()
 
 
-def test_baselines_by_the_same_command(config, here, tmp_path):
-    done = here("search_backbone", *flags(config, tmp_path, "--strategy", "random"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("blocks, by random") == 2
-    assert "weights.safetensors" not in {p.name for p in tmp_path.rglob("*")}
-
-
 def test_a_finished_search_is_resumed_as_what_it_was(config, found, here, refused):
     again = here("search_backbone", *flags(config, found[0], "--resume"))
     assert again.returncode == 0 and again.stdout in found[1]

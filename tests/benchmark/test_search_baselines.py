@@ -7,8 +7,8 @@ import pytest
 
 from prunet_det import load_spec
 from prunet_det.arch.spec import Provenance
+from prunet_det.benchmark.search_baselines import most_macs, scaled_frame, scaled_published
 from prunet_det.latency import load_device, predict
-from prunet_det.search.baselines import most_macs, scaled_frame, scaled_published
 from prunet_det.search.costs import FILLED, Budget, BudgetError, Pricing
 from prunet_det.search.evolution import Region
 from prunet_det.search.shapes import Shapes

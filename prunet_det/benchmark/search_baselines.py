@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from prunet_det.arch.scaling import scale_compound
-from prunet_det.search.config import SearchConfig
-from prunet_det.search.costs import Budget, BudgetError, Pricing, SpaceCosts
+from prunet_det.search.costs import Budget, BudgetError, Pricing
 from prunet_det.search.evolution import Region, evolve
-from prunet_det.search.records import make_network, make_run, measured, prepare_folder
-from prunet_det.search.report import write_report
-from prunet_det.search.result import SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.zoo.models import load_spec
@@ -111,27 +105,3 @@ def most_macs(region: Region, seed: int) -> Shape:
     start = [start[i] for i in np.argsort(-macs, kind="stable")[:_STARTED]]
     found = evolve(region, lambda many: -region.shapes.macs(many), seed, _EVOLVED, start)
     return found[0].shape
-
-
-def build_baselines(config: SearchConfig, costs: SpaceCosts) -> SearchResult:
-    """Random networks of the space, or the published P0 scaled, at the budgets.
-
-    Raises:
-        BudgetError: A budget cannot be met.
-    """
-    folder = prepare_folder(config)
-    networks, data = {}, {"name": "none", "classes": 0}
-    for ms in config.budgets_ms:
-        if config.strategy == "random":
-            shapes = Shapes(costs)
-            shape = shapes.random(np.random.default_rng(config.seed), ms)
-        else:
-            shapes, shape = scaled_published(config.pricing, costs.budget(ms))
-        network = shapes.network(shape)
-        made = make_network(config, shapes.costs, network, ms, data, config.strategy)
-        networks[ms] = dataclasses.replace(measured(made), final=True)
-    run = make_run(config, config.identity, {})
-    result = SearchResult(networks=networks, run=run, folder=folder)
-    result.save()
-    write_report(result, config.space)
-    return result
