@@ -4,7 +4,7 @@
 `space` says what may be chosen and `costs` what it takes; `shapes` brings networks to a latency;
 `supernet` holds the weights, `weights` trains them and `scorer` asks them; `widths`, `schedule` and
 `architecture` are the tiers, `loop` and `hooks` their course; `evolution` and `finalists` choose
-too; `config`, `api`, `records`, `result` and `report` are the two ends.
+too; `config`, `api`, `result` and `report` are the two ends.
 """
 
 from importlib import import_module

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS
 
 from prunet_det.arch.network import ArchNet, reestimate_norms
-from prunet_det.arch.spec import ArchSpec
+from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.runtime.subject import Scope
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
@@ -36,7 +38,6 @@ from prunet_det.search.hooks import (
     read_checkpoint,
 )
 from prunet_det.search.loop import SearchLoop
-from prunet_det.search.records import make_network, make_run, measured, prepare_folder
 from prunet_det.search.report import write_report
 from prunet_det.search.result import (
     CHECKPOINT_FILE,
@@ -51,9 +52,9 @@ from prunet_det.search.supernet import SuperNet
 from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.short_run import evaluate
 from prunet_det.utils.config import config_errors
-from prunet_det.utils.env import check_launcher
+from prunet_det.utils.env import check_launcher, environment
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import digest
+from prunet_det.utils.io import digest, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +155,21 @@ def price_in_turn(pricing: Pricing, space: SearchSpace, input_size: int) -> Spac
     return pricing.costs(space, input_size)
 
 
+def _prepared_folder(config: SearchConfig) -> Path:
+    """Makes the folder of a result, unless it holds a search that is not to be resumed."""
+    folder = make_folder(config.out)
+    has_state, has_result = ((folder / name).exists() for name in (CHECKPOINT_FILE, RUN_FILE))
+    if has_result and not has_state:
+        raise UserError(f"{folder} holds a result without a checkpoint; give another --out.")
+    if has_state and not config.resume:
+        raise UserError(
+            f"{folder} holds a search already; go on with it by --resume, or give another --out."
+        )
+    if config.resume and not has_state:
+        logger.info("%s holds no checkpoint yet; the search starts afresh.", folder)
+    return folder
+
+
 class _Search:
     """A search at work.
 
@@ -171,7 +187,7 @@ class _Search:
     ) -> None:
         self.config, self.costs, self.halves = config, costs, halves
         self.shapes, self.is_main = Shapes(costs), dist.is_main_process()
-        self.folder = prepare_folder(config)
+        self.folder = _prepared_folder(config)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
@@ -300,7 +316,7 @@ class _Search:
                 if self._has_last_tier:
                     network = self._last_tier(ms, architecture.shape())
                 tiers = networks[ms].spec
-                networks[ms] = dataclasses.replace(measured(network), final=True, tiers=tiers)
+                networks[ms] = dataclasses.replace(network.measured(), final=True, tiers=tiers)
                 networks[ms].save(network_folder(self.folder, ms))
         return self._result(networks)
 
@@ -335,23 +351,50 @@ class _Search:
         return dataclasses.replace(network, figures=figures, weights=weights)
 
     def _found(self, shape: Shape, budget_ms: float, chooser: str) -> FoundNetwork:
-        """A network with the weights that it inherits from the supernet."""
-        network = self._without_weights(shape, budget_ms, chooser)
-        net = self._inherited(shape, network.spec)
-        top1, loss = evaluate(net, _some(self.halves["architecture"]))
-        figures = {"weights": "inherited", "top1": top1, "loss": loss}
-        return dataclasses.replace(network, figures=figures, weights=net.state_dict())
-
-    def _without_weights(self, shape: Shape, budget_ms: float, chooser: str) -> FoundNetwork:
-        crops, data = self.halves["weights"], self.config.data["dataset"]
-        source = {
-            "name": data.get("name") or data.get("data_root"),
-            "classes": len(crops.classes),
-            "hash": crops.data_hash,
+        """A network, what it comes from, and the weights that it inherits from the supernet."""
+        config, costs, crops = self.config, self.costs, self.halves["weights"]
+        budget, data = costs.budget(budget_ms), config.data["dataset"]
+        identity = self.checkpoint.identity
+        details = {
+            "command": self.checkpoint.command,
+            "strategy": "search",
+            "budget": {
+                "latency_ms": budget.ms,
+                "input_size": budget.input_size,
+                "scope": Scope.BACKBONE.value,
+                "kind": costs.table.kind,
+                **dataclasses.asdict(budget.conditions),
+            },
+            "seed": config.seed,
+            "data": {
+                "name": data.get("name") or data.get("data_root"),
+                "classes": len(crops.classes),
+            },
+            "hashes": {
+                "config": identity["config (digest)"],
+                "space": identity["space (digest)"],
+                "table": identity["prices (digest)"],
+                "data": crops.data_hash,
+            },
         }
-        config = dataclasses.replace(self.config, command=self.checkpoint.command)
-        network = self.shapes.network(shape)
-        return make_network(config, self.costs, network, budget_ms, source, chooser)
+        spec = config.space.to_spec(
+            self.shapes.network(shape),
+            config.name_of(budget_ms),
+            Provenance("searched", details),
+            budget.input_size,
+        )
+        net = self._inherited(shape, spec)
+        top1, loss = evaluate(net, _some(self.halves["architecture"]))
+        return FoundNetwork(
+            spec=spec,
+            budget=budget,
+            kind=costs.table.kind,
+            ms=self.shapes.ms(shape),
+            chooser=chooser,
+            figures={"weights": "inherited", "top1": top1, "loss": loss},
+            weights=net.state_dict(),
+            final=False,
+        )
 
     def _inherited(self, shape: Shape, spec: ArchSpec) -> ArchNet:
         """The averaged weights in a network, with statistics of its own in the batch norms."""
@@ -366,14 +409,21 @@ class _Search:
 
     def _result(self, networks: dict[float, FoundNetwork], report: bool = True) -> SearchResult:
         """Writes the record of networks that are saved, if asked for with a report."""
+        config = self.config
         last = sum(network.figures.get("seconds", 0.0) for network in networks.values())
         seconds = {**self.loop.seconds, "last tier": last}
-        result = SearchResult(
-            networks=dict(sorted(networks.items())),
-            run=make_run(self.config, self.checkpoint.identity, seconds)
-            | {"command": self.checkpoint.command},
-            folder=self.folder,
-        )
+        digests = {k: v for k, v in self.checkpoint.identity.items() if "digest" in k}
+        run = {
+            "command": self.checkpoint.command,
+            "config": config.config,
+            "seed": config.seed,
+            "off": list(config.off),
+            "weights": config.search.weights,
+            "hashes": digests,
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            **environment(),
+        }
+        result = SearchResult(networks=dict(sorted(networks.items())), run=run, folder=self.folder)
         result.save_run()
         if report:
             write_report(result, self.config.space, self.history.records, self.loop.events)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from prunet_det.utils.errors import MissingFileError, UserError
 from prunet_det.utils.io import PathLike, read_json, reading, write_json
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
+
+logger = logging.getLogger(__name__)
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
 TIERS_FILE = "tiers.json"  # the tiers' own network, where a last tier has chosen after them
@@ -88,6 +91,24 @@ class FoundNetwork:
         net = self.spec.build(num_classes=self.weights["classifier.weight"].shape[0])
         net.load_state_dict(dict(self.weights))
         return net.eval()
+
+    def measured(self) -> FoundNetwork:
+        """The network with its milliseconds on the device of a measured table, if that is here."""
+        if self.kind != "measured":
+            return self
+        from prunet_det.latency.measure import find_device, measure
+        from prunet_det.latency.record import Failure
+        from prunet_det.runtime.subject import load_subject
+
+        device = find_device(self.budget.conditions)
+        if device is None:
+            return self
+        subject = load_subject(self.spec, input_size=self.budget.input_size)
+        (found,) = measure([subject], self.budget.conditions, device=device, seconds=3.0)
+        if isinstance(found, Failure):
+            logger.warning("%s is not measured: %s", found.model, found.reason)
+            return self
+        return replace(self, measured_ms=found.latency.ms)
 
     def to_dict(self) -> dict[str, Any]:
         """The record of the network, as JSON values."""
