@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunet_det.benchmark import search_tables
-from prunet_det.benchmark.search_study import ENTRIES, ORDER, SEARCHED, SearchStudy
+from prunet_det.benchmark.search_study import ENTRIES, GROUPS, SEARCHED, SearchStudy
 from prunet_det.search.result import RUN_FILE, SearchResult
 from prunet_det.utils import plots
 from prunet_det.utils.io import markdown_table, read_csv
@@ -133,14 +133,14 @@ def compared(results: Path) -> str:
     """Groups of networks of one latency, without the ablations."""
     study = short(results)
     return (
-        search_tables.markdown(search_tables.groups_table(study, ORDER))
+        markdown_table(*search_tables.groups_table(study, GROUPS))
         + f"\n{search_tables.spread_sentence(study)}\n"
     )
 
 
 def searched(results: Path) -> str:
     """Each searched network against what it has to beat."""
-    return search_tables.markdown(search_tables.searched_table(short(results)))
+    return markdown_table(*search_tables.searched_table(short(results)))
 
 
 def studies(results: Path) -> dict[str, SearchStudy]:
@@ -162,7 +162,7 @@ def _judged(name: str, study: SearchStudy) -> str:
         for what, end in (("Learning curves", "_curves"), ("Networks of one latency", ""))
     ]
     marks, groups, searches = (
-        search_tables.markdown(table(study))
+        markdown_table(*table(study))
         for table in (
             search_tables.marks_table,
             search_tables.groups_table,

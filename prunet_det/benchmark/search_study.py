@@ -26,7 +26,17 @@ ENTRIES = "entries.json"
 SEARCHED, FOUND, RANDOM = "searched", "before the last tier", "random"
 UNIFORM, WIDTHS = "uniform widths", "random widths"  # on the operators and depths of a search
 SURROGATE, MACS, SCALED = "surrogate without supernet", "highest MACs", "scaled P0"
-ORDER = (SEARCHED, FOUND, UNIFORM, WIDTHS, SURROGATE, MACS, SCALED, RANDOM)
+# Groups in the order of tables, with their colours in figures.
+GROUPS = {
+    SEARCHED: "blue",
+    FOUND: "sky",
+    UNIFORM: "vermilion",
+    WIDTHS: "orange",
+    SURROGATE: "green",
+    MACS: "pink",
+    SCALED: "black",
+    RANDOM: "grey",
+}
 ENOUGH = 3.0  # spread over noise that a judge needs
 _TOP = 0.9  # share of random networks that a search is to be above
 _DRAWS = 2000
@@ -66,11 +76,11 @@ class Entry:
         Raises:
             ValueError, KeyError, TypeError: It is none, or of another network than it says.
         """
-        spec = ArchSpec.from_dict(data["spec"])
-        values = {key: value for key, value in data.items() if key != "network"}
-        if spec.digest != data["network"]:
-            raise InputError(f"{data['name']} is {spec.digest}, not {data['network']}")
-        return cls(**{**values, "spec": spec})
+        values = {**data, "spec": ArchSpec.from_dict(data["spec"])}
+        network = values.pop("network")
+        if values["spec"].digest != network:
+            raise InputError(f"{data['name']} is {values['spec'].digest}, not {network}")
+        return cls(**values)
 
 
 def read_entries(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Entry]]:
@@ -112,8 +122,8 @@ class Contestant:
 
     def losses(self, mark: int) -> list[float]:
         """Loss of each training that has one, after so many steps."""
-        losses = [run.figures["curve"][str(mark)][1] for run in self.runs]
-        return [loss for loss in losses if loss is not None]
+        found = (run.figures["curve"][str(mark)][1] for run in self.runs)
+        return [loss for loss in found if loss is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +163,11 @@ class SearchStudy:
         for run in sorted(runs, key=lambda run: run.seed):
             if run.recipe == about["recipe"]:
                 own[run.subject].append(run)
-        self.contestants = [
-            Contestant(e, tuple(own[e.spec.digest])) for e in entries if own[e.spec.digest]
-        ]
-        curves = [set(run.figures["curve"]) for c in self.contestants for run in c.runs]
-        if not curves:
+        trained = [Contestant(e, tuple(own[e.spec.digest])) for e in entries]
+        self.contestants = [c for c in trained if c.runs]
+        if not self.contestants:
             raise UserError("none of the compared networks was trained yet.")
+        curves = (set(run.figures["curve"]) for c in self.contestants for run in c.runs)
         self.marks = sorted(map(int, set.intersection(*curves)))
         self.end = self.marks[-1]
 
@@ -185,8 +194,8 @@ class SearchStudy:
     @property
     def groups(self) -> list[str]:
         """Groups that have contestants: the usual ones first, then others, such as ablations."""
-        names = list(dict.fromkeys(c.entry.group for c in self.contestants))
-        return sorted(names, key=lambda n: ORDER.index(n) if n in ORDER else len(ORDER))
+        found = dict.fromkeys(c.entry.group for c in self.contestants)
+        return [*(g for g in GROUPS if g in found), *(g for g in found if g not in GROUPS)]
 
     def mean(self, one: Contestant, mark: int | None = None) -> float:
         """Mean top-1 of a network's trainings, at the end unless another mark is given."""
@@ -272,10 +281,9 @@ class SearchStudy:
     def _chosen_by(self, random: list[Contestant], mark: int) -> tuple[np.ndarray, np.ndarray]:
         """The score that chooses and the one that is reported, of each network."""
         if mark == self.end or min(len(c.runs) for c in random) < 2:
-            means = np.array([self.mean(c) for c in random])
-            return (means if mark == self.end else self.means(RANDOM, mark)), means
-        first = np.array([c.scores(mark)[0] for c in random])
-        return first, np.array([np.mean(c.scores(self.end)[1:]) for c in random])
+            return self.means(RANDOM, mark), self.means(RANDOM)
+        reported = [np.mean(c.scores(self.end)[1:]) for c in random]
+        return np.array([c.scores(mark)[0] for c in random]), np.array(reported)
 
     def against(self, group: str, other: str) -> tuple[float, float] | None:
         """Compares two groups, search seed by search seed where both have the seeds.
@@ -289,41 +297,31 @@ class SearchStudy:
             from the trainings; None if a group is empty.
         """
         sides = [self.group(group), self.group(other)]
-        seeds = [{c.entry.search_seed for c in side} - {None} for side in sides]
-        if common := seeds[0] & seeds[1]:
-            sides = [[c for c in side if c.entry.search_seed in common] for side in sides]
+        common = set.intersection(*({c.entry.search_seed for c in side} for side in sides))
+        if seeds := common - {None}:
+            sides = [[c for c in side if c.entry.search_seed in seeds] for side in sides]
         if not all(sides):
             return None
-        difference = np.mean(self._means(sides[0])) - np.mean(self._means(sides[1]))
+        first, second = (np.mean([self.mean(c) for c in side]) for side in sides)
         variance = sum(sum(1 / len(c.runs) for c in side) / len(side) ** 2 for side in sides)
-        return float(difference), self.noise * variance**0.5
+        return float(first - second), self.noise * variance**0.5
 
-    def _means(self, contestants: list[Contestant]) -> list[float]:
-        return [self.mean(c) for c in contestants]
-
-    def checks(self) -> list[tuple[Contestant, dict[str, bool]]]:
-        """Says of each searched network whether it beats what it has to."""
-        means = self.means(RANDOM)
-        scaled, surrogate = self.means(SCALED), self.means(SURROGATE)
-        even = {c.entry.search_seed: self.mean(c) for c in self.group(UNIFORM)}
-        found = []
-        for c in self.group(SEARCHED):
-            own, checks = self.mean(c), {}
-            if len(means):
-                checks["above the median of random"] = own > np.median(means)
-                checks["at or above their 90th percentile"] = own >= self.top_tenth
-            if len(scaled):
-                checks["above scaled P0"] = own > scaled[0]
-            if c.entry.search_seed in even:
-                checks["not below uniform widths"] = own >= even[c.entry.search_seed]
-            replay = self.random_search(c)
-            if replay and replay.mark < self.end:
-                checks["not below random search by more than the noise"] = (
-                    own >= replay.top1 - self.noise
-                )
-            if len(surrogate):
-                checks["not below the surrogate by more than the noise"] = (
-                    own >= surrogate.mean() - self.noise
-                )
-            found.append((c, {what: bool(ok) for what, ok in checks.items()}))
-        return found
+    def checks(self, one: Contestant) -> dict[str, bool]:
+        """Says whether a searched network beats what it has to, as far as that was trained."""
+        own, noise, found = self.mean(one), self.noise, {}
+        if len(random := self.means(RANDOM)):
+            found["above the median of random"] = own > np.median(random)
+            found["at or above their 90th percentile"] = own >= self.top_tenth
+        if len(scaled := self.means(SCALED)):
+            found["above scaled P0"] = own > scaled[0]
+        for c in self.group(UNIFORM):
+            if c.entry.search_seed == one.entry.search_seed:
+                found["not below uniform widths"] = own >= self.mean(c)
+        replay = self.random_search(one)
+        if replay and replay.mark < self.end:
+            found["not below random search by more than the noise"] = own >= replay.top1 - noise
+        if len(surrogate := self.means(SURROGATE)):
+            found["not below the surrogate by more than the noise"] = (
+                own >= surrogate.mean() - noise
+            )
+        return {what: bool(ok) for what, ok in found.items()}

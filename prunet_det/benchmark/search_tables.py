@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunet_det.benchmark import analysis
-from prunet_det.benchmark.search_study import (
-    ENOUGH,
-    FOUND,
-    MACS,
-    RANDOM,
-    SCALED,
-    SEARCHED,
-    SURROGATE,
-    UNIFORM,
-    WIDTHS,
-    SearchStudy,
-)
+from prunet_det.benchmark.search_study import ENOUGH, GROUPS, RANDOM, SEARCHED, SearchStudy
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import markdown_table, text_table
+from prunet_det.utils.io import text_table
 from prunet_det.utils.plots import DARK, GREY, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Titles of the columns, and the rows: arguments of `markdown_table`, the last ones of `text_table`.
 Table = tuple[list[str], list[list[str]]]
-_COLOURS = {
-    SEARCHED: PALETTE["blue"],
-    FOUND: PALETTE["sky"],
-    UNIFORM: PALETTE["vermilion"],
-    WIDTHS: PALETTE["orange"],
-    SURROGATE: PALETTE["green"],
-    MACS: PALETTE["pink"],
-    SCALED: PALETTE["black"],
-    RANDOM: GREY,
-}
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """A table of rows by the titles of their columns, in the first row's order."""
+    return [*rows[0]] if rows else [], [[*row.values()] for row in rows]
 
 
 def spread_sentence(study: SearchStudy) -> str:
@@ -61,35 +46,39 @@ def marks_table(study: SearchStudy) -> Table:
     """Spread over noise after each number of steps, and how its order agrees with the last one."""
     rows, end = [], study.means(RANDOM)
     for mark in study.marks:
-        s, means, losses = (
+        s, losses, means = (
             study.spread(mark),
-            study.means(RANDOM, mark),
             study.spread_of_losses(mark),
+            study.means(RANDOM, mark),
         )
         tau = None if mark == study.end else analysis.rank_agreement(means, end)
         rows.append(
-            [
-                str(mark),
-                *(f"{value:.3f}" for value in (np.median(means), s.between, s.noise)),
-                *(f"{ratio:.1f}" for ratio in (s.ratio, s.corrected_ratio)),
-                f"{losses.corrected_ratio:.1f}" if losses else "-",
-                f"{tau[0]:.2f} ({tau[1]:.2f} to {tau[2]:.2f})" if tau else "-",
-            ]
+            {
+                "steps": str(mark),
+                "median of random": f"{np.median(means):.3f}",
+                "spread": f"{s.between:.3f}",
+                "noise": f"{s.noise:.3f}",
+                "ratio": f"{s.ratio:.1f}",
+                "corrected": f"{s.corrected_ratio:.1f}",
+                "by loss": f"{losses.corrected_ratio:.1f}" if losses else "-",
+                "tau with end": "{:.2f} ({:.2f} to {:.2f})".format(*tau) if tau else "-",
+            }
         )
-    header = ["steps", "median of random", "spread", "noise", "ratio", "corrected", "by loss"]
-    return [*header, "tau with end"], rows
+    return _table(rows)
 
 
 def curves_table(study: SearchStudy) -> Table:
     """Mean top-1 of each group after each number of steps."""
-    rows = [
-        [group, *(f"{study.means(group, mark).mean():.3f}" for mark in study.marks)]
-        for group in study.groups
-    ]
-    return ["group", *(f"{mark} steps" for mark in study.marks)], rows
+    curves = {g: {m: study.means(g, m).mean() for m in study.marks} for g in study.groups}
+    return _table(
+        [
+            {"group": group, **{f"{mark} steps": f"{top1:.3f}" for mark, top1 in curve.items()}}
+            for group, curve in curves.items()
+        ]
+    )
 
 
-def groups_table(study: SearchStudy, shown: Sequence[str] | None = None) -> Table:
+def groups_table(study: SearchStudy, shown: Collection[str] | None = None) -> Table:
     """Group, networks, trainings, top-1 of the group's networks, latency, blocks, cost.
 
     Args:
@@ -103,66 +92,62 @@ def groups_table(study: SearchStudy, shown: Sequence[str] | None = None) -> Tabl
         seconds = [c.entry.search_seconds for c in own if c.entry.search_seconds]
         ms = [c.entry.latency_ms for c in own]
         rows.append(
-            [
-                group,
-                str(len(own)),
-                str(min(len(c.runs) for c in own)),
-                f"{means.mean():.3f}" + (f" ± {half:.3f}" if half == half else ""),
-                f"{means.min():.3f} to {means.max():.3f}",
-                f"{min(ms):.3f} to {max(ms):.3f}",
-                f"{np.mean([len(c.entry.spec.blocks) for c in own]):.1f}",
-                f"{np.mean(seconds):.0f}" if seconds else "-",
-            ]
+            {
+                "group": group,
+                "networks": str(len(own)),
+                "trainings each": str(min(len(c.runs) for c in own)),
+                "mean top-1": f"{means.mean():.3f}" + (f" ± {half:.3f}" if len(own) > 1 else ""),
+                "least to most": f"{means.min():.3f} to {means.max():.3f}",
+                "ms": f"{min(ms):.3f} to {max(ms):.3f}",
+                "blocks": f"{np.mean([len(c.entry.spec.blocks) for c in own]):.1f}",
+                "search seconds": f"{np.mean(seconds):.0f}" if seconds else "-",
+            }
         )
-    header = ["group", "networks", "trainings each", "mean top-1", "least to most", "ms", "blocks"]
-    return [*header, "search seconds"], rows
+    return _table(rows)
 
 
 def searched_table(study: SearchStudy) -> Table:
     """Every searched network: its percentile and what it beats."""
-    checked = study.checks()
-    names = list(dict.fromkeys(name for _, checks in checked for name in checks))
+    checked = [(c, study.checks(c)) for c in study.group(SEARCHED)]
+    names = dict.fromkeys(name for _, checks in checked for name in checks)
     said = {True: "yes", False: "**no**", None: "-"}
     rows = []
     for c, checks in checked:
-        point, low, high = study.percentile(c)
-        replay = study.random_search(c)
         same = "-"
-        if replay:
+        if replay := study.random_search(c):
             steps = f" for {replay.mark} steps" if replay.mark < study.end else ""
             same = f"{c.entry.search_seconds:.0f} s; {replay.count} random networks{steps}, "
             same += f"the best {replay.top1:.3f}"
+        shares = (100 * share for share in study.percentile(c))
         rows.append(
-            [
-                str(c.entry.search_seed),
-                f"{study.mean(c):.3f}",
-                f"{100 * point:.0f} ({100 * low:.0f} to {100 * high:.0f})",
-                *(said[checks.get(name)] for name in names),
-                same,
-            ]
+            {
+                "search seed": str(c.entry.search_seed),
+                "top-1": f"{study.mean(c):.3f}",
+                "percentile of random": "{:.0f} ({:.0f} to {:.0f})".format(*shares),
+                **{name: said[checks.get(name)] for name in names},
+                "the same time would train": same,
+            }
         )
-    header = ["search seed", "top-1", "percentile of random", *names]
-    return [*header, "the same time would train"], rows
+    return _table(rows)
 
 
 def verdict(study: SearchStudy) -> list[str]:
     """Sentences on what the study has shown, whatever that is."""
     found = []
-    for group in [g for g in study.groups if g != RANDOM and len(study.group(RANDOM))]:
+    others = [group for group in study.groups if group != RANDOM]
+    for group in others if study.group(RANDOM) else ():
         own = study.group(group)
-        shares = [study.percentile(c)[0] for c in own]
+        shares = ", ".join(f"{100 * study.percentile(c)[0]:.0f}" for c in own)
         above = sum(study.mean(c) >= study.top_tenth for c in own)
         found.append(
             f"{group}: {above} of {len(own)} at or above the 90th percentile of random networks "
-            f"(percentiles {', '.join(f'{100 * s:.0f}' for s in shares)})"
+            f"(percentiles {shares})"
         )
-    for other in [g for g in study.groups if g not in (RANDOM, SEARCHED)]:
-        compared = study.against(SEARCHED, other)
-        if compared:
+    for other in others:
+        if other != SEARCHED and (compared := study.against(SEARCHED, other)):
             found.append(f"{SEARCHED} against {other}: {_difference(*compared)}")
     replays = [(study.mean(c), study.random_search(c)) for c in study.group(SEARCHED)]
-    gains = [own - replay.top1 for own, replay in replays if replay]
-    if gains:
+    if gains := [own - replay.top1 for own, replay in replays if replay]:
         found.append(
             f"{SEARCHED} against the best of n random networks by the same compute: "
             + _difference(float(np.mean(gains)), study.noise / len(gains) ** 0.5)
@@ -179,22 +164,18 @@ def _difference(value: float, error: float) -> str:
 
 def printed(study: SearchStudy) -> str:
     """What the command prints: what the judge is worth first, then curves, then networks."""
-    parts = []
     try:
-        parts += [f"{spread_sentence(study)} {judge_sentence(study)}"]
-        parts.append(text_table("the judge, by random networks", *marks_table(study)))
+        parts = [
+            f"{spread_sentence(study)} {judge_sentence(study)}",
+            text_table("the judge, by random networks", *marks_table(study)),
+        ]
     except UserError as e:
-        parts.append(str(e))
+        parts = [str(e)]
     parts.append(text_table("learning curves: mean top-1", *curves_table(study)))
     parts.append(text_table("networks of one latency", *groups_table(study)))
     if study.group(SEARCHED) and study.group(RANDOM):
         parts.append(text_table("searched networks", *searched_table(study)))
     return "\n".join([*parts, *verdict(study)])
-
-
-def markdown(table: Table) -> str:
-    """A table of a page."""
-    return markdown_table(*table)
 
 
 def draw_comparison(study: SearchStudy) -> Figure:
@@ -206,18 +187,17 @@ def draw_comparison(study: SearchStudy) -> Figure:
         own = sorted(study.group(group), key=study.mean)
         shifts = np.linspace(-0.28, 0.28, len(own)) if len(own) > 1 else np.zeros(1)
         shifts = rng.permutation(shifts) if group == RANDOM else shifts
-        colour = _COLOURS.get(group, DARK)
         for c, shift in zip(own, shifts, strict=True):
-            scores = c.scores(end)
+            scores, colour = c.scores(end), _colour(group)
             axes.plot([min(scores), max(scores)], [row + shift] * 2, color=colour, alpha=0.45)
             axes.plot(study.mean(c), row + shift, "o", color=colour, markersize=5)
     random = study.means(RANDOM)
     if len(random):
         for value, style, what in (
-            (np.median(random), ":", "median of random"),
+            (float(np.median(random)), ":", "median of random"),
             (study.top_tenth, "--", "90th percentile of random"),
         ):
-            axes.axvline(float(value), color=DARK, linestyle=style, linewidth=1, label=what)
+            axes.axvline(value, color=DARK, linestyle=style, linewidth=1, label=what)
         axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
@@ -232,22 +212,27 @@ def draw_curves(study: SearchStudy) -> Figure:
     figure, (axes,) = plots.figure(9.0, 4.2)
     for group in study.groups:
         behind = group == RANDOM
-        for i, c in enumerate(study.group(group)):
-            axes.plot(
-                study.marks,
-                [study.mean(c, mark) for mark in study.marks],
-                color=_COLOURS.get(group, DARK),
-                linewidth=1.0 if behind else 1.8,
-                zorder=1 if behind else 2,
-                marker="o",
-                markersize=3,
-                label=group if i == 0 else None,
-            )
+        curves = np.array([study.means(group, mark) for mark in study.marks])
+        axes.plot(
+            study.marks,
+            curves,
+            "o-",
+            color=_colour(group),
+            linewidth=1.0 if behind else 1.8,
+            zorder=1 if behind else 2,
+            markersize=3,
+            label=[group, *[None] * (curves.shape[1] - 1)],
+        )
     axes.set(xlabel="steps", ylabel="top-1 (mean over trainings)", xticks=study.marks)
     axes.set_title(title(study), fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
     return figure
+
+
+def _colour(group: str) -> str:
+    """Of an ablation, as of all that is not usual, it is dark."""
+    return {**PALETTE, "grey": GREY, "dark": DARK}[GROUPS.get(group, "dark")]
 
 
 def title(study: SearchStudy) -> str:

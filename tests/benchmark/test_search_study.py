@@ -103,7 +103,7 @@ def test_percentiles_count_the_random_networks_that_are_beaten(study):
 
 
 def test_what_each_searched_network_beats(study):
-    (_, first), (_, second) = study.checks()
+    first, second = map(study.checks, study.group(SEARCHED))
     assert all(first.values())
     assert [k for k, ok in second.items() if not ok] == [
         "at or above their 90th percentile",
@@ -136,7 +136,7 @@ def test_random_search_chooses_by_a_shorter_training_not_by_what_is_reported(tmp
     replay = found.random_search(found.group(SEARCHED)[0])
     assert (replay.count, replay.mark) == (16, 200)
     assert replay.top1 == pytest.approx(0.69 if informed else 0.50, abs=0.01)
-    (_, first), (_, second) = found.checks()
+    first, second = map(found.checks, found.group(SEARCHED))
     check = "not below random search by more than the noise"
     assert (first[check], second[check]) == ((False, False) if informed else (True, True))
 
