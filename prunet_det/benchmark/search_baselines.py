@@ -1,14 +1,35 @@
-"""What a search is compared with: the published P0 scaled, and the network of the most work."""
+"""The networks of a study: those of searches, and what a search has to beat at one latency."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from prunet_det.arch.scaling import scale_compound
+from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.benchmark.search_study import (
+    FOUND,
+    MACS,
+    RANDOM,
+    SCALED,
+    SEARCHED,
+    SURROGATE,
+    UNIFORM,
+    WIDTHS,
+    Entry,
+    SearchStudy,
+)
 from prunet_det.search.costs import Budget, BudgetError, Pricing
-from prunet_det.search.evolution import Region, evolve
+from prunet_det.search.evolution import Region, Scored, evolve, propose
+from prunet_det.search.result import SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import Network, SearchSpace
+from prunet_det.utils.config import read_config
+from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.package import find_config, relative_path
 from prunet_det.zoo.models import load_spec
 
 # EfficientNet's compound scaling, without its resolution: depth and width for one more step.
@@ -105,3 +126,125 @@ def most_macs(region: Region, seed: int) -> Shape:
     start = [start[i] for i in np.argsort(-macs, kind="stable")[:_STARTED]]
     found = evolve(region, lambda many: -region.shapes.macs(many), seed, _EVOLVED, start)
     return found[0].shape
+
+
+class Rows:
+    """Makes the networks of a study: those of searches, and what they have to beat.
+
+    Args:
+        config: Config of the search, for its space.
+        pricing: Source of the milliseconds.
+        budget_ms: Budget that all networks are filled to.
+        input_size: Side of the images of the budget, in pixels.
+
+    Raises:
+        UserError: It is no config of a search, or its space does not reach the budget.
+    """
+
+    def __init__(self, config: str, pricing: Pricing, budget_ms: float, input_size: int) -> None:
+        cfg = read_config(config)
+        if "space" not in cfg:
+            raise InputError(f"{config} is no search config: it has no `space`.")
+        costs = pricing.costs(SearchSpace.from_config(cfg.space), input_size)
+        self.pricing, self.budget = pricing, costs.budget(budget_ms)
+        costs.check_budget(self.budget)
+        self.shapes = Shapes(costs)
+        self.region = Region(shapes=self.shapes, ms=budget_ms)
+        self.about = {
+            "budget_ms": budget_ms,
+            "device": costs.table.title,
+            "input_size": input_size,
+            "space": costs.space.hash,
+            "table": costs.table_hash,
+            "config": relative_path(find_config(config)),
+        }
+
+    def _entry(
+        self,
+        group: str,
+        shape: Shape,
+        *,
+        seed: int | None = None,
+        name: str = "",
+        shapes: Shapes | None = None,
+    ) -> Entry:
+        shapes, name = shapes or self.shapes, name or f"{group} {seed}"
+        reason = Provenance("hand-written", {"reason": f"{name}, what a search is compared with"})
+        spec = shapes.space.to_spec(
+            shapes.network(shape), name.replace(" ", "_"), reason, self.budget.input_size
+        )
+        ms = shapes.ms(shape)
+        return Entry(group=group, name=name, spec=spec, latency_ms=ms, search_seed=seed)
+
+    def by_chance(self, count: int, known: Collection[str]) -> Iterator[Entry]:
+        """Random networks, the one with the most multiply-accumulates, and the scaled P0.
+
+        Args:
+            count: Number of random networks.
+            known: Names of those that need not be made again.
+        """
+        for i in range(count):
+            shape = self.shapes.random(np.random.default_rng((i, 0)), self.budget.ms)
+            yield self._entry(RANDOM, shape, name=f"{RANDOM} {i}")
+        if MACS not in known:
+            yield self._entry(MACS, most_macs(self.region, 0), name=MACS)
+        if SCALED not in known:
+            shapes, shape = scaled_published(self.pricing, self.budget)
+            yield self._entry(SCALED, shape, name=SCALED, shapes=shapes)
+
+    def by_surrogate(self, study: SearchStudy, seed: int) -> Entry:
+        """What a ridge regression thinks best, told by short trainings of random networks alone.
+
+        It has as many of them, up to the first mark, as the search of this seed has time for.
+
+        Args:
+            study: With the random networks' trainings.
+            seed: Seed of the search, and of what is drawn.
+        """
+        random, mark = study.group(RANDOM), study.marks[0]
+        own = [c for c in study.group(SEARCHED) if c.entry.search_seed == seed]
+        count = study.affordable(own[0], mark) if own else len(random)
+        trained = []
+        for i in np.random.default_rng((seed, 3)).permutation(len(random))[:count]:
+            _, loss = random[i].runs[0].figures["curve"][str(mark)]
+            shape = self._shape(random[i].entry.spec)
+            trained.append(Scored(shape, math.inf if loss is None else loss))
+        best = propose(self.region, trained, seed, count=1)[0]
+        return self._entry(SURROGATE, best, seed=seed)
+
+    def of_search(self, folder: Path, group: str) -> Iterator[Entry]:
+        """A search's network, that of its tiers, and its operators and depths with other widths.
+
+        Args:
+            folder: Result of a search, for this budget among others.
+            group: SEARCHED, or what an ablation did without, which has its network alone.
+        """
+        result, ms = SearchResult.load(folder), self.budget.ms
+        found, run = result.networks.get(ms), result.run
+        if found is None:
+            budgets = ", ".join(f"{other:g}" for other in result.networks)
+            raise UserError(f"{folder} holds a search for {budgets} ms, not {ms:g} ms.")
+        seed, whole = int(run["seed"]), group == SEARCHED
+        for name, spec in ((group, found.spec), (FOUND, found.tiers if whole else None)):
+            if spec is not None:
+                yield Entry(
+                    group=name,
+                    name=f"{name} {seed}",
+                    spec=spec,
+                    latency_ms=self.shapes.ms(self._shape(spec)),
+                    search_seed=seed,
+                    search_seconds=sum(run["seconds"].values()) / len(result.networks),
+                    search_machine=run.get("machine", ""),
+                )
+        if not whole:
+            return
+        shape, rng = self._shape(found.spec), np.random.default_rng((seed, 2))
+        for name, other in (
+            (UNIFORM, self.shapes.uniform(shape, ms)),
+            (WIDTHS, self.shapes.random_widths(rng, shape, ms)),
+        ):
+            if other is not None:
+                yield self._entry(name, other, seed=seed)
+
+    def _shape(self, spec: ArchSpec) -> Shape:
+        return self.shapes.shape_of(self.shapes.space.network_of(spec))

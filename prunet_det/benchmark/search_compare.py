@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.registry import DATASETS
 
-from prunet_det.arch.spec import ArchSpec, Provenance
-from prunet_det.benchmark.search_baselines import most_macs, scaled_published
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.benchmark.search_baselines import Rows
 from prunet_det.benchmark.search_study import (
     ENTRIES,
-    FOUND,
-    MACS,
     RANDOM,
-    SCALED,
     SEARCHED,
     SURROGATE,
-    UNIFORM,
-    WIDTHS,
     Entry,
     SearchStudy,
     read_entries,
@@ -37,10 +30,6 @@ from prunet_det.benchmark.search_study import (
 from prunet_det.benchmark.search_tables import draw_comparison, draw_curves
 from prunet_det.search.costs import Pricing
 from prunet_det.search.data import load_crops
-from prunet_det.search.evolution import Region, Scored, propose
-from prunet_det.search.result import SearchResult
-from prunet_det.search.shapes import Shape, Shapes
-from prunet_det.search.space import SearchSpace
 from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
@@ -146,12 +135,13 @@ def _loaded(path: str, device: str) -> tuple[ShortRecipe, DeviceCrops, DeviceCro
 def train(training: Training) -> Run:
     """Trains a network and scores it; a training that diverges has learned nothing."""
     recipe, crops, score = _loaded(training.judge, training.device)
-    start, curve = time.perf_counter(), dict[int, tuple[float, float | None]]()
+    start = time.perf_counter()
+    curve: Mapping[int, tuple[float, float | None]]
     try:
-        curve |= short_run(training.spec, recipe, crops, score, training.seed).curve
+        curve = short_run(training.spec, recipe, crops, score, training.seed).curve
     except DivergedError as e:  # it would whenever the study is gone on with
         logger.warning("it counts as a top-1 of 0: %s", e)
-        curve |= dict.fromkeys(recipe.scored, (0.0, None))
+        curve = dict.fromkeys(recipe.scored, (0.0, None))
     subject, digest, seed = training.key
     return Run(
         subject=subject,
@@ -161,130 +151,6 @@ def train(training: Training) -> Run:
         seconds=round(time.perf_counter() - start, 2),
         made=training.made,
     )
-
-
-class Rows:
-    """Makes the networks of a study: those of searches, and what they have to beat.
-
-    Args:
-        config: Config of the search, for its space.
-        pricing: Source of the milliseconds.
-        budget_ms: Budget that all networks are filled to.
-        input_size: Side of the images of the budget, in pixels.
-
-    Raises:
-        BudgetError: The space does not reach the budget.
-    """
-
-    def __init__(self, config: str, pricing: Pricing, budget_ms: float, input_size: int) -> None:
-        cfg = read_config(config)
-        if "space" not in cfg:
-            raise InputError(f"{config} is no search config: it has no `space`.")
-        costs = pricing.costs(SearchSpace.from_config(cfg.space), input_size)
-        self.pricing, self.budget = pricing, costs.budget(budget_ms)
-        costs.check_budget(self.budget)
-        self.shapes = Shapes(costs)
-        self.region = Region(shapes=self.shapes, ms=budget_ms)
-        self.about = {
-            "budget_ms": budget_ms,
-            "device": costs.table.title,
-            "input_size": input_size,
-            "space": costs.space.hash,
-            "table": costs.table_hash,
-            "config": relative_path(find_config(config)),
-        }
-
-    def _entry(
-        self,
-        group: str,
-        name: str,
-        shape: Shape,
-        seed: int | None = None,
-        shapes: Shapes | None = None,
-    ) -> Entry:
-        shapes, size = shapes or self.shapes, self.budget.input_size
-        reason = Provenance("hand-written", {"reason": f"{name}, what a search is compared with"})
-        network = shapes.network(shape)
-        spec = shapes.space.to_spec(network, name.replace(" ", "_"), reason, size)
-        ms = shapes.ms(shape)
-        return Entry(group=group, name=name, spec=spec, latency_ms=ms, search_seed=seed)
-
-    def by_chance(self, count: int, known: Collection[str]) -> Iterator[Entry]:
-        """Random networks, the one with the most multiply-accumulates, and the scaled P0.
-
-        Args:
-            count: Number of random networks.
-            known: Names of those that need not be made again.
-        """
-        for i in range(count):
-            shape = self.shapes.random(np.random.default_rng((i, 0)), self.budget.ms)
-            yield self._entry(RANDOM, f"{RANDOM} {i}", shape)
-        if MACS not in known:
-            yield self._entry(MACS, MACS, most_macs(self.region, 0))
-        if SCALED not in known:
-            scaled, shape = scaled_published(self.pricing, self.budget)
-            yield self._entry(SCALED, SCALED, shape, shapes=scaled)
-
-    def by_surrogate(self, study: SearchStudy, seed: int) -> Entry:
-        """What a ridge regression thinks best, told by short trainings of random networks alone.
-
-        It has as many of them, up to the first mark, as the search of this seed has time for.
-
-        Args:
-            study: With the random networks' trainings.
-            seed: Seed of the search, and of what is drawn.
-        """
-        random, mark = study.group(RANDOM), study.marks[0]
-        own = [c for c in study.group(SEARCHED) if c.entry.search_seed == seed]
-        count = study.affordable(own[0], mark) if own else len(random)
-        chosen = np.random.default_rng((seed, 3)).permutation(len(random))[:count]
-        told = [(random[i].entry.spec, random[i].runs[0].figures["curve"]) for i in chosen]
-        losses = [curve[str(mark)][1] for _, curve in told]
-        trained = [
-            Scored(self._shape(spec), math.inf if loss is None else loss)
-            for (spec, _), loss in zip(told, losses, strict=True)
-        ]
-        best = propose(self.region, trained, seed, count=1)[0]
-        return self._entry(SURROGATE, f"{SURROGATE} {seed}", best, seed)
-
-    def of_search(self, folder: Path, group: str) -> Iterator[Entry]:
-        """A search's network, that of its tiers, and its operators and depths with other widths.
-
-        Args:
-            folder: Result of a search, for this budget among others.
-            group: SEARCHED, or what an ablation did without. Only the former is compared with other
-                widths.
-        """
-        result, ms = SearchResult.load(folder), self.budget.ms
-        found, run = result.networks.get(ms), result.run
-        if found is None:
-            budgets = ", ".join(f"{other:g}" for other in result.networks)
-            raise UserError(f"{folder} holds a search for {budgets} ms, not {ms:g} ms.")
-        seed = int(run["seed"])
-        cost = dict(
-            search_seconds=sum(run["seconds"].values()) / len(result.networks),
-            search_machine=run.get("machine", ""),
-        )
-        yield self._found(group, seed, found.spec, cost)
-        if group != SEARCHED:
-            return
-        if found.tiers is not None:
-            yield self._found(FOUND, seed, found.tiers, cost)
-        shape, rng = self._shape(found.spec), np.random.default_rng((seed, 2))
-        for other, widths in (
-            (UNIFORM, self.shapes.uniform(shape, ms)),
-            (WIDTHS, self.shapes.random_widths(rng, shape, ms)),
-        ):
-            if widths is not None:
-                yield self._entry(other, f"{other} {seed}", widths, seed)
-
-    def _found(self, group: str, seed: int, spec: ArchSpec, cost: dict[str, Any]) -> Entry:
-        ms = self.shapes.ms(self._shape(spec))
-        name = f"{group} {seed}"
-        return Entry(group=group, name=name, spec=spec, latency_ms=ms, search_seed=seed, **cost)
-
-    def _shape(self, spec: ArchSpec) -> Shape:
-        return self.shapes.shape_of(self.shapes.space.network_of(spec))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,29 +208,34 @@ def compare(options: CompareOptions) -> SearchStudy:
 
 
 def _trained(options: CompareOptions) -> SearchStudy:
-    judge, rows = Judge(os.fspath(find_config(options.judge))), _rows(options)
-    out = make_folder(options.out)
+    judge = Judge(os.fspath(find_config(options.judge)))
+    rows = None
+    if options.config is None and options.searches:
+        raise UserError("searches are compared by the prices of their --config; name it.")
+    if options.config is not None:
+        if options.budget_ms is None:
+            raise UserError("networks are filled to a budget: give --budget-ms.")
+        pricing = Pricing(device=options.device, batch=options.batch, progress=options.progress)
+        rows = Rows(options.config, pricing, options.budget_ms, options.input_size)
+    make_folder(options.out)
     about, entries = _gathered(options, judge, rows)
-
-    def train_all() -> SearchStudy:
-        write_entries(out, about, entries)
-        _train_all(options, judge, entries)
-        return SearchStudy.load(out)
-
-    study, names = train_all(), {entry.name for entry in entries}
-    seeds = range(options.surrogates) if rows is not None and study.group(RANDOM) else ()
-    missing = [seed for seed in seeds if f"{SURROGATE} {seed}" not in names]
-    if rows is not None and missing:
-        entries += [rows.by_surrogate(study, seed) for seed in missing]
-        study = train_all()
+    study = _train_all(options, judge, about, entries)
+    if rows is not None and study.group(RANDOM):
+        names = {entry.name for entry in entries}
+        missing = [i for i in range(options.surrogates) if f"{SURROGATE} {i}" not in names]
+        if missing:
+            entries += [rows.by_surrogate(study, seed) for seed in missing]
+            study = _train_all(options, judge, about, entries)
     return study
 
 
-def _train_all(options: CompareOptions, judge: Judge, entries: Sequence[Entry]) -> None:
+def _train_all(
+    options: CompareOptions, judge: Judge, about: dict[str, Any], entries: Sequence[Entry]
+) -> SearchStudy:
+    write_entries(Path(options.out), about, entries)
     device = options.train_on or ("cuda" if torch.cuda.is_available() else "cpu")
     made = {"device": device, **made_here()}
-    shared: dict[str, Any]
-    shared = dict(judge=judge.path, recipe=judge.digest, device=device, made=made)
+    shared: dict[str, Any] = dict(judge=judge.path, recipe=judge.digest, device=device, made=made)
     tasks = [  # so that an early end leaves all networks with as many trainings
         Training(spec=entry.spec, seed=seed, **shared)
         for seed in range(options.trainings)
@@ -372,17 +243,7 @@ def _train_all(options: CompareOptions, judge: Judge, entries: Sequence[Entry]) 
     ]
     title = "training" if options.progress else ""
     campaign(tasks, train, RunStore(options.out), options.jobs, title)
-
-
-def _rows(options: CompareOptions) -> Rows | None:
-    if options.config is None:
-        if options.searches:
-            raise UserError("searches are compared by the prices of their --config; name it.")
-        return None
-    if options.budget_ms is None:
-        raise UserError("networks are filled to a budget: give --budget-ms.")
-    pricing = Pricing(device=options.device, batch=options.batch, progress=options.progress)
-    return Rows(options.config, pricing, options.budget_ms, options.input_size)
+    return SearchStudy.load(options.out)
 
 
 def _gathered(
@@ -404,13 +265,12 @@ def _gathered(
     if not abouts:
         raise UserError("nothing is to be compared: give --networks, or --config and --budget-ms.")
     for key in ("space", "table", "budget_ms", "recipe"):
-        for other in abouts[1:]:
+        for other in abouts:
             if other.get(key) != abouts[0].get(key):
                 raise UserError(
                     f"{options.out} holds a comparison with another {key} ({abouts[0].get(key)}, "
                     f"not {other.get(key)}); give another --out."
                 )
-    found: dict[str, Entry] = {}
     every = [entry for _, entries in given for entry in entries]
     if rows is not None:
         if options.random:
@@ -418,9 +278,9 @@ def _gathered(
         for named in options.searches:
             group, _, folder = named.rpartition("=")
             every += rows.of_search(Path(folder), group or SEARCHED)
+    found: dict[str, Entry] = {}
     for entry in every:
-        before = found.setdefault(entry.name, entry)
-        if before.spec.digest != entry.spec.digest:
+        if found.setdefault(entry.name, entry).spec.digest != entry.spec.digest:
             raise UserError(
                 f"{options.out} compares another network of the name {entry.name!r}; give another "
                 "--out, or another group by NAME=FOLDER."
