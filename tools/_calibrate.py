@@ -56,7 +56,7 @@ def calibrate_to_table(args: argparse.Namespace) -> None:
     if networks and not args.json:
         predictions, errors = judge(device, networks)
         rows = [
-            [m.model, f"{m.ms:.3f}", f"{p.latency.ms:.3f}", f"{error:+.1%}"]
+            [p.latency.model, f"{m.ms:.3f}", f"{p.latency.ms:.3f}", f"{error:+.1%}"]
             for m, p, error in zip(networks, predictions, errors.relative, strict=True)
         ]
         s = device.provenance["networks"]

@@ -78,7 +78,7 @@ def measured() -> str:
     parts = []
     for title, columns in groups.items():
         names = list(dict.fromkeys(name for rows in columns.values() for name in rows))
-        rows = [[f"`{n}`", *(str(c.get(n, "")) for c in columns.values())] for n in names]
+        rows = [[_linked(n), *(str(c.get(n, "")) for c in columns.values())] for n in names]
         latencies = [latency for c in columns.values() for latency in c.values()]
         shaky = sum(bool(latency.note) for latency in latencies)
         parts.append(
@@ -158,9 +158,16 @@ def figures() -> dict[str, tuple[Any, ...]]:
     return found
 
 
+def _linked(network: str) -> str:
+    """A measured network's name; one that is not in the zoo links to its spec file."""
+    if not network.endswith(".json"):
+        return f"`{network}`"
+    return f"[`{Path(network).stem}`]({network})"
+
+
 def _judged(device: Device, measured: Sequence[Latency]) -> tuple[Any, ...]:
-    e = judge(device, measured)[1]
-    pairs = _by_name([m.model.split("_")[0] for m in measured], e)
+    predictions, e = judge(device, measured)
+    pairs = _by_name([p.latency.model.split("_")[0] for p in predictions], e)
     title = f"{device.title}, backbones: mean error {e.mean:.1%}, worst {e.worst:.1%}"
     axes = ("measured, FP16, batch 1, CUDA graph", "predicted from blocks")
     return plots.draw_pairs, pairs, *axes, title

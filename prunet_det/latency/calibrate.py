@@ -299,7 +299,7 @@ def calibrate_to_table(
     if networks:
         predictions, found = judge(fitted, networks)
         provenance["networks"] = {
-            "names": [latency.model for latency in networks],
+            "names": [p.latency.model for p in predictions],
             **found.to_dict(),
             "kendall_tau": round(found.kendall_tau, 4),
         }
@@ -330,7 +330,7 @@ def judge(device: Device, networks: Sequence[Latency]) -> tuple[list[Prediction]
 
     Args:
         device: The device that they were measured on.
-        networks: The measurements.
+        networks: The measurements; a network that is not in the zoo is named by its spec file.
 
     Returns:
         The predictions in their order, and their errors.

@@ -57,8 +57,10 @@ def test_the_files_are_what_calibration_gives(device):
     assert np.allclose(predicted(again, points), predicted(device, points), rtol=2e-3)
 
 
-@pytest.fixture(scope="module")
-def measured_networks():
+@pytest.fixture
+def measured_networks(monkeypatch):
+    """Rows name networks of the zoo, and files of earlier ones, below the root."""
+    monkeypatch.chdir(ROOT)
     return [Latency.from_row(row) for row in read_csv(RECORDS / "h100_backbone.csv")[1]]
 
 
@@ -81,6 +83,9 @@ def test_the_h100_is_judged_on_whole_networks(measured_networks):
     assert found.mean <= 0.06 and found.kendall_tau >= 0.9
     noted = device.provenance["networks"]
     assert noted["mean"] == pytest.approx(found.mean, abs=1e-4)
+    earlier = [f"prunet_{size}_98f747d" for size in "nsml"]  # which were measured under these names
+    assert [name for name in noted["names"] if name.endswith("_98f747d")] == earlier
+    assert not set(noted["names"]) & {f"prunet_{size}" for size in "ntsml"}
     assert device.provenance["band"]["inside"] == pytest.approx(found.worst, abs=1e-3)
 
 
