@@ -23,7 +23,7 @@ from prunet_det.benchmark.search_study import (
     SearchStudy,
 )
 from prunet_det.search.costs import Budget, BudgetError, Pricing
-from prunet_det.search.evolution import Region, Scored, evolve, propose
+from prunet_det.search.evolution import Region, Scored, most_macs, propose
 from prunet_det.search.result import SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import Network, SearchSpace
@@ -37,8 +37,6 @@ _DEPTH, _WIDTH = 1.2, 1.1
 _STEPS_PER_UNIT = 8
 _MOST_UNITS = 12
 _HIDDEN_STEP, _MOST_EXPANSION = 32, 8
-# Of the search for the most work: random networks, the best of them that begin, evaluations.
-_DRAWN, _STARTED, _EVOLVED = 2000, 24, 1500
 
 
 def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Network]:
@@ -113,19 +111,6 @@ def scaled_published(
         f"{name} scaled by {_WIDTH} in width and {_DEPTH} in depth a step, {-_MOST_UNITS} to "
         f"{_MOST_UNITS} steps, does not reach {budget.ms:g} ms."
     )
-
-
-def most_macs(region: Region, seed: int) -> Shape:
-    """The network of the most multiply-accumulates, as far as evolution finds it.
-
-    Raises:
-        BudgetError: No network meets the budget.
-    """
-    start = region.draw(np.random.default_rng(seed), _DRAWN)
-    macs = region.shapes.macs(start)
-    start = [start[i] for i in np.argsort(-macs, kind="stable")[:_STARTED]]
-    found = evolve(region, lambda many: -region.shapes.macs(many), seed, _EVOLVED, start)
-    return found[0].shape
 
 
 class Rows:

@@ -1,6 +1,6 @@
-"""Two choosers beside the tiers: evolution on a score, and a surrogate of a few trainings.
+"""Choosers beside the tiers: evolution on a score, the most work, a surrogate of a few trainings.
 
-Both move through networks that have been scaled onto the budget, so that nothing is judged by the
+All move through networks that have been scaled onto the budget, so that nothing is judged by the
 latency that it spends.
 """
 
@@ -21,6 +21,8 @@ _CHILDREN = 16  # scored at once
 _TOURNAMENT = 3  # of the population, its best has the child
 _WIDTH_CHANGE = 0.5  # standard deviation of the logarithm of a width's factor
 _TRIES = 200  # children that are made for each that is new and fits
+# Of the search for the most work: random networks, evaluations.
+_DRAWN, _EVOLVED = 2000, 1500
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,23 @@ def _children(
         if len(new) >= _CHILDREN:
             break
     return [*new][:_CHILDREN]
+
+
+def most_macs(region: Region, seed: int) -> Shape:
+    """The network of the most multiply-accumulates, as far as evolution finds it.
+
+    Args:
+        region: What may be chosen.
+        seed: Seed of everything random.
+
+    Raises:
+        BudgetError: No network meets the budget.
+    """
+    start = region.draw(np.random.default_rng(seed), _DRAWN)
+    macs = region.shapes.macs(start)
+    start = [start[i] for i in np.argsort(-macs, kind="stable")[:_POPULATION]]
+    found = evolve(region, lambda many: -region.shapes.macs(many), seed, _EVOLVED, start)
+    return found[0].shape
 
 
 class Surrogate:

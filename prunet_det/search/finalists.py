@@ -21,7 +21,7 @@ import numpy as np
 from torch import nn
 
 from prunet_det.arch.spec import ArchSpec, Provenance
-from prunet_det.search.evolution import Region, Scored
+from prunet_det.search.evolution import Region, Scored, most_macs
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CRITERIA = ("loss", "top1")
-TIERS, UNIFORM, EVOLUTION, RANDOM, SURROGATE = (
+TIERS, UNIFORM, MACS, EVOLUTION, RANDOM, SURROGATE = (
     "tiers",
     "uniform widths",
+    "most MACs",
     "evolution",
     "random",
     "surrogate",
@@ -161,7 +162,7 @@ def first_finalists(
         tiers: What the tiers prefer; its operators enter at uniform widths as well. None without.
         evolved: Evolution's, the best first.
         settings: How many of each.
-        seed: Seed of the random ones.
+        seed: Seed of the random ones, and of the search for the most multiply-accumulates.
 
     Raises:
         BudgetError: No network of the space meets the budget.
@@ -170,6 +171,7 @@ def first_finalists(
     named: list[tuple[str, Shape | None]] = []
     if tiers is not None:
         named += [(TIERS, tiers), (UNIFORM, shapes.uniform(tiers, ms))]
+    named.append((MACS, most_macs(region, seed)))
     named += [(f"{EVOLUTION} {i + 1}", s) for i, s in enumerate(evolved[: settings.evolved])]
     drawn = shapes.draw(np.random.default_rng((seed, 4)), ms, settings.random)
     named += [(f"{RANDOM} {i + 1}", shape) for i, shape in enumerate(drawn)]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from prunet_det import load_spec
 from prunet_det.arch.spec import Provenance
-from prunet_det.benchmark.search_baselines import most_macs, scaled_frame, scaled_published
+from prunet_det.benchmark.search_baselines import scaled_frame, scaled_published
 from prunet_det.latency import load_device, predict
-from prunet_det.search.costs import FILLED, Budget, BudgetError, Pricing
-from prunet_det.search.evolution import Region
-from prunet_det.search.shapes import Shapes
-from tests.search.test_space import config_space
+from prunet_det.search.costs import Budget, BudgetError, Pricing
 
 HAND = Provenance("hand-written", {"reason": "a test"})
 
@@ -37,12 +33,3 @@ def test_scaled_by_nothing_p0_is_itself():
     space, network = scaled_frame(0.0)
     spec = load_spec("prunet_p0")
     assert space.to_spec(network, "x", spec.provenance, 224).stages == spec.stages
-
-
-def test_most_macs_has_more_than_random_networks():
-    shapes = Shapes(Pricing(device="v100").costs(config_space("quick"), 512))
-    region = Region(shapes=shapes, ms=0.5)
-    best = most_macs(region, 0)
-    assert FILLED * 0.5 <= shapes.ms(best) <= 0.5
-    drawn = region.draw(np.random.default_rng(0), 2000)
-    assert shapes.macs([best])[0] > shapes.macs(drawn).max()

@@ -1,4 +1,4 @@
-"""Two choosers: evolution on a score, and a surrogate of a few trainings."""
+"""Evolution on a score, the most work, and a surrogate of a few trainings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.search.costs import FILLED, BudgetError, Pricing
-from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, propose
+from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, most_macs, propose
 from prunet_det.search.shapes import Shapes
 from tests.conftest import ROOT
 from tests.search.test_space import config_space, widest
@@ -52,6 +52,13 @@ def test_evolution_finds_better_ones_than_chance(region, shapes, rng):
     assert len(found) == len({f.shape for f in found}) == 150
     assert all(FILLED * MS <= shapes.ms(f.shape) <= MS for f in found)
     assert np.allclose(score([f.shape for f in found]), losses)
+
+
+def test_most_macs_has_more_than_random_networks(region, shapes):
+    best = most_macs(region, 0)
+    assert FILLED * MS <= shapes.ms(best) <= MS
+    drawn = region.draw(np.random.default_rng(0), 2000)
+    assert shapes.macs([best])[0] > shapes.macs(drawn).max()
 
 
 def test_evolution_depends_on_its_seed_alone(region, shapes):
