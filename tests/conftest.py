@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import multiprocessing
 import runpy
 import signal
 import subprocess
@@ -34,6 +35,27 @@ def _seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(1)  # a network that was timed may have left another number
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_start() -> Iterator[None]:
+    """Lets processes that are begun afresh find everything imported: that takes seconds for each.
+
+    They are copies of one that has done nothing else. Those of a process that a test starts itself
+    begin from nothing, as a user's.
+    """
+    context_of = multiprocessing.get_context
+
+    def warm_context(method=None):
+        if method != "spawn":
+            return context_of(method)
+        context = context_of("forkserver")
+        context.set_forkserver_preload(["prunet_det.benchmark.search_compare"])
+        return context
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", warm_context)
+        yield
 
 
 @pytest.fixture

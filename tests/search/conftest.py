@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from prunet_det.search.config import EvolutionSettings, SearchConfig
@@ -22,6 +26,17 @@ SMALL = dict(
         dict(width=24, depth=2, stride=2),
     ],
 )
+
+
+def in_two_processes(function: Callable[[int, Path], None], folder: Path) -> list[str]:
+    """Calls a function with the rank of each; returns what each wrote to the file of its rank."""
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=function, args=(rank, folder)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    return [(folder / str(rank)).read_text() for rank in range(2)]
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,10 +26,8 @@ from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
-from tests.conftest import ROOT
 from tests.dispatched import dispatched
-from tests.search.conftest import SMALL
-from tests.tools.test_training import ENV
+from tests.search.conftest import SMALL, in_two_processes
 
 CLASSES, SIDE = 3, 16
 SHORT = dict(
@@ -162,10 +159,11 @@ def test_a_resumed_search_ends_with_the_same_bytes(shapes, done, step):
     assert flat(second.state_dict()) == flat(done[0].state_dict())
 
 
-def run_as_one_of_two(rank: int, meeting: str) -> None:
+def run_as_one_of_two(rank: int, folder: Path) -> None:
     """What each process of the test below does."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
     space = SearchSpace.from_config(SMALL)
     shapes, hook = Shapes(Pricing(device="v100").costs(space, 256)), Stop()
     loop = build(shapes, hooks=[hook], warmup=60, warmup_loss=0.9)
@@ -174,25 +172,13 @@ def run_as_one_of_two(rank: int, meeting: str) -> None:
     loop.run()
     loop.add(Architecture(shapes, 0.22, HASTY, seed=1))
     state = {key: value for key, value in loop.state_dict().items() if key != "weights"}
-    print(hook.phases.index("paths"), digest(flat(state)))
+    (folder / str(rank)).write_text(f"{hook.phases.index('paths')} {digest(flat(state))}")
 
 
 @pytest.mark.slow
 def test_two_processes_end_their_warm_up_at_once_and_prefer_the_same(tmp_path):
     """Each sees other images, so that its own loss is another one."""
-    code = "import sys; from tests.search.test_loop import run_as_one_of_two as run; "
-    code += "run(int(sys.argv[1]), sys.argv[2])"
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), tmp_path / "meeting"],
-            cwd=ROOT,
-            env=ENV,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    first, second = (process.communicate(timeout=120)[0] for process in both)
+    first, second = in_two_processes(run_as_one_of_two, tmp_path)
     assert first == second and 3 < int(first.split()[0]) < 59
 
 

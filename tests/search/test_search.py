@@ -7,8 +7,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,8 +21,7 @@ from prunet_det.search.architecture import Architecture
 from prunet_det.search.finalists import FinalistSettings
 from prunet_det.search.loop import SearchLoop
 from prunet_det.utils.errors import UserError
-from tests.conftest import ROOT
-from tests.tools.test_training import ENV
+from tests.search.conftest import in_two_processes
 
 BUDGETS = (0.24, 0.27)
 NO_FINALISTS = FinalistSettings(iterations=(), kept=())
@@ -286,38 +284,24 @@ def test_own_images(tiny, tmp_path):
         )
 
 
-TWICE = """
-import sys
-import torch.distributed as distributed
-from prunet_det.search.api import price_in_turn
+def price_as_one_of_two(rank: int, folder: Path) -> None:
+    """What each process of the test below does."""
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
 
-rank, meeting = int(sys.argv[1]), sys.argv[2]
-distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    class Pricing:
+        def costs(self, space, input_size):
+            assert rank == 0, "only the main process may measure"
+            raise ValueError("no clock here")
 
-class Pricing:
-    def costs(self, space, input_size):
-        assert rank == 0, "only the main process may measure"
-        raise ValueError("no clock here")
-
-try:
-    price_in_turn(Pricing(), None, 64)
-except Exception as e:
-    print(f"{type(e).__name__}: {e}")
-"""
+    try:
+        api.price_in_turn(Pricing(), None, 64)
+    except Exception as e:
+        (folder / str(rank)).write_text(f"{type(e).__name__}: {e}")
 
 
 @pytest.mark.slow
 def test_no_process_waits_for_a_main_process_that_failed(tmp_path):
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWICE, str(rank), tmp_path / "meeting"],
-            cwd=ROOT,
-            env=ENV,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    main, other = (process.communicate(timeout=120)[0].strip() for process in both)
+    main, other = in_two_processes(price_as_one_of_two, tmp_path)
     assert main == "ValueError: no clock here"
     assert other == "UserError: the main process could not price the space: no clock here"

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     jobs = [stub(tmp_path, "a", 0.5), stub(tmp_path, "b", 120), *(stub(tmp_path, n) for n in "cd")]
     greedy = Job(name="greedy", command=("true",), folder=str(tmp_path), gpus=9)
     # In a process of its own, for Ray's threads live on, and a process with threads forks badly.
-    spawn = multiprocessing.get_context("spawn")
+    spawn = SpawnContext()  # which ends Ray's own processes with it
     with ProcessPoolExecutor(1, spawn) as apart:
         codes = apart.submit(codes_by_ray, jobs, tmp_path / "logs").result()
         with pytest.raises(UserError, match="asks for 9 GPUs"):
