@@ -10,18 +10,6 @@ import pytest
 
 from prunet_det.utils.extras import importing
 
-BLOCKED = (
-    "mmengine",
-    "mmcv",
-    "mmdet",
-    "cv2",
-    "pycocotools",
-    "sklearn",
-    "skimage",
-    "scipy",
-    "matplotlib",
-)
-
 
 def python(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -44,20 +32,6 @@ def test_large_imports_are_not_searched_for_garbage():
     finally:
         gc.enable()
         gc.unfreeze()
-
-
-@pytest.mark.slow
-def test_import_needs_the_core_only():
-    code = f"""
-import sys
-for name in {BLOCKED!r}:
-    sys.modules[name] = None
-import prunet_det
-prunet_det.create("prunet_demo")
-from prunet_det.latency import predict
-predict("prunet_p0")
-"""
-    assert python(code) == (0, "")
 
 
 @pytest.mark.slow

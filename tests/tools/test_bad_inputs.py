@@ -77,7 +77,7 @@ def test_there_are_rows_of_every_tool():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["train", "detect", "latency", "doctor"])
+@pytest.mark.parametrize("tool", ["train", "latency"])
 def test_a_mistake_in_a_process_of_its_own(tool, folder):
     row = [row for row in ROWS if row.tool == tool][-1]
     before = lay_out(row, folder)
