@@ -64,7 +64,8 @@ def write(args: argparse.Namespace, figures: dict[str, Any]) -> None:
 
     if args.out:
         command = shlex.join(["python", *map(relative_path, sys.argv)])
-        write_json(args.out, {"command": command, **figures, **environment()})
+        about = {"command": command, "budget_ms": args.budget_ms, "seed": args.seed or 0}
+        write_json(args.out, {**about, **figures, **environment()})
 
 
 def run_gate(args: argparse.Namespace) -> None:

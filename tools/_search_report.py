@@ -9,7 +9,7 @@ from prunet_det.benchmark import search_tables
 from prunet_det.benchmark.search_study import ENTRIES, GROUPS, SEARCHED, SearchStudy
 from prunet_det.search.result import RUN_FILE, SearchResult
 from prunet_det.utils import plots
-from prunet_det.utils.io import markdown_table, read_csv
+from prunet_det.utils.io import markdown_table, read_csv, read_json
 from prunet_det.utils.plots import MARKERS, PALETTE
 
 # The comparison by 200 steps, and the studies by the long judge.
@@ -124,6 +124,25 @@ def rule(results: Path) -> str:
     return markdown_table([*header, "worse than uniform", "moved without preference"], rows)
 
 
+def gate(results: Path) -> str:
+    """How supernets rank networks, and what they say of layers."""
+    ranks, prices = [], []
+    for path in sorted((results / "gate").glob("*.json")):
+        record = read_json(path, "record of gate or prices")
+        about = [f"{record['budget_ms']:g}", str(record["seed"])]
+        if "networks" in record:
+            taus = (record["tau_loss"], record["tau_top1"])
+            shown = ["{:.2f} ({:.2f} to {:.2f})".format(*tau) for tau in taus]
+            ranks.append([*about, str(len(record["networks"])), *shown])
+        else:
+            keys = ("removed_alone", "removed_at_equal_ms", "loss_per_log_ms")
+            prices.append([*about, *("{:+.3f} ± {:.3f}".format(*record[key]) for key in keys)])
+    ranked = ["budget ms", "seed", "networks", "tau of the supernet's loss", "of its top-1"]
+    priced = ["budget ms", "seed", "layers go, ms left unused", "ms given to the other widths"]
+    parts = [(ranked, ranks), ([*priced, "for e times the ms"], prices)]
+    return "\n".join(markdown_table(*part) for part in parts if part[1])
+
+
 def short(results: Path) -> SearchStudy:
     """The study by 200 steps."""
     return SearchStudy.load(results / SHORT)
@@ -216,6 +235,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "pruning": pruning,
     "supernet_cost": supernet_cost,
     "rule": rule,
+    "gate": gate,
     "compared": compared,
     "searched": searched,
     "judged": judged,
