@@ -132,8 +132,8 @@ class Rows:
             raise InputError(f"{config} is no search config: it has no `space`.")
         costs = pricing.costs(SearchSpace.from_config(cfg.space), input_size)
         self.pricing, self.budget = pricing, costs.budget(budget_ms)
-        costs.check_budget(self.budget)
         self.shapes = Shapes(costs)
+        self.shapes.check(budget_ms)
         self.region = Region(shapes=self.shapes, ms=budget_ms)
         self.about = {
             "budget_ms": budget_ms,

@@ -79,8 +79,8 @@ def search(config: SearchConfig) -> SearchResult:
         UserError: If the data, the budgets or the folder cannot be used; before the first step.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint and a result so far are written.
     """
-    costs = _priced(config)
-    found = _trained(config, costs)
+    found = _Search(config)
+    found.train()
     if dist.is_distributed():
         torch.distributed.destroy_process_group()  # what follows is the main process's
     if not found.is_main:
@@ -97,11 +97,13 @@ def train_supernet(config: SearchConfig) -> SearchLoop:
     Raises:
         UserError, KeyboardInterrupt: As `search`.
     """
-    return _trained(config, _priced(config)).loop
+    found = _Search(config)
+    found.train()
+    return found.loop
 
 
-def _priced(config: SearchConfig) -> SpaceCosts:
-    """Prices of the space, once the budgets are checked."""
+def _priced(config: SearchConfig) -> Shapes:
+    """The space with its prices, once the budgets are checked."""
     check_launcher(config.launcher)
     if config.launcher == "pytorch" and not dist.is_distributed():
         if torch.cuda.is_available():
@@ -109,18 +111,18 @@ def _priced(config: SearchConfig) -> SpaceCosts:
         else:  # which init_dist would want a GPU for
             torch.distributed.init_process_group("gloo")
     price = price_in_turn if config.pricing.device == "here" else Pricing.costs
-    costs = price(config.pricing, config.space, config.input_size)
-    logger.info("%s", costs.describe())
+    shapes = Shapes(price(config.pricing, config.space, config.input_size))
+    logger.info(
+        "space: %d layers, 10^%.1f networks, %.3f to %.3f ms at %d px (%s)",
+        len(config.space.layers),
+        config.space.log10_size,
+        *shapes.reachable(),
+        config.input_size,
+        shapes.costs.table.title,
+    )
     for ms in config.budgets_ms:
-        costs.check_budget(costs.budget(ms))
-    return costs
-
-
-def _trained(config: SearchConfig, costs: SpaceCosts) -> _Search:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = _Search(config, costs, load_halves(config.data, config.seed, device))
-    found.train()
-    return found
+        shapes.check(ms)
+    return shapes
 
 
 def _some(crops: DeviceCrops) -> DeviceCrops:
@@ -175,24 +177,22 @@ class _Search:
 
     Args:
         config: What is asked for.
-        costs: Prices of its space.
-        halves: Halves of its data, on the device.
 
     Raises:
-        UserError: If the folder holds another search, or cannot be written.
+        UserError: As `search`.
     """
 
-    def __init__(
-        self, config: SearchConfig, costs: SpaceCosts, halves: dict[str, DeviceCrops]
-    ) -> None:
-        self.config, self.costs, self.halves = config, costs, halves
-        self.shapes, self.is_main = Shapes(costs), dist.is_main_process()
+    def __init__(self, config: SearchConfig) -> None:
+        self.config, self.shapes = config, _priced(config)
+        self.costs, self.is_main = self.shapes.costs, dist.is_main_process()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.halves = load_halves(config.data, config.seed, device)
         self.folder = _prepared_folder(config)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
-            "prices (digest)": costs.table_hash,
-            "data (digest)": digest([crops.identity for crops in halves.values()]),
+            "prices (digest)": self.costs.table_hash,
+            "data (digest)": digest([crops.identity for crops in self.halves.values()]),
         }
         self.history = HistoryHook(self.folder if self.is_main else None)
         hooks: dict[str, SearchHook] = {"history": self.history}

@@ -108,11 +108,7 @@ class Architecture:
         self._rows, self._stages, self._in_chs = shapes.rows, shapes.stages, shapes.in_chs
         self._skippable = np.array([layer.skippable for layer in layers])
         self._has_widths = shapes.counts > 1
-        self._least, self._most = np.full(size, np.inf), np.full(size, -np.inf)
-        for i, layer in enumerate(layers):
-            for j, operator in enumerate(layer.operators):
-                ms = shapes.costs.operator_ms(i, operator)
-                self._least[i, j], self._most[i, j] = ms.min(), ms.max()
+        self._least, self._most = shapes.costs.ends
         depths = np.array(self.space.depths)[self._stages]
         # Layers of a network with half of the skippable ones.
         self._half = shapes.places <= depths // 2

@@ -1,4 +1,4 @@
-"""What the networks of a space cost on a device: milliseconds as arrays over the inner widths."""
+"""What the networks of a space cost on a device, and how they come to a latency."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,19 @@ from prunet_det.latency.table import (
     TableError,
     predict_table,
 )
-from prunet_det.search.space import Network, Operator, SearchSpace
+from prunet_det.search.space import SearchSpace
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest, read_json
 
+Array = np.ndarray
+
 FILLED = 0.97  # of its budget: what a result must spend at least
+_SAME_MS = 1e-9  # milliseconds that are none
+_ROUND_OFF = 1e-12  # of a budget: what sums in another order may differ by
+_FULL = 0.99  # of a budget: such a network stays as it is
+_UNEVEN = 1.25  # of the common factor: up to where a layer is widened alone, or for one step
+_HALVINGS = 18  # of the range of factors, which is about e^8 at most: to 1 in 30,000
 MEASURED_WIDTHS = 4  # of an operator, evenly over its range; those between follow by interpolation
 
 
@@ -92,12 +98,28 @@ class Budget:
 
 
 class SpaceCosts:
-    """Latencies of everything that a space holds, under one set of conditions.
+    """Latencies of all that a space holds, and the one mechanism that brings networks to one.
+
+    All inner widths are multiplied by the one factor that fits, and then single layers are widened,
+    those first that are furthest behind that factor, a quarter beyond it at most unless the budget
+    would not be met. Milliseconds are a staircase over the inner width, so a width is always the
+    greatest of its price.
+
+    Operators and widths are indices, (networks, layers): into `LayerSpace.operators`, -1 where the
+    layer is left out, and into `LayerSpace.widths_of`. Arrays over layers, operators and widths are
+    padded to equal lengths; their last operator is the layer left out, which costs nothing.
 
     Args:
         space: The space.
         input_size: Side of the images that the budget is for, whatever the search trains on.
         table: Holds the space's blocks.
+
+    Attributes:
+        sizes: Height and width of each layer's input.
+        fixed_ms: Milliseconds of what all networks have.
+        ms, hidden: Milliseconds and channels, (layers, operators + 1, widths).
+        tops: The greatest width index, (layers, operators + 1).
+        ends: Prices of the narrowest and of the widest block, (layers, operators) each.
 
     Raises:
         TableError: The table lacks a block of the space.
@@ -106,20 +128,49 @@ class SpaceCosts:
     def __init__(self, space: SearchSpace, input_size: int, table: Table) -> None:
         self.space, self.input_size, self.table = space, input_size, table
         self.sizes = space.layer_sizes(input_size)
+        layers = space.layers
+        most = max(len(layer.operators) for layer in layers)
+        widest = max(len(layer.widths_of(o)) for layer in layers for o in layer.operators)
+        size = (len(layers), most + 1, widest)
+        self.ms, self.hidden = np.zeros(size), np.zeros(size)
+        self.tops = np.zeros(size[:2], int)
+        self._edges = np.zeros(size, int)  # the greatest width index of the same price
+        self._wider = np.zeros(size, int)  # the next one: that, or the greatest of the next price
         stem = (space.stem_block(), (input_size, input_size))
         try:
             self.fixed_ms = table.overhead_ms(*stem) + self._block_ms(*stem)
-            self._ms: list[dict[Operator, np.ndarray]] = [
-                {
-                    o: np.array(
-                        [self._block_ms(layer.block(o, w), size) for w in layer.widths_of(o)]
-                    )
-                    for o in layer.operators
-                }
-                for layer, size in zip(space.layers, self.sizes, strict=True)
-            ]
+            for i, layer in enumerate(layers):
+                for j, operator in enumerate(layer.operators):
+                    widths = layer.widths_of(operator)
+                    blocks = (layer.block(operator, width) for width in widths)
+                    ms = np.array([self._block_ms(block, self.sizes[i]) for block in blocks])
+                    self._fill_in(i, j, np.array(widths), ms)
         except TableError as e:
             raise TableError(f"the table is of another space or input size: {e}") from e
+        self._first = self.hidden[..., 0]  # widths are multiples of a step
+        self._step = np.maximum(self.hidden[..., min(1, widest - 1)] - self._first, 1.0)
+        self._rows = np.arange(len(layers))
+        narrowest = np.take_along_axis(self.ms, self._edges[..., :1], 2)
+        widest_ms = np.take_along_axis(self.ms, self.tops[..., None], 2)
+        self.ends = narrowest[:, :-1, 0], widest_ms[:, :-1, 0]
+
+    def _block_ms(self, block: BlockSpec, size: Size) -> float:
+        entry = self.table.entries.get((block, size))
+        if entry is not None and self.table.kind == "predicted":
+            return entry.ms  # exactly what the prediction of the whole network adds up
+        return self.table.ms(block, size)
+
+    def _fill_in(self, layer: int, operator: int, widths: Array, ms: Array) -> None:
+        """Fills in one operator's rows of the arrays."""
+        at, top = (layer, operator), len(widths) - 1
+        rest = (0, self.ms.shape[2] - 1 - top)
+        self.tops[at] = top
+        self.ms[at], self.hidden[at] = np.pad(ms, rest, "edge"), np.pad(widths, rest, "edge")
+        affordable = ms[None, :] <= ms[:, None] + _SAME_MS
+        edges = top - affordable[:, ::-1].argmax(1)
+        beyond = edges[np.minimum(edges + 1, top)]
+        self._edges[at][: top + 1] = edges
+        self._wider[at][: top + 1] = np.where(edges > np.arange(top + 1), edges, beyond)
 
     @property
     def conditions(self) -> Conditions:
@@ -133,64 +184,93 @@ class SpaceCosts:
     @property
     def table_hash(self) -> str:
         """A digest of all prices."""
-        entries = sorted((str(k), e.ms) for k, e in self.table.entries.items())
-        return digest(entries)
+        return digest(sorted((str(k), e.ms) for k, e in self.table.entries.items()))
 
-    def _block_ms(self, block: BlockSpec, size: Size) -> float:
-        entry = self.table.entries.get((block, size))
-        if entry is not None and self.table.kind == "predicted":
-            return entry.ms  # exactly what the prediction of the whole network adds up
-        return self.table.ms(block, size)
+    def starts(self, operators: Array) -> Array:
+        """Where an operator's widths begin in the flat arrays over all of them."""
+        _, candidates, widths = self.ms.shape
+        return (self._rows * candidates + operators % candidates) * widths
 
-    def operator_ms(self, index: int, operator: Operator) -> np.ndarray:
-        """Milliseconds of a layer's operator over the inner widths that it may have."""
-        return self._ms[index][operator]
+    def total(self, starts: Array, widths: Array) -> Array:
+        """Milliseconds of networks, (networks,)."""
+        return self.fixed_ms + self.ms.take(starts + widths).cumsum(-1)[..., -1]
 
-    def network_ms(self, network: Network) -> float:
-        """Milliseconds of a network's scope `backbone`.
-
-        Raises:
-            SpaceError: It is no point of the space.
-        """
-        layers = zip(self.space.layers, self._ms, network, strict=True)
-        return self.fixed_ms + sum(
-            float(prices[operator][layer.widths_of(operator).index(block.hidden)])
-            for layer, prices, block in layers
-            if block is not None
-            for operator in [layer.operator_of(block)]
-        )
-
-    @cached_property
-    def reachable(self) -> tuple[float, float]:
-        """Least and greatest milliseconds of the space's networks."""
-        low = high = self.fixed_ms
-        for layer, prices in zip(self.space.layers, self._ms, strict=True):
-            every = np.concatenate([*prices.values()])
-            low += 0.0 if layer.skippable else float(every.min())
-            high += float(every.max())
+    def range(self, operators: Array) -> tuple[Array, Array]:
+        """Least and greatest milliseconds of networks over their widths, (networks,)."""
+        starts = self.starts(operators)
+        ends = (self._edges.take(starts), self.tops[self._rows, operators])
+        low, high = (self.total(starts, widths) for widths in ends)
         return low, high
 
-    def describe(self) -> str:
-        """One line: the size of the space and what it reaches."""
-        low, high = self.reachable
-        return (
-            f"space: {len(self.space.layers)} layers, 10^{self.space.log10_size:.1f} networks, "
-            f"{low:.3f} to {high:.3f} ms at {self.input_size} px ({self.table.title})"
-        )
+    def fit(
+        self,
+        operators: Array,
+        targets: Array,
+        limits: Array,
+        widths: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Scales inner widths by one factor each network, then widens layer by layer.
 
-    def check_budget(self, budget: Budget) -> None:
-        """Refuses a budget outside of the reachable range.
+        Args:
+            operators: Operators, -1 where the layer is left out.
+            targets: Inner widths in channels that say how the layers relate.
+            limits: Milliseconds of each network.
+            widths: Width indices of the targets, which stay where they spend 0.99 of the limits.
 
-        Raises:
-            BudgetError: The sentence has the range.
+        Returns:
+            Width indices, and milliseconds, which lie above the limits where even the narrowest do.
         """
-        low, high = self.reachable
-        if not low <= budget.ms <= high:
-            raise BudgetError(
-                f"a budget of {budget.ms:g} ms cannot be met: the space reaches {low:.3f} to "
-                f"{high:.3f} ms at {self.input_size} px ({self.table.title}); choose a budget in "
-                "between, or another space or width_factor."
-            )
+        starts, tops = self.starts(operators), self.tops[self._rows, operators]
+        first, step = self._first[self._rows, operators], self._step[self._rows, operators]
+        targets = np.maximum(targets, 1.0)
+        limits = limits * (1 - _ROUND_OFF)
+
+        def at(log_factors: Array) -> Array:
+            wanted = (np.exp(log_factors)[:, None] * targets - first) / step
+            near = np.clip(np.rint(wanted), 0, tops).astype(int)
+            return self._edges.take(starts + near)
+
+        free = tops > 0
+        low = np.log(np.where(free, first / targets, 1.0).min(1))
+        high = np.log(np.where(free, (first + step * tops) / targets, 1.0).max(1))
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            fits = self.total(starts, at(middle)) <= limits
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        scaled = at(low)
+        even = at(low + np.log(_UNEVEN))
+        roofs = np.maximum(even, self._wider.take(starts + scaled))
+        scaled = self._fill(scaled, starts, roofs, targets, limits)
+        short = self.total(starts, scaled) < FILLED * limits
+        rest = (scaled[short], starts[short], tops[short], targets[short], limits[short])
+        scaled[short] = self._fill(*rest)
+        if widths is not None:
+            before = self.total(starts, widths)
+            full = (_FULL * limits <= before) & (before <= limits)
+            scaled = np.where(full[:, None], widths, scaled)
+        return scaled, self.total(starts, scaled)
+
+    def _fill(
+        self,
+        widths: Array,
+        starts: Array,
+        tops: Array,
+        targets: Array,
+        limits: Array,
+    ) -> Array:
+        """Widens layers: of the steps that fit, the one to the lowest multiple of its target."""
+        widths, rows = widths.copy(), np.arange(len(widths))
+        while len(rows):
+            now, start = widths[rows], starts[rows]
+            wider = np.minimum(self._wider.take(start + now), tops[rows])
+            adds = self.ms.take(start + wider) - self.ms.take(start + now)
+            fits = self.total(start, now)[:, None] + adds <= limits[rows, None]
+            fits &= wider > now
+            reached = self.hidden.take(start + wider) / targets[rows]
+            layer, goes_on = np.where(fits, reached, np.inf).argmin(1), fits.any(1)
+            rows, layer = rows[goes_on], layer[goes_on]
+            widths[rows, layer] = wider[goes_on, layer]
+        return widths
 
 
 @dataclass(frozen=True, kw_only=True)

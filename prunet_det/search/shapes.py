@@ -12,8 +12,7 @@ import numpy as np
 
 from prunet_det.arch.spec import BLOCK_KINDS
 from prunet_det.latency.kernels import block_kernels
-from prunet_det.search.costs import FILLED, BudgetError, SpaceCosts
-from prunet_det.search.scaling import Array, PriceArrays
+from prunet_det.search.costs import FILLED, Array, BudgetError, SpaceCosts
 from prunet_det.search.space import LayerSpace, Network, Operator
 
 Span = tuple[float, float]
@@ -82,14 +81,11 @@ class Shapes:
         self.costs, self.space = costs, costs.space
         layers = self.space.layers
         most = max(len(layer.operators) for layer in layers)
-        self._prices = PriceArrays(costs)
-        self.rows = self._prices.rows
+        self.rows = np.arange(len(layers))
         self.counts = np.zeros((len(layers), most), int)
         # The last operator is a layer that is left out.
-        self._macs, self._fused = (
-            np.zeros((len(layers), most + 1, 2)),
-            np.zeros((len(layers), most + 1)),
-        )
+        size = (len(layers), most + 1)
+        self._macs, self._fused = np.zeros((*size, 2)), np.zeros(size)
         for i, layer in enumerate(layers):
             for j, operator in enumerate(layer.operators):
                 self.counts[i, j] = len(layer.widths_of(operator))
@@ -106,18 +102,18 @@ class Shapes:
 
     def ms(self, shape: Shape) -> float:
         """Milliseconds of the network's scope `backbone`, as `latency predict` has them."""
-        return float(self._prices.total(self._prices.starts(shape.operators), shape.widths))
+        return float(self.costs.total(self.costs.starts(shape.operators), shape.widths))
 
     def hidden(self, shape: Shape) -> list[int]:
         """Inner width of each layer in channels, 0 where it has none or is left out."""
-        found = self._prices.hidden.take(self._prices.starts(shape.operators) + shape.widths)
+        found = self.costs.hidden.take(self.costs.starts(shape.operators) + shape.widths)
         return found.astype(int).tolist()
 
     def macs(self, shapes: Sequence[Shape]) -> Array:
         """Multiply-accumulates of networks without stem and tail, (shapes,)."""
         operators, widths = _stacked(shapes)
         constant, slope = np.moveaxis(self._macs[self.rows, operators], -1, 0)
-        return (constant + slope * self._prices.hidden[self.rows, operators, widths]).sum(1)
+        return (constant + slope * self.costs.hidden[self.rows, operators, widths]).sum(1)
 
     def features(self, shapes: Sequence[Shape]) -> Array:
         """What tells networks of one latency apart, for a few trainings to learn from.
@@ -130,7 +126,7 @@ class Shapes:
             mean logarithm of the inner widths in channels, logarithm of the multiply-accumulates.
         """
         operators, widths = _stacked(shapes)
-        hidden = self._prices.hidden[self.rows, operators, widths]
+        hidden = self.costs.hidden[self.rows, operators, widths]
         inner = np.maximum((hidden > 0).sum(1), 1)
         fused = self._fused[self.rows, operators].sum(1) / inner
         log_width = np.log(np.maximum(hidden, 1)).sum(1) / inner
@@ -165,12 +161,35 @@ class Shapes:
     def reachable(self, live: Array | None = None) -> Span:
         """Least and greatest milliseconds; for `live` see the class."""
         live = self._live(live)
-        low, high = self._prices.ends
+        low, high = self.costs.ends
         least, most = self._least_depths, self._most_depths(live)
         cheapest = np.where(live, low, np.inf).min(1)[self._kept(least)]
         dearest = np.where(live, high, -np.inf).max(1)[self._kept(most)]
         fixed = self.costs.fixed_ms
         return float(fixed + cheapest.sum()), float(fixed + dearest.sum())
+
+    def check(self, ms: float, live: Array | None = None) -> Span:
+        """Refuses a budget out of reach.
+
+        Args:
+            ms: The budget.
+            live: See the class.
+
+        Returns:
+            Least and greatest milliseconds.
+
+        Raises:
+            BudgetError: The sentence has the range.
+        """
+        low, high = self.reachable(live)
+        if ms < low or high < FILLED * ms:
+            what = "the space" if live is None else "what is left of the space"
+            raise BudgetError(
+                f"a budget of {ms:g} ms cannot be met: {what} reaches {low:.3f} to {high:.3f} ms "
+                f"at {self.costs.input_size} px ({self.costs.table.title}); choose a budget in "
+                "between, or another space or width_factor."
+            )
+        return low, high
 
     def scale(self, shape: Shape, ms: float) -> Shape | None:
         """The same operators and depth with all inner widths times the one factor that fits.
@@ -189,7 +208,7 @@ class Shapes:
     def scale_all(self, shapes: Sequence[Shape], ms: float) -> list[Shape | None]:
         """`scale` of many shapes at once, one result each."""
         operators, widths = _stacked(shapes)
-        targets = self._prices.hidden[self.rows, operators, widths]
+        targets = self.costs.hidden[self.rows, operators, widths]
         return self.fitted(operators, targets, ms, widths)
 
     def uniform(self, shape: Shape, ms: float) -> Shape | None:
@@ -198,7 +217,7 @@ class Shapes:
 
     def nearest(self, expansion: float) -> Array:
         """Inner widths next to an expansion, in channels, (layers, most operators of a layer)."""
-        hidden = self._prices.hidden[:, :-1]
+        hidden = self.costs.hidden[:, :-1]
         near = np.abs(hidden - expansion * self.in_chs[:, None, None]).argmin(-1)
         return np.take_along_axis(hidden, near[..., None], -1)[..., 0].astype(int)
 
@@ -218,7 +237,7 @@ class Shapes:
             A shape each, or None where these operators at this depth cannot.
         """
         limits = np.full(len(operators), ms)
-        widths, total = self._prices.fit(operators, targets, limits, widths)
+        widths, total = self.costs.fit(operators, targets, limits, widths)
         fits = (FILLED * ms <= total) & (total <= ms)
         found = zip(operators, widths, fits, strict=True)
         return [Shape(o, w) if fit else None for o, w, fit in found]
@@ -250,12 +269,7 @@ class Shapes:
         Raises:
             BudgetError: No network was found within the budget.
         """
-        live, (low, high) = self._live(live), self.reachable(live)
-        if not low <= ms or not FILLED * ms <= high:
-            raise BudgetError(
-                f"a budget of {ms:g} ms cannot be met: what may be chosen reaches {low:.3f} to "
-                f"{high:.3f} ms; choose a budget in between."
-            )
+        (low, high), live = self.check(ms, live), self._live(live)
         found: list[Shape] = []
         for tilt in _TILTS if ms < (low * high) ** 0.5 else -np.array(_TILTS):
             drawn, before, size = 0, len(found), max(_FEW, 2 * count)
@@ -299,13 +313,13 @@ class Shapes:
         for _ in range(_TRIES):
             depths = rng.integers(self._least_depths, most, endpoint=True)
             operators = np.where(self._kept(depths), every, -1)
-            low, high = self._prices.range(operators)
+            low, high = self.costs.range(operators)
             if (low <= ms[1]).all() and (high >= ms[0]).all():
                 break
         low, high = np.clip(low, *ms), np.clip(high, *ms)
         limits = np.exp(rng.uniform(np.log(low), np.log(high)))
         targets = self._random_targets(rng, operators)
-        widths, _ = self._prices.fit(operators, targets, limits)
+        widths, _ = self.costs.fit(operators, targets, limits)
         return [Shape(o, w) for o, w in zip(operators, widths, strict=True)]
 
     # Arrays: operators and widths are (networks, layers) below.
@@ -341,7 +355,7 @@ class Shapes:
         most = self._most_depths(live)
         depths = rng.integers(self._least_depths, most, (count, len(most)), endpoint=True)
         if tilt:
-            prices = self._prices.ends[int(tilt < 0)] * np.sign(tilt)
+            prices = self.costs.ends[int(tilt < 0)] * np.sign(tilt)
             extreme = np.where(live, prices, np.inf).argmin(1)
             operators = np.where(rng.random(shape) < abs(tilt), extreme, operators)
             end = self._least_depths if tilt > 0 else most
@@ -350,9 +364,9 @@ class Shapes:
 
     def _random_targets(self, rng: np.random.Generator, operators: Array) -> Array:
         """Inner widths in channels, uniform among those that there are."""
-        tops = self._prices.tops[self.rows, operators]
+        tops = self.costs.tops[self.rows, operators]
         widths = (rng.random(operators.shape) * (tops + 1)).astype(int)
-        return self._prices.hidden[self.rows, operators, widths]
+        return self.costs.hidden[self.rows, operators, widths]
 
 
 def _stacked(shapes: Sequence[Shape]) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from prunet_det.benchmark.blocks import blocks_svg
 from prunet_det.latency import spec_kernels, trace
 from prunet_det.latency.table import network_blocks, predict_table, variants
 from prunet_det.search.costs import Pricing
+from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import SearchLayer
 from prunet_det.utils import plots
@@ -85,8 +86,7 @@ def test_a_new_kind_is_searched(network):
     space = SearchSpace.from_config(
         dict(stem=16, tail=32, stages=[stage], kinds=("ds", "irb"), se=(False, True))
     )
-    costs = Pricing(device="v100").costs(space, 64)
-    low, high = costs.reachable
+    low, high = Shapes(Pricing(device="v100").costs(space, 64)).reachable()
     assert 0 < low < high
     layer = space.layers[1]
     operator = next(o for o in layer.operators if o.kind == "ds")

@@ -26,6 +26,7 @@ from prunet_det.latency import load_device
 from prunet_det.latency.table import Entry as TableEntry
 from prunet_det.latency.table import Table
 from prunet_det.search.costs import SpaceCosts, space_keys
+from prunet_det.search.shapes import Shapes
 from prunet_det.utils import plots
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.runs import Run, RunStore
@@ -225,9 +226,9 @@ def test_published_networks_cost_what_their_entries_say():
     table = Table(load_device("v100").at(1), "predicted")
     for key, ms in zip(space_keys(space, size), prices["ms"], strict=True):
         table.add(key, TableEntry(ms, ms, ms, prices["overhead_ms"]))
-    costs = SpaceCosts(space, size, table)
-    assert (space.hash, costs.table_hash) == (about["space"], about["table"])
+    shapes = Shapes(SpaceCosts(space, size, table))
+    assert (space.hash, shapes.costs.table_hash) == (about["space"], about["table"])
     assert len(entries) == 39
     for entry in [entry for entry in entries if entry.group != SCALED]:
-        ms = costs.network_ms(space.network_of(entry.spec))
+        ms = shapes.ms(shapes.shape_of(space.network_of(entry.spec)))
         assert ms == pytest.approx(entry.latency_ms, rel=1e-9), entry.name

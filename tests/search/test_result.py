@@ -11,6 +11,7 @@ import torch
 from prunet_det.arch.spec import Provenance
 from prunet_det.search.report import write_report
 from prunet_det.search.result import RUN_FILE, FoundNetwork, SearchResult, network_folder
+from prunet_det.search.shapes import Shapes
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 
 DETAILS = {"command": "c", "budget": {}, "seed": 0, "data": {}}
@@ -25,7 +26,8 @@ def network(costs) -> FoundNetwork:
         for o in layer.operators[:1]
     )
     spec = costs.space.to_spec(point, "found", Provenance("searched", DETAILS), 256)
-    ms = costs.network_ms(point)
+    shapes = Shapes(costs)
+    ms = shapes.ms(shapes.shape_of(point))
     weights = spec.build(num_classes=3).state_dict()
     budget = costs.budget(1.01 * ms)
     return FoundNetwork(

@@ -90,15 +90,12 @@ def anything(shapes, rng, count):
 def test_what_a_shape_costs_is_what_its_network_costs(any_shapes, rng):
     for shape in anything(any_shapes, rng, 20):
         network = any_shapes.network(shape)
-        assert any_shapes.ms(shape) == any_shapes.costs.network_ms(network)
+        spec = any_shapes.space.to_spec(network, "x", HAND, any_shapes.costs.input_size)
+        if any_shapes.costs.table.kind == "predicted":
+            predicted = predict(spec, input_size=any_shapes.costs.input_size).latency.ms
+            assert any_shapes.ms(shape) == pytest.approx(predicted, rel=1e-12)
         assert any_shapes.shape_of(network) == shape
         assert any_shapes.hidden(shape) == [b.hidden if b else 0 for b in network]
-
-
-def test_it_is_what_is_predicted(quick, rng):
-    for shape in anything(quick, rng, 5):
-        spec = quick.space.to_spec(quick.network(shape), "x", HAND, 512)
-        assert quick.ms(shape) == pytest.approx(predict(spec, input_size=512).latency.ms, rel=1e-12)
 
 
 def test_random_networks_meet_budgets_all_over_the_range(any_shapes, rng):
@@ -112,14 +109,23 @@ def test_random_networks_meet_budgets_all_over_the_range(any_shapes, rng):
 
 
 def test_the_ends_of_the_range_are_the_extremes(any_shapes):
-    assert any_shapes.reachable() == pytest.approx(any_shapes.costs.reachable)
+    costs, space = any_shapes.costs, any_shapes.space
+    layers = zip(space.layers, any_shapes.counts, costs.ms, strict=True)
+    ms = [(layer.skippable, prices[:-1][counts > 0]) for layer, counts, prices in layers]
+    low = sum(0.0 if skippable else prices.min() for skippable, prices in ms)
+    high = sum(prices.max() for _, prices in ms)
+    expected = costs.fixed_ms + low, costs.fixed_ms + high
+    assert any_shapes.reachable() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("share", [0.9, 1.05])
 def test_impossible_budgets_are_refused(any_shapes, rng, share):
     low, high = any_shapes.reachable()
-    with pytest.raises(BudgetError, match=f"reaches {low:.3f} to {high:.3f} ms"):
-        any_shapes.random(rng, (low if share < 1 else high) * share)
+    ms = (low if share < 1 else high) * share
+    with pytest.raises(BudgetError, match=f"the space reaches {low:.3f} to {high:.3f} ms"):
+        any_shapes.check(ms)
+    with pytest.raises(BudgetError, match=f"left of the space reaches {low:.3f}"):
+        any_shapes.random(rng, ms, any_shapes.counts > 0)
 
 
 def test_scaling_keeps_operators_depth_and_proportions(quick, rng):
@@ -161,7 +167,8 @@ def test_widths_are_the_widest_of_their_price(rng):
             if block is None or not block.hidden:
                 continue
             operator = shapes.space.layers[i].operators[shape.operators[i]]
-            prices, at = shapes.costs.operator_ms(i, operator), shape.widths[i]
+            prices, at = shapes.costs.ms[i, shape.operators[i]], shape.widths[i]
+            prices = prices[: len(shapes.space.layers[i].widths_of(operator))]
             assert (prices[at + 1 :] > prices[at]).all()
 
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from prunet_det import load_spec
 from prunet_det.arch.spec import Provenance
 from prunet_det.search.costs import Pricing
+from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import Operator, SearchSpace, SpaceError
 from tests.conftest import ROOT
 from tests.search.conftest import SMALL
@@ -27,13 +28,13 @@ def test_the_published_prunets_are_points_of_the_default_space(name):
     space, spec = config_space("prunet"), load_spec(name)
     network = space.network_of(spec)
     assert space.to_spec(network, name, spec.provenance, 224).stages == spec.stages
-    costs = Pricing(device="v100").costs(space, 512)
-    low, high = costs.reachable
-    assert low < costs.network_ms(network) < high
+    shapes = Shapes(Pricing(device="v100").costs(space, 512))
+    low, high = shapes.reachable()
+    assert low < shapes.ms(shapes.shape_of(network)) < high
 
 
 def test_the_quick_space_reaches_what_it_promises():
-    low, high = Pricing(device="v100").costs(config_space("quick"), 512).reachable
+    low, high = Shapes(Pricing(device="v100").costs(config_space("quick"), 512)).reachable()
     assert low <= 0.45 and high >= 1.2
 
 
