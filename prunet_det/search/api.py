@@ -35,7 +35,6 @@ from prunet_det.search.hooks import (
     HistoryHook,
     SearchHook,
     ending_in_order,
-    read_checkpoint,
 )
 from prunet_det.search.loop import SearchLoop
 from prunet_det.search.report import write_report
@@ -195,25 +194,22 @@ class _Search:
             "data (digest)": digest([crops.identity for crops in self.halves.values()]),
         }
         self.history = HistoryHook(self.folder if self.is_main else None)
-        hooks: dict[str, SearchHook] = {"history": self.history}
-        self.evolution: EvolutionHook | None = None
-        if self._has_last_tier and config.finalists.evolved and "evolution" not in config.off:
-            self.evolution = EvolutionHook(
-                self.shapes,
-                evaluations=config.evolution.evaluations,
-                kept=config.finalists.evolved,
-                seed=config.seed,
-            )
-            hooks["evolution"] = self.evolution
-        self.checkpoint = CheckpointHook(
-            self.folder / CHECKPOINT_FILE, identity, config.search.checkpoint_interval, hooks
+        wanted = self._has_last_tier and "evolution" not in config.off
+        self.evolution = EvolutionHook(
+            self.shapes,
+            evaluations=config.evolution.evaluations,
+            kept=config.finalists.evolved if wanted else 0,
+            seed=config.seed,
         )
-        self.checkpoint.command = config.command
-        budgets, state = config.budgets_ms, None
-        if (self.folder / CHECKPOINT_FILE).exists():
-            state = read_checkpoint(self.folder / CHECKPOINT_FILE)
-            self.checkpoint.check(state)
-            budgets = tuple(state["budgets_ms"])
+        self.checkpoint = CheckpointHook(
+            self.folder / CHECKPOINT_FILE,
+            identity,
+            config.search.checkpoint_interval,
+            {"history": self.history, "evolution": self.evolution},
+            config.command,
+        )
+        state = self.checkpoint.read()
+        budgets = config.budgets_ms if state is None else state["budgets_ms"]
         self.loop = self._build_loop([self._architecture(ms) for ms in budgets])
         if state is not None:
             self.checkpoint.load(self.loop, state)
@@ -246,7 +242,7 @@ class _Search:
             raise InputError(f"there is no optimizer {kind!r}.")
         with config_errors():
             wrapper = build_optim_wrapper(supernet, settings)
-        hooks = [*self.checkpoint.hooks.values(), self.checkpoint]
+        hooks: list[SearchHook] = [self.history, self.evolution, self.checkpoint]
         if config.progress and self.is_main:
             hooks.append(BarHook())
         return SearchLoop(supernet, architectures, self.halves, config.search, wrapper, hooks)
@@ -276,8 +272,7 @@ class _Search:
             architecture.restrict(loop.left)  # whatever cannot be met is refused before the first
         for architecture in further:
             loop.add(architecture)
-            if self.evolution is not None:
-                self.evolution.evolve(loop, architecture.budget_ms)
+            self.evolution.evolve(loop, architecture.budget_ms)
         if further:
             before = self.checkpoint.command.removesuffix(_OUT)
             self.checkpoint.command = f"{before}{_OUT} && {self.config.command} --resume{_OUT}"
@@ -323,7 +318,7 @@ class _Search:
     def _last_tier(self, ms: float, tiers: Shape) -> FoundNetwork:
         """Lets the choosers' networks meet; the weights are the better ones of two kinds."""
         config, whole = self.config, Region(shapes=self.shapes, ms=ms)
-        evolved = self.evolution.found[f"{ms:g}"] if self.evolution is not None else []
+        evolved = self.evolution.found.get(f"{ms:g}", [])
         train = Trainings(
             shapes=self.shapes,
             recipe=config.recipe,

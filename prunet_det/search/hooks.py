@@ -12,7 +12,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,14 +55,14 @@ class SearchHook:
 
 
 class HistoryHook(SearchHook):
-    """Notes how the search goes, for the report and for TensorBoard.
+    """Notes what the architectures prefer, for the report, and losses, for TensorBoard.
 
     Args:
         folder: Folder of TensorBoard's events; None writes none.
 
     Attributes:
-        records: A record every so many steps; there are never more than 400, since each second one
-            goes when there are.
+        records: What `Architecture.record` gave by budget, and the `step`, every so many steps of
+            the tiers; there are never more than 400, since each second one goes when there are.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -71,11 +71,9 @@ class HistoryHook(SearchHook):
         self._folder = folder
         self._board: Any = None
         self._phase = ""
-        self._noted = 0.0, 0  # seconds of steps and their number, at the last record
 
     def before_run(self, loop: SearchLoop) -> None:
         """Opens TensorBoard's file."""
-        self._noted = _training_seconds(loop), loop.step
         if self._folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -88,33 +86,17 @@ class HistoryHook(SearchHook):
             logger.info("step %d: %s", loop.step, loop.phase)
         if loop.step % self.interval:
             return
-        record = self._record(loop)
-        self.records.append(record)
         if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, (int, float)) and name != "step":
-                    self._board.add_scalar(name, value, loop.step)
+            for name, loss in loop.losses.items():
+                self._board.add_scalar(f"{name}_loss", loss, loop.step)
+            parameters = sum(p.numel() for p in loop.supernet.parameters())
+            self._board.add_scalar("parameters", parameters, loop.step)
+        if loop.phase in ("tiers", "done"):  # before, nothing is preferred
+            preferred = {f"{a.budget_ms:g}": a.record() for a in loop.architectures}
+            self.records.append({"step": loop.step, **preferred})
         if len(self.records) >= _MOST_RECORDS:
             self.interval *= 2
             self.records = [r for r in self.records if r["step"] % self.interval == 0]
-
-    def _record(self, loop: SearchLoop) -> dict[str, Any]:
-        (before, step), now = self._noted, _training_seconds(loop)
-        self._noted = now, loop.step
-        record: dict[str, Any] = {
-            "step": loop.step,
-            "phase": loop.phase,
-            **{f"{name}_loss": float(value) for name, value in loop.losses.items()},
-            "seconds": (now - before) / max(loop.step - step, 1),
-            "parameters": sum(p.numel() for p in loop.supernet.parameters()),
-            "architectures": {},
-        }
-        if loop.phase in ("tiers", "done"):  # before, nothing is preferred
-            record["architectures"] = {f"{a.budget_ms:g}": a.record() for a in loop.architectures}
-        if torch.cuda.is_available():
-            record["memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-            torch.cuda.reset_peak_memory_stats()
-        return record
 
     def after_run(self, loop: SearchLoop) -> None:
         """Closes TensorBoard's file."""
@@ -129,10 +111,6 @@ class HistoryHook(SearchHook):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes the records of a checkpoint."""
         self.records, self.interval = list(state["records"]), state["interval"]
-
-
-def _training_seconds(loop: SearchLoop) -> float:
-    return sum(s for phase, s in loop.seconds.items() if phase != "evolution")
 
 
 class BarHook(SearchHook):
@@ -161,7 +139,7 @@ class EvolutionHook(SearchHook):
     Args:
         shapes: Shapes of the space.
         evaluations: Networks that are scored for each budget.
-        kept: Number of the best ones that are remembered.
+        kept: Number of the best ones that are remembered; 0 for no evolution.
         seed: Seed of the search.
 
     Attributes:
@@ -180,6 +158,8 @@ class EvolutionHook(SearchHook):
 
     def evolve(self, loop: SearchLoop, budget_ms: float) -> None:
         """Evolves networks of one budget from random ones."""
+        if not self.kept:
+            return
         start = time.perf_counter()
         region = Region(shapes=self.shapes, ms=budget_ms, live=loop.left)
         scored = evolve(region, loop.score, self.seed, self.evaluations)
@@ -205,8 +185,6 @@ class CheckpointHook(SearchHook):
         identity: What a resumed search must agree on, by name.
         interval: Steps between checkpoints.
         hooks: Hooks whose state belongs to the search, by name.
-
-    Attributes:
         command: Command that the search was started with, and those that added budgets to it.
     """
 
@@ -216,9 +194,10 @@ class CheckpointHook(SearchHook):
         identity: Mapping[str, Any],
         interval: int,
         hooks: Mapping[str, SearchHook],
+        command: str = "",
     ) -> None:
         self.path, self.identity = os.fspath(path), dict(identity)
-        self.interval, self.hooks, self.command = interval, dict(hooks), ""
+        self.interval, self.hooks, self.command = interval, dict(hooks), command
         self._saved = -1  # the step of the last save
 
     def after_step(self, loop: SearchLoop) -> None:
@@ -257,15 +236,22 @@ class CheckpointHook(SearchHook):
             torch.save(state, temporary)
         self._saved = loop.step
 
-    def check(self, state: Mapping[str, Any]) -> None:
-        """Checks that a checkpoint is of this search.
-
-        Args:
-            state: What `read_checkpoint` gave.
+    def read(self) -> dict[str, Any] | None:
+        """Reads the checkpoint, on the CPU; None where there is none.
 
         Raises:
-            UserError: If it is of another one; the sentence says what differs.
+            UserError: If it is damaged, or of another search; the sentence says what differs.
         """
+        if not os.path.exists(self.path):
+            return None
+        if not is_whole(self.path):
+            raise UserError(f"{self.path} is damaged; give another --out to search anew.")
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            state = None
+        if not isinstance(state, dict) or "identity" not in state:
+            raise UserError(f"{self.path} is no checkpoint of a search.")
         for key, value in self.identity.items():
             before = state["identity"].get(key)
             if before != value:
@@ -274,35 +260,19 @@ class CheckpointHook(SearchHook):
                     f"{_short(value)}); use another folder, or resume it as it was started: "
                     f"{state['command'] or 'its command is not known'}"
                 )
+        return state
 
     def load(self, loop: SearchLoop, state: Mapping[str, Any]) -> None:
         """Brings a loop and the hooks to a checkpoint.
 
         Args:
             loop: Loop that was built alike.
-            state: What `read_checkpoint` gave, and `check` approved.
+            state: What `read` gave.
         """
         self.command = state["command"]
         loop.load_state_dict(state["loop"])
         for name, hook in self.hooks.items():
             hook.load_state_dict(state["hooks"][name])
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint of a search, on the CPU.
-
-    Raises:
-        UserError: If it is damaged or none of a search.
-    """
-    if not is_whole(path):
-        raise UserError(f"{os.fspath(path)} is damaged; give another --out to search anew.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        state = None
-    if not isinstance(state, dict) or "identity" not in state:
-        raise UserError(f"{os.fspath(path)} is no checkpoint of a search.")
-    return state
 
 
 def _short(value: object) -> str:
@@ -329,9 +299,3 @@ def ending_in_order(loop: SearchLoop) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def call(hooks: Sequence[SearchHook], method: str, loop: SearchLoop) -> None:
-    """Calls a method of all hooks, in their order."""
-    for hook in hooks:
-        getattr(hook, method)(loop)

@@ -24,7 +24,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from prunet_det.search.architecture import Architecture, Draw
-from prunet_det.search.hooks import SearchHook, call
+from prunet_det.search.hooks import SearchHook
 from prunet_det.search.schedule import DONE, PATHS, TIERS, WARMUP, LoopSettings
 from prunet_det.search.scorer import Scorer
 from prunet_det.search.shapes import Shape
@@ -155,15 +155,18 @@ class SearchLoop:
             DivergedError: If a loss is not finite.
         """
         self.stop = False
-        call(self.hooks, "before_run", self)
+        for hook in self.hooks:
+            hook.before_run(self)
         while self.phase != DONE and not self.stop:
             start, phase = time.perf_counter(), self.phase
             self._run_step()
             self.step += 1
             self._end_of_phase()
             self.seconds[phase] += time.perf_counter() - start
-            call(self.hooks, "after_step", self)
-        call(self.hooks, "after_run", self)
+            for hook in self.hooks:
+                hook.after_step(self)
+        for hook in self.hooks:
+            hook.after_run(self)
 
     def _run_step(self) -> None:
         self.weights.set_rate(self._rate())

@@ -56,20 +56,12 @@ def write_report(
     if seconds:
         rows = [[name, f"{s:.1f}"] for name, s in seconds.items()]
         lines += [markdown_table(["phase", "seconds"], rows)]
-    pictures: list[tuple[str, str, Figure]] = []
     if sum("top1" in n.figures for n in networks) > 1:
         caption = (
             "Top-1 of the networks on the half of the data that their weights have not seen, but "
             "that they were chosen by; other images are less kind to them."
         )
-        pictures.append(("curve.png", caption, _draw_curve(networks)))
-    if history:
-        pictures += [
-            ("losses.png", "Loss on the two halves of the data.", _draw_losses(history)),
-            ("cost.png", "Time of a step, and the supernet's parameters.", _draw_cost(history)),
-        ]
-    shown = [{k: v for k, v in r.items() if k != "architectures"} for r in history]
-    lines += _save(folder, "", pictures, [shown, result.lines])
+        lines += _save(folder, "", [("curve.png", caption, _draw_curve(networks))], result.lines)
     for network in networks:
         lines += _network_lines(folder, network, space, history, events)
     write_text(folder / REPORT_FILE, "\n".join(lines))
@@ -102,8 +94,8 @@ def _network_lines(
     if finalists:
         header = ["network of", "ms", "layers", "top-1 after a training from scratch (steps)"]
         lines += ["### The last tier", "", markdown_table(header, _finalist_rows(finalists))]
-    own = [r["architectures"][f"{ms:g}"] for r in history if f"{ms:g}" in r["architectures"]]
-    steps = np.array([r["step"] for r in history if f"{ms:g}" in r["architectures"]])
+    own = [r[f"{ms:g}"] for r in history if f"{ms:g}" in r]
+    steps = np.array([r["step"] for r in history if f"{ms:g}" in r])
     if own:
         pictures = [
             (
@@ -167,50 +159,6 @@ def _draw_curve(networks: Sequence[FoundNetwork]) -> Figure:
         text = f"{network.budget.ms:g} ms"
         axis.annotate(text, point, (0, 6), textcoords="offset points", ha="center", size=8)
     axis.margins(0.08, 0.15)
-    return figure
-
-
-def _draw_losses(history: Records) -> Figure:
-    figure, axis = _plain("cross-entropy")
-    steps = [r["step"] for r in history]
-    halves = (("weights", "blue", "weights'"), ("architecture", "orange", "architecture's"))
-    for name, colour, whose in halves:
-        values = np.array([r[f"{name}_loss"] for r in history], float)
-        if name == "architecture":  # known from the tiers' first step on
-            known = [bool(r["architectures"]) for r in history]
-            values[~np.array([False, *known[:-1]])] = np.nan
-        if np.isfinite(values).any():
-            axis.plot(steps, values, color=PALETTE[colour], label=f"{whose} half")
-    _mark_phases(axis, history)
-    axis.legend(frameon=False)
-    return figure
-
-
-def _mark_phases(axis: Axes, history: Records) -> None:
-    """A line where a phase begins, with its name."""
-    phase = ""
-    for record in history:
-        if record["phase"] not in (phase, "done"):
-            phase = record["phase"]
-            axis.axvline(record["step"], color=plots.GREY, lw=0.8, ls=":")
-            place = axis.get_xaxis_transform()
-            axis.text(record["step"], 1.01, f" {phase}", transform=place, size=8, va="bottom")
-
-
-def _draw_cost(history: Records) -> Figure:
-    figure, axis = _plain("ms a step")
-    steps = [r["step"] for r in history]
-    axis.plot(steps, [1e3 * r["seconds"] for r in history], color=PALETTE["blue"], lw=0.9)
-    axis.set_ylim(0, None)
-    memory = "memory_mb" in history[-1]
-    values = [r["memory_mb"] if memory else r["parameters"] / 1e6 for r in history]
-    twin = axis.twinx()
-    twin.spines["top"].set_visible(False)
-    twin.plot(steps, values, color=PALETTE["vermilion"], lw=1.0, ls="--")
-    label = "peak memory, MiB" if memory else "parameters, millions"
-    twin.set_ylabel(f"{label} (dashed)", color=PALETTE["vermilion"])
-    twin.set_ylim(0, None)
-    _mark_phases(axis, history)
     return figure
 
 

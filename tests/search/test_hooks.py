@@ -14,7 +14,6 @@ from prunet_det.search.hooks import (
     CheckpointHook,
     HistoryHook,
     ending_in_order,
-    read_checkpoint,
 )
 from prunet_det.training.divergence import DivergedError
 from prunet_det.utils.errors import UserError
@@ -46,7 +45,7 @@ def test_a_long_search_has_no_more_records_than_a_short_one():
         history.after_step(loop)
     steps = [r["step"] for r in history.records]
     assert 200 <= len(steps) < 400 and steps == list(range(8, 1701, 8))
-    assert history.records[-1]["architectures"] == {"0.5": {"skips": [0.0]}}
+    assert history.records[-1] == {"step": 1696, "0.5": {"skips": [0.0]}}
     again = HistoryHook()
     again.load_state_dict(history.state_dict())
     assert (again.records, again.interval) == (history.records, 8)
@@ -72,13 +71,13 @@ def test_a_checkpoint_brings_loop_and_hooks_back(checkpoint, tmp_path):
     checkpoint.after_step(loop)
     other = Loop()
     again = CheckpointHook(checkpoint.path, {"seed": 0}, 10, {"history": HistoryHook()})
-    again.load(other, read_checkpoint(checkpoint.path))
+    again.load(other, again.read())
     assert other.step == 10 and torch.equal(other.supernet.weight, loop.supernet.weight)
     assert again.hooks["history"].records == checkpoint.hooks["history"].records
     assert [p.name for p in tmp_path.iterdir()] == ["search.pth"]
-    assert read_checkpoint(checkpoint.path)["budgets_ms"] == [0.5]
+    assert again.read()["budgets_ms"] == [0.5]
     with pytest.raises(UserError, match=r"has another seed \(0, not 1\)"):
-        CheckpointHook(checkpoint.path, {"seed": 1}, 10, {}).check(read_checkpoint(checkpoint.path))
+        CheckpointHook(checkpoint.path, {"seed": 1}, 10, {}).read()
 
 
 def test_weights_that_are_not_finite_leave_the_checkpoint_before(checkpoint):
@@ -91,14 +90,14 @@ def test_weights_that_are_not_finite_leave_the_checkpoint_before(checkpoint):
     assert Path(checkpoint.path).read_bytes() == before
 
 
-def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
-    path = tmp_path / "search.pth"
-    path.write_bytes(b"half")
+def test_what_is_no_checkpoint_is_said_to_be_none(checkpoint):
+    assert checkpoint.read() is None
+    Path(checkpoint.path).write_bytes(b"half")
     with pytest.raises(UserError, match="is damaged"):
-        read_checkpoint(path)
-    torch.save([1], path)
+        checkpoint.read()
+    torch.save([1], checkpoint.path)
     with pytest.raises(UserError, match="is no checkpoint of a search"):
-        read_checkpoint(path)
+        checkpoint.read()
 
 
 def test_the_first_ctrl_c_ends_the_step_and_the_second_the_process():

@@ -59,7 +59,7 @@ def test_what_lies_in_the_folder_is_the_result(found):
     assert set(run["seconds"]) >= {"warm-up", "paths", "tiers", "evolution", "last tier"}
     assert set(run["hashes"]) >= {"space (digest)", "prices (digest)", "data (digest)"}
     text = (found.folder / "report.md").read_text()
-    for name in ("curve", "losses", "cost", "0.24ms/widths", "0.27ms/tiers"):
+    for name in ("curve", "0.24ms/widths", "0.27ms/tiers"):
         assert f"({name}.png)" in text and (found.folder / f"{name}.png").is_file()
     assert "### The last tier" in text and list(found.folder.glob("*tfevents*"))
 
