@@ -1,8 +1,8 @@
 """The search: backbones for latency budgets, by pruning a supernet in three tiers.
 
 `SearchConfig` says what is asked for, `search(config)` gives a `SearchResult`. Of the files,
-`space` says what may be chosen and `costs` what it takes; `shapes` brings networks to a latency;
-`supernet` holds the weights, `weights` trains them and `scorer` asks them; `widths`, `schedule` and
+`space` says what may be chosen, `costs` what it takes and `shapes` which networks meet a latency;
+`supernet` holds the weights, `weights` trains and asks them; `widths`, `schedule` and
 `architecture` are the tiers, `loop` and `hooks` their course; `evolution` and `finalists` choose
 too; `config`, `api`, `result` and `report` are the two ends.
 """

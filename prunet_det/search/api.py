@@ -48,7 +48,6 @@ from prunet_det.search.result import (
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import SuperNet
-from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.short_run import evaluate
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import check_launcher, environment
@@ -122,12 +121,6 @@ def _priced(config: SearchConfig) -> Shapes:
     for ms in config.budgets_ms:
         shapes.check(ms)
     return shapes
-
-
-def _some(crops: DeviceCrops) -> DeviceCrops:
-    """Crops evenly over a half, of which large ones have more than a figure needs."""
-    every = math.ceil(len(crops) / _MOST_SCORED)
-    return dataclasses.replace(crops, images=crops.images[::every], labels=crops.labels[::every])
 
 
 def price_in_turn(pricing: Pricing, space: SearchSpace, input_size: int) -> SpaceCosts:
@@ -379,7 +372,10 @@ class _Search:
             budget.input_size,
         )
         net = self._inherited(shape, spec)
-        top1, loss = evaluate(net, _some(self.halves["architecture"]))
+        unseen = self.halves["architecture"]
+        every = math.ceil(len(unseen) / _MOST_SCORED)  # large halves have more than a figure needs
+        images, labels = unseen.images[::every], unseen.labels[::every]
+        top1, loss = evaluate(net, dataclasses.replace(unseen, images=images, labels=labels))
         return FoundNetwork(
             spec=spec,
             budget=budget,

@@ -162,7 +162,7 @@ class EvolutionHook(SearchHook):
             return
         start = time.perf_counter()
         region = Region(shapes=self.shapes, ms=budget_ms, live=loop.left)
-        scored = evolve(region, loop.score, self.seed, self.evaluations)
+        scored = evolve(region, loop.scorer.score, self.seed, self.evaluations)
         self.found[f"{budget_ms:g}"] = [one.shape for one in scored[: self.kept]]
         seconds = time.perf_counter() - start
         loop.seconds["evolution"] = loop.seconds.get("evolution", 0.0) + seconds

@@ -26,10 +26,9 @@ from torch import Tensor
 from prunet_det.search.architecture import Architecture, Draw
 from prunet_det.search.hooks import SearchHook
 from prunet_det.search.schedule import DONE, PATHS, TIERS, WARMUP, LoopSettings
-from prunet_det.search.scorer import Scorer
 from prunet_det.search.shapes import Shape
 from prunet_det.search.supernet import SuperNet
-from prunet_det.search.weights import WeightSteps
+from prunet_det.search.weights import Scorer, WeightSteps
 from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.divergence import DivergedError
 
@@ -170,7 +169,9 @@ class SearchLoop:
 
     def _run_step(self) -> None:
         self.weights.set_rate(self._rate())
-        sent = self._draw() if self.phase == TIERS else None
+        drawn = None
+        if self.phase == TIERS:
+            drawn = self._draw(self.architectures, self.step, self.step)
         if self.phase == WARMUP or self.settings.weights != PATHS:
             loss = self.weights.on_mixture(self.step, self.left, self.phase == WARMUP)
         else:
@@ -179,8 +180,8 @@ class SearchLoop:
             dist.all_reduce(loss, "mean")
         self._read_loss()
         self._unread = _Sent(loss)
-        if sent is not None:
-            self.losses["architecture"] = self._learn(self.architectures, *sent, self.progress)
+        if drawn is not None:
+            self.losses["architecture"] = self._learn(self.architectures, *drawn, self.progress)
             self._drop_what_left()
 
     def _read_loss(self) -> None:
@@ -246,11 +247,7 @@ class SearchLoop:
 
     # Architectures.
 
-    def _draw(self) -> tuple[list[list[Draw]], _Sent]:
-        """Starts scoring what every architecture draws in this step."""
-        return self._drawn_by(self.architectures, self.step, self.step)
-
-    def _drawn_by(
+    def _draw(
         self, architectures: Sequence[Architecture], step: int, batch: int
     ) -> tuple[list[list[Draw]], _Sent]:
         """Starts scoring what architectures draw, on one batch for all of them.
@@ -276,7 +273,7 @@ class SearchLoop:
         sent: _Sent,
         progress: float,
     ) -> float:
-        """One step of architectures, from what `_drawn_by` gave.
+        """One step of architectures, from what `_draw` gave.
 
         Args:
             architectures: They learn.
@@ -337,10 +334,6 @@ class SearchLoop:
             architecture.budget_ms,
         )
 
-    def score(self, shapes: Sequence[Shape]) -> np.ndarray:
-        """Losses of networks by the averaged weights, see `Scorer.score`."""
-        return self.scorer.score(shapes)
-
     def add(self, architecture: Architecture) -> None:
         """Lets a further architecture choose from the finished supernet, whose weights stay.
 
@@ -353,7 +346,7 @@ class SearchLoop:
         start, s = time.perf_counter(), self.settings
         architecture.restrict(self.left)
         for step in range(s.tiers):
-            drawn = self._drawn_by([architecture], step, self.step + step)
+            drawn = self._draw([architecture], step, self.step + step)
             self._learn([architecture], *drawn, step / s.tiers)
         self._settle_widths(architecture)
         self.architectures.append(architecture)

@@ -92,7 +92,7 @@ class LoopSettings:
         last_lr: Share of the learning rate at the end of the tiers, to which it falls as a cosine
             from the end of the warm-up on.
         ema_momentum: Momentum of the averaged weights, which draws are scored with.
-        score_images: Crops that `SearchLoop.score` uses at most.
+        score_images: Crops that evolution scores a network on, at most.
         checkpoint_interval: Steps between checkpoints.
     """
 

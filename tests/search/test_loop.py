@@ -216,7 +216,7 @@ def test_a_step_on_paths_dispatches_at_most_half_of_one_on_mixtures(shapes):
     loop = build(shapes, budgets=(0.2,), draws=8)
     mixture = dispatched(lambda: loop.weights.on_mixture(0, loop.left, True)).total()
     paths = dispatched(lambda: loop.weights.on_paths(0, loop._paths())).total()
-    drawn = dispatched(loop._draw).total()
+    drawn = dispatched(lambda: loop._draw(loop.architectures, 0, 0)).total()
     assert paths <= mixture
     assert paths + drawn <= 0.5 * 2 * mixture  # in which weights and architecture had one each
 
@@ -225,14 +225,13 @@ def test_a_step_waits_for_nothing(shapes):
     loop = build(shapes)
     loop.run()
     loop.phase, loop.step, loop.begun = "tiers", 8, 6
-    steps = (
-        loop._draw,
+    assert not set(dispatched(lambda: loop._draw(loop.architectures, 8, 8))) & WAITS
+    for step in (
         lambda: loop.weights.on_paths(8, loop._paths()),
         lambda: loop.weights.on_mixture(8, loop.left, False),
-    )
-    for step in steps:
+    ):
         operators = dispatched(step)
-        operators["_local_scalar_dense"] -= step != loop._draw  # the average's count, on the host
+        operators["_local_scalar_dense"] -= 1  # the average's count, on the host
         assert not set(+operators) & WAITS
 
 
@@ -254,7 +253,7 @@ def test_a_network_that_the_supernet_lost_has_no_score(done, shapes):
     full = np.ones_like(loop.left) & (shapes.counts > 0)
     drawn = shapes.draw(np.random.default_rng(0), 0.25, 20, full)
     kept = [a.shape() for a in loop.architectures]
-    losses = loop.score([*drawn, *kept])
+    losses = loop.scorer.score([*drawn, *kept])
     known = [
         all(o < 0 or loop.left[i, o] for i, o in enumerate(shape.operators)) for shape in drawn
     ]
