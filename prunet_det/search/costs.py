@@ -84,17 +84,9 @@ class Budget:
             raise InputError(f"a budget must be above 0 ms, got {self.ms:g}.")
         positive_int(self.input_size, "the input size")
 
-    @property
-    def lowest_ms(self) -> float:
-        """Milliseconds that a result must take at least: 0.97 of the budget."""
-        return FILLED * self.ms
-
     def fits(self, ms: float) -> bool:
         """Whether milliseconds lie within 0.97 and 1.00 of the budget."""
-        return self.lowest_ms <= ms <= self.ms
-
-    def __str__(self) -> str:
-        return f"{self.ms:g} ms at {self.input_size} px ({self.conditions})"
+        return FILLED * self.ms <= ms <= self.ms
 
 
 class SpaceCosts:
@@ -172,14 +164,9 @@ class SpaceCosts:
         self._edges[at][: top + 1] = edges
         self._wider[at][: top + 1] = np.where(edges > np.arange(top + 1), edges, beyond)
 
-    @property
-    def conditions(self) -> Conditions:
-        """What the milliseconds hold for."""
-        return self.table.conditions
-
     def budget(self, ms: float) -> Budget:
         """A budget under the conditions and at the input size of these costs."""
-        return Budget(ms=ms, conditions=self.conditions, input_size=self.input_size)
+        return Budget(ms=ms, conditions=self.table.conditions, input_size=self.input_size)
 
     @property
     def table_hash(self) -> str:

@@ -198,18 +198,6 @@ class SearchResult:
     folder: Path
 
     @property
-    def spec(self) -> ArchSpec:
-        """Architecture of the network, of a search for one budget.
-
-        Raises:
-            UserError: If there are several budgets.
-        """
-        if len(self.networks) != 1:
-            budgets = ", ".join(f"{ms:g}" for ms in self.networks)
-            raise UserError(f"the search has the budgets {budgets}: ask for networks[MS].spec.")
-        return next(iter(self.networks.values())).spec
-
-    @property
     def accepted(self) -> bool:
         """Whether all networks meet their budgets."""
         return all(network.accepted for network in self.networks.values())
