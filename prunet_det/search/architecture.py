@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from prunet_det.search.costs import FILLED, BudgetError
+from prunet_det.search.gains import Gains
 from prunet_det.search.schedule import Tiers
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.widths import Prunodes, WidthRule
@@ -30,9 +31,6 @@ Array = np.ndarray
 _PURPOSE = 3  # of the random numbers, beside those of other parts of a search
 _TRIES = 8
 _MOST_LOGIT = 4.0
-_MEMORY = 0.98  # of the linear model, from one step to the next
-_RIDGE = 2.0  # draws of no effect that the linear model begins with
-_SPREAD_MEMORY = 0.9
 _ASKED, _FITTING = 48, 0.15  # draws that say whether a change leaves enough that meets the budget
 _ALL_LAYERS = 0.8  # of a budget: what the narrowest network of all layers may cost at most
 
@@ -72,6 +70,7 @@ class Architecture:
         live: Candidates that have not left.
         logits: Preferences over them.
         nodes: Prunodes.
+        gains: What draws say of their choices.
         gates: Log-odds of every layer's skip.
         gated: Layers that may be skipped at the moment.
         gone: Layers that have left.
@@ -100,11 +99,7 @@ class Architecture:
         self.gone: Array = np.zeros(len(layers), bool)
         self.entered = False  # whether skips have
         self.progress = 0.0
-        # The linear model: features are candidates, widths and layers.
-        features = size[0] * size[1] + 2 * size[0]
-        self.gram: Array = _RIDGE * np.eye(features)
-        self.moment: Array = np.zeros(features)
-        self.spread, self.steps = 0.0, 0
+        self.gains = Gains(*size)
         self._rows, self._stages, self._in_chs = shapes.rows, shapes.stages, shapes.in_chs
         self._skippable = np.array([layer.skippable for layer in layers])
         self._has_widths = shapes.counts > 1
@@ -263,8 +258,7 @@ class Architecture:
         asked = np.stack([draw.asked for draw in draws])
         kept = operators >= 0
         one_hot = (operators[..., None] == np.arange(self.live.shape[1])).astype(float)
-        gains = self._standardized(losses)
-        candidates, widths, layers, rest = self._explained(one_hot, wide, kept, gains)
+        candidates, widths, layers, rest = self.gains.split(one_hot, wide, kept, losses)
         # Candidates: the rest of the gain and the choice's own part of it.
         own = kept * (rest[:, None] + candidates)
         p = self.probabilities()
@@ -289,44 +283,6 @@ class Architecture:
                 at=self.progress,
                 rule=self.rule,
             )
-
-    def _standardized(self, losses: Array) -> Array:
-        """Gains against the step's mean, in the running standard deviation within a step."""
-        gains = losses.mean() - losses
-        self.steps += 1
-        self.spread = _SPREAD_MEMORY * self.spread + (1 - _SPREAD_MEMORY) * float(
-            losses.var(ddof=1)
-        )
-        variance = self.spread / (1 - _SPREAD_MEMORY**self.steps)
-        return np.clip(gains / max(variance**0.5, 1e-12), -4.0, 4.0)
-
-    def _explained(
-        self, one_hot: Array, wide: Array, kept: Array, gains: Array
-    ) -> tuple[Array, Array, Array, Array]:
-        """Splits gains into what the linear model says of each choice, and the rest.
-
-        Args:
-            one_hot: Candidates, (draws, layers, operators).
-            wide: Widths, (draws, layers).
-            kept: Layers, (draws, layers).
-            gains: (draws,).
-
-        Returns:
-            Parts of the candidates, the widths and the layers, (draws, layers) each, and the rest,
-            (draws,).
-        """
-        draws, layers = kept.shape
-        parts = (one_hot.reshape(draws, -1), kept * np.where(wide, 0.5, -0.5), kept.astype(float))
-        features = np.concatenate(parts, axis=1)
-        features -= features.mean(0)
-        slopes = np.linalg.solve(self.gram, self.moment)
-        explained = features * slopes
-        self.gram = _MEMORY * self.gram + features.T @ features
-        self.gram += (1 - _MEMORY) * _RIDGE * np.eye(len(slopes))
-        self.moment = _MEMORY * self.moment + features.T @ gains
-        of_candidates = explained[:, : -2 * layers].reshape(one_hot.shape).sum(-1)
-        of_widths, of_layers = explained[:, -2 * layers : -layers], explained[:, -layers:]
-        return of_candidates, of_widths, of_layers, gains - explained.sum(1)
 
     # Pruning.
 
@@ -442,6 +398,7 @@ class Architecture:
         return {
             **arrays,
             "nodes": self.nodes.to_dict(),
+            **self.gains.state_dict(),
             **{name: getattr(self, name) for name in _NUMBERS},
         }
 
@@ -450,12 +407,13 @@ class Architecture:
         for name in _ARRAYS:
             setattr(self, name, np.array(state[name], getattr(self, name).dtype))
         self.nodes = Prunodes.from_dict(state["nodes"])
+        self.gains.load_state_dict(state)
         for name in _NUMBERS:
             setattr(self, name, state[name])
 
 
-_NUMBERS = ("entered", "progress", "spread", "steps")
-_ARRAYS = ("live", "logits", "gates", "gated", "gone", "gram", "moment")
+_NUMBERS = ("entered", "progress")
+_ARRAYS = ("live", "logits", "gates", "gated", "gone")
 
 
 def _until(fires: Array, stages: Array) -> Array:
