@@ -15,6 +15,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import DATASETS
 from PIL import Image, ImageOps
 
+import prunet_det.classification.data  # noqa: F401  registers the data sets
 from prunet_det.training.crops import Augmentation, DeviceCrops
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.env import usable_cores
