@@ -24,7 +24,7 @@ from prunet_det.benchmark.search_study import (
 )
 from prunet_det.search.costs import Budget, BudgetError, Pricing
 from prunet_det.search.evolution import Region, Scored, most_macs, propose
-from prunet_det.search.result import SearchResult
+from prunet_det.search.result import LAST_TIER, SearchResult
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import Network, SearchSpace
 from prunet_det.utils.config import read_config
@@ -203,13 +203,20 @@ class Rows:
         Args:
             folder: Result of a search, for this budget among others.
             group: SEARCHED, or what an ablation did without, which has its network alone.
+
+        Raises:
+            UserError: The search was for other budgets, or has not ended for this one.
         """
         result, ms = SearchResult.load(folder), self.budget.ms
         found, run = result.networks.get(ms), result.run
         if found is None:
             budgets = ", ".join(f"{other:g}" for other in result.networks)
             raise UserError(f"{folder} holds a search for {budgets} ms, not {ms:g} ms.")
+        if not found.final:
+            raise UserError(f"the search of {folder} has not chosen for {ms:g} ms yet; resume it.")
         seed, whole = int(run["seed"]), group == SEARCHED
+        shared = sum(run["seconds"].values()) - run["seconds"].get(LAST_TIER, 0.0)
+        seconds = shared / len(result.networks) + found.figures.get("seconds", 0.0)
         for name, spec in ((group, found.spec), (FOUND, found.tiers if whole else None)):
             if spec is not None:
                 yield Entry(
@@ -218,7 +225,7 @@ class Rows:
                     spec=spec,
                     latency_ms=self.shapes.ms(self._shape(spec)),
                     search_seed=seed,
-                    search_seconds=sum(run["seconds"].values()) / len(result.networks),
+                    search_seconds=seconds,
                     search_machine=run.get("machine", ""),
                 )
         if not whole:

@@ -52,8 +52,8 @@ class Entry:
         spec: The network.
         latency_ms: Milliseconds as they were priced.
         search_seed: Seed of the search that it belongs to, if any.
-        search_seconds: What that search took, last tiers included, over the number of its budgets;
-            0 for no search.
+        search_seconds: What that search took: its share of what all budgets need, and its own last
+            tier; 0 for no search.
         search_machine: Where; empty for the machine of the trainings.
     """
 

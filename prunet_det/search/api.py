@@ -40,6 +40,7 @@ from prunet_det.search.loop import SearchLoop
 from prunet_det.search.report import write_report
 from prunet_det.search.result import (
     CHECKPOINT_FILE,
+    LAST_TIER,
     RUN_FILE,
     FoundNetwork,
     SearchResult,
@@ -402,7 +403,7 @@ class _Search:
         """Writes the record of networks that are saved, if asked for with a report."""
         config = self.config
         last = sum(network.figures.get("seconds", 0.0) for network in networks.values())
-        seconds = {**self.loop.seconds, "last tier": last}
+        seconds = {**self.loop.seconds, LAST_TIER: last}
         digests = {k: v for k, v in self.checkpoint.identity.items() if "digest" in k}
         run = {
             "command": self.checkpoint.command,

@@ -22,6 +22,7 @@ from prunet_det.zoo.weights import save_safetensors
 logger = logging.getLogger(__name__)
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
+LAST_TIER = "last tier"  # a phase of run.json's seconds: that of all budgets together
 TIERS_FILE = "tiers.json"  # the tiers' own network, where a last tier has chosen after them
 REPORT_FILE, CHECKPOINT_FILE = "report.md", "search.pth"
 # What a network measured on the device itself must lie within, of the budget.

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from prunet_det.arch.spec import Provenance
-from prunet_det.benchmark import search_baselines as baselines
 from prunet_det.benchmark import search_compare
 from prunet_det.benchmark.search_compare import CompareOptions, Judge, compare
 from prunet_det.benchmark.search_study import (
@@ -25,6 +24,7 @@ from prunet_det.benchmark.search_study import (
     WIDTHS,
     read_entries,
 )
+from prunet_det.search import evolution
 from prunet_det.search.costs import Pricing
 from prunet_det.search.result import FoundNetwork, SearchResult
 from prunet_det.search.shapes import Shapes
@@ -51,7 +51,7 @@ score_data = dict(dataset=dict(crops, split="val"))
 def _few_evaluations():
     """There are hardly more networks within the budget."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "_EVOLVED", 40)
+        patch.setattr(evolution, "_EVOLVED", 40)
         yield
 
 
@@ -91,7 +91,7 @@ def shapes():
     return Shapes(Pricing(device="v100").costs(SearchSpace.from_config(SMALL), SIZE))
 
 
-def save_search(folder, shapes, seed, budget=BUDGET):
+def save_search(folder, shapes, seed, budget=BUDGET, final=True):
     """A result as a search saves it, of a random network."""
     found, tiers = shapes.draw(np.random.default_rng(seed), budget, 2)
     spec, before = (
@@ -100,9 +100,15 @@ def save_search(folder, shapes, seed, budget=BUDGET):
     )
     limit = shapes.costs.budget(budget)
     network = FoundNetwork(
-        spec=spec, budget=limit, kind="predicted", ms=shapes.ms(found), tiers=before
+        spec=spec,
+        budget=limit,
+        kind="predicted",
+        ms=shapes.ms(found),
+        tiers=before,
+        final=final,
+        figures={"seconds": 4.0},
     )
-    run = {"seed": seed, "seconds": {"warm-up": 1.0, "tiers": 2.0}}
+    run = {"seed": seed, "seconds": {"warm-up": 1.0, "tiers": 2.0, "last tier": 9.0}}
     SearchResult(networks={budget: network}, run=run, folder=folder).save()
     return str(folder)
 
@@ -138,7 +144,7 @@ def test_every_network_has_its_latency_and_its_trainings(done, shapes):
         assert 0.97 * BUDGET <= c.entry.latency_ms <= BUDGET
         assert all(0 <= score <= 1 for mark in study.marks for score in c.scores(mark))
     (searched,) = study.group(SEARCHED)
-    assert searched.entry.search_seconds == 3.0 and searched.entry.search_seed == 0
+    assert searched.entry.search_seconds == 7.0 and searched.entry.search_seed == 0
     for group in (UNIFORM, WIDTHS):
         (other,) = study.group(group)
         own, others = (
@@ -219,6 +225,9 @@ def test_what_does_not_belong_together_is_refused(done, judge, config, data, sha
     run.write_text(run.read_text().replace('"seed": 1', '"seed": 0'))
     with pytest.raises(UserError, match="another network of the name 'searched 0'"):
         compare(replace(given, searches=[twin]))
+    begun = save_search(tmp_path / "begun", shapes, 2, final=False)
+    with pytest.raises(UserError, match="has not chosen for 0.26 ms yet; resume it"):
+        compare(replace(given, searches=[begun]))
     with pytest.raises(UserError, match="nothing is to be compared"):
         compare(options(tmp_path / "y", judge))
     with pytest.raises(UserError, match="give --budget-ms"):
