@@ -7,11 +7,18 @@ from typing import Any
 
 from prunet_det.benchmark import search_tables
 from prunet_det.benchmark.search_study import ENTRIES, GROUPS, SEARCHED, SearchStudy
+from prunet_det.latency import predict
 from prunet_det.search.result import RUN_FILE, SearchResult
 from prunet_det.utils import plots
 from prunet_det.utils.io import markdown_table, read_csv, read_json
 from prunet_det.utils.plots import MARKERS, PALETTE
 
+# What `prices` says of a supernet, by its key in the record.
+CHANGES = {
+    "removed_alone": "layers go, their ms unused",
+    "removed_at_equal_ms": "layers go, their ms given to other widths",
+    "loss_per_log_ms": "e times the ms",
+}
 # The comparison by 200 steps, and the studies by the long judge.
 SHORT, LONG = "compare", "judge"
 
@@ -22,13 +29,13 @@ def budgets(results: Path) -> str:
         [
             Path(r["config"]).stem,
             f"{r['device']}, {r['kind']}",
-            f"{float(r['budget_ms']):g}",
+            f"{r['budget_ms']:g}",
             r["seed"],
-            f"{float(r['latency_ms']):.4g}",
-            f"**{float(r['of_budget']):.1%}**",
+            f"{r['latency_ms']:.4g}",
+            f"**{r['of_budget']:.1%}**",
             r["blocks"],
             r["chooser"],
-            f"{float(r['search_seconds']):.0f}",
+            f"{r['search_seconds']:.0f}",
         ]
         for r in _met(results)
     ]
@@ -37,29 +44,29 @@ def budgets(results: Path) -> str:
 
 
 def budgets_met(results: Path) -> list[str]:
-    """A clause for predicted and for measured latencies: which shares of a budget they are."""
+    """A clause for each device, predicted or measured: which shares of a budget its results are."""
     shares: dict[str, list[float]] = {}
     for r in _met(results):
-        what = "V100" if r["device"] == "v100" else "CPU"
-        shares.setdefault(f"{what}, {r['kind']}", []).append(float(r["of_budget"]))
+        shares.setdefault(f"{r['device'].upper()}, {r['kind']}", []).append(r["of_budget"])
+    spans = {what: {f"{end:.1%}": None for end in (min(s), max(s))} for what, s in shares.items()}
     return [
-        f"{len(found)} results ({what}) lie at {min(found):.1%} to {max(found):.1%} of it"
-        for what, found in shares.items()
+        f"{len(shares[what])} results ({what}) lie at {' to '.join(span)} of it"
+        for what, span in spans.items()
     ]
 
 
 def _met(results: Path) -> Iterator[dict[str, Any]]:
-    """A record a network: of the search on mixtures from tables, of this one from its results."""
-    for path in sorted(results.glob("budgets*.csv")):
-        for r in read_csv(path)[1]:
-            yield {**r, "chooser": "on mixtures" + ", last tier" * bool(r.get("last_tier"))}
+    """A record a network, of results of searches; predicted milliseconds are predicted anew."""
     for path in sorted(results.glob(f"found/*/{RUN_FILE}")):
         found = SearchResult.load(path.parent)
         for network in found.networks.values():
+            conditions, size = network.budget.conditions, network.budget.input_size
             ms = network.measured_ms or network.ms
+            if network.kind == "predicted":
+                ms = predict(network.spec, conditions.device, conditions.batch, size).latency.ms
             yield {
                 "config": found.run["config"],
-                "device": network.budget.conditions.device,
+                "device": conditions.device,
                 "kind": network.kind,
                 "budget_ms": network.budget.ms,
                 "seed": str(found.run["seed"]),
@@ -69,22 +76,6 @@ def _met(results: Path) -> Iterator[dict[str, Any]]:
                 "chooser": network.chooser,
                 "search_seconds": sum(found.run["seconds"].values()),
             }
-
-
-def pruning(results: Path) -> str:
-    """The same search with and without pruning, run at the same time."""
-    records = read_csv(results / "pruning.csv")[1]
-    on, off = (
-        next(r for r in records if ("--no-pruning" in r["switches"]) is without)
-        for without in (False, True)
-    )
-    seconds = [float(r["search_seconds"]) for r in (on, off)]
-    rows = [
-        [what, r["config"], r["budget_ms"], r["seed"], f"{s:.0f}"]
-        for what, r, s in (("with pruning", on, seconds[0]), ("without", off, seconds[1]))
-    ]
-    table = markdown_table(["search", "config", "budget ms", "seed", "seconds"], rows)
-    return table + f"\nA ratio of {seconds[0] / seconds[1]:.2f}.\n"
 
 
 def supernet_cost(results: Path) -> str:
@@ -132,15 +123,17 @@ def gate(results: Path) -> str:
         about = [f"{record['budget_ms']:g}", str(record["seed"])]
         if "networks" in record:
             taus = (record["tau_loss"], record["tau_top1"])
-            shown = ["{:.2f} ({:.2f} to {:.2f})".format(*tau) for tau in taus]
+            shown = ["{:.2f} ({:.2f} to {:.2f})".format(*tau) if tau else "-" for tau in taus]
             ranks.append([*about, str(len(record["networks"])), *shown])
         else:
-            keys = ("removed_alone", "removed_at_equal_ms", "loss_per_log_ms")
-            prices.append([*about, *("{:+.3f} ± {:.3f}".format(*record[key]) for key in keys)])
-    ranked = ["budget ms", "seed", "networks", "tau of the supernet's loss", "of its top-1"]
-    priced = ["budget ms", "seed", "layers go, ms left unused", "ms given to the other widths"]
-    parts = [(ranked, ranks), ([*priced, "for e times the ms"], prices)]
-    return "\n".join(markdown_table(*part) for part in parts if part[1])
+            shown = ["{:+.3f} ± {:.3f}".format(*record[key]) for key in CHANGES]
+            prices.append([*about, str(record["count"]), *shown])
+    head = ["budget ms", "seed", "networks"]
+    parts = [
+        ([*head, "tau of the supernet's loss", "tau of its top-1"], ranks),
+        ([*head, *(f"change of the loss: {change}" for change in CHANGES.values())], prices),
+    ]
+    return "\n".join(markdown_table(*p) for p in parts if p[1]) or "None are published yet.\n"
 
 
 def short(results: Path) -> SearchStudy:
@@ -232,7 +225,6 @@ def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Any:
 # Name to the table, given the folder of the records.
 TABLES: dict[str, Callable[[Path], str]] = {
     "budgets": budgets,
-    "pruning": pruning,
     "supernet_cost": supernet_cost,
     "rule": rule,
     "gate": gate,
