@@ -21,6 +21,7 @@ from prunet_det.utils.errors import InputError
 _FEWEST = 5  # networks that a rank correlation is worth printing for
 _STEP = 2.0**0.5  # factor between the latencies that give the price of latency
 _IMAGES = 512
+Change = tuple[float, float]  # of the loss, by a removal alone and by one at equal latency
 
 
 def rank_networks(config: SearchConfig, study: SearchStudy) -> dict[str, Any]:
@@ -36,8 +37,10 @@ def rank_networks(config: SearchConfig, study: SearchStudy) -> dict[str, Any]:
         and `tau_top1`, with the ends of its interval; null where there is no order.
 
     Raises:
-        UserError: Before the training, if there are less than 5 networks, or one of another space.
+        UserError: Before the training, if there are less than 5 networks, or one of another space,
+            or if the search has tiers, in which candidates leave.
     """
+    _check(config)
     random = study.group(RANDOM)
     if len(random) < _FEWEST:
         raise InputError(
@@ -72,10 +75,15 @@ def price_layers(config: SearchConfig, count: int = 16) -> dict[str, Any]:
         count: Number of networks.
 
     Returns:
-        JSON values: means and standard errors, [mean, error], of `loss_per_log_ms`, the change of
-        the loss with the logarithm of the latency; and of the change of the loss by a removal,
-        `removed_alone` and `removed_at_equal_ms`, over all stages and, in `stages`, for each.
+        JSON values: `count`, the networks of all layers; means and standard errors over networks,
+        [mean, error], of `loss_per_log_ms`, the change of the loss with the logarithm of the
+        latency; and of the change of the loss by a removal, `removed_alone` and
+        `removed_at_equal_ms`, over all stages and, in `stages`, for each.
+
+    Raises:
+        InputError: The search has tiers, in which candidates leave.
     """
+    _check(config)
     loop, ms = train_supernet(config), config.budgets_ms[0]
     shapes, rng = loop.shapes, np.random.default_rng(loop.seed)
 
@@ -89,22 +97,30 @@ def price_layers(config: SearchConfig, count: int = 16) -> dict[str, Any]:
         if len(found) > 1:
             first, last = losses(found[0], found[-1])
             slopes.append((last - first) / np.log(shapes.ms(found[-1]) / shapes.ms(found[0])))
-    full = _full_networks(loop, ms, count, rng)
-    changes: dict[str, list[tuple[float, float]]] = {}
-    for stage, depth in enumerate(shapes.space.depths):
-        gone = (shapes.stages == stage) & (shapes.places >= depth - max((depth - 1) // 2, 1))
-        for shape in full if depth > 1 else ():
+    changes: dict[str, list[Change]] = {}
+    every: list[Change] = []  # of each network, its stages' mean: they share its other layers
+    for shape in _full_networks(loop, ms, count, rng):
+        own = []
+        for stage, depth in enumerate(shapes.space.depths):
+            gone = (shapes.stages == stage) & (shapes.places >= depth - max((depth - 1) // 2, 1))
             less = Shape(np.where(gone, -1, shape.operators), np.where(gone, 0, shape.widths))
-            if scaled := shapes.scale(less, ms):
+            if depth > 1 and (scaled := shapes.scale(less, ms)):
                 whole, alone, equal = losses(shape, less, scaled)
-                changes.setdefault(str(stage), []).append((alone - whole, equal - whole))
-    every = [change for found in changes.values() for change in found]
+                own.append((alone - whole, equal - whole))
+                changes.setdefault(str(stage), []).append(own[-1])
+        if own:
+            every.append(tuple(np.mean(own, axis=0)))
     return {
-        "ms": ms,
+        "count": len(every),
         "loss_per_log_ms": _mean(slopes),
         **_prices(every),
         "stages": {stage: _prices(found) for stage, found in changes.items()},
     }
+
+
+def _check(config: SearchConfig) -> None:
+    if config.search.tiers:
+        raise InputError("candidates leave in a search's tiers: ask one of search.tiers=0.")
 
 
 def _full_networks(
@@ -117,7 +133,7 @@ def _full_networks(
     return [s for s in loop.shapes.fitted(operators, targets, ms) if s is not None][:count]
 
 
-def _prices(changes: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
+def _prices(changes: Sequence[Change]) -> dict[str, list[float]]:
     alone, equal = np.reshape(changes, (-1, 2)).T
     return {"removed_alone": _mean(alone), "removed_at_equal_ms": _mean(equal)}
 

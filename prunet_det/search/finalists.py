@@ -43,7 +43,7 @@ CRITERIA = ("loss", "top1")
 TIERS, UNIFORM, MACS, EVOLUTION, RANDOM, SURROGATE = (
     "tiers",
     "uniform widths",
-    "most MACs",
+    "highest MACs",
     "evolution",
     "random",
     "surrogate",

@@ -272,7 +272,8 @@ class CheckpointHook(SearchHook):
         self.command = state["command"]
         loop.load_state_dict(state["loop"])
         for name, hook in self.hooks.items():
-            hook.load_state_dict(state["hooks"][name])
+            if name in state["hooks"]:  # a search without evolution did not always have its hook
+                hook.load_state_dict(state["hooks"][name])
 
 
 def _short(value: object) -> str:

@@ -40,8 +40,8 @@ class FoundNetwork:
         kind: Whether the budget's milliseconds are `predicted` or `measured`.
         ms: Milliseconds of the network's backbone, as the search priced them.
         measured_ms: Milliseconds measured on the device itself; None where that is not here.
-        chooser: What chose the network: `tiers`, `uniform widths` (on their operators), a number of
-            `evolution`, `surrogate` or `random`, such as `evolution 2`.
+        chooser: What chose the network: `tiers`, `uniform widths` (on their operators), `highest
+            MACs`, or a number of `evolution`, `surrogate` or `random`, such as `evolution 2`.
         figures: Further figures, such as `top1` of the weights on the half of the data that they
             have not seen, and `seconds`.
         weights: Weights by name; None for a network without.

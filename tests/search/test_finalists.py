@@ -122,7 +122,7 @@ def test_who_enters(shapes, region, drawn):
     evolved = [s for s in drawn if s != tiers][:4]
     entrants = first_finalists(region, tiers, evolved, settings, seed=0)
     names = [f.name for f in entrants]
-    assert names[:5] == ["tiers", "uniform widths", "most MACs", "evolution 1", "evolution 2"]
+    assert names[:5] == ["tiers", "uniform widths", "highest MACs", "evolution 1", "evolution 2"]
     assert names[5:] == ["random 1", "random 2", "random 3"]
     assert (entrants[1].shape.operators == tiers.operators).all()
     assert all(0.97 * MS <= f.ms <= MS for f in entrants)
@@ -130,7 +130,7 @@ def test_who_enters(shapes, region, drawn):
     assert [f.shape for f in entrants] == [f.shape for f in again]
     # What two choosers chose enters once.
     same = first_finalists(region, tiers, [tiers], settings, seed=0)
-    assert [f.name for f in same] == ["tiers", "uniform widths", "most MACs", *names[5:]]
+    assert [f.name for f in same] == ["tiers", "uniform widths", "highest MACs", *names[5:]]
 
 
 @pytest.mark.parametrize(
