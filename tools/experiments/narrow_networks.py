@@ -67,15 +67,14 @@ def narrow_networks() -> list[ArchSpec]:
     """All that the suite of a CPU compares."""
     networks = []
     earlier = ArchSpec.load(Path(__file__).resolve().parents[2] / EARLIER)
-    made = {
-        "prunet_n": dataclasses.replace(earlier, name="prunet_n"),
-        "efficientnet_b0": efficientnet_b0(),
-    }
+    made = {"prunet_n": earlier, "efficientnet_b0": efficientnet_b0()}
     for name, share in SHARES.items():
-        scaled = scale_width(made.get(name) or load_spec(name), share)
+        whole = made.get(name) or load_spec(name)
+        scaled = scale_width(whole, share)
         reason = f"{scaled.provenance.details['reason']}, to be trained on a CPU; {COMMAND}"
         provenance = Provenance("hand-written", {"reason": reason})
-        networks.append(dataclasses.replace(scaled, provenance=provenance))
+        short = scaled.name.replace(whole.name, name)
+        networks.append(dataclasses.replace(scaled, name=short, provenance=provenance))
     return networks
 
 
