@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from prunet_det.search.hooks import (
     CheckpointHook,
@@ -56,7 +57,13 @@ def test_tensorboard_has_the_scalars(tmp_path):
     history.before_run(loop)
     history.after_step(loop)
     history.after_run(loop)
-    assert list(tmp_path.glob("*tfevents*"))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    assert {tag: [(e.step, e.value) for e in scalars] for tag, scalars in found.items()} == {
+        "weights_loss": [(1, 2.0)],
+        "architecture_loss": [(1, 0.0)],
+        "parameters": [(1, 9.0)],
+    }
 
 
 @pytest.fixture
