@@ -90,7 +90,7 @@ class Budget:
 
 
 class SpaceCosts:
-    """Latencies of all that a space holds, and the one mechanism that brings networks to one.
+    """Latencies of all that a space holds, and the mechanism that brings networks to a given one.
 
     All inner widths are multiplied by the one factor that fits, and then single layers are widened,
     those first that are furthest behind that factor, a quarter beyond it at most unless the budget
@@ -153,7 +153,13 @@ class SpaceCosts:
         return self.table.ms(block, size)
 
     def _fill_in(self, layer: int, operator: int, widths: Array, ms: Array) -> None:
-        """Fills in one operator's rows of the arrays."""
+        """Fills in one operator's rows of the arrays.
+
+        Args:
+            layer, operator: Which.
+            widths: Its inner widths in channels, increasing, (widths,).
+            ms: Their milliseconds, (widths,).
+        """
         at, top = (layer, operator), len(widths) - 1
         rest = (0, self.ms.shape[2] - 1 - top)
         self.tops[at] = top
@@ -174,16 +180,34 @@ class SpaceCosts:
         return digest(sorted((str(k), e.ms) for k, e in self.table.entries.items()))
 
     def starts(self, operators: Array) -> Array:
-        """Where an operator's widths begin in the flat arrays over all of them."""
+        """Where operators' widths begin in the flat arrays, such as `ms.reshape(-1)`.
+
+        Args:
+            operators: Operators, (..., layers); -1 where the layer is left out.
+
+        Returns:
+            Flat indices, (..., layers); add width indices for what these cost.
+        """
         _, candidates, widths = self.ms.shape
         return (self._rows * candidates + operators % candidates) * widths
 
     def total(self, starts: Array, widths: Array) -> Array:
-        """Milliseconds of networks, (networks,)."""
+        """Milliseconds of networks, (...).
+
+        Args:
+            starts: As of `starts`, (..., layers).
+            widths: Width indices, (..., layers).
+        """
+        # One layer after the other, as Python's sum: a layer left out, of 0 ms, then changes no
+        # bit of it. ndarray.sum adds in pairs, to other last bits.
         return self.fixed_ms + self.ms.take(starts + widths).cumsum(-1)[..., -1]
 
     def range(self, operators: Array) -> tuple[Array, Array]:
-        """Least and greatest milliseconds of networks over their widths, (networks,)."""
+        """Least and greatest milliseconds of networks over their widths, (networks,) each.
+
+        Args:
+            operators: Operators, (networks, layers); -1 where the layer is left out.
+        """
         starts = self.starts(operators)
         ends = (self._edges.take(starts), self.tops[self._rows, operators])
         low, high = (self.total(starts, widths) for widths in ends)
@@ -199,13 +223,16 @@ class SpaceCosts:
         """Scales inner widths by one factor each network, then widens layer by layer.
 
         Args:
-            operators: Operators, -1 where the layer is left out.
-            targets: Inner widths in channels that say how the layers relate.
-            limits: Milliseconds of each network.
-            widths: Width indices of the targets, which stay where they spend 0.99 of the limits.
+            operators: Operators, (networks, layers); -1 where the layer is left out.
+            targets: Inner widths in channels that say how the layers relate, (networks, layers);
+                below 1 they count as 1.
+            limits: Milliseconds of each network at most, (networks,).
+            widths: Width indices of the targets, (networks, layers), which stay where they spend
+                0.99 to 1.00 of the limits; None if there are none.
 
         Returns:
-            Width indices, and milliseconds, which lie above the limits where even the narrowest do.
+            Width indices, (networks, layers), and milliseconds, (networks,), which lie above the
+            limits where even the narrowest do.
         """
         starts, tops = self.starts(operators), self.tops[self._rows, operators]
         first, step = self._first[self._rows, operators], self._step[self._rows, operators]

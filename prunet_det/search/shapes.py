@@ -228,8 +228,7 @@ class Shapes:
 
         Args:
             operators: Operators, (networks, layers); -1 where the layer is left out.
-            targets: Inner widths in channels up to a common factor, (networks, layers) or
-                (1, layers).
+            targets: Inner widths in channels up to a common factor, (networks, layers).
             ms: Milliseconds of each result, at most, and at least 0.97 times.
             widths: Width indices of the targets, which stay where they spend 0.99 of `ms`.
 

@@ -191,7 +191,16 @@ class Scorer:
             return self.net(images, shape.operators, self.shapes.hidden(shape)).float()
 
     def losses(self, shapes: Sequence[Shape], images: Tensor, labels: Tensor) -> Tensor:
-        """Losses on one batch, (networks,), on the device."""
+        """Losses of networks on one batch.
+
+        Args:
+            shapes: Networks of which no candidate has left.
+            images: Normalised images on the device, (images, 3, height, width).
+            labels: Their classes, (images,).
+
+        Returns:
+            Mean cross-entropies, (networks,), on the device.
+        """
         return torch.stack([cross_entropy(self._logits(s, images), labels) for s in shapes])
 
     def evaluate(self, shapes: Sequence[Shape], images: int | None = None) -> np.ndarray:
