@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import runpy
 import signal
 import subprocess
@@ -49,18 +50,21 @@ def _seed() -> Iterator[None]:
 def _warm_start() -> Iterator[None]:
     """Lets processes that are begun afresh find everything imported: that takes seconds for each.
 
-    They are copies of one that has done nothing else. Those of a process that a test starts itself
-    begin from nothing, as a user's.
+    They are children of this process's one fork server, which has imported and done nothing else.
+    It starts here, before any test: who starts it says what it imports, whatever preload a program
+    under test sets later, and all its children see the environment of now. Processes of a program
+    that a test starts begin from nothing, as a user's; a test of what happens to processes takes
+    `multiprocessing.context.SpawnContext`.
     """
     context_of = multiprocessing.get_context
 
     def warm_context(method=None):
         if method != "spawn":
             return context_of(method)
-        context = context_of("forkserver")
-        context.set_forkserver_preload(["prunet_det.benchmark.search_compare"])
-        return context
+        return context_of("forkserver")
 
+    multiprocessing.set_forkserver_preload(["prunet_det.benchmark.search_compare"])
+    multiprocessing.forkserver.ensure_running()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multiprocessing, "get_context", warm_context)
         yield

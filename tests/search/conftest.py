@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,15 @@ SMALL = dict(
 
 def in_two_processes(function: Callable[[int, Path], None], folder: Path) -> list[str]:
     """Calls a function with the rank of each; returns what each wrote to the file of its rank."""
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=function, args=(rank, folder)) for rank in range(2)]
+    new = partial(multiprocessing.get_context("spawn").Process, target=function, daemon=True)
+    both = [new(args=(rank, folder)) for rank in range(2)]
     for process in both:
         process.start()
     for process in both:
         process.join(120)
+        process.kill()  # where it still waits for the other
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
     return [(folder / str(rank)).read_text() for rank in range(2)]
 
 

@@ -115,8 +115,8 @@ def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
     jobs = [stub(tmp_path, "a", 0.5), stub(tmp_path, "b", 120), *(stub(tmp_path, n) for n in "cd")]
     greedy = Job(name="greedy", command=("true",), folder=str(tmp_path), gpus=9)
     # In a process of its own, for Ray's threads live on, and a process with threads forks badly.
-    spawn = SpawnContext()  # which ends Ray's own processes with it
-    with ProcessPoolExecutor(1, spawn) as apart:
+    # Ray's own processes are ended by `atexit`, which a fork server's children never call.
+    with ProcessPoolExecutor(1, SpawnContext()) as apart:
         codes = apart.submit(codes_by_ray, jobs, tmp_path / "logs").result()
         with pytest.raises(UserError, match="asks for 9 GPUs"):
             apart.submit(codes_by_ray, [greedy], tmp_path / "logs").result()

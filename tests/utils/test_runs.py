@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import time
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
 
 import pytest
 
@@ -132,7 +132,7 @@ def whole(folder: str) -> None:
 @pytest.mark.slow
 def test_a_killed_campaign_leaves_no_worker_behind_and_goes_on(tmp_path):
     """Workers see their parent's end; the lock is free with it."""
-    process = multiprocessing.get_context("spawn").Process(target=whole, args=(str(tmp_path),))
+    process = SpawnContext().Process(target=whole, args=(str(tmp_path),))
     process.start()
     end = time.monotonic() + 60
     while not (tmp_path / RECORDS).exists() and time.monotonic() < end:
