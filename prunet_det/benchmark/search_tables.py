@@ -108,7 +108,8 @@ def groups_table(study: SearchStudy, shown: Collection[str] | None = None) -> Ta
 
 def searched_table(study: SearchStudy) -> Table:
     """Every searched network: its percentile and what it beats."""
-    checked = [(c, study.checks(c)) for c in study.group(SEARCHED)]
+    found = sorted(study.group(SEARCHED), key=lambda c: c.entry.search_seed or 0)
+    checked = [(c, study.checks(c)) for c in found]
     names = dict.fromkeys(name for _, checks in checked for name in checks)
     said = {True: "yes", False: "**no**", None: "-"}
     rows = []
