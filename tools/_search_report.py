@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from _gate import PRICES
+
 from prunet_det.benchmark import search_tables
 from prunet_det.benchmark.search_study import ENTRIES, GROUPS, SEARCHED, SearchStudy
 from prunet_det.latency import predict
@@ -15,8 +17,7 @@ from prunet_det.utils.plots import MARKERS, PALETTE
 
 # What `prices` says of a supernet, by its key in the record.
 CHANGES = {
-    "removed_alone": "layers go, their ms unused",
-    "removed_at_equal_ms": "layers go, their ms given to other widths",
+    **{key: f"layers go, {title}" for key, title in PRICES.items()},
     "loss_per_log_ms": "e times the ms",
 }
 # The comparison by 200 steps, and the studies by the long judge.
