@@ -76,6 +76,17 @@ def test_networks_are_narrowed_down_by_trainings_that_lengthen(shapes, drawn):
     assert [len(f.scores) for f in ranking] == [3, 3, 2, 2, 1, 1, 1, 1, 1]
 
 
+def test_the_tiers_and_the_most_macs_are_trained_longest_however_they_start(shapes, drawn):
+    slow = {"tiers", "highest MACs"}
+    named = zip(["tiers", "random 1", "highest MACs", "random 2", "random 3"], drawn, strict=False)
+    entrants = [Finalist(name=name, shape=shape, ms=MS) for name, shape in named]
+    behind = {f.shape for f in entrants if f.name in slow}
+    judge = Judge(lambda shape, steps: float((shape in behind) == (steps < 40)))
+    ranking = halve(shapes, entrants, judge, SHORT)
+    assert judge.calls == [(10, 5), (20, 5), (40, 4)]
+    assert {f.name for f in ranking[:2]} == slow
+
+
 def test_a_surrogates_proposals_enter_the_first_round(shapes, drawn):
     judge = Judge(lambda shape, steps: float(drawn.index(shape) != 20))
     told = []
@@ -138,7 +149,7 @@ def test_who_enters(shapes, region, drawn):
     [
         (dict(iterations=(200, 100), kept=(2,)), "iterations must increase"),
         (dict(kept=(2, 4)), "kept decrease"),
-        (dict(kept=(4,)), "kept needs 2 numbers"),
+        (dict(kept=(4, 2)), "kept needs 1 numbers"),
         (dict(iterations=(0, 1, 2)), "positive integer"),
         (dict(random=-1), "0 or more"),
         (dict(criterion="speed"), "one of loss, top1"),
