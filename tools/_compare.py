@@ -11,7 +11,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     add(
         "--out", required=True, help="folder of networks, trainings and plots; it goes on from them"
     )
-    add("--judge", default="search/judge_digits.py", help="recipe of the trainings [%(default)s]")
+    add("--judge", default="search/judge_quick.py", help="recipe of the trainings [%(default)s]")
     add("--networks", nargs="+", default=[], metavar="FILE", help="entries.json of other studies")
     add("--config", help="of a search: also compare random networks and others of its space")
     add("--budget-ms", type=above_zero, help="that these are filled up to")

@@ -1,5 +1,5 @@
 """The recipe of the first comparison of searches, by 200 steps: `digits_short.py` at half its
-learning rate, where trainings of one network differ least. `configs/search/judge_digits.py` judges
+learning rate, where trainings of one network differ least. `configs/search/judge_quick.py` judges
 now.
 """
 

@@ -45,7 +45,7 @@ search = dict(
     batch=64,
     draws_batch=256,
     score_images=1024,
-    checkpoint_interval=1000,
+    checkpoint_interval=2000,  # 12 GB before candidates leave
 )
 finalists = dict(iterations=(150, 600), kept=(2,), evolved=2, random=2, proposed=2)
 recipe = dict(batch_size=128, weight_decay=0.05, ema=0.99, norm_batches=20, capture=True)

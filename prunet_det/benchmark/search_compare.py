@@ -63,7 +63,7 @@ class Judge:
             if key not in cfg:
                 raise InputError(
                     f"{self.path} is no judge: it has no `{key}`; "
-                    "configs/search/judge_digits.py is one."
+                    "configs/search/judge_quick.py is one."
                 )
         return cfg
 

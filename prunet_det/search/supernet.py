@@ -13,12 +13,17 @@ its weight, and each as two of its widths: with p the share of the wider one,
 
 so that the wider one alone is computed, with the projection's columns from a to b scaled by p.
 
+A GPU's cuDNN plans a convolution anew for every shape, which costs the host more than all that it
+launches, and paths have new widths in every step. So there a path is computed at the next of a few
+widths, with p = 0.
+
 All batch norms normalise by the batch at hand: their running statistics are those of no single
 network, so a result estimates its own (`prunet_det.arch.network.reestimate_norms`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +43,7 @@ from prunet_det.search.space import LayerSpace, SearchSpace
 # What is left of a supernet: for every layer the candidates, by index; none where it is gone.
 Structure = list[list[int]]
 BN_EPS = 1e-3
+_STEP = 8 ** (1 / 7)  # between widths that paths are computed at on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,14 @@ class Prunode(nn.Module):
     def has_residual(self) -> bool:
         """Whether the block adds its input to what `forward` gives."""
         return self.spec.has_residual
+
+    def computed_width(self, hidden: int) -> int:
+        """The next of a few widths, each 1.35 times the one below it, up to the greatest."""
+        greatest = self.spec.hidden
+        if not 0 < hidden < greatest:
+            return hidden
+        steps = math.floor(math.log(greatest / hidden) / math.log(_STEP))
+        return min(max(math.ceil(greatest * _STEP**-steps / 8) * 8, hidden), greatest)
 
     def forward(
         self, x: torch.Tensor, hidden: int, small: int = 0, share: torch.Tensor | None = None
@@ -161,8 +175,11 @@ class SearchLayer(nn.Module):
 
     def path(self, x: torch.Tensor, operator: int, hidden: int) -> torch.Tensor:
         """One candidate at one inner width, with its residual."""
-        candidate = self.candidates[str(operator)]
-        branch = candidate(x, hidden)
+        candidate, share = self.candidates[str(operator)], None
+        wide = candidate.computed_width(hidden) if x.is_cuda else hidden
+        if wide > hidden:
+            share = x.new_zeros(())
+        branch = candidate(x, wide, hidden, share)
         return x + branch if candidate.has_residual else branch
 
     def forward(self, x: torch.Tensor, mixture: Mixture, index: int) -> torch.Tensor:

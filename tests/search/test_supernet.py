@@ -76,6 +76,24 @@ def test_the_ends_of_a_mixture_of_widths_are_the_paths(spec):
         torch.testing.assert_close(node(x, 24, 8, torch.tensor(p)), plain(node, width)(x))
 
 
+def test_a_gpu_computes_a_path_at_few_widths():
+    greatest = 2048
+    node = Prunode(BlockSpec("irb", 8, 8, hidden=greatest))
+    computed = {hidden: node.computed_width(hidden) for hidden in range(greatest // 8, greatest + 1)}
+    assert all(hidden <= wide <= 1.4 * hidden for hidden, wide in computed.items())
+    assert len(set(computed.values())) <= 9 and computed[greatest] == greatest
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_path_on_a_gpu_is_that_on_the_cpu(space, costs):
+    shapes, net = Shapes(costs), learned(space).double()
+    x, shape = images(8, 3, 32, 32).double(), shapes.random(np.random.default_rng(0), 0.2)
+    path = shape.operators, shapes.hidden(shape)
+    expected = net(x, *path)
+    torch.testing.assert_close(net.cuda()(x.cuda(), *path).cpu(), expected)
+
+
 @pytest.mark.parametrize("spec", BLOCKS[::2], ids=str)
 def test_two_widths_are_mixed_before_the_projections_batch_norm(spec):
     node, x = Prunode(spec), images(4, 8, 9, 9)
