@@ -79,7 +79,8 @@ def test_the_ends_of_a_mixture_of_widths_are_the_paths(spec):
 def test_a_gpu_computes_a_path_at_few_widths():
     greatest = 2048
     node = Prunode(BlockSpec("irb", 8, 8, hidden=greatest))
-    computed = {hidden: node.computed_width(hidden) for hidden in range(greatest // 8, greatest + 1)}
+    widths = range(greatest // 8, greatest + 1)
+    computed = {hidden: node.computed_width(hidden) for hidden in widths}
     assert all(hidden <= wide <= 1.4 * hidden for hidden, wide in computed.items())
     assert len(set(computed.values())) <= 9 and computed[greatest] == greatest
 
