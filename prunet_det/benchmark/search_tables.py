@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunet_det.benchmark import analysis
-from prunet_det.benchmark.search_study import ENOUGH, GROUPS, RANDOM, SEARCHED, SearchStudy
+from prunet_det.benchmark.search_study import (
+    ENOUGH,
+    FOUND,
+    GROUPS,
+    RANDOM,
+    SEARCHED,
+    SearchStudy,
+)
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import text_table
@@ -145,8 +152,9 @@ def verdict(study: SearchStudy) -> list[str]:
             f"(percentiles {shares})"
         )
     for other in others:
-        if other != SEARCHED and (compared := study.against(SEARCHED, other)):
-            found.append(f"{SEARCHED} against {other}: {_difference(*compared)}")
+        whole = FOUND if other.startswith(f"{FOUND}, ") else SEARCHED  # of ablations
+        if other != whole and (compared := study.against(whole, other)):
+            found.append(f"{whole} against {other}: {_difference(*compared)}")
     replays = [(study.mean(c), study.random_search(c)) for c in study.group(SEARCHED)]
     if gains := [own - replay.top1 for own, replay in replays if replay]:
         found.append(

@@ -122,6 +122,16 @@ def test_groups_are_compared_seed_by_seed(study):
     assert "searched against uniform widths: +0.0" in said and "better" in said
 
 
+def test_a_part_of_the_tiers_is_compared_with_the_tiers_and_any_other_with_the_search(tmp_path):
+    rows = {(RANDOM, None): RANDOM_WORTHS[:2], (SEARCHED, 0): [0.7], (FOUND, 0): [0.65]}
+    rows[f"{FOUND}, without tier 1", 0] = [0.6]
+    rows["without evolution", 0] = [0.72]
+    said = "\n".join(search_tables.verdict(plant(tmp_path, rows)))
+    assert f"{FOUND} against {FOUND}, without tier 1: +0.0" in said
+    assert f"{SEARCHED} against {FOUND}, without" not in said
+    assert f"{SEARCHED} against without evolution: -0.0" in said
+
+
 def test_random_search_of_the_same_time_is_stated(study):
     replay = study.random_search(study.group(SEARCHED)[0])
     assert replay.count == 4  # of 25 s each
