@@ -47,5 +47,5 @@ search = dict(
     score_images=1024,
     checkpoint_interval=2000,  # 12 GB before candidates leave
 )
-finalists = dict(iterations=(150, 600), kept=(2,), evolved=2, random=2, proposed=2)
+finalists = dict(iterations=(150, 500), kept=(1,), evolved=2, random=1, proposed=1)
 recipe = dict(batch_size=128, weight_decay=0.05, ema=0.99, norm_batches=20, capture=True)
