@@ -16,7 +16,14 @@ PRICES = {
 def add_shared(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="a config of configs/search/, whose supernet is trained without tiers")
-    add("--budget-ms", type=above_zero, required=True, metavar="MS", help="latency of the networks")
+    add(
+        "--budget-ms",
+        type=above_zero,
+        nargs="+",
+        required=True,
+        metavar="MS",
+        help="of the search, whose paths are of these latencies",
+    )
     add("--device", help="whose milliseconds, as of a search [v100]")
     add("--batch", type=at_least(1), help="of the latency [1]")
     add("--input-size", type=at_least(1), help="of the latency [512]")
@@ -56,15 +63,15 @@ def search_config(args: argparse.Namespace) -> Any:
     )
 
 
-def write(args: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Writes figures with the command that they come from."""
+def write(args: argparse.Namespace, budget_ms: float, figures: dict[str, Any]) -> None:
+    """Writes figures of networks of one latency with the command that they come from."""
     from prunet_det.utils.env import environment
     from prunet_det.utils.io import write_json
     from prunet_det.utils.package import relative_path
 
     if args.out:
         command = shlex.join(["python", *map(relative_path, sys.argv)])
-        about = {"command": command, "budget_ms": args.budget_ms, "seed": args.seed or 0}
+        about = {"command": command, "budget_ms": budget_ms, "seed": args.seed or 0}
         write_json(args.out, {**about, **figures, **environment()})
 
 
@@ -74,7 +81,8 @@ def run_gate(args: argparse.Namespace) -> None:
     from prunet_det.benchmark.search_study import SearchStudy
     from prunet_det.utils.io import text_table
 
-    found = rank_networks(search_config(args), SearchStudy.load(args.study))
+    study = SearchStudy.load(args.study)
+    found = rank_networks(search_config(args), study)
     keys = ("judged", "loss", "top1")
     networks = sorted(found["networks"].items(), key=lambda item: -item[1]["judged"])
     rows = [[name, *(f"{row[key]:.3f}" for key in keys)] for name, row in networks]
@@ -84,7 +92,7 @@ def run_gate(args: argparse.Namespace) -> None:
         if rank := found[f"tau_{what.replace('-', '')}"]:
             tau, low, high = rank
             print(f"Kendall's tau of the supernet's {what}: {tau:.2f} ({low:.2f} to {high:.2f})")
-    write(args, found)
+    write(args, study.about["budget_ms"], found)
 
 
 def run_prices(args: argparse.Namespace) -> None:
@@ -92,7 +100,8 @@ def run_prices(args: argparse.Namespace) -> None:
     from prunet_det.benchmark.search_gate import price_layers
     from prunet_det.utils.io import text_table
 
-    found = price_layers(search_config(args), args.count)
+    config = search_config(args)
+    found = price_layers(config, args.count)
     stages = {f"stage {stage}": row for stage, row in found["stages"].items()}
     rows = [
         [name, *("{:+.3f} +- {:.3f}".format(*row[key]) for key in PRICES)]
@@ -102,4 +111,4 @@ def run_prices(args: argparse.Namespace) -> None:
     print(text_table(title, ["", *PRICES.values()], rows))
     slope, error = found["loss_per_log_ms"]
     print(f"change of the loss with the logarithm of the latency: {slope:+.2f} +- {error:.2f}")
-    write(args, found)
+    write(args, config.budgets_ms[0], found)

@@ -31,7 +31,7 @@ def study(tmp_path_factory):
         entries.append(Entry(group=RANDOM, name=f"random_{i}", spec=spec, latency_ms=ms))
         figures = {"curve": {"10": [0.1 * i, 1.0]}}
         store.add(Run(subject=spec.digest, recipe="r", seed=0, figures=figures, seconds=1.0))
-    write_entries(folder, {"recipe": "r"}, entries)
+    write_entries(folder, {"recipe": "r", "budget_ms": 0.26}, entries)
     return folder
 
 
@@ -49,6 +49,7 @@ def test_a_supernet_is_held_to_what_is_judged(here, shared, study, tmp_path):
     judged = {name: row["judged"] for name, row in record["networks"].items()}
     assert judged == {f"random_{i}": pytest.approx(0.1 * i) for i in range(6)}
     tau, low, high = record["tau_loss"]
+    assert record["budget_ms"] == 0.26
     assert low <= tau <= high and f"tau of the supernet's loss: {tau:.2f}" in done.stdout
     assert record["command"].startswith("python tools/search_backbone.py gate ")
 
