@@ -144,7 +144,7 @@ class Rows:
             "config": relative_path(find_config(config)),
         }
 
-    def _entry(
+    def entry(
         self,
         group: str,
         shape: Shape,
@@ -170,12 +170,12 @@ class Rows:
         """
         for i in range(count):
             shape = self.shapes.random(np.random.default_rng((i, 0)), self.budget.ms)
-            yield self._entry(RANDOM, shape, name=f"{RANDOM} {i}")
+            yield self.entry(RANDOM, shape, name=f"{RANDOM} {i}")
         if MACS not in known:
-            yield self._entry(MACS, most_macs(self.region, 0), name=MACS)
+            yield self.entry(MACS, most_macs(self.region, 0), name=MACS)
         if SCALED not in known:
             shapes, shape = scaled_published(self.pricing, self.budget)
-            yield self._entry(SCALED, shape, name=SCALED, shapes=shapes)
+            yield self.entry(SCALED, shape, name=SCALED, shapes=shapes)
 
     def by_surrogate(self, study: SearchStudy, seed: int) -> Entry:
         """What a ridge regression thinks best, told by short trainings of random networks alone.
@@ -195,7 +195,7 @@ class Rows:
             shape = self._shape(random[i].entry.spec)
             trained.append(Scored(shape, math.inf if loss is None else loss))
         best = propose(self.region, trained, seed, count=1)[0]
-        return self._entry(SURROGATE, best, seed=seed)
+        return self.entry(SURROGATE, best, seed=seed)
 
     def of_search(self, folder: Path, group: str) -> Iterator[Entry]:
         """A search's network, that of its tiers, and its operators and depths with other widths.
@@ -236,7 +236,7 @@ class Rows:
             (WIDTHS, self.shapes.random_widths(rng, shape, ms)),
         ):
             if other is not None:
-                yield self._entry(name, other, seed=seed)
+                yield self.entry(name, other, seed=seed)
 
     def _shape(self, spec: ArchSpec) -> Shape:
         return self.shapes.shape_of(self.shapes.space.network_of(spec))

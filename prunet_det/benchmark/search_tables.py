@@ -10,7 +10,6 @@ import numpy as np
 from prunet_det.benchmark import analysis
 from prunet_det.benchmark.search_study import (
     ENOUGH,
-    FOUND,
     GROUPS,
     RANDOM,
     SEARCHED,
@@ -152,7 +151,7 @@ def verdict(study: SearchStudy) -> list[str]:
             f"(percentiles {shares})"
         )
     for other in others:
-        whole = FOUND if other.startswith(f"{FOUND}, ") else SEARCHED  # of ablations
+        whole = other.partition(", without")[0] if ", without" in other else SEARCHED
         if other != whole and (compared := study.against(whole, other)):
             found.append(f"{whole} against {other}: {_difference(*compared)}")
     replays = [(study.mean(c), study.random_search(c)) for c in study.group(SEARCHED)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from prunet_det.search.costs import Pricing
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.utils.runs import RECORDS, Run, RunStore
+from tests.conftest import ROOT
 from tests.search.conftest import SMALL
 from tests.tools.test_search import config  # noqa: F401 (a fixture)
 
@@ -61,6 +64,23 @@ def test_layers_have_two_prices(here, shared, tmp_path):
     record = json.loads((tmp_path / "prices.json").read_text())
     assert set(record["stages"]) <= {"1", "2"} and len(record["removed_at_equal_ms"]) == 2
     assert "ms given to the other widths" in done.stdout and "all stages" in done.stdout
+
+
+def test_networks_of_all_tiers_and_of_two_of_them(shared, tmp_path, monkeypatch):
+    script = ROOT / "tools" / "experiments" / "tiers.py"
+    out = tmp_path / "tiers"
+    args = [*shared, "--draws", 1, "--out", out]
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, args)])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])
+        runpy.run_path(str(script), run_name="tiers")["main"]()
+    about, entries = read_entries(out)
+    assert about["budget_ms"] == 0.26
+    assert [e.group for e in entries] == [
+        "tiers alone",
+        *(f"tiers alone, without tier {i}" for i in (1, 2, 3)),
+    ]
+    assert all(0.97 * 0.26 <= e.latency_ms <= 0.26 for e in entries)
 
 
 def test_a_study_that_is_none_is_refused_before_the_training(refused, shared, tmp_path):
