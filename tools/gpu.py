@@ -39,7 +39,7 @@ def main() -> int:
     add("--minutes", type=above_zero, default=MINUTES, help=f"for everything [{MINUTES:g}]")
     names = [part.name for part in PARTS]
     add("--parts", nargs="+", metavar="PART", default=[], help=f"of {', '.join(names)} [all]")
-    add("--commit", help="of this copy of the code, where it is no checkout")
+    add("--commit", help="of this copy of the code, where git does not know it")
     add("--rehearsal", action="store_true", help="on a CPU, tiny networks, a few iterations")
     add(
         "--set",

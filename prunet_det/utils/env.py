@@ -37,10 +37,12 @@ COMMIT_VARIABLE = "PRUNET_COMMIT"
 
 
 def git_commit() -> str:
-    """Returns the checkout's commit, with `+changes` if files differ.
+    """Returns what the environment says in PRUNET_COMMIT, or else the checkout's commit.
 
-    Elsewhere it is what the environment says in PRUNET_COMMIT, or `unknown`.
+    `+changes` behind it says that files differ; without either it is `unknown`.
     """
+    if given := os.environ.get(COMMIT_VARIABLE):
+        return given
 
     def git(*args: str) -> str:
         done = subprocess.run(
@@ -52,7 +54,7 @@ def git_commit() -> str:
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get(COMMIT_VARIABLE, "unknown")
+        return "unknown"
 
 
 def versions() -> dict[str, str]:
