@@ -1,4 +1,4 @@
-"""The statistics of suites and studies: resampling, intervals, spread over noise, ranks."""
+"""The statistics of suites and studies: fronts, ratios, intervals, spread over noise, ranks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,82 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 
 RESAMPLES = 1000
 LEVEL = 0.95
 _SEED = 0  # the same records give the same interval
 _PERCENTILE_RESAMPLES = 2000
+
+
+def front_of(
+    costs: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray
+) -> list[int]:
+    """Finds those that no other one beats or equals in both: along the front, both rise.
+
+    Args:
+        costs: Cost of each, such as milliseconds; less is better.
+        values: Value of each, such as an accuracy; more is better.
+
+    Returns:
+        Their indices, cheap ones first.
+    """
+    front: list[int] = []
+    for i in np.lexsort((-np.asarray(values, float), np.asarray(costs, float))):
+        if not front or values[i] > values[front[-1]]:
+            front.append(int(i))
+    return front
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioEstimate:
+    """Latency of one family over another's at equal accuracy.
+
+    Attributes:
+        value: Geometric mean over the range.
+        least, most: Over the range.
+        low, high: The range of accuracies that both fronts cover.
+    """
+
+    value: float
+    least: float
+    most: float
+    low: float
+    high: float
+
+
+class NoCommonRangeError(InputError):
+    """Two fronts that cannot be compared; the sentence says why."""
+
+
+def estimate_ratio(
+    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]
+) -> RatioEstimate:
+    """The ratio of two fronts, exactly: between knots of either, its logarithm is linear.
+
+    Args:
+        ours, theirs: (accuracy, milliseconds) of a front's points, both rising.
+
+    Raises:
+        NoCommonRangeError: They share no range of accuracies.
+    """
+    (a, t), (b, u) = np.array(ours, float).T, np.array(theirs, float).T
+    low, high = max(a[0], b[0]), min(a[-1], b[-1])
+    if not low < high:
+        raise NoCommonRangeError(
+            f"the fronts share no range of accuracies ({a[0]:.3f} to {a[-1]:.3f} and {b[0]:.3f} to "
+            f"{b[-1]:.3f}) and are not extrapolated"
+        )
+    knots = np.unique(np.clip(np.concatenate([a, b]), low, high))
+    logs = np.interp(knots, a, np.log(t)) - np.interp(knots, b, np.log(u))
+    mean = float(np.sum((logs[1:] + logs[:-1]) / 2 * np.diff(knots)) / (high - low))
+    return RatioEstimate(
+        value=float(np.exp(mean)),
+        least=float(np.exp(logs.min())),
+        most=float(np.exp(logs.max())),
+        low=float(low),
+        high=float(high),
+    )
 
 
 def resampled_means(values: Sequence[Sequence[float]]) -> Iterator[np.ndarray]:

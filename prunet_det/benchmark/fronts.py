@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from prunet_det.benchmark.analysis import front_of
 from prunet_det.benchmark.records import Record
 from prunet_det.latency.record import KINDS, Conditions, Latency
 from prunet_det.runtime.subject import Scope
@@ -43,12 +44,7 @@ class Family:
 
 STYLES = {
     "prunet": Family(
-        title="PruNet",
-        colour=PALETTE["blue"],
-        marker="o",
-        symbol="circle",
-        dash="-",
-        line="solid",
+        title="PruNet", colour=PALETTE["blue"], marker="o", symbol="circle", dash="-", line="solid"
     ),
     "gpunet": Family(
         title="GPUNet",
@@ -71,12 +67,7 @@ STYLES = {
 PUBLISHED_STYLES = {
     **STYLES,
     "other": Family(
-        title="others (timm)",
-        colour=DARK,
-        marker="D",
-        symbol="diamond",
-        dash="-.",
-        line="dashdot",
+        title="others (timm)", colour=DARK, marker="D", symbol="diamond", dash="-.", line="dashdot"
     ),
 }
 
@@ -163,7 +154,7 @@ def counted(noun: str, least: int, most: int | None = None) -> str:
 
 def axes(records: Sequence[Record]) -> list[Axis]:
     """Every axis that some record has a latency on, in the order of `Axis.order`."""
-    found = {Axis.of(row) for r in records if r.status == "done" for row in r.latencies}
+    found = {Axis.of(row) for r in records for row in r.latencies}
     return sorted(found, key=Axis.order)
 
 
@@ -175,7 +166,7 @@ def points(records: Sequence[Record], axis: Axis, metric: str = "mAP") -> list[F
     """
     groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
     for r in records:
-        if r.status == "done" and r.metrics.get(metric) is not None and _rows(r, axis):
+        if r.metrics.get(metric) is not None and _rows(r, axis):
             groups[r.model, r.input_size].append(r)
     found = []
     for (model, size), group in groups.items():
@@ -201,11 +192,7 @@ def _rows(record: Record, axis: Axis) -> list[Latency]:
 
 def pareto(every: Sequence[FrontPoint]) -> list[FrontPoint]:
     """Those that no other one beats or equals in both: latency and the metric's mean both rise."""
-    front: list[FrontPoint] = []
-    for p in sorted(every, key=lambda p: (p.latency.ms, -p.mean)):
-        if not front or p.mean > front[-1].mean:
-            front.append(p)
-    return front
+    return [every[i] for i in front_of([p.latency.ms for p in every], [p.mean for p in every])]
 
 
 def reference_ms(every: Sequence[FrontPoint]) -> float:

@@ -9,17 +9,26 @@ lie. Outside of what both fronts cover nothing is said.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from prunet_det.benchmark.analysis import LEVEL, RESAMPLES, interval, resampled_means
+from prunet_det.benchmark.analysis import (
+    LEVEL,
+    RESAMPLES,
+    NoCommonRangeError,
+    RatioEstimate,
+    estimate_ratio,
+    front_of,
+    interval,
+    resampled_means,
+)
 from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, axes, counted, pareto, points
 from prunet_det.benchmark.records import Record, check_shared
-from prunet_det.utils.errors import InputError
 
 OURS = "prunet"
 ENOUGH_SEEDS = 3
@@ -27,23 +36,6 @@ ENOUGH_SEEDS = 3
 MOST_UNDEFINED = 0.05
 # What this project aims at, of latencies measured on a GPU: at most so much of the other's.
 AIMS = {"gpunet": 0.8, "efficientnet": 0.6}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatioEstimate:
-    """Latency of one family over another's at equal accuracy.
-
-    Attributes:
-        value: Geometric mean over the range.
-        least, most: Over the range.
-        low, high: The range of accuracies that both fronts cover.
-    """
-
-    value: float
-    least: float
-    most: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,40 +86,6 @@ class LatencyRatio:
         return f"; the aim of {aim:g} {state}"
 
 
-class NoCommonRangeError(InputError):
-    """Two fronts that cannot be compared; the sentence says why."""
-
-
-def estimate_ratio(
-    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]
-) -> RatioEstimate:
-    """The ratio of two fronts, exactly: between knots of either, its logarithm is linear.
-
-    Args:
-        ours, theirs: (accuracy, milliseconds) of a front's points, both rising.
-
-    Raises:
-        NoCommonRangeError: They share no range of accuracies.
-    """
-    (a, t), (b, u) = np.array(ours, float).T, np.array(theirs, float).T
-    low, high = max(a[0], b[0]), min(a[-1], b[-1])
-    if not low < high:
-        raise NoCommonRangeError(
-            f"the fronts share no range of accuracies ({a[0]:.3f} to {a[-1]:.3f} and {b[0]:.3f} to "
-            f"{b[-1]:.3f}) and are not extrapolated"
-        )
-    knots = np.unique(np.clip(np.concatenate([a, b]), low, high))
-    logs = np.interp(knots, a, np.log(t)) - np.interp(knots, b, np.log(u))
-    mean = float(np.sum((logs[1:] + logs[:-1]) / 2 * np.diff(knots)) / (high - low))
-    return RatioEstimate(
-        value=float(np.exp(mean)),
-        least=float(np.exp(logs.min())),
-        most=float(np.exp(logs.max())),
-        low=float(low),
-        high=float(high),
-    )
-
-
 def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) -> LatencyRatio:
     """PruNet against another family.
 
@@ -144,14 +102,14 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) ->
             return LatencyRatio(**about, verdict="refused", reason=reason)
     seeds = min(len(p.values) for side in sides for p in side)
     try:
-        estimate = estimate_ratio(*(_knots(pareto(side)) for side in sides))
+        estimate = estimate_ratio(*(_knots(side) for side in sides))
     except NoCommonRangeError as e:
         return LatencyRatio(**about, verdict="refused", reason=str(e))
     reason, bounds = "", None
     if seeds < ENOUGH_SEEDS:
         reason = f"{counted('seed', seeds)} at a point, {ENOUGH_SEEDS} needed"
     else:
-        ratios = resampled_ratios(sides[0], sides[1])
+        ratios = list(_resampled_ratios(sides[0], sides[1]))
         undefined = 1 - len(ratios) / RESAMPLES
         if undefined > MOST_UNDEFINED:
             reason = f"in {undefined:.0%} of the resamples the fronts share no range"
@@ -169,33 +127,18 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) ->
     return LatencyRatio(**about, verdict=verdict, estimate=estimate, interval=bounds)
 
 
-def resampled_ratios(ours: Sequence[FrontPoint], theirs: Sequence[FrontPoint]) -> list[float]:
+def _knots(side: Sequence[FrontPoint]) -> list[tuple[float, float]]:
+    return [(p.mean, p.latency.ms) for p in pareto(side)]
+
+
+def _resampled_ratios(ours: Sequence[FrontPoint], theirs: Sequence[FrontPoint]) -> Iterator[float]:
     """The ratio of every resample whose fronts, found anew, share a range."""
-    every = [*ours, *theirs]
-    ms = np.array([p.latency.ms for p in every])
-    ratios = []
-    for means in resampled_means([p.values for p in every]):
-        fronts = [
-            _front(means[part], ms[part]) for part in (slice(0, len(ours)), slice(len(ours), None))
-        ]
-        try:
-            ratios.append(estimate_ratio(*fronts).value)
-        except NoCommonRangeError:
-            continue
-    return ratios
-
-
-def _knots(front: Sequence[FrontPoint]) -> list[tuple[float, float]]:
-    return [(p.mean, p.latency.ms) for p in front]
-
-
-def _front(means: np.ndarray, ms: np.ndarray) -> list[tuple[float, float]]:
-    """`pareto` on numbers."""
-    front: list[tuple[float, float]] = []
-    for i in np.lexsort((-means, ms)):
-        if not front or means[i] > front[-1][0]:
-            front.append((float(means[i]), float(ms[i])))
-    return front
+    ms = [np.array([p.latency.ms for p in side]) for side in (ours, theirs)]
+    for means in resampled_means([p.values for p in (*ours, *theirs)]):
+        sides = zip(ms, np.split(means, [len(ours)]), strict=True)
+        fronts = [(front_of(t, m), t, m) for t, m in sides]
+        with contextlib.suppress(NoCommonRangeError):
+            yield estimate_ratio(*([(m[i], t[i]) for i in own] for own, t, m in fronts)).value
 
 
 def judge(
@@ -211,12 +154,11 @@ def judge(
     Raises:
         UserError: The records are of several recipes, data or codes.
     """
-    done = [r for r in records if r.status == "done"]
-    check_shared(done)
-    others = [f for f in STYLES if f != OURS and any(r.family == f for r in done)]
+    check_shared(records)
+    others = [f for f in STYLES if f != OURS and any(r.family == f for r in records)]
     return [
-        compare(axis, metric, other, points(done, axis, metric))
-        for axis in (axes(done) if only is None else only)
+        compare(axis, metric, other, points(records, axis, metric))
+        for axis in (axes(records) if only is None else only)
         for metric in metrics
         for other in others
     ]

@@ -187,12 +187,6 @@ def test_records_of_other_data_or_revision_are_refused():
             judge(records)
 
 
-def test_a_failed_run_is_no_point():
-    records = family("prunet", FRONT) + family("gpunet", times(2.0))
-    broken = runs(Candidate("gpunet_0", "gpunet", 999), [0.9], 0.1, status="failed", metrics={})
-    assert verdict(records + broken) == verdict(records)
-
-
 def point(value, ms):
     latency = Latency(
         model="m",
