@@ -11,7 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunet_det.arch.spec import ArchSpec
+from prunet_det.benchmark import extras
+from prunet_det.benchmark.suite import load_suite
 from prunet_det.search.widths import WidthRule
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import read_csv
 from tests.conftest import ROOT
 
 
@@ -20,6 +24,7 @@ def script(name: str) -> dict:
 
 
 NARROW, COST, RULE = map(script, ("narrow_networks", "supernet_cost", "prunode_rule"))
+PROFILE = ROOT / "tools" / "experiments" / "training_profile.py"
 
 
 def parameters(network: torch.nn.Module) -> int:
@@ -72,3 +77,37 @@ def test_preferences_have_one_best_width():
         best = int(loss.argmin())
         assert (loss[: best + 1][:-1] >= loss[1 : best + 1] - 1e-9).all()
         assert (loss[best:][1:] >= loss[best:][:-1] - 1e-9).all()
+
+
+@pytest.mark.slow
+def test_where_the_time_of_a_training_goes(tiny_suite, tmp_path, here):
+    flags = ["--iterations", 1, "--seconds", 0.01, "--workers", 0, 1]
+    done = here(str(PROFILE), "--suite", tiny_suite, "--out", tmp_path, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    loading, rows, speeds = (
+        read_csv(tmp_path / f"{name}.csv")[1] for name in ("loading", "profile", "throughput")
+    )
+    found = [(row["source"], row["workers"]) for row in loading]
+    assert found == [("disk", "0"), ("disk", "1"), ("memory", "0"), ("memory", "1")]
+    assert all(float(row["images_per_s"]) > 0 < float(row["handover_ms"]) for row in loading)
+    assert {row["input_size"] for row in loading} == {"64"}
+    (speed,) = speeds
+    assert float(speed["disk_images_per_s"]) > 0 < float(speed["memory_images_per_s"])
+    parts = ["loading", "collating", "iteration", "evaluation"]
+    assert [*dict.fromkeys(row["part"] for row in rows)] == parts
+    assert all(float(row["ms"]) > 0 for row in rows)
+    text = extras.markdown(tmp_path, [])
+    assert "| iteration, per batch | all of it |" in text and "Training speed" in text
+
+
+def test_what_does_not_fit_the_memory_is_measured_from_disk_alone(tiny_suite, monkeypatch, caplog):
+    def refuse(cfg):
+        raise InputError("the cache needs more")
+
+    monkeypatch.chdir(ROOT)
+    profile = script("training_profile")
+    monkeypatch.setitem(profile["loading_speeds"].__globals__, "set_cache", refuse)
+    cfg = load_suite(tiny_suite).choose(["prunet_tiny"]).recipe()
+    rows = profile["loading_speeds"](cfg, [0], 1)
+    assert [row["source"] for row in rows] == ["disk"]
+    assert "the cache needs more" in caplog.text

@@ -201,12 +201,12 @@ PARTS = (
 )
 # What nearly every part imports: once is enough. None of it may touch the GPU.
 PRELOAD = (
-    "prunet_det.benchmark.throughput",
+    "prunet_det.benchmark.training_speed",
     "prunet_det.benchmark.gpu.parts",
     "prunet_det.latency.check",
     "prunet_det.latency.calibrate",
     "prunet_det.benchmark.imagenet",
-    "prunet_det.benchmark.speed_ups",
+    "prunet_det.benchmark.run",
     "prunet_det.benchmark.search_compare",
     "mmdet.apis",
 )

@@ -1,21 +1,27 @@
-"""Whether a recorded or compiled network trains as the plain one does, and how much faster."""
+"""Training speed: from disk and from memory; plain, recorded and compiled, with equal losses?"""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import math
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.runner import Runner
 
 from prunet_det.benchmark.run import work_folder
 from prunet_det.benchmark.suite import Candidate, Suite
-from prunet_det.benchmark.throughput import Trainer
+from prunet_det.training.hooks import DeferredInfoHook
+from prunet_det.training.launch import build_runner
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import device_title
 from prunet_det.utils.errors import UserError
@@ -23,10 +29,92 @@ from prunet_det.utils.io import text_table, write_csv
 
 logger = logging.getLogger(__name__)
 
+ROUNDS = 5  # of disk against memory, in turns
+SETTLE = 3  # iterations at the start of a turn that do not count, beside what was loaded ahead
 # The plain network comes twice: on a GPU no two runs are equal, which says what a difference means.
 KINDS = ("none", "none", "graph", "compile")
-SETTLE = 10  # iterations in which the network is recorded, and cuDNN and autocast find their way
+RECORDING = 10  # iterations in which the network is recorded, and cuDNN and autocast find their way
 HELD = 4  # batches, which come in turn
+
+
+@dataclass
+class Trainer:
+    """A training that goes one iteration at a time.
+
+    Attributes:
+        runner: Built, with model, data and optimizer.
+        ema: The hook that averages the weights, where there is one.
+    """
+
+    runner: Runner
+    ema: EMAHook | None
+
+    @classmethod
+    def of(cls, cfg: Config) -> Trainer:
+        """Builds everything, but trains nothing."""
+        runner = build_runner(cfg)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.model.train()
+        hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for hook in hooks:
+            hook.before_run(runner)
+        for hook in runner.hooks:
+            if isinstance(hook, DeferredInfoHook):  # so that clipping does not wait for the device
+                hook.before_train(runner)
+        return cls(runner, hooks[0] if hooks else None)
+
+    def step(self, batch: Any) -> torch.Tensor:
+        """One iteration, as the Runner has it, without its other hooks; returns the loss."""
+        losses = self.runner.model.train_step(batch, self.runner.optim_wrapper)
+        if self.ema is not None:
+            self.ema.after_train_iter(self.runner, 0)
+        return losses["loss"].detach()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return next(self.runner.model.parameters()).device
+
+    def wait(self) -> float:
+        """Waits for the device, and returns the time, in seconds."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def batches(self) -> Iterator[Any]:
+        """From disk, through the loader's processes."""
+        return iter(self.runner.train_loop.dataloader_iterator)
+
+
+def disk_against_memory(
+    trainer: Trainer, held: list[Any], iterations: int, rounds: int = ROUNDS
+) -> tuple[float, float]:
+    """Images a second with batches from disk, and with batches that are in memory.
+
+    Args:
+        trainer: Takes turns with either: a loader that works ahead while the other is timed would
+            look too fast.
+        held: Batches in memory.
+        iterations: Of a turn, counted after it has settled.
+        rounds: Number of turns of each.
+    """
+    loader = trainer.runner.train_loop.dataloader
+    ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    settle = {"disk": SETTLE + ahead, "memory": SETTLE}
+    sources = {"disk": trainer.batches(), "memory": itertools.cycle(held)}
+    speeds: dict[str, list[float]] = {"disk": [], "memory": []}
+    for turn in range(2 * rounds):
+        name = ("disk", "memory")[turn % 2 ^ turn // 2 % 2]  # neither always comes first
+        for _ in range(settle[name]):
+            trainer.step(next(sources[name]))
+        start, images = trainer.wait(), 0
+        for _ in range(iterations):
+            batch = next(sources[name])
+            images += len(batch["inputs"])
+            trainer.step(batch)
+        speeds[name].append(images / (trainer.wait() - start))
+    return statistics.median(speeds["disk"]), statistics.median(speeds["memory"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,22 +215,20 @@ def _train(
     trainer: Trainer, held: list[Any], iterations: int
 ) -> tuple[list[float], dict[str, Any]]:
     """Trains; returns all losses, and the figures of a SpeedUpRun."""
-    on_cuda = next(trainer.runner.model.parameters()).is_cuda
-    settle = min(SETTLE, iterations - 1)
+    on_cuda = trainer.device.type == "cuda"
+    settle = min(RECORDING, iterations - 1)
     torch.manual_seed(0)
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-    losses, images, times = [], 0, [time.perf_counter()]
+    losses, images, times = [], 0, [trainer.wait()]
     for i in range(iterations):
         if i == settle:
-            if on_cuda:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter())
+            times.append(trainer.wait())
         batch = held[i % len(held)]
         images += len(batch["inputs"]) if i >= settle else 0
         losses.append(trainer.step(batch))
-    values = torch.stack(losses).tolist()  # waits for the device
-    times.append(time.perf_counter())
+    times.append(trainer.wait())
+    values = torch.stack(losses).tolist()
     return values, {
         "images_per_s": round(images / (times[2] - times[1]), 2),
         "start_s": round(times[1] - times[0], 2),

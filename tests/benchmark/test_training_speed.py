@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prunet_det.benchmark.speed_ups import compare_speed_ups, speed_up_table
 from prunet_det.benchmark.suite import load_suite
+from prunet_det.benchmark.training_speed import compare_speed_ups, speed_up_table
 from prunet_det.training import graphs
 
 
