@@ -1,24 +1,60 @@
-"""One HTML page with everything in it: the plot to play with, the table, the networks drawn."""
+"""One HTML page with everything in it: the plots to play with, the table, the networks drawn."""
 
 from __future__ import annotations
 
+import base64
 import html
-import json
 import os
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib import resources
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
-from prunet_det.benchmark import published
-from prunet_det.benchmark.blocks import KEY, blocks_of, blocks_svg
-from prunet_det.benchmark.fronts import STYLES, axes, counted, pareto, points
+from prunet_det.arch.spec import ArchSpec
+from prunet_det.benchmark import published, tables
+from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, axes, counted, pareto, points
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.records import METRICS, Record
-from prunet_det.benchmark.tables import runs_by_point
 from prunet_det.utils.extras import require
-from prunet_det.utils.io import atomic_path
+from prunet_det.utils.io import write_text
+from prunet_det.zoo.card import draw_network
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure, Scatter
+
+# A click on a point shows its network's drawing.
+_CLICK = """
+document.getElementById("{plot_id}").on("plotly_click",
+  event => { location.hash = event.points[0].customdata; });
+"""
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<!-- The browser itself keeps this page off the network. -->
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';
+ img-src data: blob:">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>
+body {{ margin: 0 auto; max-width: 1180px; padding: 24px; color: #1b1f24;
+  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }}
+section img {{ max-width: 100%; }}
+section:target {{ outline: 3px solid #0072B2; }}
+</style>
+</head>
+<body>
+"""
+_HOW = (
+    "Bars: least and greatest seed; low and high of the latency. Filled markers are on their "
+    "family's front. A click on a family in the legend hides it, one on a point leads to its "
+    "network; drag to zoom, double-click to return."
+)
+_QUOTED = (
+    "Figures of the networks' publishers. They were measured on other data and other machines, and "
+    "nothing here is mixed with them."
+)
 
 
 def write_page(records: Sequence[Record], title: str, path: str | os.PathLike[str]) -> None:
@@ -32,95 +68,52 @@ def write_page(records: Sequence[Record], title: str, path: str | os.PathLike[st
     Raises:
         MissingPackageError: plotly is missing.
     """
-    plotly = require("plotly.offline", "benchmark")
-    text = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
-    # In a script, "<" of the data could end it.
-    data = json.dumps(page_data(records)).replace("<", "\\u003c")
-    parts = {"@TITLE@": html.escape(title), "@DATA@": data, "@PLOTLY@": plotly.get_plotlyjs()}
-    for key, value in parts.items():
-        text = text.replace(key, value)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def page_data(records: Sequence[Record]) -> dict[str, Any]:
-    """What the page's script shows; fronts and verdicts are worked out here, not there."""
-    groups = runs_by_point(records)
-    ids = {key: i for i, key in enumerate(groups)}
-    metrics = [
-        m for m in METRICS if any(r.metrics[m] is not None for g in groups.values() for r in g)
-    ]
-    verdicts: dict[Any, dict[str, list[str]]] = {}
-    for c in judge(records, metrics):
-        verdicts.setdefault(c.axis, {}).setdefault(c.metric, []).append(c.sentence())
-    shown = []
-    for axis in axes(records):
-        fronts: dict[str, dict[str, list[int]]] = {}
-        latency = {}
-        for metric in metrics:
-            found = points(records, axis, metric)
-            fronts[metric] = {
-                family: [
-                    ids[p.model, p.input_size]
-                    for p in pareto([p for p in found if p.family == family])
-                ]
-                for family in STYLES
-            }
-            for p in found:
-                at = {"ms": p.latency.ms, "low": p.latency.low, "high": p.latency.high}
-                latency[ids[p.model, p.input_size]] = at
-        shown.append(
-            {
-                "conditions": str(axis.conditions),
-                "name": axis.name,
-                "latency": latency,
-                "fronts": fronts,
-                "verdicts": verdicts.get(axis, {}),
-            }
-        )
-    return {
-        "about": about(records),
-        "metrics": metrics,
-        "families": {
-            name: {"title": s.title, "colour": s.colour, "symbol": s.symbol, "line": s.line}
-            for name, s in STYLES.items()
-        },
-        "axes": shown,
-        "nets": [_net(runs, metrics) for runs in groups.values()],
-        "key": KEY,
-        "drawings": _drawings(records),
-        "published": _published(),
-    }
+    script = require("plotly.offline", "benchmark").get_plotlyjs()
+    found = axes(records)
+    parts = [_HEAD.format(title=html.escape(title)), f"<script>{script}</script>"]
+    parts += [_heading(1, title), _text(about(records))]
+    for axis in found:
+        sentences = [c.sentence() for c in judge(records, only=[axis])]
+        parts += [_heading(2, axis.title), *map(_text, sentences)]
+        parts += [_element(plot(records, axis), _CLICK), _text(_HOW)]
+    if not found:
+        parts.append(_text("Nothing to compare: there is no latency yet."))
+    parts += [_heading(2, "Accuracy and cost"), _element(_table(*tables.accuracy_rows(records)))]
+    for axis in found:
+        parts += [_heading(2, f"Latency for equal accuracy, {axis.title}")]
+        rows = tables.verdict_rows(judge(records, _metrics(records), [axis]))
+        parts.append(_element(_table(*rows)))
+    parts += [_heading(2, "Networks"), *_drawings(records)]
+    parts += [_heading(2, "Published, not measured here"), _text(_QUOTED)]
+    for table in published.tables():
+        parts += [_text(table.title), _element(_table(table.header, table.rows))]
+    write_text(path, "\n".join([*parts, "</body>\n</html>\n"]))
 
 
 def about(records: Sequence[Record]) -> str:
     """Suite, runs, artifact, data and commits, and which networks are not published ones."""
-    done = [r for r in records if r.status == "done"]
-    failed = len(records) - len(done)
-    first = done[0]
-    seeds = [len(runs) for runs in runs_by_point(records).values()]
+    first = records[0]
+    seeds = [len(runs) for runs in tables.runs_by_point(records).values()]
     text = (
-        f"Suite {first.suite}: {counted('run', len(done))}, "
+        f"Suite {first.suite}: {counted('run', len(records))}, "
         f"{counted('seed', min(seeds), max(seeds))} a point; accuracy of {first.artifact}; "
         f"data {first.data_hash[:12]}, training revision {first.training_revision}."
     )
-    if failed:
-        text += f" {counted('run', failed)} failed."
-    return text + _commits(done) + _origins(done)
+    return text + _commits(records) + _origins(records)
 
 
-def _commits(done: Sequence[Record]) -> str:
+def _commits(records: Sequence[Record]) -> str:
     """The commit that trained, or a warning where there are several."""
-    names = list(dict.fromkeys(r.commit[:8] for r in done))
+    names = list(dict.fromkeys(r.commit[:8] for r in records))
     if len(names) == 1:
         return f" Commit {names[0]}."
     return f" **Warning: trained at {len(names)} commits** ({', '.join(names)})."
 
 
-def _origins(done: Sequence[Record]) -> str:
+def _origins(records: Sequence[Record]) -> str:
     """Which networks are not published ones, that no one takes a family's name for them."""
     kinds: dict[str, dict[str, None]] = {"hand-written": {}, "searched": {}}
-    for r in done:
+    for r in records:
         kind = ((r.arch or {}).get("provenance") or {}).get("kind")
         if kind in kinds:
             kinds[kind][r.model] = None
@@ -128,56 +121,159 @@ def _origins(done: Sequence[Record]) -> str:
     return "".join(f" {titles[k]}: {', '.join(names)}." for k, names in kinds.items() if names)
 
 
-def _net(runs: Sequence[Record], metrics: Sequence[str]) -> dict[str, Any]:
-    first = runs[0]
-
-    def summary(metric: str) -> dict[str, Any] | None:
-        values = [v for r in runs if (v := r.metrics[metric]) is not None]
-        if not values:
-            return None
-        return {
-            "mean": statistics.fmean(values),
-            "sd": statistics.stdev(values) if len(values) > 1 else None,
-            "min": min(values),
-            "max": max(values),
-            "values": values,
-        }
-
-    def mean(key: str) -> float | None:
-        values = [v for r in runs if (v := getattr(r, key)) is not None]
-        return statistics.fmean(values) if values else None
-
-    return {
-        "model": first.model,
-        "family": first.family,
-        "input_size": first.input_size,
-        "seeds": len(runs),
-        "metrics": {m: summary(m) for m in metrics},
-        "parameters": first.parameters / 1e6,
-        "macs": first.macs / 1e9,
-        "kernels": first.kernels,
-        "images_per_second": mean("images_per_second"),
-        "peak_memory_mb": mean("peak_memory_mb"),
-        "artifact": first.artifact,
-        "commit": first.commit,
-    }
+def _heading(level: int, text: str) -> str:
+    return f"<h{level}>{html.escape(text)}</h{level}>"
 
 
-def _drawings(records: Sequence[Record]) -> list[list[str | None]]:
-    """(network, its blocks as SVG or None), each network once."""
-    models = {r.model: r.arch for r in records if r.status == "done"}
-    order = list(dict.fromkeys(model for model, _ in runs_by_point(records)))
-    found = {model: blocks_of(model, models[model]) for model in order}
-    top = max((max(b.out_chs, b.hidden) for f in found.values() if f for b in f), default=1)
-    most = max((len(f) for f in found.values() if f), default=1)
-    return [[m, blocks_svg(b, top, most) if b else None] for m, b in found.items()]
+def _text(text: str) -> str:
+    return f"<p>{html.escape(_plain(text))}</p>"
 
 
-def _published() -> dict[str, Any]:
-    return {
-        "about": "Figures of the networks' publishers. They were measured on other data and other "
-        "machines, and nothing here is mixed with them.",
-        "x": f"published ms, {published.CONDITIONS}",
-        "points": [asdict(c) for c in published.classifiers() if c.ms is not None],
-        "tables": [t._asdict() for t in published.tables()],
-    }
+def _plain(text: str) -> str:
+    """Text without Markdown's marks."""
+    return text.replace("`", "").replace("**", "")
+
+
+def _element(figure: Figure, script: str | None = None) -> str:
+    """A figure as HTML, without plotly.js; the script runs once it is drawn."""
+    return str(
+        figure.to_html(
+            config={"displaylogo": False, "responsive": True},
+            include_plotlyjs=False,
+            full_html=False,
+            post_script=script,
+        )
+    )
+
+
+def _metrics(records: Sequence[Record]) -> list[str]:
+    return [m for m in METRICS if any(r.metrics[m] is not None for r in records)]
+
+
+def plot(records: Sequence[Record], axis: Axis) -> Figure:
+    """A family's points and front for each metric, of which a menu chooses one."""
+    from plotly.graph_objects import Figure
+
+    traces: list[tuple[str, Scatter]] = []
+    for metric in _metrics(records):
+        found = points(records, axis, metric)
+        for family in STYLES:
+            own = [p for p in found if p.family == family]
+            traces += [(metric, trace) for trace in _traces(own, metric)]
+    metrics = list(dict.fromkeys(metric for metric, _ in traces))
+    for metric, trace in traces:
+        trace.visible = metric == metrics[0]
+    figure = Figure([trace for _, trace in traces])
+    figure.update_layout(
+        template="plotly_white",
+        height=560,
+        hoverlabel_align="left",
+        xaxis={"type": "log", "title": f"{axis.name}, ms (log)"},
+        yaxis_title=metrics[0],
+        legend={"x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
+        updatemenus=[
+            {
+                "buttons": [
+                    {
+                        "label": metric,
+                        "method": "update",
+                        "args": [
+                            {"visible": [own == metric for own, _ in traces]},
+                            {"yaxis.title.text": metric},
+                        ],
+                    }
+                    for metric in metrics
+                ],
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.12,
+            }
+        ],
+    )
+    return figure
+
+
+def _traces(own: Sequence[FrontPoint], metric: str) -> list[Scatter]:
+    """The front of a family as a line, and its points."""
+    from plotly.graph_objects import Scatter
+
+    if not own:
+        return []
+    front, style = pareto(own), STYLES[own[0].family]
+    look = {"legendgroup": style.title, "name": style.title}
+    line = Scatter(
+        x=[p.latency.ms for p in front],
+        y=[p.mean for p in front],
+        mode="lines",
+        line={"color": style.colour, "dash": style.line},
+        hoverinfo="skip",
+        showlegend=False,
+        **look,
+    )
+    bars: dict[str, Any] = {"symmetric": False, "thickness": 1, "color": style.colour}
+    dots = Scatter(
+        x=[p.latency.ms for p in own],
+        y=[p.mean for p in own],
+        mode="markers",
+        error_x={
+            **bars,
+            "array": [p.latency.high - p.latency.ms for p in own],
+            "arrayminus": [p.latency.ms - p.latency.low for p in own],
+        },
+        error_y={
+            **bars,
+            "array": [max(p.values) - p.mean for p in own],
+            "arrayminus": [p.mean - min(p.values) for p in own],
+        },
+        marker={
+            "symbol": style.symbol,
+            "size": 11,
+            "color": [style.colour if p in front else "white" for p in own],
+            "line": {"color": style.colour, "width": 2},
+        },
+        hovertext=[_hover(p, metric) for p in own],
+        hoverinfo="text",
+        customdata=[p.model for p in own],
+        **look,
+    )
+    return [line, dots]
+
+
+def _hover(p: FrontPoint, metric: str) -> str:
+    values = ", ".join(f"{v:.3f}" for v in p.values)
+    lines = [f"<b>{html.escape(p.model)}</b>, {p.input_size} px"]
+    lines += [f"{metric} {p.mean:.3f} ({counted('seed', len(p.values))}: {values})"]
+    return "<br>".join(
+        [*lines, f"{p.latency.ms:.4g} ms ({p.latency.low:.4g} to {p.latency.high:.4g})"]
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
+    from plotly.graph_objects import Figure, Table
+
+    shown = [[_plain(cell) for cell in row] for row in rows]
+    columns = [list(column) for column in zip(*shown, strict=True)]
+    widths = [
+        max(map(len, [*column, title[:14]])) for column, title in zip(columns, header, strict=True)
+    ]
+    table = Table(
+        columnwidth=[max(5, min(width, 40)) for width in widths],
+        header={"values": list(header), "align": "left"},
+        cells={"values": columns, "align": "left", "height": 24},
+    )
+    lines = sum(1 + max(len(cell) for cell in row) // 45 for row in shown)
+    return Figure(table, {"height": 24 * lines + 90, "margin": {"t": 8, "b": 8, "l": 0, "r": 0}})
+
+
+def _drawings(records: Sequence[Record]) -> list[str]:
+    """Every network once: a drawing of ours, and the name of the others."""
+    parts = []
+    for model, arch in {r.model: r.arch for r in records}.items():
+        name, shown = html.escape(model), "a network of timm"
+        if arch is not None:
+            buffer = BytesIO()
+            draw_network(ArchSpec.from_dict(arch)).savefig(buffer, format="svg")
+            data = base64.b64encode(buffer.getvalue()).decode()
+            shown = f'<img alt="blocks of {name}" src="data:image/svg+xml;base64,{data}">'
+        parts.append(f'<section id="{name}"><h3>{name}</h3>{shown}</section>')
+    return parts

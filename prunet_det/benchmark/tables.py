@@ -28,7 +28,7 @@ def runs_by_point(records: Sequence[Record]) -> dict[tuple[str, int], list[Recor
     groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
     families = list(STYLES)
     order = sorted(
-        (r for r in records if r.status == "done"),
+        records,
         key=lambda r: (families.index(r.family), r.macs, r.model, r.input_size, r.seed),
     )
     for r in order:
@@ -49,7 +49,11 @@ def _mean(values: Iterable[float | None]) -> str:
     return f"{statistics.fmean(known):,.0f}" if known else ""
 
 
-def accuracy_table(records: Sequence[Record]) -> str:
+# Header and rows.
+Rows = tuple[list[str], list[list[str]]]
+
+
+def accuracy_rows(records: Sequence[Record]) -> Rows:
     """A row a network and input size: accuracies, mean and deviation over seeds, and costs."""
     rows = []
     for (model, size), runs in runs_by_point(records).items():
@@ -69,7 +73,7 @@ def accuracy_table(records: Sequence[Record]) -> str:
             ]
         )
     header = ["backbone", "family", "px", "seeds", *METRICS, "parameters (M)", "GMACs", "kernels"]
-    return markdown_table([*header, "training, images/s", "peak MiB"], rows)
+    return [*header, "training, images/s", "peak MiB"], rows
 
 
 # (model, input size) to its point on an axis, and those that are on their family's front.
@@ -145,12 +149,11 @@ FRONT_NOTE = (
 )
 
 
-def verdict_table(comparisons: Sequence[LatencyRatio], title: bool = True) -> str:
+def verdict_rows(comparisons: Sequence[LatencyRatio]) -> Rows:
     """A row a comparison."""
     rows = []
     for c in comparisons:
-        row = [c.axis.title] if title else []
-        row += [STYLES[c.other].title, c.metric]
+        row = [c.axis.title, STYLES[c.other].title, c.metric]
         if c.estimate is None:
             row += ["", "", "", ""]
         else:
@@ -161,19 +164,8 @@ def verdict_table(comparisons: Sequence[LatencyRatio], title: bool = True) -> st
         meaning = {"faster": "PruNet is faster", "slower": "PruNet is slower"}
         reason = f": {c.reason}" if c.reason else ""
         rows.append([*row, f"{meaning.get(c.verdict, c.verdict)}{reason}"])
-    header = ["latency"] if title else []
-    header += ["PruNet against", "at equal", "ratio", "95 % interval", "within the range"]
-    return markdown_table([*header, "range", "verdict"], rows)
-
-
-def failure_lines(records: Sequence[Record]) -> str:
-    """A line a failed run; nothing where there is none."""
-    lines = []
-    for r in records:
-        if r.status == "failed":
-            error = " ".join((r.error or "").split())
-            lines.append(f"* failed: {r.model}, {r.input_size} px, seed {r.seed}: {error}\n")
-    return "".join(lines)
+    header = ["latency", "PruNet against", "at equal", "ratio", "95 % interval"]
+    return [*header, "within the range", "range", "verdict"], rows
 
 
 def points_csv(records: Sequence[Record], comments: dict[str, str]) -> str:
