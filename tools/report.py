@@ -18,12 +18,12 @@ from typing import Any
 
 import _flags  # noqa: F401 (Ctrl-C ends the tool while it imports)
 import _latency_report
+import _metafile
 import _search_report
 
 import prunet_det
-from prunet_det.benchmark import publish
+from prunet_det.benchmark import report
 from prunet_det.benchmark.gpu import tables as gpu_tables
-from prunet_det.benchmark.published import metafile
 from prunet_det.latency.kernels import spec_kernels, totals
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError, run_tool
@@ -216,9 +216,9 @@ TABLES = {
     "checks": _latency_report.checks,
     "gpu": partial(gpu_tables.runs, RESULTS / "gpu"),
     "throughput": partial(gpu_tables.throughput, RESULTS / "gpu"),
-    "benchmark_full": partial(publish.full, RESULTS / "benchmark"),
-    "imagenet": partial(publish.imagenet, RESULTS / "benchmark"),
-    "published": partial(publish.quoted, RESULTS / "benchmark"),
+    "benchmark_full": partial(report.full, RESULTS / "benchmark"),
+    "imagenet": partial(report.imagenet, RESULTS / "benchmark"),
+    "published": partial(report.quoted, RESULTS / "benchmark"),
     **{name: partial(of, RESULTS / "search") for name, of in _search_report.TABLES.items()},
 }
 
@@ -240,11 +240,11 @@ def fill_tables(page: Path) -> str:
 def texts() -> dict[Path, str]:
     """Path to content of every page, CSV file and the index of models."""
     found = {page: fill_tables(page) for page in PAGES}
-    found[ROOT / "configs" / "metafile.yml"] = metafile()
+    found[ROOT / "configs" / "metafile.yml"] = _metafile.metafile()
     for name in prunet_det.model_names():
         spec = prunet_det.load_spec(name)
         found[DOCS / "networks" / f"{name}.md"] = model_card(spec, costs(spec), f"{name}.svg")
-    for name, text in publish.csv_files(RESULTS / "benchmark").items():
+    for name, text in report.csv_files(RESULTS / "benchmark").items():
         found[DOCS / "benchmark" / name] = text
     return found
 
@@ -256,7 +256,7 @@ def figures() -> dict[Path, tuple[Any, ...]]:
         "networks": {f"{name}.svg": (draw_network, spec) for name, spec in specs.items()},
         "latency": _latency_report.figures(),
         "search": _search_report.figures(RESULTS / "search"),
-        "benchmark": publish.figures(RESULTS / "benchmark"),
+        "benchmark": report.figures(RESULTS / "benchmark"),
     }
     return {DOCS / r / name: data for r, named in rooms.items() for name, data in named.items()}
 

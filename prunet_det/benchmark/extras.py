@@ -37,7 +37,7 @@ def markdown(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:
 
 def _rate(path: Path, records: Sequence[Record]) -> list[str]:
     chosen = read_json(path, "record of a learning rate")
-    recipes = {r.config_hash for r in records if r.status == "done"}
+    recipes = {r.config_hash for r in records}
     if recipes - {chosen["config_hash"]}:
         return ["The networks were trained at another learning rate than the one chosen.\n"]
     means = ", ".join(f"{rate}: {mean:.3f}" for rate, mean in chosen["mean_mAP"].items())

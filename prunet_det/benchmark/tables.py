@@ -24,7 +24,7 @@ from prunet_det.utils.io import csv_text, markdown_table
 
 
 def runs_by_point(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
-    """(model, input size) to its finished runs by seed; families together, small ones first."""
+    """(model, input size) to its runs by seed; families together, small ones first."""
     groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
     families = list(STYLES)
     order = sorted(
@@ -175,7 +175,7 @@ def points_csv(records: Sequence[Record], comments: dict[str, str]) -> str:
 
     Args:
         records: Of one suite.
-        comments: First lines, as `read_csv` of `prunet_det.latency.record` reads them.
+        comments: First lines, as `read_csv` of `prunet_det.utils.io` reads them.
     """
     groups = runs_by_point(records)
     fields = ["suite", "model", "family", "input_size", "seeds", "artifact"]

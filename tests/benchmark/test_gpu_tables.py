@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from prunet_det.benchmark import publish
+from prunet_det.benchmark import report as parts
 from prunet_det.benchmark.gpu.scale import Scale
 from prunet_det.benchmark.gpu.search import judge_figures, search_figures
 from prunet_det.benchmark.gpu.summary import Row, Summary
@@ -147,5 +147,5 @@ def test_records_come_into_the_docs(report):
     assert report.checks().count("against 20 networks measured whole") == 4
     assert {"check_cpu.svg", "check_h100.svg"} <= set(report.figures())
     benchmark = report.GPU.parent / "benchmark"
-    assert list(publish.imagenet_records(benchmark)) == ["h100"]
-    assert "(docs/results/gpu/h100/imagenet.csv)" in publish.imagenet(benchmark)
+    assert list(parts.imagenet_records(benchmark)) == ["h100"]
+    assert "(docs/results/gpu/h100/imagenet.csv)" in parts.imagenet(benchmark)
