@@ -3,7 +3,6 @@
 python tools/benchmark.py --suite configs/benchmark/digits.py --seeds 2 --jobs 2 --out DIR
 python tools/benchmark.py time --suite configs/benchmark/digits.py --out DIR [--repeat-timing]
 python tools/benchmark.py lr --suite configs/benchmark/digits.py --out DIR
-python tools/benchmark.py profile --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py speed-up --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py report DIR
 python tools/benchmark.py imagenet --device here|v100|a100 [--models 'resnet*' ...]
@@ -26,10 +25,10 @@ from prunet_det.utils.errors import UserError, run_tool
 from prunet_det.utils.package import recorded_command
 
 if TYPE_CHECKING:
-    from prunet_det.benchmark.campaign import Plan
     from prunet_det.benchmark.imagenet import Source
     from prunet_det.benchmark.suite import Suite
     from prunet_det.benchmark.timing import RepeatedTiming
+    from prunet_det.utils.jobs import Launch
 
 DEFAULT_SUITE = "configs/benchmark/digits.py"
 
@@ -81,25 +80,23 @@ def read_suite(args: argparse.Namespace) -> Suite:
     return suite.choose(args.models) if getattr(args, "models", None) else suite
 
 
-def read_plan(args: argparse.Namespace, seeds: int | None = None) -> Plan:
-    """Suite, folder and launcher as the command line has them."""
-    from prunet_det.benchmark.campaign import Plan
+def folder_of(args: argparse.Namespace, suite: Suite) -> Path:
+    """Folder of the records."""
+    return Path(args.out or f"work_dirs/benchmark/{suite.name}")
 
-    suite = read_suite(args)
-    flags = ["--suite", suite.path]
-    for key in ("data_root", "max_iters"):
-        if getattr(args, key) is not None:
-            flags += [f"--{key.replace('_', '-')}", str(getattr(args, key))]
-    if args.options:
-        flags += ["--options", *args.options]
-    return Plan(
-        suite=suite,
-        seeds=suite.seeds if seeds is None else seeds,
-        out=Path(args.out or f"work_dirs/benchmark/{suite.name}"),
-        flags=tuple(flags),
+
+def read_launch(args: argparse.Namespace, suite: Suite, out: Path) -> Launch:
+    """Launcher as the command line has it, with what a run of the suite needs."""
+    from prunet_det.benchmark.run import LOGS
+    from prunet_det.utils.jobs import Launch
+
+    return Launch(
         launcher=args.launcher,
         max_workers=args.jobs,
-        max_minutes=args.max_minutes,
+        minutes=args.max_minutes,
+        cpus=suite.threads,
+        gpus=int(suite.device != "cpu"),
+        logs=out / LOGS,
     )
 
 
@@ -120,12 +117,18 @@ def run_run(args: argparse.Namespace) -> int:
     """Trains and evaluates what is left, then times all networks at once."""
     from prunet_det.benchmark.campaign import run_suite
 
-    plan = read_plan(args, args.seeds)
-    left, failed = run_suite(plan)
-    if not left and not args.no_timing:
-        args.models = None  # whatever was trained now, all networks are timed against each other
-        return time_plan(read_suite(args), plan.out, args, again=False) or int(bool(failed))
-    return int(bool(failed))
+    suite = read_suite(args)
+    out, seeds = folder_of(args, suite), args.seeds or suite.seeds
+    left = run_suite(suite, seeds, read_launch(args, suite, out), out, this_command())
+    if left:
+        print(f"left: {', '.join(map(str, left))}; the same command goes on from here.")
+        return 0
+    total = seeds * len(suite.candidates)
+    print(f"{total} of {total} runs are done.")
+    if args.no_timing:
+        return 0
+    args.models = None  # whatever was trained now, all networks are timed against each other
+    return time_plan(read_suite(args), out, args, again=False)
 
 
 def add_timing(parser: argparse.ArgumentParser) -> None:
@@ -143,13 +146,12 @@ def add_time(parser: argparse.ArgumentParser) -> None:
 def run_time(args: argparse.Namespace) -> int:
     """Measures the latencies of all networks that are trained, interleaved; predicts the V100's."""
     suite = read_suite(args)
-    return time_plan(suite, Path(args.out or f"work_dirs/benchmark/{suite.name}"), args, again=True)
+    return time_plan(suite, folder_of(args, suite), args, again=True)
 
 
 def time_plan(suite: Suite, out: Path, args: argparse.Namespace, again: bool) -> int:
     """As run_time; what has been timed is timed again only where that is wanted."""
-    from prunet_det.benchmark.campaign import done_candidates
-    from prunet_det.benchmark.timing import is_timed, repeat, time_suite
+    from prunet_det.benchmark.timing import done_candidates, is_timed, repeat, time_suite
 
     candidates = done_candidates(suite, out)
     if args.repeat_timing and is_timed(suite, candidates, out):
@@ -185,31 +187,6 @@ def say_repeat(repeated: list[RepeatedTiming]) -> int:
     return int(any(c.contradicted or c.within < c.networks for c in repeated))
 
 
-def add_job(parser: argparse.ArgumentParser) -> None:
-    add_common(parser)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--size", type=at_least(1), required=True, help="of the images, in pixels")
-    parser.add_argument("--seed", type=at_least(0), required=True)
-    parser.add_argument("--held-out", action="store_true", help="test on training data kept back")
-    parser.add_argument("--lr", type=above_zero, help="learning rate of such a test")
-
-
-def run_job(args: argparse.Namespace) -> None:
-    """One training, as the other verbs hand it out."""
-    from prunet_det.benchmark.campaign import check_candidates
-    from prunet_det.benchmark.rate import with_rate
-    from prunet_det.benchmark.run import run
-
-    suite = read_suite(args)
-    if args.held_out:
-        suite = with_rate(suite, args.lr)
-    suite = suite.choose([f"{args.model}@{args.size}"])
-    check_candidates(suite.candidates)
-    out = args.out or f"work_dirs/benchmark/{suite.name}"
-    record = run(suite, suite.candidates[0], args.seed, out, this_command())
-    print(f"{record.key}: {record.metrics}")
-
-
 def add_lr(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     add_models(parser)
@@ -218,44 +195,21 @@ def add_lr(parser: argparse.ArgumentParser) -> None:
 
 def run_lr(args: argparse.Namespace) -> int:
     """Chooses the suite's one learning rate, on training data that is kept back for it."""
-    from prunet_det.benchmark.rate import OPTION, choose_rate, one_a_family
+    from prunet_det.benchmark.campaign import RATE, choose_rate, one_a_family
 
-    plan = read_plan(args, seeds=1)
+    suite = read_suite(args)
     if not args.models:
-        plan = replace(plan, suite=replace(plan.suite, candidates=one_a_family(plan.suite)))
-    chosen = choose_rate(plan, this_command())
+        suite = replace(suite, candidates=one_a_family(suite))
+    out = folder_of(args, suite)
+    chosen = choose_rate(suite, read_launch(args, suite, out), out, this_command())
     if chosen is None:
+        print("runs are left; the same command goes on from here.")
         return 1
     best = chosen["learning_rate"]
     print(f"mean mAP by learning rate: {chosen['mean_mAP']}; best: {best:g}")
-    if chosen["config_hash"] != plan.suite.config_hash():
-        print(f"set it in {plan.suite.path}: options = {{..., '{OPTION}': {best:g}}}.")
+    if chosen["config_hash"] != suite.config_hash():
+        print(f"set it in {suite.path}: options = {{..., '{RATE}': {best:g}}}.")
     return 0
-
-
-def add_profile(parser: argparse.ArgumentParser) -> None:
-    add_common(parser)
-    add_models(parser)
-    add = parser.add_argument
-    add("--iterations", type=at_least(1), default=20, help="to measure [20]")
-    add(
-        "--workers",
-        type=at_least(0),
-        nargs="+",
-        default=[],
-        metavar="N",
-        help="processes of the loader alone, to try [the recipe's]",
-    )
-
-
-def run_profile(args: argparse.Namespace) -> None:
-    """Where a training iteration's time goes, and what loading from disk and memory costs."""
-    from prunet_det.benchmark import throughput
-
-    suite = read_suite(args)
-    out = Path(args.out or f"work_dirs/benchmark/{suite.name}")
-    for table in throughput.run_profile(suite, out, args.iterations, this_command(), args.workers):
-        print(table)
 
 
 def add_speed_up(parser: argparse.ArgumentParser) -> None:
@@ -266,10 +220,10 @@ def add_speed_up(parser: argparse.ArgumentParser) -> None:
 
 def run_speed_up(args: argparse.Namespace) -> None:
     """What a recorded and a compiled network gain in training, and whether losses stay equal."""
-    from prunet_det.benchmark.speed_ups import run_speed_ups
+    from prunet_det.benchmark.training_speed import run_speed_ups
 
     suite = read_suite(args)
-    out = Path(args.out or f"work_dirs/benchmark/{suite.name}")
+    out = folder_of(args, suite)
     print(run_speed_ups(suite, out, args.iterations, this_command()))
 
 
@@ -350,10 +304,11 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Tables, plots and a page."""
-    from prunet_det.benchmark.report_cli import reportable, verdicts, write_report
+    from prunet_det.benchmark.records import load_records
+    from prunet_det.benchmark.report import verdicts, write_report
 
     out = Path(args.out) if args.out else Path(args.folder) / "report"
-    records = reportable(args.folder)
+    records = load_records(args.folder)
     write_report(records, out, args.folder)
     print(verdicts(records))
     print(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
@@ -363,11 +318,9 @@ VERBS = {
     "run": (add_run, run_run),
     "time": (add_time, run_time),
     "lr": (add_lr, run_lr),
-    "profile": (add_profile, run_profile),
     "speed-up": (add_speed_up, run_speed_up),
     "imagenet": (add_imagenet, run_imagenet),
     "report": (add_report, run_report),
-    "job": (add_job, run_job),
 }
 
 

@@ -1,6 +1,7 @@
-"""What a run of the benchmark leaves: one JSON file a run, and latencies beside them.
+"""What a suite's runs leave: a line of JSON each, and latencies beside them.
 
-DIR/records/KEY.json       one run: a network at an input size, with a seed
+DIR/records.jsonl          a line a run: a network at an input size, with a seed; see `RunStore`
+DIR/records/KEY.json       the same in a file each, as they were written until November 2026
 DIR/latency/NAME.json      latencies of the suite's networks on one device, measured or predicted
 DIR/learning_rate.json     how the suite's learning rate was chosen
 
@@ -20,13 +21,13 @@ from typing import Any
 from prunet_det.latency.record import Latency
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import file_stem, read_json, reading, write_json
+from prunet_det.utils.io import digest, file_stem, read_json, reading, write_json
+from prunet_det.utils.runs import Run, RunStore
 
 RECORDS, LATENCY, RATE_FILE = "records", "latency", "learning_rate.json"
 FAMILIES = ("prunet", "gpunet", "efficientnet")
-STATUSES = ("done", "failed")
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
-# What all finished runs of a folder share; otherwise their figures do not belong together.
+# What all runs of a folder share; otherwise their figures do not belong together.
 SHARED = {
     "suite": "suite",
     "artifact": "artifact (runtime and precision of the accuracy)",
@@ -34,16 +35,12 @@ SHARED = {
     "data_hash": "data (data_hash)",
     "training_revision": "training revision (training_revision)",
 }
-# What differs between two runs of the same thing: times, places, and how busy the machine was.
-VARYING = (
-    "latencies",
-    "peak_memory_mb",
-    "images_per_second",
-    "seconds",
-    "environment",
-    "commit",
-    "command",
-)
+# Figures that differ between two runs of the same thing: the machine's, and how it was called.
+_VARYING = {"peak_memory_mb", "images_per_second", "command"}
+# Fields that are a Run's own, or lie in other files.
+_NOT_FIGURES = {"latencies", "seed", "seconds", "environment", "commit"}
+# Keys of files of single runs that records have no longer.
+_NO_MORE = {"latencies", "status", "error", "code_hash"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,7 @@ class Record:
         seed: Of initial weights, order of the data and augmentation.
         suite: Which configs/benchmark/*.py.
         metrics: METRICS, 0 to 1, by pycocotools on the test split; None where no object has the
-            size. Empty where the run failed.
+            size.
         artifact: What was evaluated and timed, such as `onnxruntime fp32`.
         latencies: Latencies of this network and input size, joined on reading.
         parameters, macs, kernels: Of the whole detector up to raw outputs, for one image.
@@ -66,18 +63,16 @@ class Record:
         arch: The backbone's ArchSpec as a dict; None for timm's networks.
         config_hash: Of the recipe: everything but backbone, input size and seed.
         data_hash: Of training and test data.
-        training_revision: `identity.TRAINING_REVISION` of the code that trained; 1 in records
+        training_revision: `suite.TRAINING_REVISION` of the code that trained; 1 in records
             that were written before it existed.
         commit: Commit of the checkout that trained.
-        environment: See `machine.environment`.
+        environment: See `utils.env.environment`.
         command: That repeats the run.
         seconds: Training, export and evaluation; of the last process where it was interrupted.
-        status: `done` or `failed`.
-        error: Why it failed.
         weights_hash: Of the trained weights.
 
     Raises:
-        ValueError: An unknown family or status, or a `done` without its metrics.
+        InputError: An unknown family, or metrics that are missing or no accuracies.
     """
 
     model: str
@@ -101,18 +96,14 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     seconds: float = 0.0
-    status: str = "done"
-    error: str | None = None
     weights_hash: str = ""
 
     def __post_init__(self) -> None:
-        for key, known in (("family", FAMILIES), ("status", STATUSES)):
-            if getattr(self, key) not in known:
-                raise InputError(
-                    f"a record's {key} must be one of {', '.join(known)}, got "
-                    f"{getattr(self, key)!r}."
-                )
-        if self.status == "done" and set(self.metrics) != set(METRICS):
+        if self.family not in FAMILIES:
+            raise InputError(
+                f"a record's family must be one of {', '.join(FAMILIES)}, got {self.family!r}."
+            )
+        if set(self.metrics) != set(METRICS):
             raise InputError(f"a record needs the metrics {', '.join(METRICS)}.")
         for name, value in self.metrics.items():
             if value is not None and not 0 <= value <= 1:
@@ -120,26 +111,46 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Names the run, and its file."""
+        """Names the run."""
         return run_key(self.model, self.input_size, self.seed)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; latencies lie in files of their own."""
-        return {**asdict(self), "latencies": []}
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Its values for the keys of SHARED."""
+        return {key: getattr(self, key) for key in SHARED}
+
+    @property
+    def subject(self) -> str:
+        """Digest of the network at its input size."""
+        return subject_of(self.model, self.input_size, self.arch)
+
+    @property
+    def run(self) -> Run:
+        """The record as a store keeps it; latencies lie in files of their own."""
+        found = asdict(replace(self, latencies=()))
+        return Run(
+            subject=self.subject,
+            recipe=digest(self.shared),
+            seed=self.seed,
+            figures={k: v for k, v in found.items() if k not in _NOT_FIGURES},
+            seconds=self.seconds,
+            made=self.environment,
+        )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Record:
-        """From what `to_dict` gave.
+    def of(cls, run: Run) -> Record:
+        """Makes the record of a run of a store, without latencies.
 
         Raises:
-            ValueError: A key is missing or unknown.
+            InputError: It is no run of a suite.
         """
-        data = {k: v for k, v in data.items() if k != "code_hash"}  # written until November 2026
-        return from_mapping(cls, {**data, "latencies": ()}, "a record of a run", InputError)
+        about = {"seed": run.seed, "seconds": run.seconds, "environment": run.made}
+        about["commit"] = run.made.get("commit", "unknown")
+        return from_mapping(cls, {**run.figures, **about}, "a record of a run", InputError)
 
     def result(self) -> dict[str, Any]:
-        """What a repeat of the run on the same machine must give again: all but VARYING."""
-        return {k: v for k, v in self.to_dict().items() if k not in VARYING}
+        """What a repeat of the run on the same machine must give again."""
+        return {k: v for k, v in self.run.figures.items() if k not in _VARYING}
 
 
 def run_key(model: str, input_size: int, seed: int) -> str:
@@ -147,69 +158,58 @@ def run_key(model: str, input_size: int, seed: int) -> str:
     return f"{model}_{input_size}_seed{seed}"
 
 
-def record_path(folder: str | os.PathLike[str], key: str) -> Path:
-    """Where a run's record lies."""
-    return Path(folder) / RECORDS / f"{key}.json"
+def subject_of(model: str, input_size: int, arch: Mapping[str, Any] | None) -> str:
+    """Digests a network at an input size; where its spec says that it comes from is left out."""
+    return digest([model, input_size, arch and {**arch, "provenance": None}])
 
 
-def save_record(folder: str | os.PathLike[str], record: Record) -> Path:
-    """Writes a record, atomically, and returns its path."""
-    path = record_path(folder, record.key)
-    write_json(path, record.to_dict())
-    return path
-
-
-def read_record(path: str | os.PathLike[str]) -> Record:
-    """One record's file.
+def open_store(folder: str | os.PathLike[str]) -> RunStore:
+    """Opens the runs of a folder, those that lie in files of their own among them.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is damaged; the sentence names it.
+        InputError: A line or a file is damaged; the sentence names it.
     """
-    data = read_json(path, "readable record")
-    with reading(path, "readable record"):
-        record = Record.from_dict(data)
-    if record.key != Path(path).stem:
-        raise InputError(f"{os.fspath(path)} is no readable record: it is {record.key}'s.")
-    return record
+    store = RunStore(folder)
+    for path in _json_files(Path(folder) / RECORDS):
+        data = read_json(path, "readable record")
+        with reading(path, "readable record"):
+            if data.get("status") == "failed":
+                continue
+            data = {k: v for k, v in data.items() if k not in _NO_MORE}
+            record = from_mapping(Record, data, "a record of a run", InputError)
+            if record.key != path.stem:
+                raise InputError(f"it is {record.key}'s.")
+            store.include(record.run)
+    return store
 
 
 def load_records(folder: str | os.PathLike[str]) -> list[Record]:
-    """All records of a folder, failed ones too, each with its latencies, sorted by key.
+    """All records of a folder, each with its latencies, sorted by key.
 
     Latencies of weights that no record has are left out: the network was trained anew since.
 
     Raises:
-        UserError: There is no such folder, it has no records, a record is damaged, or the finished
-            runs are not of one suite, recipe, data and training revision.
+        UserError: The folder has no records, one is damaged, or they do not belong together.
     """
-    folder = Path(folder)
-    paths = _json_files(folder / RECORDS)
-    if not paths:
-        raise UserError(
-            f"{folder} holds no records; `python tools/benchmark.py --out {folder}` makes them."
-        )
     try:
-        records = [read_record(path) for path in paths]
+        records = sorted(map(Record.of, open_store(folder)), key=lambda r: r.key)
         rows = load_latencies(folder)
     except InputError as e:
         raise UserError(f"{e} Move it away, and run the benchmark again.") from e
-    check_shared(r for r in records if r.status == "done")
+    if not records:
+        raise UserError(
+            f"{folder} holds no records; `python tools/benchmark.py --out {folder}` makes them."
+        )
+    check_shared(records)
     trained: dict[tuple[str, int], list[str]] = defaultdict(list)
     for record in records:
         trained[record.model, record.input_size].append(record.weights_hash)
-    return [
-        replace(
-            record,
-            latencies=tuple(
-                latency
-                for latency, weights in rows
-                if (latency.model, latency.input_size) == (record.model, record.input_size)
-                and weights in (None, *trained[record.model, record.input_size])
-            ),
-        )
-        for record in records
-    ]
+    timed = defaultdict(list)
+    for latency, weights in rows:
+        network = latency.model, latency.input_size
+        if weights is None or weights in trained[network]:
+            timed[network].append(latency)
+    return [replace(r, latencies=tuple(timed[r.model, r.input_size])) for r in records]
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -217,21 +217,39 @@ def _json_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
 
 
-def check_shared(records: Iterable[Record]) -> None:
+def check_shared(
+    records: Iterable[Record],
+    here: Mapping[str, Any] | None = None,
+    networks: Mapping[tuple[str, int], str] | None = None,
+) -> None:
     """Refuses records that do not belong together.
 
+    Args:
+        records: Records.
+        here: Values of some of SHARED that they must have; by default those of the first.
+        networks: Model and input size to the `subject` that they must have; that of any other
+            network is its first record's.
+
     Raises:
-        UserError: The sentence names two runs and what differs.
+        UserError: They differ in one of SHARED, or in the blocks of a network; the sentence says
+            which.
     """
-    first: Record | None = None
+    name, subjects = "what this suite is here", dict(networks or {})
     for record in records:
-        first = first or record
-        for key, title in SHARED.items():
-            if getattr(record, key) != getattr(first, key):
+        if here is None:
+            name, here = record.key, record.shared
+        for key, value in here.items():
+            if getattr(record, key) != value:
                 raise UserError(
-                    f"{first.key} and {record.key} differ in {title}: {getattr(first, key)} and "
-                    f"{getattr(record, key)}; keep them in folders of their own (--out)."
+                    f"{record.key} and {name} differ in {SHARED[key]}: {getattr(record, key)} and "
+                    f"{value}; keep them in folders of their own (--out)."
                 )
+        network = record.model, record.input_size
+        if subjects.setdefault(network, record.subject) != record.subject:
+            raise UserError(
+                f"{record.key} has other blocks than {record.model} has here or in another record; "
+                "keep them in folders of their own (--out)."
+            )
 
 
 def latency_path(folder: str | os.PathLike[str], name: str) -> Path:

@@ -1,17 +1,16 @@
-"""One run: train a detector, export it, evaluate what was exported, write the record."""
+"""One run: train a detector, export it, evaluate what was exported."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import resource
 import shutil
 import statistics
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,18 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from prunet_det.benchmark.evaluate import evaluate, make_artifact, predictor
-from prunet_det.benchmark.identity import identity
-from prunet_det.benchmark.records import Record, read_record, record_path, save_record
+from prunet_det.benchmark.records import Record, subject_of
 from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.trace import trace
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.training.launch import build_runner, train
 from prunet_det.utils.env import environment
-from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import atomic_path, file_digest, file_lock, write_json
-
-logger = logging.getLogger(__name__)
+from prunet_det.utils.io import atomic_path, digest, file_digest, write_json
+from prunet_det.utils.runs import Key, Run
 
 WORK, IDENTITY, SPEED = "work", "identity.json", "speed.json"
+LOGS = f"{WORK}/logs"
 CHECKPOINTS = 5  # of one training: what an interruption costs at most is a fifth of it
 
 
@@ -50,109 +47,80 @@ def work_folder(out: str | os.PathLike[str], key: str) -> Path:
     return root / key
 
 
-@contextlib.contextmanager
-def run_lock(out: str | os.PathLike[str], key: str) -> Iterator[None]:
-    """Lets one process at a time work on a run."""
-    work = work_folder(out, key)
-    work.mkdir(exist_ok=True)
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Task of a campaign: one training of a suite's network.
 
-    def say() -> None:
-        logger.info("%s: another process works on it; waiting for it.", key)
-
-    with file_lock(work.with_suffix(".lock"), say):
-        yield
-
-
-def run(
-    suite: Suite, candidate: Candidate, seed: int, out: str | os.PathLike[str], command: str
-) -> Record:
-    """Does one run, from where an earlier process stopped, and writes its record.
-
-    Args:
-        suite: With the recipe.
+    Attributes:
+        name: Name of its log and of the folder of its checkpoints.
+        suite: Recipe and device.
         candidate: The network.
         seed: Of everything random.
         out: Folder of the benchmark.
-        command: For the record.
+        shared: Its record's values for the keys of `records.SHARED`.
+        command: Command line, for the record.
+    """
+
+    name: str
+    suite: Suite
+    candidate: Candidate
+    seed: int
+    out: Path
+    shared: Mapping[str, Any]
+    command: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def subject(self) -> str:
+        """Digest of the network at its input size."""
+        candidate = self.candidate
+        return subject_of(candidate.model, candidate.input_size, candidate.arch)
+
+    @property
+    def key(self) -> Key:
+        """What tells its run from others."""
+        return self.subject, digest(dict(self.shared)), self.seed
+
+    @property
+    def files(self) -> list[Path]:
+        """The weights, which timing needs beside the record."""
+        return [work_folder(self.out, self.name) / WEIGHTS_FILE]
+
+
+def do_training(task: Training) -> Run:
+    """Trains, exports and evaluates, from where an earlier process stopped.
 
     Returns:
-        The record; the one that is there already, where the run has been done.
-
-    Raises:
-        Whatever building, training, exporting and evaluating raise.
+        The run of a `Record`; weights and logs stay in the task's folder, checkpoints do not.
     """
-    key = candidate.key(seed)
-    with run_lock(out, key):
-        wanted: dict[str, Any] = {**identity(suite), "arch": candidate.arch}
-        done = finished(out, key, wanted)
-        if done is not None:
-            return done
-        start = time.perf_counter()
-        torch.set_num_threads(suite.threads)
-        work = work_folder(out, key)
-        cfg = suite.build(candidate, seed, work)
-        classes = _train(cfg, work, {**wanted, "seed": seed})
-        figures = _evaluate(cfg, suite, candidate, work, classes)
-        speed = json.loads((work / SPEED).read_text(encoding="utf-8"))
-        where = environment()
-        record = Record(
-            model=candidate.model,
-            family=candidate.family,
-            input_size=candidate.input_size,
-            seed=seed,
-            **wanted,
-            **figures,
-            **speed,
-            commit=where["commit"],
-            environment=where,
-            command=command,
-            seconds=round(time.perf_counter() - start, 1),
-            weights_hash=file_digest(work / WEIGHTS_FILE),
-        )
-        save_record(out, record)
-        for checkpoint in work.glob("*.pth"):
-            checkpoint.unlink()
-    return record
-
-
-def finished(out: str | os.PathLike[str], key: str, wanted: dict[str, Any]) -> Record | None:
-    """The record of a run that needs no repeat.
-
-    Args:
-        out: Folder of the benchmark.
-        key: Of the run.
-        wanted: What the record's fields must be.
-
-    Returns:
-        None where there is no record, or that of a failure.
-
-    Raises:
-        ValueError: The record is damaged.
-        UserError: It is of other code, data or recipe.
-    """
-    try:
-        record = read_record(record_path(out, key))
-    except FileNotFoundError:
-        return None
-    if record.status == "failed":
-        return None
-    for field, value in wanted.items():
-        recorded = getattr(record, field)
-        same = _same_network(recorded, value) if field == "arch" else recorded == value
-        if not same:
-            raise UserError(
-                f"{record_path(out, key)} is of another {field.replace('_hash', '')} "
-                f"({recorded!s:.40}, here {value!s:.40}); give another folder with --out, or move "
-                "the old records away."
-            )
-    return record
-
-
-def _same_network(spec: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
-    """Whether two specs as JSON values are equal, wherever either says that it comes from."""
-    if spec is None or other is None:
-        return spec is other
-    return {**spec, "provenance": None} == {**other, "provenance": None}
+    suite, candidate = task.suite, task.candidate
+    start = time.perf_counter()
+    torch.set_num_threads(suite.threads)
+    work = work_folder(task.out, task.name)
+    work.mkdir(exist_ok=True)
+    cfg = suite.build(candidate, task.seed, work)
+    classes = _train(cfg, work, {**task.shared, "arch": candidate.arch, "seed": task.seed})
+    figures = _evaluate(cfg, suite, candidate, work, classes)
+    speed = json.loads((work / SPEED).read_text(encoding="utf-8"))
+    record = Record(
+        model=candidate.model,
+        family=candidate.family,
+        input_size=candidate.input_size,
+        seed=task.seed,
+        **task.shared,
+        arch=candidate.arch,
+        **figures,
+        **speed,
+        environment=environment(),
+        command=task.command,
+        seconds=round(time.perf_counter() - start, 1),
+        weights_hash=file_digest(work / WEIGHTS_FILE),
+    )
+    for checkpoint in work.glob("*.pth"):
+        checkpoint.unlink()
+    return record.run
 
 
 def _train(cfg: Config, work: Path, wanted: dict[str, Any]) -> tuple[str, ...]:

@@ -13,19 +13,25 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from prunet_det.benchmark.data import data_hash, hold_out, make_data
 from prunet_det.benchmark.records import FAMILIES, run_key
 from prunet_det.latency.measure import default_runtime, local_device
 from prunet_det.training.launch import set_amp, set_data_root
 from prunet_det.training.repeatable import make_repeatable
 from prunet_det.training.schedule import explicit_schedule, set_length
-from prunet_det.utils.config import positive_int, read_config
+from prunet_det.utils.config import check_keys, from_mapping, positive_int, read_config
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config, package_file, relative_path
 
-# What a suite's file may say; the last is what its candidates are made of.
-KEYS = {"config", "options", "seeds", "max_iters", "crop", "amp", "threads"}
-KEYS |= {"learning_rates", "models"}
+# Keys of a suite's file; candidates are made of its models.
+KEYS = (
+    *("config", "models", "options", "learning_rates"),
+    *("seeds", "max_iters", "crop", "amp", "threads"),
+)
+# Raise it by hand in the commit that changes what a training, an export or an evaluation gives:
+# records of different revisions are never compared. A refactoring leaves it alone.
+TRAINING_REVISION = 1
 # Of a recipe, what is no part of it: places, what a candidate sets, and what changes no result.
 _PLACES = {"data_root", "ann_file", "work_dir", "resume", "load_from", "randomness", "seed"}
 _PLACES |= {"cache"}
@@ -185,8 +191,6 @@ class Suite:
         cfg.model.backbone = candidate.backbone
         set_input_size(cfg, candidate.input_size, self.crop)
         if self.held_out:
-            from prunet_det.benchmark.held_out import hold_out
-
             hold_out(cfg, Path(work).parent)
         make_repeatable(cfg, seed)
         cfg.work_dir = os.fspath(work)
@@ -207,6 +211,21 @@ class Suite:
         recipe |= {"held_out": self.held_out, "crop": self.crop}
         return digest(recipe)
 
+    def identity(self) -> dict[str, str | int]:
+        """Says what a record that is made here and now has for the keys of `records.SHARED`.
+
+        The embedded data are made where they are missing.
+        """
+        cfg = self.recipe()
+        make_data(cfg)
+        return {
+            "suite": self.name,
+            "artifact": self.artifact,
+            "config_hash": self.config_hash(),
+            "data_hash": data_hash(cfg),
+            "training_revision": TRAINING_REVISION,
+        }
+
 
 def load_suite(path: str | os.PathLike[str]) -> Suite:
     """Reads a suite's file, or one of configs/benchmark/ by its name.
@@ -222,34 +241,16 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         own = sorted(p.stem for p in package_file("configs/benchmark").glob("*.py"))
         raise UserError(f"there is no suite {path}; the package's are {', '.join(own)}.")
     found = {k: v for k, v in read_config(file).to_dict().items() if not k.startswith("_")}
-    wrong = set(found) - KEYS
-    missing = {"config", "models"} - set(found)
-    if wrong or missing:
-        what = f"has no {sorted(missing)[0]!r}" if missing else f"has the unknown {min(wrong)!r}"
-        raise UserError(f"{file} is no valid suite: it {what}; a suite has {', '.join(KEYS)}.")
+    check_keys(found, KEYS, ("config", "models"), f"{file} is no valid suite")
     models = found.pop("models")
-    if not isinstance(models, dict):
-        raise UserError(f"{file}: models must be a dict, of a list a family.")
-    for key in {"seeds", "threads", "max_iters"} & set(found):
-        if found[key] is not None or key != "max_iters":
-            positive_int(found[key], f"{file}: {key}")
-    rates, crop = found.get("learning_rates", ()), found.get("crop", 1.0)
-    numbers = [*rates, crop] if isinstance(rates, (list, tuple)) else [None]
-    if not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in numbers):
+    if not isinstance(models, dict) or not isinstance(found.get("options", {}), dict):
         raise UserError(
-            f"{file}: learning_rates must be a list of numbers above 0, and crop one, got "
-            f"{rates!r} and {crop!r}."
+            f"{file}: models must be a dict of a list for each family, and options a dict of "
+            "values by dotted key."
         )
-    if not isinstance(found.get("amp", False), bool):
-        raise UserError(f"{file}: amp must be True or False, got {found['amp']!r}.")
-    if not isinstance(found.get("options", {}), dict):
-        raise UserError(f"{file}: options must be a dict, of values by dotted key.")
-    unknown = set(models) - set(FAMILIES)
-    if unknown:
-        raise UserError(
-            f"{file} has the unknown family {min(unknown)!r}; the families are "
-            f"{', '.join(FAMILIES)}."
-        )
+    for key in {"seeds", "threads"} & set(found):
+        positive_int(found[key], f"{file}: {key}")
+    check_keys(models, FAMILIES, (), f"{file}: families of models")
     try:
         candidates = [
             Candidate(str(find_config(name)) if name.endswith(".json") else name, family, int(size))
@@ -262,9 +263,13 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
     twins = sorted({str(c) for c in candidates if keys.count(c.key(0)) > 1})
     if twins or not candidates:
         raise UserError(f"{file} names {twins[0] + ' twice' if twins else 'no models'}.")
-    read_config(str(found["config"]))  # missed now, not once the folder is made
-    found["learning_rates"] = tuple(found.get("learning_rates", ()))
-    return Suite(name=file.stem, path=relative_path(file), candidates=tuple(candidates), **found)
+    found |= {"name": file.stem, "path": relative_path(file), "candidates": tuple(candidates)}
+    suite = from_mapping(Suite, found, os.fspath(file))
+    read_config(suite.config)  # missed now, not once the folder is made
+    rates = tuple(suite.learning_rates)
+    if not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in (*rates, suite.crop)):
+        raise UserError(f"{file}: learning_rates and crop must be above 0.")
+    return replace(suite, learning_rates=rates)
 
 
 def check_candidates(candidates: Iterable[Candidate]) -> None:

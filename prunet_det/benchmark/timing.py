@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 
+from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark.evaluate import without_workers
 from prunet_det.benchmark.fronts import SCOPES
-from prunet_det.benchmark.records import Record, latency_path, save_latencies
-from prunet_det.benchmark.run import work_folder
+from prunet_det.benchmark.records import (
+    Record,
+    check_shared,
+    latency_path,
+    load_records,
+    save_latencies,
+)
+from prunet_det.benchmark.run import WORK, work_folder
 from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.measure import local_conditions, measure
@@ -27,11 +34,46 @@ from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.utils.env import device_title, environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import file_digest
+from prunet_det.zoo.models import ALIASES, model_names
 
 logger = logging.getLogger(__name__)
 
 REPEAT = "repeat"
 PREDICTED_FOR = "v100"
+
+
+def done_candidates(suite: Suite, out: Path) -> dict[Candidate, Record]:
+    """The candidates that have a run, with that of the lowest seed, the suite's own first.
+
+    Args:
+        suite: All of it; records of other networks count too.
+        out: Folder of the records.
+
+    Raises:
+        UserError: There is none, the records do not belong together, or they are of another
+            artifact or recipe than the suite's here.
+    """
+    records = load_records(out)
+    check_shared(records, {"artifact": suite.artifact, "config_hash": suite.config_hash()})
+    own = {(c.model, c.input_size): c for c in suite.candidates}
+    found: dict[Candidate, Record] = {}
+    for record in sorted(records, key=lambda r: r.seed):
+        candidate = own.get((record.model, record.input_size)) or Candidate(
+            _source(suite, record, out), record.family, record.input_size
+        )
+        found.setdefault(candidate, record)
+    return {c: found[c] for c in (*suite.candidates, *found) if c in found}
+
+
+def _source(suite: Suite, record: Record, out: Path) -> str:
+    """Where a record's network is from: the suite, a name, or its own blocks, in a file."""
+    if record.model in suite.sources:
+        return suite.sources[record.model]
+    if record.arch is None or record.model in (*model_names(), *ALIASES):
+        return record.model
+    path = out / WORK / "networks" / f"{record.model}.json"
+    ArchSpec.from_dict(record.arch).save(path)
+    return os.fspath(path)
 
 
 def subjects_of(suite: Suite, candidate: Candidate, record: Record, out: Path) -> list[Subject]:

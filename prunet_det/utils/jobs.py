@@ -1,29 +1,30 @@
-"""Many jobs at once: functions and command lines, on this machine or on a Ray cluster."""
+"""Many calls of a function at once, in processes of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
-import shlex
+import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent import futures
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import usable_cores
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.extras import require
 from prunet_det.utils.io import atomic_path
 
@@ -31,152 +32,141 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 LAUNCHERS = ("none", "ray")
-RETRIES = 3  # of a job whose Ray worker was lost
-_PR_SET_PDEATHSIG = 1
-_POLL_SECONDS = 0.2
+_TRIES = 3  # of a call whose process dies
 _GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A command line and what it needs.
+class Launch:
+    """How `launch` makes calls: where, how many at once, and what each of them needs.
 
     Attributes:
-        name: Name of the job and of its log.
-        command: Program and arguments.
-        folder: Folder where it leaves its results.
-        results: Patterns of files under `folder` that are brought back from another machine.
-        cpus: Number of threads.
-        gpus: Number of whole GPUs.
+        launcher: One of LAUNCHERS: `none` for processes of this machine, or a Ray cluster: that of
+            RAY_ADDRESS, or a local one.
+        max_workers: Number of calls at once; a Ray cluster that runs already takes as many as it
+            has room for.
+        minutes: Time after which no call begins; None for no limit.
+        cpus: Number of threads of a call.
+        gpus: Number of whole GPUs of a call.
+        logs: Folder of the calls' output, a file each.
     """
 
-    name: str
-    command: tuple[str, ...]
-    folder: str
-    results: tuple[str, ...] = ()
+    launcher: str = "none"
+    max_workers: int = 1
+    minutes: float | None = None
     cpus: int = 1
     gpus: int = 0
+    logs: Path
+
+    def __post_init__(self) -> None:
+        positive_int(self.max_workers, "the number of jobs at once")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"the minutes must be above 0, got {self.minutes:g}.")
 
 
-@dataclass(frozen=True)
-class JobResult:
-    """Result of a job.
-
-    Attributes:
-        job: The job.
-        code: Exit status; negative for a signal.
-        tail: The last lines of its output.
-        files: Content of the results that another machine gave, by their path under the job's
-            folder.
-    """
-
-    job: Job
-    code: int
-    tail: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    @property
-    def error(self) -> str:
-        """Cause of a failure in one sentence; empty after a success."""
-        return failure_reason(self.code, self.tail) if self.code else ""
-
-
-def failure_reason(code: int, tail: str) -> str:
-    """Says in one sentence why a process failed.
-
-    Args:
-        code: Exit status; negative for a signal.
-        tail: The last lines of its output.
-    """
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    if errors:
-        return errors[-1].removeprefix("error: ").partition(" (set ")[0]
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}."
-    return lines[-1] if lines else f"exit status {code}."
+# Begins a call in a slot, 0 to max_workers - 1.
+_Begin = Callable[[Any, int], "Future[Any]"]
 
 
 def launch(
-    jobs: Sequence[Job],
-    launcher: str,
-    logs: str | os.PathLike[str],
-    max_workers: int = 1,
-    deadline: float | None = None,
-) -> Iterator[JobResult]:
-    """Runs jobs and yields how each ended, as it ends.
+    function: Callable[[Argument], Result], arguments: Sequence[Argument], how: Launch
+) -> Generator[tuple[Argument, Result | BaseException], None, None]:
+    """Calls a function with each argument, each call in a process of its own.
+
+    A call whose process dies is made again, twice at most. Close the generator where an error may
+    end its use early, for that stops the processes: `with contextlib.closing(...)`.
 
     Args:
-        jobs: Jobs, in the order in which they start.
-        launcher: One of LAUNCHERS.
-        logs: Folder of the jobs' output.
-        max_workers: Number of jobs at once; a Ray cluster that runs already takes as many as it has
-            room for.
-        deadline: Time of `time.monotonic()` after which no job starts; by default there is none.
+        function: Function that other processes can import.
+        arguments: Argument of each call, in the order in which they begin. `str(argument)` names
+            the log of what its call prints; files whose paths are in its attribute `files`, where
+            it has one, are brought back from another machine.
+        how: Launcher, number of calls at once, time, and what a call needs.
+
+    Yields:
+        An argument with its result, or with the exception that its call raised, as each ends.
 
     Raises:
-        UserError: If Ray is not installed, or has too few CPUs or GPUs for a job.
+        UserError: If Ray is not installed, or has too few CPUs or GPUs for a call.
     """
-    Path(logs).mkdir(parents=True, exist_ok=True)
-    ways = {"none": _launch_here, "ray": _launch_on_ray}
-    yield from ways[launcher](jobs, Path(logs), max_workers, deadline)
+    if not arguments:
+        return
+    how.logs.mkdir(parents=True, exist_ok=True)
+    end = float("inf") if how.minutes is None else time.monotonic() + 60 * how.minutes
+    waiting, running = deque(arguments), dict[Future[Any], tuple[Argument, int]]()
+    ways = {"none": _processes, "ray": _ray_workers}
+    with ways[how.launcher](function, how) as (begin, room):
+        while running or (waiting and time.monotonic() < end):
+            busy = {slot for _, slot in running.values()}
+            for slot in sorted(set(range(room)) - busy):
+                if waiting and time.monotonic() < end:
+                    argument = waiting.popleft()
+                    running[begin(argument, slot)] = argument, slot
+            for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                argument, _ = running.pop(future)
+                yield argument, future.exception() or _take(future.result())
 
 
-def _late(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() >= deadline
+def _take(result: tuple[Result, dict[str, bytes]]) -> Result:
+    """Writes the files that another machine sent, over those of an earlier try."""
+    value, files = result
+    for name, content in files.items():
+        path = Path(name)
+        if not path.is_file() or path.read_bytes() != content:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+    return value
 
 
-def _die_with_parent() -> None:
-    """Has the kernel kill this process with its parent; a killed launcher leaves no job behind."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+@contextlib.contextmanager
+def _processes(function: Callable[..., Any], how: Launch) -> Iterator[tuple[_Begin, int]]:
+    """Makes each call in a new process of this machine."""
+    gpus = _gpus() if how.gpus else []
+    others = set(multiprocessing.active_children())
+    begun: list[Future[Any]] = []
+    leaving = threading.Event()
+
+    def call(argument: Any, gpu: str | None) -> Any:
+        context = multiprocessing.get_context("spawn")
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with ProcessPoolExecutor(1, context, _start_worker, (how.cpus, gpu)) as one:
+                    return one.submit(_call, function, argument, how.logs).result()
+            except BrokenProcessPool as e:
+                if leaving.is_set() or not tries_left:
+                    raise UserError("its process was killed, or died for want of memory.") from e
+        raise AssertionError
+
+    def begin(argument: Any, slot: int) -> Future[Any]:
+        gpu = gpus[slot % len(gpus)] if gpus else None
+        begun.append(threads.submit(call, argument, gpu))
+        return begun[-1]
+
+    with ThreadPoolExecutor(how.max_workers) as threads:
+        try:
+            yield begin, how.max_workers
+        finally:
+            leaving.set()
+            while not all(future.done() for future in begun):
+                _stop(set(multiprocessing.active_children()) - others)
 
 
-def _start(job: Job, logs: Path, gpu: str | None = None) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "OMP_NUM_THREADS": str(job.cpus), "PYTHONUNBUFFERED": "1"}
-    if gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = gpu
-    with open(logs / f"{job.name}.log", "ab") as log:
-        log.write(f"$ {shlex.join(job.command)}\n".encode())
-        log.flush()
-        return subprocess.Popen(
-            job.command, stdout=log, stderr=subprocess.STDOUT, env=env, preexec_fn=_die_with_parent
-        )
-
-
-def _tail(job: Job, logs: Path) -> str:
-    text = (logs / f"{job.name}.log").read_text(encoding="utf-8", errors="replace")
-    return text.rpartition("\n$ ")[2][-3000:]
-
-
-def _launch_here(
-    jobs: Sequence[Job], logs: Path, max_workers: int, deadline: float | None
-) -> Iterator[JobResult]:
-    waiting = deque(jobs)
-    running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by slot
-    gpus = _gpus()
+def _call(
+    function: Callable[[Argument], Result], argument: Argument, logs: Path
+) -> tuple[Result, dict[str, bytes]]:
+    """Makes a call in a process of its own, whose output goes to a log."""
+    with open(logs / f"{argument}.log", "ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     try:
-        while running or (waiting and not _late(deadline)):
-            for slot in range(max_workers):
-                if slot not in running and waiting and not _late(deadline):
-                    job = waiting.popleft()
-                    gpu = gpus[slot % len(gpus)] if gpus and job.gpus == 1 else None
-                    running[slot] = job, _start(job, logs, gpu)
-            time.sleep(_POLL_SECONDS)
-            for slot, (job, process) in list(running.items()):
-                code = process.poll()
-                if code is not None:
-                    del running[slot]
-                    yield JobResult(job, code, _tail(job, logs) if code else "")
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            process.wait()
+        return function(argument), {}
+    except BaseException:
+        traceback.print_exc()
+        raise
 
 
 def _gpus() -> list[str]:
-    """Lists the GPUs that jobs share, as CUDA_VISIBLE_DEVICES names them."""
+    """Lists the GPUs that calls share, as CUDA_VISIBLE_DEVICES names them."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
     import torch
@@ -184,80 +174,49 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _launch_on_ray(
-    jobs: Sequence[Job], logs: Path, max_workers: int, deadline: float | None
-) -> Iterator[JobResult]:
-    """Runs jobs on the cluster of RAY_ADDRESS, or on a local one with room for `max_workers`."""
+@contextlib.contextmanager
+def _ray_workers(function: Callable[..., Any], how: Launch) -> Iterator[tuple[_Begin, int]]:
+    """Makes each call on the cluster of RAY_ADDRESS, or on a local one for `max_workers`."""
     ray = require("ray", "ray")
-    if not jobs:
-        return
     options: dict[str, Any] = dict(log_to_driver=False, logging_level="warning")
     if "RAY_ADDRESS" in os.environ:
         ray.init(address=os.environ["RAY_ADDRESS"], **options)
     else:
-        cpus = max_workers * max(job.cpus for job in jobs)
-        ray.init(num_cpus=cpus, include_dashboard=False, **options)
-    # A worker starts a process and waits: it need not import this package, and PyTorch with it.
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        ray.init(num_cpus=how.max_workers * how.cpus, include_dashboard=False, **options)
     try:
-        yield from _hand_out(ray, jobs, logs, deadline)
+        there = ray.cluster_resources()
+        needs = {"CPU": how.cpus, "GPU": how.gpus}
+        for kind, needed in needs.items():
+            if needed > there.get(kind, 0):
+                raise UserError(
+                    f"a job asks for {needed} {kind}s, the Ray cluster has {there.get(kind, 0):g}."
+                )
+        # A worker takes this machine's paths before it imports this package.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        remote = ray.remote(
+            num_cpus=how.cpus, num_gpus=how.gpus, max_retries=_TRIES - 1, max_calls=1
+        )(_on_worker)
+
+        def begin(argument: Any, slot: int) -> Future[Any]:
+            call = pickle.dumps((function, argument, how.logs))
+            return remote.remote(call, os.getcwd(), sys.path).future()
+
+        yield begin, min(int(there[kind] // needed) for kind, needed in needs.items() if needed)
     finally:
         ray.shutdown()
 
 
-def _hand_out(
-    ray: Any, jobs: Sequence[Job], logs: Path, deadline: float | None
-) -> Iterator[JobResult]:
-    available = ray.cluster_resources()
-    for job in jobs:
-        for kind, required in (("CPU", job.cpus), ("GPU", job.gpus)):
-            if required > available.get(kind, 0):
-                raise UserError(
-                    f"{job.name} asks for {required} {kind}s, the Ray cluster has "
-                    f"{available.get(kind, 0):g}."
-                )
-    waiting = deque(jobs)
-    running: dict[Any, Job] = {}  # by Ray's reference
-    room = max(1, int(available["CPU"]) // min(job.cpus for job in jobs))
-    if all(job.gpus for job in jobs):
-        room = max(1, min(room, int(available["GPU"]) // min(job.gpus for job in jobs)))
-    while running or (waiting and not _late(deadline)):
-        while waiting and len(running) < room and not _late(deadline):
-            job = waiting.popleft()
-            needs = dict(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=RETRIES)
-            remote = ray.remote(**needs)(_on_worker)
-            running[remote.remote(job, os.getcwd(), os.fspath(logs))] = job
-        done, _ = ray.wait(list(running), num_returns=1)
-        job = running.pop(done[0])
-        try:
-            result = ray.get(done[0])
-        except ray.exceptions.RayError as e:  # lost more often than it is run again
-            result = JobResult(job, 1, f"error: {' '.join(str(e).split())[:300]}")
-        bring_back(result)
-        yield result
-
-
-def bring_back(result: JobResult) -> None:
-    """Writes the files that another machine sent, over those of an earlier try."""
-    for name, content in result.files.items():
-        path = Path(result.job.folder) / name
-        if not path.is_file() or path.read_bytes() != content:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(content)
-
-
-def _on_worker(job: Job, folder: str, logs: str) -> JobResult:
-    """Runs a job on a Ray worker, in the checkout, which has the same path on every machine."""
+def _on_worker(call: bytes, folder: str, paths: Sequence[str]) -> tuple[Any, dict[str, bytes]]:
+    """Makes a call on a Ray worker, in the folder, which has the same path on every machine."""
     if not Path(folder).is_dir():
-        return JobResult(job, 1, f"error: this machine has no checkout at {folder}.")
+        raise FileNotFoundError(f"this machine has no folder {folder}.")
     os.chdir(folder)
+    sys.path[:] = [*dict.fromkeys([*paths, *sys.path])]
+    function, argument, logs = pickle.loads(call)
     Path(logs).mkdir(parents=True, exist_ok=True)
-    code = _start(job, Path(logs)).wait()
-    if code:
-        return JobResult(job, code, _tail(job, Path(logs)))
-    root = Path(job.folder)
-    paths = [path for pattern in job.results for path in root.glob(pattern) if path.is_file()]
-    return JobResult(job, 0, "", {p.relative_to(root).as_posix(): p.read_bytes() for p in paths})
+    result, _ = _call(function, argument, logs)
+    files = [path for path in getattr(argument, "files", ()) if os.path.isfile(path)]
+    return result, {os.fspath(path): Path(path).read_bytes() for path in files}
 
 
 def run_in_processes(
@@ -351,8 +310,10 @@ def ordered_map(
             yield call.result()
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, gpu: str | None = None) -> None:
     """Prepares a process of the pool."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch
 
     torch.set_num_threads(threads)

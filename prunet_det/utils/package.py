@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,21 +85,11 @@ def relative_path(path: str | os.PathLike[str]) -> str:
     return os.fspath(path)
 
 
-def tool_command(tool: str, *args: object) -> tuple[str, ...]:
-    """Returns the command line that runs a tool, in any folder.
-
-    Args:
-        tool: Name of a file of tools/, without its suffix.
-        *args: Arguments of the tool, in their order.
-    """
-    return (sys.executable, "-m", "prunet_det", tool, *map(str, args))
-
-
 def recorded_command(command: Sequence[str]) -> str:
     """Writes a tool's command line as `python tools/TOOL.py ...`, for records.
 
     Args:
-        command: Program and arguments, as `tool_command` gives them or `sys.argv` has them.
+        command: Program and arguments, such as `sys.executable` and `sys.argv`.
     """
     words = list(command[1:])
     if words[:2] == ["-m", "prunet_det"]:

@@ -19,6 +19,22 @@ from prunet_det.utils.errors import run_tool
 TAIL = 3000  # characters of a log that are enough to see why something ended
 
 
+def failure_reason(code: int, tail: str) -> str:
+    """Says in one sentence why a process failed.
+
+    Args:
+        code: Exit status; negative for a signal.
+        tail: The last lines of its output.
+    """
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1].removeprefix("error: ").partition(" (set ")[0]
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}."
+    return lines[-1] if lines else f"exit status {code}."
+
+
 class ProcessGroup:
     """A call in a process that leads a group of its own.
 

@@ -19,7 +19,7 @@ from prunet_det.utils.config import from_mapping
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import folder_lock, make_folder
-from prunet_det.utils.jobs import run_in_processes
+from prunet_det.utils.jobs import Launch, launch, run_in_processes
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Run:
     seed: int
     figures: dict[str, Any]
     seconds: float
-    made: dict[str, str] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -80,6 +80,10 @@ class RunStore:
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs.values())
+
+    def include(self, run: Run) -> None:
+        """Counts a run that another file holds; it is not written."""
+        self._runs.setdefault(run.key, run)
 
     def add(self, run: Run) -> None:
         """Writes a run's line; if the process is killed now, it is there whole or not at all."""
@@ -128,7 +132,8 @@ def campaign(
     store: RunStore,
     max_workers: int = 1,
     title: str = "",
-) -> None:
+    how: Launch | None = None,
+) -> list[AnyTask]:
     """Does the runs that a store lacks and adds each as it ends.
 
     Processes that die, killed or out of memory, are started again twice; what was done is kept.
@@ -139,6 +144,12 @@ def campaign(
         store: Where runs are looked up and kept.
         max_workers: Number of processes, each of which does many runs; 1 for this process itself.
         title: Label of the progress bar; empty for no bar.
+        how: Launcher for long runs, each in a process of its own, here or on a Ray cluster, with a
+            log that is named by `str(task)`; None for processes that do many runs each. With it,
+            `max_workers` and `title` are not used.
+
+    Returns:
+        Tasks that had not begun when the minutes of `how` were over; empty without a limit.
 
     Raises:
         UserError: Another campaign works in the folder, runs failed, or processes keep dying.
@@ -150,7 +161,10 @@ def campaign(
         for restarts_left in reversed(range(_RESTARTS + 1)):
             left = [task for key, task in every.items() if key not in store]
             try:
-                failed = _do_all(left, do, store, max_workers, title)
+                if how is not None:
+                    failed = _launch_all(left, do, store, how)
+                else:
+                    failed = _do_all(left, do, store, max_workers, title)
                 break
             except UserError as e:
                 if not isinstance(e.__cause__, BrokenProcessPool) or not restarts_left:
@@ -161,6 +175,24 @@ def campaign(
             f"{len(failed)} of {len(left)} runs failed, the first with: {failed[0]!r}; the others "
             "are kept, and the same command tries again."
         ) from failed[0]
+    return [task for key, task in every.items() if key not in store]
+
+
+def _launch_all(
+    tasks: Sequence[AnyTask], do: Callable[[AnyTask], Run], store: RunStore, how: Launch
+) -> list[BaseException]:
+    failed: list[BaseException] = []
+    with contextlib.closing(launch(do, tasks, how)) as calls:
+        for done, (task, result) in enumerate(calls, 1):
+            where = f"{done} of {len(tasks)}"
+            if isinstance(result, BaseException):
+                failed.append(result)
+                log = how.logs / f"{task}.log"
+                logger.warning("%s: failed: %s (log: %s); %s.", task, result, log, where)
+            else:
+                store.add(result)
+                logger.info("%s: done in %.0f s; %s.", task, result.seconds, where)
+    return failed
 
 
 def _do_all(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import prunet_det
-from prunet_det.benchmark.records import Record, save_latencies, save_record
+from prunet_det.benchmark.records import Record, open_store, save_latencies
 from prunet_det.benchmark.suite import Candidate
 from prunet_det.latency.record import Conditions, Latency
 
@@ -91,10 +91,11 @@ def suite(seeds: int = 3, **more) -> list[Record]:
 def save(folder, records: Sequence[Record]) -> None:
     """As the benchmark leaves them: runs, and latencies apart."""
     rows = {}
+    store = open_store(folder)
     for r in records:
         for row in r.latencies:
             rows[row] = row.to_dict()
-        save_record(folder, r)
+        store.add(r.run)
     for kind in ("measured", "predicted"):
         own = [row for row in rows.values() if row["kind"] == kind]
         if own:

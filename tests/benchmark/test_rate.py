@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.benchmark import rate
-from prunet_det.benchmark.campaign import Plan
-from prunet_det.benchmark.records import METRICS, Record, save_record
+from prunet_det.benchmark import campaign
+from prunet_det.benchmark.records import METRICS, Record
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.jobs import Launch
 from tests.conftest import ROOT
 
 
 def test_the_test_split_is_not_looked_at(tiny_suite, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    suite = rate.with_rate(load_suite(tiny_suite), 0.05)
+    suite = replace(load_suite(tiny_suite), held_out=True)
     cfg = suite.build(suite.candidates[0], 0, tmp_path / "run")
-    assert cfg.optim_wrapper.optimizer.lr == 0.05
     train, test = cfg.train_dataloader.dataset.dataset, cfg.test_dataloader.dataset
     assert test.data_prefix == train.data_prefix and test.data_root == train.data_root
     assert cfg.test_evaluator.ann_file == test.ann_file
@@ -34,32 +33,36 @@ def test_the_test_split_is_not_looked_at(tiny_suite, tmp_path, monkeypatch):
 
 
 def test_the_best_mean_is_chosen(tiny_suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     suite = load_suite(tiny_suite).choose(["prunet_tiny", "gpunet_0@64", "gpunet_1@64"])
-    assert [str(c) for c in rate.one_a_family(suite)] == ["prunet_tiny@64", "gpunet_0@64"]
-    suite = replace(suite, candidates=rate.one_a_family(suite))
+    assert [str(c) for c in campaign.one_a_family(suite)] == ["prunet_tiny@64", "gpunet_0@64"]
+    suite = replace(suite, candidates=campaign.one_a_family(suite))
     accuracy = {"prunet_tiny": {0.01: 0.3, 0.02: 0.2}, "gpunet_0": {0.01: 0.1, 0.02: 0.4}}
 
-    def run(plan):
-        assert plan.suite.held_out and "--held-out" in plan.flags
-        lr = plan.suite.options[rate.OPTION]
-        for c in plan.suite.candidates:
-            metrics = dict.fromkeys(METRICS, accuracy[c.model][lr])
+    def run_all(tasks, do, store, how):
+        tasks = list(tasks)
+        assert len({str(task) for task in tasks}) == len(tasks) == 4, "a log and a folder each"
+        for task in tasks:
+            c = task.candidate
+            assert task.suite.held_out
+            lr = task.suite.options[campaign.RATE]
             record = Record(
                 model=c.model,
                 family=c.family,
                 input_size=c.input_size,
                 seed=0,
-                suite="tiny",
-                metrics=metrics,
-                artifact="x",
+                **task.shared,
+                arch=c.arch,
+                metrics=dict.fromkeys(METRICS, accuracy[c.model][lr]),
             )
-            save_record(plan.out, record)
-        return [], []
+            assert record.run.key == task.key, "what is done is found again"
+            store.add(record.run)
+        return []
 
-    monkeypatch.setattr(rate, "run_suite", run)
-    plan = Plan(suite=suite, seeds=1, out=tmp_path, flags=())
-    chosen = rate.choose_rate(plan, "command")
+    monkeypatch.setattr(campaign, "campaign", run_all)
+    how = Launch(logs=tmp_path)
+    chosen = campaign.choose_rate(suite, how, tmp_path, "command")
     assert chosen["learning_rate"] == 0.02 and chosen["mean_mAP"] == {"0.01": 0.2, "0.02": 0.3}
-    assert json.loads((tmp_path / rate.RATE_FILE).read_text()) == chosen
+    assert json.loads((tmp_path / "learning_rate.json").read_text()) == chosen
     with pytest.raises(UserError, match="fewer than two learning_rates"):
-        rate.choose_rate(replace(plan, suite=replace(suite, learning_rates=())), "command")
+        campaign.choose_rate(replace(suite, learning_rates=()), how, tmp_path, "command")

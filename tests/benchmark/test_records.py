@@ -6,15 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from prunet_det.benchmark import records as r
-from prunet_det.benchmark.run import finished
+from prunet_det.benchmark.run import Training
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.latency.record import Conditions, Latency
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import write_json
+from tests.benchmark.planted import save
 from tests.conftest import ROOT
 
 METRICS = dict.fromkeys(r.METRICS, 0.25)
@@ -27,6 +30,12 @@ RECORD = r.Record(
     metrics=METRICS,
     artifact="onnxruntime fp32",
 )
+
+
+def write_file(folder, record, **more) -> Path:
+    path = folder / r.RECORDS / f"{record.key}.json"
+    write_json(path, {**asdict(record), "status": "done", "error": None, **more})
+    return path
 
 
 def latency(model: str, size: int) -> Latency:
@@ -45,8 +54,8 @@ def latency(model: str, size: int) -> Latency:
 
 def test_joins_latencies_by_network_and_size(tmp_path):
     other = replace(RECORD, input_size=160)
-    for record in (RECORD, other, replace(RECORD, seed=1)):
-        r.save_record(tmp_path, record)
+    save(tmp_path, [RECORD, other])
+    write_file(tmp_path, replace(RECORD, seed=1))  # as it was written until November 2026
     rows = [{**latency("prunet_p0", size).to_dict(), "spread": 0.1} for size in (128, 160)]
     r.save_latencies(tmp_path, "My CPU, 2 cores", rows, {"command": "x"})
     (tmp_path / r.RECORDS / ".17.half.json").write_text("{")  # what a killed process leaves
@@ -62,13 +71,27 @@ def another(key):
 
 @pytest.mark.parametrize("key", list(r.SHARED))
 def test_other_revision_data_or_recipe_is_refused(tmp_path, key):
-    r.save_record(tmp_path, RECORD)
-    r.save_record(tmp_path, replace(RECORD, seed=1, **{key: another(key)}))
+    save(tmp_path, [RECORD, replace(RECORD, seed=1, **{key: another(key)})])
     with pytest.raises(UserError, match=r"folders of their own"):
         r.load_records(tmp_path)
-    failed = replace(RECORD, seed=1, status="failed", metrics={}, **{key: another(key)})
-    r.save_record(tmp_path, failed)
-    assert len(r.load_records(tmp_path)) == 2, "a failure has no figures to mix"
+    with pytest.raises(UserError, match=r"differ in .*folders of their own"):
+        r.check_shared([RECORD], {key: another(key)})
+
+
+def test_other_blocks_of_one_name_are_refused(tmp_path):
+    save(tmp_path, [replace(RECORD, arch={"bn_eps": 1}), replace(RECORD, seed=1, arch={})])
+    with pytest.raises(UserError, match="other blocks than prunet_p0 has"):
+        r.load_records(tmp_path)
+    moved = [{"bn_eps": 1, "provenance": {"file": name}} for name in "ab"]
+    r.check_shared([replace(RECORD, arch=moved[0]), replace(RECORD, seed=1, arch=moved[1])])
+    with pytest.raises(UserError, match="prunet_p0_128_seed0 has other blocks"):
+        r.check_shared([RECORD], networks={("prunet_p0", 128): replace(RECORD, arch={}).subject})
+
+
+def test_failures_of_before_do_not_count(tmp_path):
+    write_file(tmp_path, RECORD)
+    write_file(tmp_path, replace(RECORD, seed=1), status="failed", metrics={})
+    assert [f.seed for f in r.load_records(tmp_path)] == [0]
 
 
 @pytest.mark.parametrize(
@@ -78,11 +101,11 @@ def test_other_revision_data_or_recipe_is_refused(tmp_path, key):
         ({"metrics": {"mAP": 0.1}}, "metrics"),
         ({"metrics": {**METRICS, "mAP": 43.0}}, "between 0 and 1"),
         ({"colour": 1}, "colour"),
+        ({"seed": 7}, "is prunet_p0_128_seed7's"),
     ],
 )
 def test_damaged_records_are_named(tmp_path, change, said):
-    path = r.save_record(tmp_path, RECORD)
-    path.write_text(json.dumps({**RECORD.to_dict(), **change}))
+    write_file(tmp_path, RECORD, **change)
     with pytest.raises(UserError, match=said):
         r.load_records(tmp_path)
     with pytest.raises(UserError, match="holds no records"):
@@ -96,24 +119,25 @@ def test_result_leaves_times_out():
 
 
 def test_records_of_before_the_training_revision_count_as_its_first(tmp_path):
-    path = r.save_record(tmp_path, RECORD)
-    old = {k: v for k, v in RECORD.to_dict().items() if k != "training_revision"}
+    path = write_file(tmp_path, RECORD)
+    old = {k: v for k, v in asdict(RECORD).items() if k != "training_revision"}
     path.write_text(json.dumps({**old, "code_hash": "790ce12cf512"}))
-    assert r.read_record(path) == RECORD
+    assert r.load_records(tmp_path) == [RECORD]
 
 
 def test_published_records_are_of_the_suite_s_networks(monkeypatch):
     """Whatever a spec says of where it comes from: its maker's file may have moved."""
     monkeypatch.chdir(ROOT)
-    suite = load_suite("digits")
-    for candidate in suite.candidates:
-        for seed in (0, 1):
-            key = candidate.key(seed)
-            record = finished("docs/results/benchmark/digits", key, {"arch": candidate.arch})
-            assert record is not None and record.key == key
-    smaller = {**candidate.arch, "stages": candidate.arch["stages"][:-1]}
-    with pytest.raises(UserError, match="is of another arch"):
-        finished("docs/results/benchmark/digits", key, {"arch": smaller})
+    suite, folder = load_suite("digits"), Path("docs/results/benchmark/digits")
+    shared = r.load_records(folder)[0].shared
+    about = {"suite": suite, "out": folder, "shared": shared, "command": ""}
+    tasks = [
+        Training(name=c.key(s), candidate=c, seed=s, **about)
+        for c in suite.candidates
+        for s in (0, 1)
+    ]
+    store = r.open_store(folder)
+    assert all(task.key in store for task in tasks)
 
 
 FINISHED = """
@@ -121,16 +145,15 @@ import sys
 from pathlib import Path
 
 import prunet_det
-from prunet_det.benchmark.identity import identity
-from prunet_det.benchmark.records import load_records
-from prunet_det.benchmark.run import finished
+from prunet_det.benchmark.campaign import trainings
+from prunet_det.benchmark.records import open_store
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.detection import pyramid
 
 copy, folder = map(Path, sys.argv[1:])
 assert copy in Path(prunet_det.__file__).parents
-wanted = identity(load_suite("digits"))
-print(sum(finished(folder, r.key, wanted) is not None for r in load_records(folder)))
+store = open_store(folder)
+print(sum(task.key in store for task in trainings(load_suite("digits"), 2, folder, "")))
 """
 
 

@@ -15,7 +15,7 @@ import time
 import pytest
 
 from prunet_det.benchmark.fronts import SCOPES
-from prunet_det.benchmark.records import load_records, read_record, record_path
+from prunet_det.benchmark.records import load_records
 from prunet_det.latency.record import Latency
 from tests.benchmark.planted import CONDITIONS
 from tests.conftest import ROOT
@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow  # trains, exports, evaluates and times a whole run
 
 KEY = "prunet_tiny_64_seed0"
+ITERATION = r"Iter\(train\) +\[ *(\d+)/10\]"
 TOOL = [sys.executable, str(ROOT / "tools" / "benchmark.py")]
 KILLS = int(os.environ.get("PRUNET_KILLS", "1"))  # more of them take minutes
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -30,13 +31,9 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIB
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_suite, here, tmp_path_factory):
-    """The folder of a suite that ran through, in this process, with its latencies."""
+    """The folder of a suite that ran through, with its latencies."""
     out = tmp_path_factory.mktemp("undisturbed")
-    arguments = ["--suite", tiny_suite, "--out", out]
-    flags = ["--model", "prunet_tiny", "--size", 64, "--seed", 0]
-    done = here("benchmark", "job", *arguments, *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = here("benchmark", "time", *arguments, "--seconds", 0.05)
+    done = here("benchmark", "--suite", tiny_suite, "--out", out, "--seconds", 0.05)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
@@ -101,36 +98,36 @@ def test_killed_and_resumed_is_undisturbed(undisturbed, tiny_suite, tmp_path, he
     for kill in range(KILLS):
         first = subprocess.Popen(command, cwd=ROOT, env=ENV, start_new_session=True)
         goal = draw.randint(3, 9) if kill else 3
-        deadline = time.time() + 200
+        past = len(log.read_text()) if log.exists() else 0
+        deadline = time.time() + 900
         while time.time() < deadline and first.poll() is None:
             text = log.read_text() if log.exists() else ""
             # The latest start's; where it went on after the goal, at its first iteration.
-            seen = re.findall(r"Iter\(train\) +\[ *(\d+)/10\]", text.rpartition("\n$ ")[2])
+            seen = re.findall(ITERATION, text[past:])
             if seen and int(seen[-1]) >= goal:
                 break
             time.sleep(0.02)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    assert not record_path(tmp_path, KEY).exists()
-    flags = ["--model", "prunet_tiny", "--size", 64, "--seed", 0]
-    second = here("benchmark", "job", "--suite", tiny_suite, "--out", tmp_path, *flags)
-    output = second.stdout + second.stderr
-    assert second.returncode == 0, output
-    done = [int(n) for n in re.findall(r"Iter\(train\) +\[ *(\d+)/10\]", output)]
-    assert 1 not in done, "it did not begin anew"
-    expected = read_record(record_path(undisturbed, KEY))
-    assert read_record(record_path(tmp_path, KEY)).result() == expected.result()
+    assert not (tmp_path / "records.jsonl").exists()
+    past = len(log.read_text())
+    second = here("benchmark", *command[2:])
+    assert second.returncode == 0, second.stdout + second.stderr
+    done = [int(n) for n in re.findall(ITERATION, log.read_text()[past:])]
+    assert done and 1 not in done, "it did not begin anew"
+    (found,), (expected,) = map(load_records, (tmp_path, undisturbed))
+    assert found.result() == expected.result()
 
 
 def test_a_second_call_keeps_what_is_done(undisturbed, tiny_suite, here):
-    path = record_path(undisturbed, KEY)
+    path = undisturbed / "records.jsonl"
     before = path.read_bytes()
     arguments = ["--suite", tiny_suite, "--out", undisturbed]
     done = here("benchmark", *arguments)
-    assert done.returncode == 0 and "1 of 1 runs are done" in done.stderr, done.stderr
+    assert done.returncode == 0 and "1 of 1 runs are done" in done.stdout, done.stderr
     assert "all networks are timed" in done.stdout
     other = here("benchmark", *arguments, "--options", "optim_wrapper.optimizer.lr=0.5")
-    assert other.returncode == 2 and "is of another config" in other.stderr
+    assert other.returncode == 2 and "differ in recipe (config_hash)" in other.stderr
     assert path.read_bytes() == before
 
 

@@ -60,9 +60,12 @@ def test_recipe_has_one_hash(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("config = 'x.py'\n", "has no 'models'"),
-        ("config = 'x.py'\nmodels = dict()\nsees = 1\n", "unknown 'sees'"),
-        ("config = 'x.py'\nmodels = dict(resnet=[('resnet18', 64)])\n", "family 'resnet'"),
+        ("config = 'x.py'\n", "the key 'models' is missing"),
+        ("config = 'x.py'\nmodels = dict()\nsees = 1\n", "unknown key 'sees'.*'seeds'"),
+        (
+            "config = 'x.py'\nmodels = dict(resnet=[('resnet18', 64)])\n",
+            "families of models: unknown key 'resnet'",
+        ),
         ("config = 'x.py'\nmodels = dict(prunet=[('prunet_p0', 64)])\n", "no config file x.py"),
         ("config = (\n", "no valid config"),
         ("config = 'x.py'\nmodels = dict(prunet=[])\n", "names no models"),

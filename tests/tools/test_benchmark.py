@@ -1,20 +1,19 @@
-"""tools/benchmark.py stops where it is told to, and keeps what it cannot read."""
+"""tools/benchmark.py stops where it is told to, and names what it cannot read."""
 
 from __future__ import annotations
 
-from prunet_det.benchmark.records import record_path
 
-
-def test_damaged_record_is_moved_aside_and_time_is_kept(tiny_suite, tmp_path, here):
-    path = record_path(tmp_path, "prunet_tiny_64_seed0")
-    path.parent.mkdir()
-    path.write_text('{"model": "prunet_')
+def test_time_is_kept(tiny_suite, tmp_path, here):
     flags = ["--suite", tiny_suite, "--out", tmp_path, "--max-minutes", 1e-9]
     done = here("benchmark", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no readable record" in done.stderr and "Moved to" in done.stderr
-    assert not path.exists() and list((tmp_path / "work" / "damaged").iterdir())
-    assert "left: prunet_tiny_64_seed0." in done.stderr
+    assert "left: prunet_tiny_64_seed0;" in done.stdout
+
+
+def test_a_damaged_record_is_named(tiny_suite, tmp_path, here):
+    (tmp_path / "records.jsonl").write_text('{"subject": 1}\n')
+    done = here("benchmark", "--suite", tiny_suite, "--out", tmp_path)
+    assert done.returncode == 2 and "line 1 of" in done.stderr and "damaged" in done.stderr
 
 
 def test_published_accuracies_beside_latencies(tmp_path, here):

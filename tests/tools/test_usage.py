@@ -89,7 +89,7 @@ def test_help(name, here):
         ("benchmark", ("report", "/nonexistent"), "/nonexistent"),
         ("benchmark", ("search", "--out", "x"), "unrecognized arguments: search"),
         ("benchmark", ("time", "--out", "/nonexistent"), "holds no records"),
-        ("benchmark", ("profile", "--iterations", 0), "--iterations: must be at least 1"),
+        ("benchmark", ("speed-up", "--iterations", 1), "--iterations: must be at least 2"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )

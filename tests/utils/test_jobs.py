@@ -10,123 +10,155 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 
 import pytest
 
+from prunet_det.utils import jobs
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.jobs import Job, JobResult, bring_back, launch, ordered_map, run_in_processes
-
-# Notes that it runs, by its own process and its parent's, waits where it is told to, and leaves its
-# result; a second run finds nothing to wait for.
-STUB = """
-import os, pathlib, sys, time
-out, name, wait = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-with open(out / f"{name}.started", "a") as f:
-    f.write(f"{os.getpid()} {os.getppid()}\\n")
-starts = len((out / f"{name}.started").read_text().splitlines())
-time.sleep(wait if starts == 1 else 0)
-with open(out / f"{name}.done", "a") as f:
-    f.write("done\\n")
-"""
+from prunet_det.utils.jobs import Launch, launch, ordered_map, run_in_processes
 
 
-def stub(folder: Path, name: str, wait: float = 0.0) -> Job:
-    command = (sys.executable, "-c", STUB, str(folder), name, str(wait))
-    return Job(name=name, command=command, folder=str(folder), results=(f"{name}.done",))
+@dataclass(frozen=True)
+class Note:
+    """An argument: a name, and what its call does beside noting that it began."""
+
+    folder: str
+    name: str
+    wait: float = 0.0
+    what: str = ""
+
+    def __str__(self):
+        return self.name
+
+    @property
+    def files(self):
+        return [os.path.join(self.folder, f"{self.name}.done")]
 
 
-def failing(folder: Path, code: str) -> Job:
-    return Job(name="bad", command=(sys.executable, "-c", code), folder=str(folder))
+def note(argument: Note) -> str:
+    """Notes its process and writes a file; a second call finds nothing to wait for."""
+    path = Path(argument.folder, f"{argument.name}.started")
+    with open(path, "a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    print("it runs")
+    time.sleep(argument.wait if len(path.read_text().splitlines()) == 1 else 0)
+    if argument.what == "raise":
+        raise ValueError("no luck.")
+    if argument.what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open(argument.files[0], "a") as stream:
+        stream.write("done\n")
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
+def begun(folder: Path, name: str) -> list[int]:
+    """Processes that began a call."""
+    path = folder / f"{name}.started"
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.slow
 def test_one_failure_does_not_stop_the_others(tmp_path):
-    raising = "import sys; print('error: no luck. (set X)', file=sys.stderr); sys.exit(2)"
-    jobs = [failing(tmp_path, raising), *(stub(tmp_path, n) for n in "ab")]
-    results = {r.job.name: r for r in launch(jobs, "none", tmp_path / "logs", 2)}
-    assert {n: r.code for n, r in results.items()} == {"bad": 2, "a": 0, "b": 0}
-    assert results["bad"].error == "no luck." and not results["a"].error
-    crash = failing(tmp_path, "import os; os.kill(os.getpid(), 9)")
-    (result,) = launch([crash], "none", tmp_path / "logs")
-    assert result.error == "killed by SIGKILL."
+    notes = [Note(str(tmp_path), name, what=what) for name, what in CALLS.items()]
+    how = Launch(logs=tmp_path / "logs", max_workers=2)
+    results = {argument.name: result for argument, result in launch(note, notes, how)}
+    assert results["a"] == results["b"] == os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    assert isinstance(results["bad"], ValueError) and "killed" in str(results["dead"])
+    assert {name: len(begun(tmp_path, name)) for name in CALLS} == {
+        **dict.fromkeys(CALLS, 1),
+        "dead": 3,
+    }
+    assert "it runs" in (how.logs / "a.log").read_text()
+    assert "ValueError: no luck." in (how.logs / "bad.log").read_text()
 
 
-def test_no_job_starts_after_the_deadline(tmp_path):
-    jobs = [stub(tmp_path, n, 1.0) for n in "ab"]
-    deadline = time.monotonic() + 0.5
-    results = list(launch(jobs, "none", tmp_path / "logs", 1, deadline))
-    assert [(r.job.name, r.code) for r in results] == [("a", 0)], "it ends what it started"
-    assert not (tmp_path / "b.started").exists()
+CALLS = {"bad": "raise", "dead": "die", "a": "", "b": ""}
 
 
-def test_who_stops_listening_stops_the_jobs(tmp_path):
-    jobs = [stub(tmp_path, "a"), stub(tmp_path, "b", 60)]
-    running = launch(jobs, "none", tmp_path / "logs", 2)
-    next(running)
-    running.close()
-    pid = int((tmp_path / "b.started").read_text().split()[0])
+@pytest.mark.slow
+def test_no_call_begins_after_its_time(tmp_path):
+    notes = [Note(str(tmp_path), name, 0.5) for name in "ab"]
+    how = Launch(logs=tmp_path / "logs", minutes=1e-4)
+    assert [argument.name for argument, _ in launch(note, notes, how)] == ["a"]
+    assert (tmp_path / "a.done").exists() and not begun(tmp_path, "b")
+
+
+@pytest.mark.parametrize("given", [dict(max_workers=0), dict(minutes=0.0)])
+def test_what_no_launcher_can_do_is_refused(tmp_path, given):
+    with pytest.raises(UserError):
+        Launch(logs=tmp_path, **given)
+
+
+@pytest.mark.slow
+def test_who_stops_listening_stops_the_calls(tmp_path):
+    notes = [Note(str(tmp_path), "a"), Note(str(tmp_path), "b", 600)]
+    calls = launch(note, notes, Launch(logs=tmp_path / "logs", max_workers=2))
+    next(calls)
+    while not begun(tmp_path, "b"):
+        time.sleep(0.02)
+    calls.close()
+    (pid,) = begun(tmp_path, "b")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_what_another_machine_gives_replaces_an_earlier_try(tmp_path):
-    (tmp_path / "a.json").write_text("failed")
-    job = Job(name="a", command=("true",), folder=str(tmp_path))
-    bring_back(JobResult(job, 0, files={"a.json": b"done", "work/w": b"weights"}))
-    assert (tmp_path / "a.json").read_text() == "done"
-    assert (tmp_path / "work" / "w").read_bytes() == b"weights"
-
-
-def test_jobs_share_the_gpus_that_are_given(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_calls_share_the_gpus_that_are_given(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    code = "import os, sys; print('error:', os.environ['CUDA_VISIBLE_DEVICES']); sys.exit(1)"
-    command = (sys.executable, "-c", code)
-    jobs = [Job(name=n, command=command, folder=str(tmp_path), gpus=1) for n in "ab"]
-    results = launch(jobs, "none", tmp_path / "logs", 2)
-    assert sorted(r.error for r in results) == ["2", "5"]
+    notes = [Note(str(tmp_path), name, 2.0) for name in "ab"]
+    how = Launch(logs=tmp_path / "logs", max_workers=2, gpus=1)
+    assert sorted(result for _, result in launch(note, notes, how)) == ["2", "5"]
+
+
+def test_what_another_machine_gives_replaces_an_earlier_try(tmp_path):
+    path, weights = tmp_path / "a.json", tmp_path / "work" / "w"
+    path.write_text("failed")
+    assert jobs._take(("value", {str(path): b"done", str(weights): b"weights"})) == "value"
+    assert path.read_text() == "done" and weights.read_bytes() == b"weights"
 
 
 def test_without_ray_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
+    how = Launch(logs=tmp_path / "logs", launcher="ray")
     with pytest.raises(UserError, match=r"prunet_det\[ray\]"):
-        list(launch([stub(tmp_path, "a")], "ray", tmp_path / "logs"))
+        list(launch(note, [Note(str(tmp_path), "a")], how))
 
 
-def codes_by_ray(jobs: list[Job], logs: Path) -> list[tuple[str, int]]:
-    return sorted((result.job.name, result.code) for result in launch(jobs, "ray", logs, 2))
+def names_by_ray(notes: list[Note], how: Launch) -> list[str]:
+    found = dict(launch(note, notes, how))
+    assert not [result for result in found.values() if isinstance(result, BaseException)]
+    return sorted(argument.name for argument in found)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
-def test_a_lost_ray_worker_s_job_runs_again(tmp_path):
-    """Two local workers, one of them killed in mid-job: all results come, none twice."""
+def test_a_lost_ray_worker_s_call_is_made_again(tmp_path):
+    """Two local workers, one of them killed in mid-call: all results come, none twice."""
 
     def kill_worker() -> None:
-        started = tmp_path / "b.started"
-        for _ in range(1200):
-            if started.exists() and started.read_text().endswith("\n"):
-                break
+        end = time.monotonic() + 600
+        while not begun(tmp_path, "b") and time.monotonic() < end:
             time.sleep(0.05)
-        os.kill(int(started.read_text().split()[1]), signal.SIGKILL)
+        os.kill(begun(tmp_path, "b")[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_worker)
     killer.start()
-    jobs = [stub(tmp_path, "a", 0.5), stub(tmp_path, "b", 120), *(stub(tmp_path, n) for n in "cd")]
-    greedy = Job(name="greedy", command=("true",), folder=str(tmp_path), gpus=9)
+    waits = {"a": 0.5, "b": 900.0, "c": 0.0, "d": 0.0}
+    notes = [Note(str(tmp_path), name, wait) for name, wait in waits.items()]
+    how = Launch(logs=tmp_path / "logs", launcher="ray", max_workers=2)
     # In a process of its own, for Ray's threads live on, and a process with threads forks badly.
     # Ray's own processes are ended by `atexit`, which a fork server's children never call.
     with ProcessPoolExecutor(1, SpawnContext()) as apart:
-        codes = apart.submit(codes_by_ray, jobs, tmp_path / "logs").result()
+        names = apart.submit(names_by_ray, notes, how).result()
         with pytest.raises(UserError, match="asks for 9 GPUs"):
-            apart.submit(codes_by_ray, [greedy], tmp_path / "logs").result()
+            apart.submit(names_by_ray, notes, replace(how, gpus=9)).result()
     killer.join()
-    assert codes == [(n, 0) for n in "abcd"]
-    assert {n: (tmp_path / f"{n}.done").read_text() for n in "abcd"} == dict.fromkeys(
-        "abcd", "done\n"
-    )
-    starts = {n: len((tmp_path / f"{n}.started").read_text().splitlines()) for n in "abcd"}
-    assert starts == {"a": 1, "b": 2, "c": 1, "d": 1}
+    assert names == list("abcd")
+    assert {n: len(begun(tmp_path, n)) for n in names} == {"a": 1, "b": 2, "c": 1, "d": 1}
+    assert all((tmp_path / f"{n}.done").read_text() == "done\n" for n in names)
 
 
 def call(argument: tuple[float | Path, str]) -> tuple[str, int, bool]:

@@ -13,7 +13,6 @@ from prunet_det.utils.package import (
     package_file,
     recorded_command,
     relative_path,
-    tool_command,
 )
 from tests.conftest import ROOT
 
@@ -57,7 +56,8 @@ def test_paths_hold_on_another_machine(tmp_path, monkeypatch):
 
 
 def test_commands_are_recorded_as_a_person_gives_them():
-    given = "python tools/benchmark.py job --size 64"
-    assert recorded_command(tool_command("benchmark", "job", "--size", 64)) == given
-    argv = [str(ROOT / "tools" / "benchmark.py"), "job", "--size", "64"]
+    given = "python tools/benchmark.py run --size 64"
+    module = [sys.executable, "-m", "prunet_det", "benchmark", "run", "--size", "64"]
+    assert recorded_command(module) == given
+    argv = [str(ROOT / "tools" / "benchmark.py"), "run", "--size", "64"]
     assert recorded_command([sys.executable, *argv]) == given

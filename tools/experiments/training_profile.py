@@ -41,10 +41,10 @@ Steps = dict[str, Callable[[], Any]]
 WHOLE = "all of it"
 
 
-def timed(steps: Steps, device: str, seconds: float, **about: Any) -> list[dict[str, Any]]:
+def timed(steps: Steps, where: str, seconds: float, **about: Any) -> list[dict[str, Any]]:
     """A row a step: median milliseconds, and their share of the whole, or of the sum."""
     timings = time_interleaved(
-        {name: Task(run, device) for name, run in steps.items()}, seconds, sensors=False
+        {name: Task(run, where) for name, run in steps.items()}, seconds, sensors=False
     )
     ms = {name: timing.median_ms for name, timing in zip(steps, timings, strict=True)}
     total = ms.get(WHOLE, sum(ms.values()))

@@ -37,8 +37,7 @@ from prunet_det.benchmark.gpu.summary import (
 )
 from prunet_det.utils.errors import DEBUG_VARIABLE, UserError
 from prunet_det.utils.io import make_folder, write_json
-from prunet_det.utils.jobs import failure_reason
-from prunet_det.utils.process_group import ProcessGroup
+from prunet_det.utils.process_group import ProcessGroup, failure_reason
 
 logger = logging.getLogger(__name__)
 

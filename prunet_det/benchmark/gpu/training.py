@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -33,8 +32,11 @@ def run_training(place: Place) -> None:
         UserError: If a network could not be recorded.
     """
     from prunet_det.benchmark.run import work_folder
-    from prunet_det.benchmark.speed_ups import compare_speed_ups
-    from prunet_det.benchmark.throughput import Trainer, disk_against_memory
+    from prunet_det.benchmark.training_speed import (
+        Trainer,
+        compare_speed_ups,
+        disk_against_memory,
+    )
 
     scale, suite = place.scale, _suite(place).choose(place.scale.trained)
     record = {"speed_ups": [], "throughput": [], **place.read("training")}
@@ -120,7 +122,7 @@ def run_compiled(place: Place) -> None:
         SkippedError: If nothing is to be compiled.
         UserError: If it could not be compiled.
     """
-    from prunet_det.benchmark.speed_ups import compare_speed_ups
+    from prunet_det.benchmark.training_speed import compare_speed_ups
 
     if not place.scale.compiled:
         raise SkippedError("no network is to be compiled.")
@@ -145,42 +147,38 @@ def run_suite(place: Place) -> None:
         UserError: If a training failed.
     """
     from prunet_det.benchmark import campaign
-    from prunet_det.benchmark.records import RECORDS
-    from prunet_det.utils.io import write_json
+    from prunet_det.benchmark.records import open_store
+    from prunet_det.benchmark.run import LOGS
+    from prunet_det.utils.jobs import Launch
+    from prunet_det.utils.runs import Run
 
     scale, folder, suite = place.scale, place.work / "suite", _suite(place)
     if scale.suite_models:
         suite = suite.choose(scale.suite_models)
-    for name, record in place.read("suite").get("records", {}).items():
-        if not (folder / RECORDS / name).exists():
-            write_json(folder / RECORDS / name, record)
-    flags = ["--suite", suite.path, "--data-root", str(suite.data_root)]
-    if scale.max_iters:
-        flags += ["--max-iters", str(scale.max_iters)]
-    if scale.suite_options:
-        flags += ["--options", *(f"{k}={v}" for k, v in scale.suite_options.items())]
-    plan = campaign.Plan(
-        suite=suite,
-        seeds=suite.seeds,
-        out=folder,
-        flags=tuple(flags),
-        max_minutes=place.seconds / 60,
+    store = open_store(folder)
+    for kept in place.read("suite").get("runs", []):
+        run = Run(**kept)
+        if run.key not in store:
+            store.add(run)
+    how = Launch(
+        minutes=place.seconds / 60,
+        cpus=suite.threads,
+        gpus=int(suite.device != "cpu"),
+        logs=folder / LOGS,
     )
     left: list[str] = []
     try:
-        left, failed = campaign.run_suite(plan)
+        tasks = campaign.run_suite(suite, suite.seeds, how, folder, place.command)
+        left = [str(task) for task in tasks]
     finally:
-        paths = sorted((folder / RECORDS).glob("[!.]*.json"))
-        records = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in paths}
+        runs = [asdict(run) for run in open_store(folder)]
         total = suite.seeds * len(suite.candidates)
-        place.write("suite", {"records": records, "total": total, "left": left})
-    if failed:
-        raise UserError(f"failed: {', '.join(failed)}")
+        place.write("suite", {"runs": runs, "total": total, "left": left})
 
 
 def suite_figures(place: Place) -> dict[str, str]:
     """How many trainings are done, and the accuracies."""
     record = place.read("suite")
-    done = {k: r for k, r in record["records"].items() if r["status"] == "done"}
-    shown = {r["model"]: f"mAP {r['metrics']['mAP'] or 0:.3f}" for r in done.values()}
-    return {"trainings": f"{len(done)} of {record['total']}", **shown}
+    found = [run["figures"] for run in record["runs"]]
+    shown = {f["model"]: f"mAP {f['metrics']['mAP'] or 0:.3f}" for f in found}
+    return {"trainings": f"{len(found)} of {record['total']}", **shown}
