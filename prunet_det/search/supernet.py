@@ -13,9 +13,9 @@ its weight, and each as two of its widths: with p the share of the wider one,
 
 so that the wider one alone is computed, with the projection's columns from a to b scaled by p.
 
-A GPU's cuDNN plans a convolution anew for every shape, which costs the host more than all that it
-launches, and paths have new widths in every step. So there a path is computed at the next of a few
-widths, with p = 0.
+cuDNN plans a convolution anew for every shape, some 30 ms each on an H100, and paths have new
+widths in every step. So on a GPU a path is computed at the next of a few widths, with p = 0, and
+1x1 convolutions are matrix products.
 
 All batch norms normalise by the batch at hand: their running statistics are those of no single
 network, so a result estimates its own (`prunet_det.arch.network.reestimate_norms`).
@@ -115,7 +115,7 @@ class Prunode(nn.Module):
         if self.spec.se:
             x = _squeeze_excite(block.spatial.se, x, hidden, columns)
         weight = _columns(block.project.conv.weight, hidden, columns)
-        return _batch_norm(block.project.bn, functional.conv2d(x, weight))
+        return _batch_norm(block.project.bn, _pointwise(x, weight))
 
 
 def _first(tensor: torch.Tensor, count: int) -> torch.Tensor:
@@ -133,11 +133,24 @@ def _batch_norm(bn: Any, x: torch.Tensor) -> torch.Tensor:
     return functional.batch_norm(x, None, None, weight, bias, True, 0.0, bn.eps)
 
 
+def _pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A 1x1 convolution; on a GPU a matrix product, which needs no plan."""
+    return as_product(x, weight) if x.is_cuda else functional.conv2d(x, weight)
+
+
+def as_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A 1x1 convolution as a matrix product: channels_last in, channels_last out."""
+    return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+
+
 def _conv_bn_act(step: Any, x: torch.Tensor, chs: int, depthwise: bool = False) -> torch.Tensor:
     """The first `chs` output channels of a convolution, its batch norm and its activation."""
     conv, groups = step.conv, chs if depthwise else 1
     weight = _first(conv.weight, chs)
-    x = functional.conv2d(x, weight, None, conv.stride, conv.padding, 1, groups)
+    if conv.kernel_size == conv.stride == (1, 1):
+        x = _pointwise(x, weight)
+    else:
+        x = functional.conv2d(x, weight, None, conv.stride, conv.padding, 1, groups)
     x = _batch_norm(step.bn, x)
     return step.act(x) if hasattr(step, "act") else x
 

@@ -14,7 +14,14 @@ from prunet_det.arch.blocks import Block
 from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import BlockSpec, Provenance
 from prunet_det.search.shapes import Shapes
-from prunet_det.search.supernet import Mixture, Prunode, SuperNet, drop_parameters, leading
+from prunet_det.search.supernet import (
+    Mixture,
+    Prunode,
+    SuperNet,
+    as_product,
+    drop_parameters,
+    leading,
+)
 from tests.dispatched import dispatched
 
 BLOCKS = [
@@ -83,6 +90,13 @@ def test_a_gpu_computes_a_path_at_few_widths():
     computed = {hidden: node.computed_width(hidden) for hidden in widths}
     assert all(hidden <= wide <= 1.4 * hidden for hidden, wide in computed.items())
     assert len(set(computed.values())) <= 9 and computed[greatest] == greatest
+
+
+def test_a_pointwise_convolution_is_a_matrix_product():
+    x, weight = images(2, 8, 5, 5).to(memory_format=torch.channels_last), images(12, 16, 1, 1)
+    found = as_product(x, weight[:, :8])
+    torch.testing.assert_close(found, nn.functional.conv2d(x, weight[:, :8]))
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.gpu
