@@ -8,11 +8,13 @@ import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
+from pathlib import Path
 
 import pytest
 
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import LOCK_FILE, file_lock
+from prunet_det.utils.jobs import Launch
 from prunet_det.utils.runs import RECORDS, Run, RunStore, campaign
 
 
@@ -23,6 +25,9 @@ class Sum:
     seed: int
     folder: str = ""
     dies: bool = False
+
+    def __str__(self):
+        return f"sum_{self.seed}"
 
     @property
     def key(self):
@@ -97,12 +102,29 @@ def test_records_of_another_machine_beside_them_count(tmp_path):
     assert seeds == [0, 2]
 
 
+# Processes that do many runs each, or a process for each run.
+WAYS = pytest.mark.parametrize("way", ["pool", "launch"])
+
+
+def two_workers(way: str, logs: Path) -> dict:
+    return {"pool": dict(max_workers=2), "launch": dict(how=Launch(logs=logs, max_workers=2))}[way]
+
+
 @pytest.mark.slow
-def test_failed_runs_are_said_and_the_others_are_kept(tmp_path):
-    store = RunStore(tmp_path)
+@WAYS
+def test_failed_runs_are_said_and_the_others_are_kept(tmp_path, way):
+    store, logs = RunStore(tmp_path), tmp_path / "logs"
     with pytest.raises(UserError, match="2 of 4 runs failed, the first with: ValueError"):
-        campaign([Sum(seed) for seed in range(4)], refuse_odd, store, 2)
+        campaign([Sum(seed) for seed in range(4)], refuse_odd, store, **two_workers(way, logs))
     assert sums(RunStore(tmp_path)) == {0: 1, 2: 3}
+    assert way == "pool" or "ValueError: 3 is odd" in (logs / "sum_3.log").read_text()
+
+
+def test_runs_that_no_time_is_left_for_are_returned(tmp_path):
+    store, how = RunStore(tmp_path), Launch(logs=tmp_path / "logs", minutes=1e-9)
+    campaign([Sum(1)], add, store)
+    left = campaign([Sum(seed) for seed in range(3)], add, store, how=how)
+    assert [task.seed for task in left] == [0, 2]
 
 
 def test_two_campaigns_do_not_work_in_one_folder(tmp_path):
@@ -114,9 +136,11 @@ def test_two_campaigns_do_not_work_in_one_folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_what_it_had_begun_is_begun_anew(tmp_path):
-    store = RunStore(tmp_path / "runs")
-    campaign([Sum(seed, str(tmp_path), dies=seed == 1) for seed in range(5)], add, store, 2)
+@WAYS
+def test_a_killed_worker_is_replaced_and_what_it_had_begun_is_begun_anew(tmp_path, way):
+    store, workers = RunStore(tmp_path / "runs"), two_workers(way, tmp_path / "logs")
+    tasks = [Sum(seed, str(tmp_path), dies=seed == 1) for seed in range(5)]
+    assert campaign(tasks, add, store, **workers) == []
     assert sums(RunStore(store.folder)) == {seed: seed + 1 for seed in range(5)}
 
 
