@@ -84,7 +84,7 @@ def run_search(args: argparse.Namespace) -> int:
         data=args.data,
         classes=args.classes,
         progress=not args.quiet,
-        **{name: value for name, value in given.items() if value not in (None, False)},
+        **{name: value for name, value in given.items() if value is not None},
     )
     result = search(config)
     if not result.networks:  # another process has them
