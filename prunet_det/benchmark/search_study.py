@@ -18,14 +18,15 @@ import numpy as np
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark import analysis
+from prunet_det.search.finalists import MACS, RANDOM, UNIFORM
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import read_json, reading, write_text
 from prunet_det.utils.runs import Run, RunStore
 
 ENTRIES = "entries.json"
-SEARCHED, FOUND, RANDOM = "searched", "before the last tier", "random"
-UNIFORM, WIDTHS = "uniform widths", "random widths"  # on the operators and depths of a search
-SURROGATE, MACS, SCALED = "surrogate without supernet", "highest MACs", "scaled P0"
+SEARCHED, FOUND = "searched", "before the last tier"
+WIDTHS = "random widths"  # on the operators and depths of a search, as UNIFORM is
+SURROGATE, SCALED = "surrogate without supernet", "scaled P0"
 # Groups in the order of tables, with their colours in figures.
 GROUPS = {
     SEARCHED: "blue",
