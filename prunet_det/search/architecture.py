@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from prunet_det.search.costs import FILLED, BudgetError
-from prunet_det.search.gains import Gains
-from prunet_det.search.schedule import Tiers
+from prunet_det.search.gains import Gains, Prunodes
+from prunet_det.search.schedule import Tiers, WidthRule
 from prunet_det.search.shapes import Shape, Shapes
-from prunet_det.search.widths import Prunodes, WidthRule
 
 Array = np.ndarray
 
@@ -33,6 +32,8 @@ _TRIES = 8
 _MOST_LOGIT = 4.0
 _ASKED, _FITTING = 48, 0.15  # draws that say whether a change leaves enough that meets the budget
 _ALL_LAYERS = 0.8  # of a budget: what the narrowest network of all layers may cost at most
+# What a state is made of, beside Prunodes and gains.
+_ARRAYS, _NUMBERS = ("live", "logits", "gates", "gated", "gone"), ("entered", "progress")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,11 +49,6 @@ class Draw:
     shape: Shape
     wide: Array
     asked: Array
-
-    @property
-    def kept(self) -> Array:
-        """Whether the network has the layer."""
-        return self.shape.operators >= 0
 
 
 class Architecture:
@@ -89,27 +85,24 @@ class Architecture:
     ) -> None:
         self.shapes, self.space, self.budget_ms = shapes, shapes.space, budget_ms
         self.tiers, self.rule, self.seed = tiers or Tiers(), rule or WidthRule(), seed
-        layers = self.space.layers
-        size = shapes.counts.shape
+        size, layers = shapes.counts.shape, len(shapes.rows)
         self.live: Array = shapes.counts > 0
         self.logits: Array = np.zeros(size)
         self.nodes = Prunodes.start(size)
-        self.gates: Array = np.zeros(len(layers))
-        self.gated: Array = np.zeros(len(layers), bool)
-        self.gone: Array = np.zeros(len(layers), bool)
+        self.gates: Array = np.zeros(layers)
+        self.gated: Array = np.zeros(layers, bool)
+        self.gone: Array = np.zeros(layers, bool)
         self.entered = False  # whether skips have
         self.progress = 0.0
         self.gains = Gains(*size)
         self._rows, self._stages, self._in_chs = shapes.rows, shapes.stages, shapes.in_chs
-        self._skippable = np.array([layer.skippable for layer in layers])
+        self._skippable = np.array([layer.skippable for layer in self.space.layers])
         self._has_widths = shapes.counts > 1
         self._least, self._most = shapes.costs.ends
-        depths = np.array(self.space.depths)[self._stages]
         # Layers of a network with half of the skippable ones.
-        self._half = shapes.places <= depths // 2
+        self._half = shapes.places <= np.array(self.space.depths)[self._stages] // 2
         shapes.draw(np.random.default_rng(seed), budget_ms, 1)
-        narrow = np.where(self.live, self._least, np.nan)
-        fixed = shapes.costs.fixed_ms
+        narrow, fixed = np.where(self.live, self._least, np.nan), shapes.costs.fixed_ms
         if self.tiers.layers:  # at once, if hardly a network of all layers meets the budget
             if fixed + np.nanmean(narrow, 1).sum() > _ALL_LAYERS * budget_ms:
                 self._enter()
@@ -133,8 +126,6 @@ class Architecture:
         self.gated &= ~self.gone
         self.shapes.draw(np.random.default_rng(self.seed), self.budget_ms, 1, self.left)
 
-    # What it prefers.
-
     @property
     def left(self) -> Array:
         """Candidates that have not left, of the layers that have not."""
@@ -156,14 +147,11 @@ class Architecture:
 
         Where it does not meet the budget, the likeliest one of some draws that do.
         """
-        operators = np.where(
-            _until(self.skips() > 0.5, self._stages), -1, self._extreme(self.logits)
-        )
+        ended = _until(self.skips() > 0.5, self._stages)
+        operators = np.where(ended, -1, self._extreme(self.logits))
         targets = self._in_chs * np.exp(self.nodes.centre[self._rows, operators])
         found = self.shapes.fitted(operators[None], targets[None], self.budget_ms)[0]
-        if found is None:
-            found = max(self.sample(-1, 64), key=self._log_probability).shape
-        return found
+        return found or max(self.sample(-1, 64), key=self._log_probability).shape
 
     def sample(self, step: int, count: int) -> list[Draw]:
         """Draws networks, each scaled onto the budget; what cannot be scaled is drawn anew.
@@ -206,7 +194,7 @@ class Architecture:
         wide = (u[1] < self.nodes.wide()[self._rows, chosen]) & self.tiers.widths
         fires = np.where(tilted & self.gated, ~dear, u[2] < self.skips())
         ended = _until(fires, self._stages)
-        asked = self.gated & ~(ended & ~_first(ended, self._stages))
+        asked = self.gated & ~_behind(ended, self._stages)
         operators = np.where(ended, -1, chosen)
         positions = self.nodes.centre[self._rows, chosen]
         if self.tiers.widths:
@@ -224,13 +212,10 @@ class Architecture:
         return np.where(self.live, values, -np.inf).argmax(1)
 
     def _log_probability(self, draw: Draw) -> float:
-        p, q, kept = self.probabilities(), self.skips(), draw.kept
+        p, q, kept = self.probabilities(), self.skips(), draw.shape.operators >= 0
         chosen = np.where(kept, p[self._rows, draw.shape.operators], 1.0)
         ended = np.where(draw.asked, np.where(kept, 1 - q, q), 1.0)
-        total = np.log(np.maximum(chosen * ended, 1e-300)).sum()
-        return float(total)
-
-    # A step.
+        return float(np.log(np.maximum(chosen * ended, 1e-300)).sum())
 
     def step(
         self, draws: Sequence[Draw], losses: Sequence[float] | Array, progress: float
@@ -247,10 +232,8 @@ class Architecture:
         """
         self.progress = progress
         self._learn(draws, np.asarray(losses, float))
-        events = self._prune_candidates(progress) if self.tiers.candidates else []
-        if self.tiers.layers:
-            events += self._prune_layers(progress)
-        return events
+        events = self._prune_candidates() if self.tiers.candidates else []
+        return events + (self._prune_layers() if self.tiers.layers else [])
 
     def _learn(self, draws: Sequence[Draw], losses: Array) -> None:
         operators = np.stack([draw.shape.operators for draw in draws])
@@ -269,22 +252,15 @@ class Architecture:
         of_stage = (candidates + widths + layers) @ stages.T
         own = asked * (rest[:, None] + of_stage[:, self._stages])
         gradient = (own * (~kept - self.skips())).mean(0)
-        self.gates = np.clip(
-            self.gates + self.tiers.skip_rate * gradient, -_MOST_LOGIT, _MOST_LOGIT
-        )
+        gates = self.gates + self.tiers.skip_rate * gradient
+        self.gates = np.clip(gates, -_MOST_LOGIT, _MOST_LOGIT)
         if self.tiers.widths:
             likely = self.nodes.wide()[self._rows, operators]
             each = (wide - likely) / (likely * (1 - likely)) * (rest[:, None] + widths)
-            own_path = one_hot * self._has_widths
-            self.nodes.move(
-                own_path.sum(0),
-                (own_path * each[..., None]).sum(0),
-                (own_path * each[..., None] ** 2).sum(0),
-                at=self.progress,
-                rule=self.rule,
-            )
-
-    # Pruning.
+            paths = one_hot * self._has_widths
+            gains = paths * each[..., None]
+            sums = paths.sum(0), gains.sum(0), (gains**2).sum(0)
+            self.nodes.move(*sums, at=self.progress, rule=self.rule)
 
     def _range(self, live: Array, gone: Array, gated: Array) -> tuple[float, float, float]:
         """Least and greatest milliseconds, and the greatest with half of the skippable layers."""
@@ -318,9 +294,9 @@ class Architecture:
         self.live, self.gone, self.gated = before
         return False
 
-    def _prune_candidates(self, progress: float) -> list[str]:
+    def _prune_candidates(self) -> list[str]:
         events, p = list[str](), self.probabilities()
-        threshold = self.tiers.candidate_threshold(progress)
+        threshold = self.tiers.candidate_threshold(self.progress)
         for i, layer in enumerate(self.space.layers):
             if self.gone[i] or self.live[i].sum() < 2:
                 continue
@@ -334,8 +310,8 @@ class Architecture:
                     break  # one a layer and step, the least likely that may
         return events
 
-    def _prune_layers(self, progress: float) -> list[str]:
-        tiers, events = self.tiers, list[str]()
+    def _prune_layers(self) -> list[str]:
+        tiers, progress, events = self.tiers, self.progress, list[str]()
         if progress < tiers.skip_enters:
             return events
         if not self.entered:
@@ -373,8 +349,6 @@ class Architecture:
                 events += self._leave(int(i), float(q[i]))
         return events  # depths stay open, as long as one depth alone does not meet the budget
 
-    # Records.
-
     def record(self) -> dict[str, Any]:
         """What is preferred now, as JSON values, for plots.
 
@@ -395,12 +369,8 @@ class Architecture:
     def state_dict(self) -> dict[str, Any]:
         """Everything, as JSON values; exact."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return {
-            **arrays,
-            "nodes": self.nodes.to_dict(),
-            **self.gains.state_dict(),
-            **{name: getattr(self, name) for name in _NUMBERS},
-        }
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {**arrays, **numbers, "nodes": self.nodes.to_dict(), **self.gains.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From what `state_dict` gave, of the same space and tiers."""
@@ -412,21 +382,16 @@ class Architecture:
             setattr(self, name, state[name])
 
 
-_NUMBERS = ("entered", "progress")
-_ARRAYS = ("live", "logits", "gates", "gated", "gone")
-
-
 def _until(fires: Array, stages: Array) -> Array:
     """Whether a layer or one before it in its stage fires, (..., layers)."""
     ended = fires.copy()
-    for i in range(1, len(stages)):
-        if stages[i] == stages[i - 1]:
-            ended[..., i] |= ended[..., i - 1]
+    for i in np.flatnonzero(stages[1:] == stages[:-1]) + 1:
+        ended[..., i] |= ended[..., i - 1]
     return ended
 
 
-def _first(ended: Array, stages: Array) -> Array:
-    """Whether a layer is the first one of its stage that is left out."""
-    before = np.zeros_like(ended)
-    before[..., 1:] = ended[..., :-1] & (stages[1:] == stages[:-1])
-    return ended & ~before
+def _behind(ended: Array, stages: Array) -> Array:
+    """Whether a layer's stage has ended before an earlier one already, (..., layers)."""
+    behind = np.zeros_like(ended)
+    behind[..., 1:] = ended[..., :-1] & (stages[1:] == stages[:-1])
+    return behind

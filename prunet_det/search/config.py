@@ -15,10 +15,8 @@ import torch
 
 from prunet_det.search.costs import Pricing
 from prunet_det.search.finalists import FinalistSettings
-from prunet_det.search.loop import LoopSettings
-from prunet_det.search.schedule import Tiers
+from prunet_det.search.schedule import EvolutionSettings, LoopSettings, Tiers, WidthRule
 from prunet_det.search.space import SearchSpace
-from prunet_det.search.widths import WidthRule
 from prunet_det.training.short_run import ShortRecipe
 from prunet_det.utils.config import check_keys, from_mapping, positive_int, read_config
 from prunet_det.utils.errors import InputError
@@ -33,20 +31,6 @@ _OPTIMIZER = {
 }
 # Fields without influence on a result.
 _SILENT = ("out", "resume", "progress", "launcher", "tables", "jobs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvolutionSettings:
-    """How long evolution goes on.
-
-    Attributes:
-        evaluations: Networks that it scores on the supernet for each budget.
-    """
-
-    evaluations: int = 150
-
-    def __post_init__(self) -> None:
-        positive_int(self.evaluations, "evolution's number of evaluations")
 
 
 # Sections of a config file, and the records that they become.
@@ -154,11 +138,8 @@ class SearchConfig:
             )
         if len(set(self.names)) < len(self.names) or any(set("/\\") & set(n) for n in self.names):
             raise InputError("names must differ, and become those of files: without / and \\.")
-        wrapper = dict(self.optim_wrapper)
-        if (
-            wrapper.pop("type", "OptimWrapper") != "OptimWrapper"
-            or "accumulative_counts" in wrapper
-        ):
+        kind = self.optim_wrapper.get("type", "OptimWrapper")
+        if kind != "OptimWrapper" or "accumulative_counts" in self.optim_wrapper:
             raise InputError(
                 "the search's optim_wrapper must be an OptimWrapper without accumulative_counts; "
                 "for mixed precision give --amp."
@@ -242,13 +223,12 @@ class SearchConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """What a search and its continuation must agree on, beside data and prices."""
-        pricing = dataclasses.asdict(self.pricing)
         settings = {name: dataclasses.asdict(getattr(self, name)) for name in _SECTIONS}
         return {
             "seed": self.seed,
             "off": list(self.off),
-            "device": pricing["device"],
-            "batch": pricing["batch"],
+            "device": self.pricing.device,
+            "batch": self.pricing.batch,
             "input size": self.input_size,
             "space (digest)": self.space.hash,
             "config (digest)": digest([settings, dict(self.optim_wrapper), self.amp]),

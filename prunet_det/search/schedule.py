@@ -1,4 +1,4 @@
-"""How long a search's phases are, which of the three prunings are on, and when each acts."""
+"""A search's settings: how long its phases are, which prunings are on, and when each acts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError
 
 WARMUP, PATHS, TIERS, DONE = "warm-up", "paths", "tiers", "done"
+# Of LoopSettings; paths among them, since what scores networks learns from them.
+_POSITIVE = ("paths", "batch", "warmup_batch", "draws_batch", "score_images", "checkpoint_interval")
+
+
+def _share(progress: float, begin: float, end: float) -> float:
+    """Share of the way from `begin` to `end`, 0 before and 1 after it."""
+    return float(np.clip((progress - begin) / (end - begin), 0.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +67,49 @@ class Tiers:
 
     def candidate_threshold(self, progress: float) -> float:
         """Probability below which a candidate leaves."""
-        share = (progress - self.candidates_begin) / (self.candidates_end - self.candidates_begin)
-        return self.candidates_threshold * float(np.clip(share, 0.0, 1.0))
+        share = _share(progress, self.candidates_begin, self.candidates_end)
+        return self.candidates_threshold * share
 
     def skip_threshold(self, progress: float) -> float:
         """Probability of its skip above which a layer leaves."""
-        share = (progress - self.skip_enters) / (self.skip_end - self.skip_enters)
-        return self.skip_first + (self.skip_last - self.skip_first) * float(np.clip(share, 0, 1))
+        share = _share(progress, self.skip_enters, self.skip_end)
+        return self.skip_first + (self.skip_last - self.skip_first) * share
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthRule:
+    """How Prunodes move, see `Prunodes`.
+
+    Attributes:
+        start, end: Distance of the two widths from their centre, as a logarithm, first and last.
+        hold, close: Progress, 0..1, at which the gap begins to shrink and at which it is closed.
+        significance: Standard errors by which the two widths must differ for the pair to move. A
+            look after every step finds differences where there are none more often than one look.
+        least: Paths with each of a Prunode's widths, about, before it may move.
+        drift: Share of the distance by which the centre moves.
+        limit: Greatest distance of the centre from the uniform expansion, as a logarithm.
+        memory: Share of the evidence that is kept from one step to the next.
+    """
+
+    start: float = 0.35
+    end: float = 0.12
+    hold: float = 0.3
+    close: float = 0.9
+    significance: float = 3.0
+    least: float = 12.0
+    drift: float = 0.7
+    limit: float = 1.0
+    memory: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not self.hold < self.close or not 0 < self.end <= self.start:
+            raise InputError(
+                "rule.hold must be below rule.close, and rule.end above 0 and at most rule.start."
+            )
+
+    def half_gap(self, progress: float) -> float:
+        """Distance of the two widths from their centre."""
+        return self.start * (self.end / self.start) ** _share(progress, self.hold, self.close)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +161,7 @@ class LoopSettings:
         for name in ("warmup", "tiers"):
             if getattr(self, name) < 0:
                 raise InputError(f"search.{name} must be 0 or more, got {getattr(self, name)}.")
-        for name in _AT_LEAST_ONE:  # paths among them: what scores networks learns from them
+        for name in _POSITIVE:
             positive_int(getattr(self, name), f"search.{name}")
         if min(self.temperature, self.margin - 1.0) <= 0.0 or not 0 < self.ema_momentum <= 1:
             raise InputError(
@@ -131,11 +174,15 @@ class LoopSettings:
             raise InputError(f"search.draws must be 2 or more, got {self.draws}.")
 
 
-_AT_LEAST_ONE = (
-    "paths",
-    "batch",
-    "warmup_batch",
-    "draws_batch",
-    "score_images",
-    "checkpoint_interval",
-)
+@dataclass(frozen=True, kw_only=True)
+class EvolutionSettings:
+    """How long evolution goes on.
+
+    Attributes:
+        evaluations: Networks that it scores on the supernet for each budget.
+    """
+
+    evaluations: int = 150
+
+    def __post_init__(self) -> None:
+        positive_int(self.evaluations, "evolution's number of evaluations")

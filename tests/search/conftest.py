@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from prunet_det.search.config import EvolutionSettings, SearchConfig
+from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
 from prunet_det.search.finalists import FinalistSettings
-from prunet_det.search.loop import LoopSettings
+from prunet_det.search.schedule import EvolutionSettings, LoopSettings
 from prunet_det.search.space import SearchSpace
 from prunet_det.training.short_run import ShortRecipe
 

@@ -16,11 +16,10 @@ from prunet_det.search.architecture import Architecture
 from prunet_det.search.costs import Pricing
 from prunet_det.search.hooks import SearchHook
 from prunet_det.search.loop import SearchLoop
-from prunet_det.search.schedule import LoopSettings, Tiers
+from prunet_det.search.schedule import LoopSettings, Tiers, WidthRule
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import SuperNet
-from prunet_det.search.widths import WidthRule
 from prunet_det.training.crops import Augmentation, DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe

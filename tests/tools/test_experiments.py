@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark import extras
 from prunet_det.benchmark.suite import load_suite
-from prunet_det.search.widths import WidthRule
+from prunet_det.search.schedule import WidthRule
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import read_csv
 from tests.conftest import ROOT

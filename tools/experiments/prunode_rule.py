@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from prunet_det.search.widths import Prunodes, WidthRule
+from prunet_det.search.gains import Prunodes
+from prunet_det.search.schedule import WidthRule
 from prunet_det.utils.errors import run_tool
 from prunet_det.utils.io import text_table, write_csv
 

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from prunet_det.search.widths import Prunodes, WidthRule
+from prunet_det.search.gains import Prunodes
+from prunet_det.search.schedule import WidthRule
 
 COUNT, STEPS, DRAWS = 200, 100, 8
 
