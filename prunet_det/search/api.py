@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import OPTIMIZERS
 
 from prunet_det.arch.network import ArchNet, reestimate_norms
 from prunet_det.arch.spec import ArchSpec, Provenance
@@ -22,12 +21,7 @@ from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
 from prunet_det.search.data import load_halves
 from prunet_det.search.evolution import Region, propose
-from prunet_det.search.finalists import (
-    TIERS,
-    Trainings,
-    first_finalists,
-    halve,
-)
+from prunet_det.search.finalists import TIERS, Trainings, first_finalists, halve
 from prunet_det.search.hooks import (
     BarHook,
     CheckpointHook,
@@ -52,7 +46,7 @@ from prunet_det.search.supernet import SuperNet
 from prunet_det.training.short_run import evaluate
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import check_launcher, environment
-from prunet_det.utils.errors import InputError, UserError
+from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import digest, make_folder
 
 logger = logging.getLogger(__name__)
@@ -61,7 +55,6 @@ _NORM_BATCHES = 20  # from which the statistics of inherited batch norms are tak
 _NORM_BATCH = 64  # images
 _MOST_SCORED = 2000  # images on which inherited weights are scored
 _OUT = " --out DIR"  # of commands that share a folder
-FINALISTS_FOLDER = "finalists"  # of a budget's folder: the trainings of its last tier
 
 
 def search(config: SearchConfig) -> SearchResult:
@@ -166,14 +159,7 @@ def _prepared_folder(config: SearchConfig) -> Path:
 
 
 class _Search:
-    """A search at work.
-
-    Args:
-        config: What is asked for.
-
-    Raises:
-        UserError: As `search`.
-    """
+    """A search at work."""
 
     def __init__(self, config: SearchConfig) -> None:
         self.config, self.shapes = config, _priced(config)
@@ -189,12 +175,8 @@ class _Search:
         }
         self.history = HistoryHook(self.folder if self.is_main else None)
         wanted = self._has_last_tier and "evolution" not in config.off
-        self.evolution = EvolutionHook(
-            self.shapes,
-            evaluations=config.evolution.evaluations,
-            kept=config.finalists.evolved if wanted else 0,
-            seed=config.seed,
-        )
+        kept = config.finalists.evolved if wanted else 0
+        self.evolution = EvolutionHook(config.evolution.evaluations, kept)
         self.checkpoint = CheckpointHook(
             self.folder / CHECKPOINT_FILE,
             identity,
@@ -214,26 +196,20 @@ class _Search:
 
     def _architecture(self, budget_ms: float) -> Architecture:
         c = self.config
-        tiers = dataclasses.replace(
-            c.tiers, **{name: False for name in ("widths", "candidates", "layers") if name in c.off}
-        )
+        off = {name: False for name in ("widths", "candidates", "layers") if name in c.off}
+        tiers = dataclasses.replace(c.tiers, **off)
         return Architecture(self.shapes, budget_ms, tiers, c.rule, c.seed)
 
     def _build_loop(self, architectures: list[Architecture]) -> SearchLoop:
         config, crops = self.config, self.halves["weights"]
         device = crops.images.device
         torch.manual_seed(config.seed)
-        # The widest supernet of the full space has 718 million weights, which one thread of a CPU
-        # takes seconds to draw.
-        with device:
+        with device:  # the full space has 718 million weights, which a CPU takes seconds to draw
             supernet = SuperNet(config.space, len(crops.classes))
         supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         settings: dict[str, Any] = dict(config.optim_wrapper)
         if config.amp:  # bfloat16 needs no scale of the loss, which the host would wait for
             settings.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale={"enabled": False})
-        kind = (settings.get("optimizer") or {}).get("type")
-        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-            raise InputError(f"there is no optimizer {kind!r}.")
         with config_errors():
             wrapper = build_optim_wrapper(supernet, settings)
         hooks: list[SearchHook] = [self.history, self.evolution, self.checkpoint]
@@ -300,13 +276,14 @@ class _Search:
         self._result(networks, report=False)  # a last tier may be interrupted
         for architecture in self.loop.architectures:
             ms = architecture.budget_ms
-            if not networks[ms].final:
-                network = networks[ms]
-                if self._has_last_tier:
-                    network = self._last_tier(ms, architecture.shape())
-                tiers = networks[ms].spec
-                networks[ms] = dataclasses.replace(network.measured(), final=True, tiers=tiers)
-                networks[ms].save(network_folder(self.folder, ms))
+            network = networks[ms]
+            if network.final:
+                continue
+            tiers = network.spec
+            if self._has_last_tier:
+                network = self._last_tier(ms, architecture.shape())
+            networks[ms] = dataclasses.replace(network.measured(), final=True, tiers=tiers)
+            networks[ms].save(network_folder(self.folder, ms))
         return self._result(networks)
 
     def _last_tier(self, ms: float, tiers: Shape) -> FoundNetwork:
@@ -317,15 +294,15 @@ class _Search:
             shapes=self.shapes,
             recipe=config.recipe,
             halves=self.halves,
-            folder=network_folder(self.folder, ms) / FINALISTS_FOLDER,
+            folder=network_folder(self.folder, ms) / "finalists",
             seed=config.seed,
             progress=config.progress,
             max_workers=config.jobs,
             keep=config.finalists.iterations[-1],
         )
-        told = None
-        if "surrogate" not in config.off and config.finalists.proposed:
-            told = partial(propose, whole, seed=config.seed, count=config.finalists.proposed)
+        told, count = None, config.finalists.proposed
+        if "surrogate" not in config.off and count:
+            told = partial(propose, whole, seed=config.seed, count=count)
         entrants = first_finalists(whole, tiers, evolved, config.finalists, config.seed)
         finalists = halve(self.shapes, entrants, train, config.finalists, told)
         best, steps = finalists[0], config.finalists.iterations[-1]
@@ -366,12 +343,8 @@ class _Search:
                 "data": crops.data_hash,
             },
         }
-        spec = config.space.to_spec(
-            self.shapes.network(shape),
-            config.name_of(budget_ms),
-            Provenance("searched", details),
-            budget.input_size,
-        )
+        network, made = self.shapes.network(shape), Provenance("searched", details)
+        spec = config.space.to_spec(network, config.name_of(budget_ms), made, budget.input_size)
         net = self._inherited(shape, spec)
         unseen = self.halves["architecture"]
         every = math.ceil(len(unseen) / _MOST_SCORED)  # large halves have more than a figure needs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,7 @@ import numpy as np
 from prunet_det.arch.spec import BlockSpec
 from prunet_det.latency.device import device_names
 from prunet_det.latency.record import Conditions
-from prunet_det.latency.table import (
-    Key,
-    Size,
-    Table,
-    TableError,
-    predict_table,
-)
+from prunet_det.latency.table import Key, Size, Table, TableError, predict_table
 from prunet_det.search.space import SearchSpace
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError
@@ -214,11 +207,7 @@ class SpaceCosts:
         return low, high
 
     def fit(
-        self,
-        operators: Array,
-        targets: Array,
-        limits: Array,
-        widths: Array | None = None,
+        self, operators: Array, targets: Array, limits: Array, widths: Array | None = None
     ) -> tuple[Array, Array]:
         """Scales inner widths by one factor each network, then widens layer by layer.
 
@@ -256,7 +245,7 @@ class SpaceCosts:
         roofs = np.maximum(even, self._wider.take(starts + scaled))
         scaled = self._fill(scaled, starts, roofs, targets, limits)
         short = self.total(starts, scaled) < FILLED * limits
-        rest = (scaled[short], starts[short], tops[short], targets[short], limits[short])
+        rest = (a[short] for a in (scaled, starts, tops, targets, limits))
         scaled[short] = self._fill(*rest)
         if widths is not None:
             before = self.total(starts, widths)
@@ -265,12 +254,7 @@ class SpaceCosts:
         return scaled, self.total(starts, scaled)
 
     def _fill(
-        self,
-        widths: Array,
-        starts: Array,
-        tops: Array,
-        targets: Array,
-        limits: Array,
+        self, widths: Array, starts: Array, tops: Array, targets: Array, limits: Array
     ) -> Array:
         """Widens layers: of the steps that fit, the one to the lowest multiple of its target."""
         widths, rows = widths.copy(), np.arange(len(widths))
@@ -315,26 +299,27 @@ class Pricing:
         Raises:
             ValueError, FileNotFoundError: Unknown device, no such file, a table that does not fit.
         """
-        return SpaceCosts(space, input_size, self._source()(space, input_size))
+        return SpaceCosts(space, input_size, self._table(space, input_size))
 
-    def _source(self) -> Callable[[SearchSpace, int], Table]:
+    def _table(self, space: SearchSpace, input_size: int) -> Table:
         if self.device == "here":
-            return self._measured
-        if _is_table(self.device):
+            return self._measured(space, input_size)
+        is_file = self.device.endswith(".json")
+        if is_file and "entries" in read_json(self.device, "table or device file"):
             table = Table.load(self.device, force=self.force)
             if table.conditions.batch != self.batch:
                 raise TableError(
                     f"{self.device} is of batch {table.conditions.batch}; give --batch "
                     f"{table.conditions.batch}, or another table."
                 )
-            return lambda space, size: table
-        if self.device not in device_names() and not self.device.endswith(".json"):
+            return table
+        if self.device not in device_names() and not is_file:
             raise InputError(
                 f"there is no device {self.device!r}; the known ones are "
                 f"{', '.join(device_names())}, `here` (measures this machine), or the path of a "
                 "table or of a device file."
             )
-        return lambda space, size: predict_table(space_keys(space, size), self.device, self.batch)
+        return predict_table(space_keys(space, input_size), self.device, self.batch)
 
     def _measured(self, space: SearchSpace, input_size: int) -> Table:
         """Measures what the table of this machine lacks."""
@@ -348,10 +333,3 @@ class Pricing:
         name = f"{title}_{c.runtime}_{c.precision}_batch{c.batch}{threads}.json"
         keys = space_keys(space, input_size, MEASURED_WIDTHS)
         return measure_table(keys, Path(self.tables) / name, timer, self.progress)
-
-
-def _is_table(path: str) -> bool:
-    """Whether a file is a latency table rather than a device file."""
-    if not path.endswith(".json"):
-        return False
-    return "entries" in read_json(path, "table or device file")

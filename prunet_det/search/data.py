@@ -56,7 +56,7 @@ def load_halves(
     """Reads a data set as two halves, each of which holds every class.
 
     Args:
-        config: Keys of CropsConfig; a loader's `batch_size` and `num_workers` are passed over.
+        config: Keys of CropsConfig.
         seed: Seed of the split, the order and the augmentation.
         device: Where the images go.
 
@@ -100,9 +100,7 @@ class _Source:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        loader = ("batch_size", "num_workers")
-        keys = {key: value for key, value in config.items() if key not in loader}
-        self.config = from_mapping(CropsConfig, keys, "the search data", InputError)
+        self.config = from_mapping(CropsConfig, config, "the search data", InputError)
         transform, what = self.config.dataset["transform"], "the transform of the search data"
         self.augmentation = from_mapping(Augmentation, transform, what, InputError)
         self.base = DATASETS.build(dict(self.config.dataset))

@@ -19,7 +19,7 @@ import torch
 from mmengine import dist
 
 from prunet_det.search.evolution import Region, evolve
-from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.shapes import Shape
 from prunet_det.training.checkpoints import is_whole
 from prunet_det.training.divergence import DivergedError
 from prunet_det.utils.errors import UserError
@@ -137,17 +137,15 @@ class EvolutionHook(SearchHook):
     """Lets evolution choose on the supernet, just before the first candidate leaves it.
 
     Args:
-        shapes: Shapes of the space.
         evaluations: Networks that are scored for each budget.
         kept: Number of the best ones that are remembered; 0 for no evolution.
-        seed: Seed of the search.
 
     Attributes:
         found: The best networks of each budget, the best first, by the budget's milliseconds.
     """
 
-    def __init__(self, shapes: Shapes, *, evaluations: int, kept: int, seed: int) -> None:
-        self.shapes, self.evaluations, self.kept, self.seed = shapes, evaluations, kept, seed
+    def __init__(self, evaluations: int, kept: int) -> None:
+        self.evaluations, self.kept = evaluations, kept
         self.found: dict[str, list[Shape]] = {}
 
     def after_step(self, loop: SearchLoop) -> None:
@@ -161,8 +159,8 @@ class EvolutionHook(SearchHook):
         if not self.kept:
             return
         start = time.perf_counter()
-        region = Region(shapes=self.shapes, ms=budget_ms, live=loop.left)
-        scored = evolve(region, loop.scorer.score, self.seed, self.evaluations)
+        region = Region(shapes=loop.shapes, ms=budget_ms, live=loop.left)
+        scored = evolve(region, loop.scorer.score, loop.seed, self.evaluations)
         self.found[f"{budget_ms:g}"] = [one.shape for one in scored[: self.kept]]
         seconds = time.perf_counter() - start
         loop.seconds["evolution"] = loop.seconds.get("evolution", 0.0) + seconds
@@ -256,8 +254,8 @@ class CheckpointHook(SearchHook):
             before = state["identity"].get(key)
             if before != value:
                 raise UserError(
-                    f"the search to resume has another {key} ({_short(before)}, not "
-                    f"{_short(value)}); use another folder, or resume it as it was started: "
+                    f"the search to resume has another {key} ({before}, not {value}); use another "
+                    "folder, or resume it as it was started: "
                     f"{state['command'] or 'its command is not known'}"
                 )
         return state
@@ -274,11 +272,6 @@ class CheckpointHook(SearchHook):
         for name, hook in self.hooks.items():
             if name in state["hooks"]:  # a search without evolution did not always have its hook
                 hook.load_state_dict(state["hooks"][name])
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @contextlib.contextmanager

@@ -17,8 +17,6 @@ from prunet_det.search.space import LayerSpace, Network, Operator
 
 Span = tuple[float, float]
 
-FEATURES = ("fused share", "mean log width", "log MACs")
-
 _FEW, _MANY = 4, 4096  # networks that are drawn at once, first and at most
 # Shares of the layers that get their cheapest or dearest operator, where random ones do not fit.
 _TILTS = (0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -122,8 +120,8 @@ class Shapes:
             shapes: The networks.
 
         Returns:
-            Columns FEATURES, (shapes, 3): share of the blocks with an inner width that are dense,
-            mean logarithm of the inner widths in channels, logarithm of the multiply-accumulates.
+            Share of the blocks with an inner width that are dense, mean logarithm of the inner
+            widths in channels, logarithm of the multiply-accumulates, (shapes, 3).
         """
         operators, widths = _stacked(shapes)
         hidden = self.costs.hidden[self.rows, operators, widths]
@@ -286,11 +284,7 @@ class Shapes:
         return found[:count]
 
     def fair(
-        self,
-        rng: np.random.Generator,
-        count: int,
-        ms: Span,
-        live: Array | None = None,
+        self, rng: np.random.Generator, count: int, ms: Span, live: Array | None = None
     ) -> list[Shape]:
         """The paths of one step, in which every candidate of a layer comes equally often.
 

@@ -29,7 +29,7 @@ class NumberedImages:
 
 def config(counts=(20, 20, 20), classes=None, transform=PLAIN, **more):
     dataset = dict(type="NumberedImages", counts=counts, transform=dict(transform))
-    return dict(dataset=dataset, classes=classes, batch_size=4, num_workers=1, **more)
+    return dict(dataset=dataset, classes=classes, **more)
 
 
 def test_the_halves_share_no_image_and_hold_all():

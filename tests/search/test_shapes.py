@@ -13,7 +13,7 @@ from prunet_det.arch.spec import Provenance
 from prunet_det.latency import predict
 from prunet_det.latency.table import predict_table
 from prunet_det.search.costs import FILLED, BudgetError, Pricing, SpaceCosts, space_keys
-from prunet_det.search.shapes import FEATURES, Shape, Shapes
+from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace, SpaceError
 from tests.search.conftest import SMALL
 from tests.search.test_space import config_space, widest
@@ -260,7 +260,7 @@ def test_features_and_multiply_accumulates(quick, rng):
 
     shapes = [quick.random(rng, 0.5) for _ in range(5)]
     features, macs = quick.features(shapes), quick.macs(shapes)
-    assert features.shape == (5, len(FEATURES))
+    assert features.shape == (5, 3)
     for shape, row, found in zip(shapes, features, macs, strict=True):
         network = quick.network(shape)
         keys = [(b, s) for b, s in zip(network, quick.costs.sizes, strict=True) if b]
