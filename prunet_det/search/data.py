@@ -173,8 +173,7 @@ class _Source:
             images[place] = np.asarray(fitted)
 
         with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(decode, range(len(indices))):
-                pass  # an error is raised here
+            list(pool.map(decode, range(len(indices))))  # raises an image's error
         labels = torch.from_numpy(self.label_of[self.labels[indices]])
         return DeviceCrops(
             images=torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(),

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _FAIR = 6  # purpose of random numbers
 _RUNNING = 0.95  # memory of the running loss, a step
+_STATE = ("step", "phase", "begun", "running", "losses", "events", "seconds")
 
 
 class _Sent:
@@ -92,11 +93,11 @@ class SearchLoop:
         self.supernet, self.architectures = supernet, list(architectures)
         self.shapes, self.halves, self.settings = architectures[0].shapes, halves, settings
         self.seed, self.hooks = architectures[0].seed, list(hooks)
-        weights = halves["weights"], settings, optim_wrapper, self.seed
-        self.weights = WeightSteps(supernet, self.shapes, *weights)
-        self.ema = self.weights.ema
-        images, other = settings.score_images, halves["architecture"]
-        context = optim_wrapper.optim_context
+        self.weights = WeightSteps(
+            supernet, self.shapes, halves["weights"], settings, optim_wrapper, self.seed
+        )
+        self.ema, other = self.weights.ema, halves["architecture"]
+        context, images = optim_wrapper.optim_context, settings.score_images
         self.scorer = Scorer(self.ema.module, self.shapes, other, context, images)
         self.guess = math.log(supernet.num_classes)
         self.step, self.phase, self.begun = 0, WARMUP, 0
@@ -108,8 +109,6 @@ class SearchLoop:
         self._unread: _Sent | None = None
         self._note_structure()
         self._next_phase(WARMUP)
-
-    # How far it is.
 
     @property
     def most_steps(self) -> int:
@@ -145,8 +144,6 @@ class SearchLoop:
             phase = phases[phases.index(phase) + 1]
         self.phase, self.begun = phase, self.step
 
-    # The loop.
-
     def run(self) -> None:
         """Runs to the end, or until a hook stops it.
 
@@ -169,9 +166,8 @@ class SearchLoop:
 
     def _run_step(self) -> None:
         self.weights.set_rate(self._rate())
-        drawn = None
-        if self.phase == TIERS:
-            drawn = self._draw(self.architectures, self.step, self.step)
+        tiers = self.phase == TIERS
+        drawn = self._draw(self.architectures, self.step, self.step) if tiers else None
         if self.phase == WARMUP or self.settings.weights != PATHS:
             loss = self.weights.on_mixture(self.step, self.left, self.phase == WARMUP)
         else:
@@ -245,18 +241,10 @@ class SearchLoop:
                 shapes[k] = drawn[-1].shape  # another one each turn
         return shapes
 
-    # Architectures.
-
     def _draw(
         self, architectures: Sequence[Architecture], step: int, batch: int
     ) -> tuple[list[list[Draw]], _Sent]:
-        """Starts scoring what architectures draw, on one batch for all of them.
-
-        Args:
-            architectures: They draw.
-            step: Number of the step, which gives the draws.
-            batch: Number of the batch.
-        """
+        """Starts scoring what architectures draw in a step, on one batch for all of them."""
         s = self.settings
         images, labels = self.halves["architecture"].batch(batch, s.draws_batch)
         drawn = [a.sample(step, s.draws) for a in architectures]
@@ -269,21 +257,11 @@ class SearchLoop:
     def _learn(
         self,
         architectures: Sequence[Architecture],
-        drawn: list[list[Draw]],
+        drawn: Sequence[Sequence[Draw]],
         sent: _Sent,
         progress: float,
     ) -> float:
-        """One step of architectures, from what `_draw` gave.
-
-        Args:
-            architectures: They learn.
-            drawn: What each has drawn.
-            sent: Losses of all draws.
-            progress: Progress of the tiers, 0..1.
-
-        Returns:
-            Mean loss of the draws.
-        """
+        """One step of architectures, from what `_draw` gave; returns the draws' mean loss."""
         *losses, checksum = sent.read()
         if checksum != self._own_checksum:
             raise RuntimeError(
@@ -352,8 +330,6 @@ class SearchLoop:
         self.architectures.append(architecture)
         self.seconds[TIERS] += time.perf_counter() - start
 
-    # State.
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run goes on from."""
         unread = self._unread
@@ -373,9 +349,6 @@ class SearchLoop:
         self._unread = None if state["unread"] is None else _Sent(torch.tensor(state["unread"]))
         for name in _STATE:
             setattr(self, name, state[name])
-
-
-_STATE = ("step", "phase", "begun", "running", "losses", "events", "seconds")
 
 
 def _diverged(what: str, loss: float, step: int) -> DivergedError:

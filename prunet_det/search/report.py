@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunet_det.arch.spec import ArchSpec, BlockSpec
+from prunet_det.arch.spec import ArchSpec
 from prunet_det.search.result import REPORT_FILE, FoundNetwork, SearchResult, network_folder
 from prunet_det.search.space import SearchSpace
 from prunet_det.utils import plots
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Records = Sequence[Mapping[str, Any]]  # of the HistoryHook
 Events = Sequence[tuple[int, float, str]]  # step, budget in ms or 0 for all, what happened
-_WIDE = (7.5, 3.2)  # inches
 
 
 def write_report(
@@ -89,7 +88,7 @@ def _network_lines(
             for name, value in figures.items()
         ]
         lines += [markdown_table(["figure", "value"], rows)]
-    lines += [_blocks_table(network.spec)]
+    lines.append(_blocks_table(network.spec))
     finalists = network.figures.get("finalists")
     if finalists:
         header = ["network of", "ms", "layers", "top-1 after a training from scratch (steps)"]
@@ -130,21 +129,17 @@ def _finalist_rows(finalists: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _blocks_table(spec: ArchSpec) -> str:
-    def row(place: str, b: BlockSpec) -> list[str]:
-        cells = (b.kind, b.kernel, b.stride, b.out_chs, b.hidden or "-")
-        return [place, *map(str, cells)]
-
     header = ["stage", "block", "kernel", "stride", "channels", "inner width"]
     rows = [
-        row(f"{i}.{j}", block)
+        [f"{i}.{j}", *map(str, (b.kind, b.kernel, b.stride, b.out_chs, b.hidden or "-"))]
         for i, stage in enumerate(spec.stages)
-        for j, block in enumerate(stage.blocks)
+        for j, b in enumerate(stage.blocks)
     ]
     return markdown_table(header, rows)
 
 
 def _plain(label: str, x: str = "step") -> tuple[Figure, Axes]:
-    figure, (axis,) = plots.figure(*_WIDE)
+    figure, (axis,) = plots.figure(7.5, 3.2)
     axis.grid(alpha=0.25)
     axis.set(xlabel=x, ylabel=label)
     return figure, axis
@@ -203,17 +198,15 @@ def _draw_tiers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figu
 def _draw_widths(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
     """A line a layer."""
     figure, axis = _plain("inner width over input")
-    shown = 0
-    for i, layer in enumerate(space.layers):
-        widths = np.array([np.sqrt(np.prod(r["pairs"][i])) for r in records]) / layer.in_chs
-        widths[widths == 0] = np.nan  # there is no such layer, or none with an inner width
-        if np.isnan(widths).all():
-            continue
-        dash = DASHES[shown // len(COLOURS) % len(DASHES)]
-        colour = COLOURS[shown % len(COLOURS)]
-        axis.plot(steps, widths, dash, color=colour, lw=1.2, label=layer.name)
-        shown += 1
+    pairs = np.array([r["pairs"] for r in records], float)  # (steps, layers, 2)
+    widths = np.sqrt(pairs.prod(-1)) / [layer.in_chs for layer in space.layers]
+    widths[widths == 0] = np.nan  # there is no such layer, or none with an inner width
+    shown = np.flatnonzero(~np.isnan(widths).all(0))
+    for place, i in enumerate(shown):
+        dash = DASHES[place // len(COLOURS) % len(DASHES)]
+        colour, name = COLOURS[place % len(COLOURS)], space.layers[i].name
+        axis.plot(steps, widths[:, i], dash, color=colour, lw=1.2, label=name)
     axis.set_ylim(0, None)
-    if shown:
+    if len(shown):
         figure.legend(frameon=False, title="layer", ncols=2, loc="outside right upper")
     return figure

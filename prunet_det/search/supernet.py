@@ -77,11 +77,6 @@ class Prunode(nn.Module):
         self.spec = spec
         self.block: Any = Block(spec.padded(), BN_EPS)
 
-    @property
-    def has_residual(self) -> bool:
-        """Whether the block adds its input to what `forward` gives."""
-        return self.spec.has_residual
-
     def computed_width(self, hidden: int) -> int:
         """The next of a few widths, each 1.35 times the one below it, up to the greatest."""
         greatest = self.spec.hidden
@@ -193,7 +188,7 @@ class SearchLayer(nn.Module):
         if wide > hidden:
             share = x.new_zeros(())
         branch = candidate(x, wide, hidden, share)
-        return x + branch if candidate.has_residual else branch
+        return x + branch if candidate.spec.has_residual else branch
 
     def forward(self, x: torch.Tensor, mixture: Mixture, index: int) -> torch.Tensor:
         """Sum over the candidates of weight * (branch + its residual).
@@ -213,7 +208,7 @@ class SearchLayer(nn.Module):
             if len(live) > 1:
                 branch = weights[o] * branch
             out = branch if out is None else out + branch
-            if candidate.has_residual:
+            if candidate.spec.has_residual:
                 shortcuts.append(weights[o])
         assert out is not None, "a layer that is here has a candidate"
         if len(shortcuts) == len(live):  # their weights sum to one
@@ -247,7 +242,7 @@ class SuperNet(nn.Module):
         self.classifier = nn.Linear(space.tail, num_classes)
         self.apply(init_weights)
         for module in self.modules():
-            if isinstance(module, Prunode) and module.has_residual:
+            if isinstance(module, Prunode) and module.spec.has_residual:
                 # A deep sum of random branches takes long to learn anything.
                 nn.init.zeros_(module.block.project.bn.weight)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -213,10 +214,8 @@ class Scorer:
         Returns:
             Losses and whether the label was found, (2, networks, crops).
         """
-        batches: list[Tensor] = []
-        for number, (batch, labels) in enumerate(self.crops.scored(_BATCH)):
-            if images is not None and number * _BATCH >= images:
-                break
+        batches, count = [], None if images is None else math.ceil(images / _BATCH)
+        for batch, labels in islice(self.crops.scored(_BATCH), count):
             found = []
             for shape in shapes:
                 logits = self._logits(shape, batch)
@@ -225,16 +224,14 @@ class Scorer:
             batches.append(torch.stack(found, 1))
         return torch.cat(batches, 2).cpu().numpy().astype(float)
 
-    def is_known(self, shape: Shape) -> bool:
-        """Whether the supernet still has all candidates of a network."""
-        structure = self.net.structure()
-        return all(o < 0 or o in left for o, left in zip(shape.operators, structure, strict=True))
-
     def score(self, shapes: Sequence[Shape]) -> np.ndarray:
         """Mean losses as of `evaluate`, (networks,); infinite where a candidate has left."""
-        known = [self.is_known(shape) for shape in shapes]
-        losses = np.full(len(shapes), np.inf)
-        if any(known):
-            asked = [shape for shape, there in zip(shapes, known, strict=True) if there]
-            losses[known] = self.evaluate(asked, self.images)[0].mean(1)
+        structure, losses = self.net.structure(), np.full(len(shapes), np.inf)
+        known = [
+            i
+            for i, shape in enumerate(shapes)
+            if all(o < 0 or o in left for o, left in zip(shape.operators, structure, strict=True))
+        ]
+        if known:
+            losses[known] = self.evaluate([shapes[i] for i in known], self.images)[0].mean(1)
         return losses
