@@ -18,26 +18,9 @@ from _gate import add_gate, add_prices, run_gate, run_prices
 
 from prunet_det.utils.errors import run_tool
 
-# What the package is asked for as well by name; a flag that is not given leaves its default.
-ASKED = (
-    "device",
-    "batch",
-    "input_size",
-    "threads",
-    "seed",
-    "names",
-    "out",
-    "resume",
-    "jobs",
-    "off",
-    "amp",
-    "force",
-    "tables",
-    "launcher",
-)
-
 
 def add_search(parser: argparse.ArgumentParser) -> None:
+    """The flags, under the names that `SearchConfig.from_file` has for them."""
     add = parser.add_argument
     add("config", help="a config of configs/search/")
     add(
@@ -64,8 +47,15 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="use a table of another device all the same")
     add("--tables", help="where `here` keeps its tables [work_dirs/tables]")
     add("--launcher", choices=["none", "pytorch"], help="pytorch: under torchrun [none]")
-    add("--cfg-options", nargs="+", action=settings_action(), metavar="KEY=VALUE", help="override")
-    add("--quiet", action="store_true", help="no progress bar")
+    add(
+        "--cfg-options",
+        dest="options",
+        nargs="+",
+        action=settings_action(),
+        metavar="KEY=VALUE",
+        help="override",
+    )
+    add("--quiet", dest="progress", action="store_false", help="no progress bar")
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
@@ -74,19 +64,12 @@ def run_search(args: argparse.Namespace) -> int:
     from prunet_det.search import SearchConfig, search
     from prunet_det.utils.env import usable_cores
 
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    given = {name: getattr(args, name) for name in ASKED}
-    given["jobs"] = args.jobs or usable_cores()
-    config = SearchConfig.from_file(
-        args.config,
-        budget_ms=args.budget_ms,
-        options=args.cfg_options,
-        data=args.data,
-        classes=args.classes,
-        progress=not args.quiet,
-        **{name: value for name, value in given.items() if value is not None},
-    )
-    result = search(config)
+    # A flag that is not given leaves the package's default.
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    os.environ.setdefault("LOCAL_RANK", str(given.pop("local_rank")))
+    del given["run"]
+    given.setdefault("jobs", usable_cores())
+    result = search(SearchConfig.from_file(given.pop("config"), **given))
     if not result.networks:  # another process has them
         return 0
     print("\n".join(result.lines))
