@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import OPTIMIZERS
 
 from prunet_det.arch.network import ArchNet, reestimate_norms
 from prunet_det.arch.spec import ArchSpec, Provenance
@@ -46,7 +47,7 @@ from prunet_det.search.supernet import SuperNet
 from prunet_det.training.short_run import evaluate
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import check_launcher, environment
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import digest, make_folder
 
 logger = logging.getLogger(__name__)
@@ -210,6 +211,9 @@ class _Search:
         settings: dict[str, Any] = dict(config.optim_wrapper)
         if config.amp:  # bfloat16 needs no scale of the loss, which the host would wait for
             settings.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale={"enabled": False})
+        kind = (settings.get("optimizer") or {}).get("type")
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            raise InputError(f"there is no optimizer {kind!r}.")
         with config_errors():
             wrapper = build_optim_wrapper(supernet, settings)
         hooks: list[SearchHook] = [self.history, self.evolution, self.checkpoint]
