@@ -40,6 +40,8 @@ _HEAD = """<!doctype html>
 <style>
 body {{ margin: 0 auto; max-width: 1180px; padding: 24px; color: #1b1f24;
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }}
+table {{ border-collapse: collapse; font-size: 13px; }}
+th, td {{ padding: 3px 8px; text-align: left; border-bottom: 1px solid #DDDDDD; }}
 section img {{ max-width: 100%; }}
 section:target {{ outline: 3px solid #0072B2; }}
 </style>
@@ -47,9 +49,9 @@ section:target {{ outline: 3px solid #0072B2; }}
 <body>
 """
 _HOW = (
-    "Bars: least and greatest seed; low and high of the latency. Filled markers are on their "
-    "family's front. A click on a family in the legend hides it, one on a point leads to its "
-    "network; drag to zoom, double-click to return."
+    "In the plots, bars are the least and greatest seed, and low and high of the latency. Filled "
+    "markers are on their family's front. A click on a family in the legend hides it, one on a "
+    "point leads to its network; drag to zoom, double-click to return."
 )
 _QUOTED = (
     "Figures of the networks' publishers. They were measured on other data and other machines, and "
@@ -72,21 +74,20 @@ def write_page(records: Sequence[Record], title: str, path: str | os.PathLike[st
     found = axes(records)
     parts = [_HEAD.format(title=html.escape(title)), f"<script>{script}</script>"]
     parts += [_heading(1, title), _text(about(records))]
+    parts.append(_text(_HOW if found else "Nothing to compare: there is no latency yet."))
     for axis in found:
         sentences = [c.sentence() for c in judge(records, only=[axis])]
         parts += [_heading(2, axis.title), *map(_text, sentences)]
-        parts += [_element(plot(records, axis), _CLICK), _text(_HOW)]
-    if not found:
-        parts.append(_text("Nothing to compare: there is no latency yet."))
-    parts += [_heading(2, "Accuracy and cost"), _element(_table(*tables.accuracy_rows(records)))]
+        parts.append(_element(plot(records, axis)))
+    parts += [_heading(2, "Accuracy and cost"), _table(*tables.accuracy_rows(records))]
     for axis in found:
         parts += [_heading(2, f"Latency for equal accuracy, {axis.title}")]
-        rows = tables.verdict_rows(judge(records, _metrics(records), [axis]))
-        parts.append(_element(_table(*rows)))
+        header, rows = tables.verdict_rows(judge(records, _metrics(records), [axis]))
+        parts.append(_table(header[1:], [row[1:] for row in rows]))  # the heading names the axis
     parts += [_heading(2, "Networks"), *_drawings(records)]
     parts += [_heading(2, "Published, not measured here"), _text(_QUOTED)]
     for table in published.tables():
-        parts += [_text(table.title), _element(_table(table.header, table.rows))]
+        parts += [_text(table.title), _table(table.header, table.rows)]
     write_text(path, "\n".join([*parts, "</body>\n</html>\n"]))
 
 
@@ -134,14 +135,14 @@ def _plain(text: str) -> str:
     return text.replace("`", "").replace("**", "")
 
 
-def _element(figure: Figure, script: str | None = None) -> str:
-    """A figure as HTML, without plotly.js; the script runs once it is drawn."""
+def _element(figure: Figure) -> str:
+    """A figure as HTML, without plotly.js."""
     return str(
         figure.to_html(
             config={"displaylogo": False, "responsive": True},
             include_plotlyjs=False,
             full_html=False,
-            post_script=script,
+            post_script=_CLICK,
         )
     )
 
@@ -166,7 +167,8 @@ def plot(records: Sequence[Record], axis: Axis) -> Figure:
     figure = Figure([trace for _, trace in traces])
     figure.update_layout(
         template="plotly_white",
-        height=560,
+        height=480,
+        margin={"t": 60, "b": 60, "l": 60, "r": 20},
         hoverlabel_align="left",
         xaxis={"type": "log", "title": f"{axis.name}, ms (log)"},
         yaxis_title=metrics[0],
@@ -248,21 +250,13 @@ def _hover(p: FrontPoint, metric: str) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
-    from plotly.graph_objects import Figure, Table
-
-    shown = [[_plain(cell) for cell in row] for row in rows]
-    columns = [list(column) for column in zip(*shown, strict=True)]
-    widths = [
-        max(map(len, [*column, title[:14]])) for column, title in zip(columns, header, strict=True)
-    ]
-    table = Table(
-        columnwidth=[max(5, min(width, 40)) for width in widths],
-        header={"values": list(header), "align": "left"},
-        cells={"values": columns, "align": "left", "height": 24},
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (
+        "".join(f"<{tag}>{html.escape(_plain(cell))}</{tag}>" for cell in row)
+        for tag, row in (("th", header), *(("td", row) for row in rows))
     )
-    lines = sum(1 + max(len(cell) for cell in row) // 45 for row in shown)
-    return Figure(table, {"height": 24 * lines + 90, "margin": {"t": 8, "b": 8, "l": 0, "r": 0}})
+    lines = "\n".join(f"<tr>{cells}</tr>" for cells in body)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody>\n</table>"
 
 
 def _drawings(records: Sequence[Record]) -> list[str]:

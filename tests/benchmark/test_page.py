@@ -36,6 +36,11 @@ def test_the_page_is_complete_in_itself(page):
     drawn = re.findall(r'<img alt="blocks of (\w+)" src="data:', own)
     assert drawn == names[:2], "timm's networks are not drawn"
     assert "not established (2 seeds at a point" in own
+    assert own.count("<table>") == 1 + 3 + 2, "accuracy, ratios by latency, published"
+    rows = re.findall(r"<tr><td>(\w+)</td><td>(\w+)</td><td>(\d+)</td>", own)
+    assert [row for row in rows if row[0] == "gpunet_0"] == [
+        ("gpunet_0", "GPUNet", str(size)) for size in (128, 192, 256)
+    ]
 
 
 def test_a_menu_shows_one_metric_of_all_families():
