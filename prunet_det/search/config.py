@@ -132,6 +132,7 @@ class SearchConfig:
             raise InputError(
                 f"the parts to switch off must be of {', '.join(PARTS)}, got {wrong[0]!r}."
             )
+        object.__setattr__(self, "off", tuple(part for part in PARTS if part in self.off))
         if self.names and len(self.names) != len(budgets):
             raise InputError(
                 f"give a name for each of the {len(budgets)} budgets, got {len(self.names)}."

@@ -35,6 +35,13 @@ def test_one_part_name_or_class_is_given_by_itself():
     assert config.command == same.command
 
 
+def test_the_order_of_what_is_switched_off_makes_no_other_search():
+    one, other = (
+        read(budget_ms=0.5, off=off) for off in (("layers", "widths"), ("widths", "layers"))
+    )
+    assert one.identity == other.identity
+
+
 def test_names_follow_their_budgets():
     config = read(budget_ms=[0.8, 0.5], names=("large", "small"))
     assert config.name_of(0.5) == "small" and config.name_of(0.8) == "large"
