@@ -8,7 +8,7 @@ from typing import Any
 from _gate import PRICES
 
 from prunet_det.benchmark import search_tables
-from prunet_det.benchmark.search_study import ENTRIES, GROUPS, SEARCHED, SearchStudy
+from prunet_det.benchmark.search_study import ENTRIES, GROUPS, RANDOM, SEARCHED, SearchStudy
 from prunet_det.latency import predict
 from prunet_det.search.result import RUN_FILE, SearchResult
 from prunet_det.utils import plots
@@ -166,6 +166,20 @@ def judged(results: Path) -> str:
     """What the studies by the long judge say: first what it is worth, then curves and networks."""
     parts = [_judged(name, study) for name, study in studies(results).items()]
     return "\n".join(parts) or "No study by it is published yet.\n"
+
+
+def judged_in_short(results: Path) -> list[str]:
+    """What searched networks reach beside random ones, a clause a study."""
+    said = []
+    for study in studies(results).values():
+        own, random = study.means(SEARCHED), study.means(RANDOM)
+        if len(own) and len(random):
+            said.append(
+                f"{study.about['budget_ms']:g} ms: mean top-1 {own.mean():.3f} of {len(own)} "
+                f"searched networks, {random.mean():.3f} of {len(random)} random ones, whose best "
+                f"has {random.max():.3f}"
+            )
+    return said
 
 
 def _judged(name: str, study: SearchStudy) -> str:

@@ -49,8 +49,8 @@ TIERS, UNIFORM, MACS, EVOLUTION, RANDOM, SURROGATE = (
     "random",
     "surrogate",
 )
-# They go on to the last round however they start: at 0.5 ms both were among the last after 100
-# steps, and as good as the best after 1,200 steps (docs/method.md).
+# They go on to the last round however they start: tiers' networks of 0.5 ms are behind others after
+# 200 steps and level with the best after 1,200 (docs/method.md, by the long judge).
 _SEEDED = (TIERS, MACS)
 _SHARED_MEMORY = Path("/dev/shm")
 
