@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunet_det.benchmark import analysis
-from prunet_det.benchmark.search_study import (
-    ENOUGH,
-    GROUPS,
-    RANDOM,
-    SEARCHED,
-    SearchStudy,
-)
+from prunet_det.benchmark.search_study import ENOUGH, GROUPS, RANDOM, SEARCHED, SearchStudy
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import text_table
@@ -151,7 +145,8 @@ def verdict(study: SearchStudy) -> list[str]:
             f"(percentiles {shares})"
         )
     for other in others:
-        whole = other.partition(", without")[0] if ", without" in other else SEARCHED
+        group, without, _ = other.partition(", without")
+        whole = group if without else SEARCHED
         if other != whole and (compared := study.against(whole, other)):
             found.append(f"{whole} against {other}: {_difference(*compared)}")
     replays = [(study.mean(c), study.random_search(c)) for c in study.group(SEARCHED)]
