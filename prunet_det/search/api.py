@@ -197,9 +197,7 @@ class _Search:
 
     def _architecture(self, budget_ms: float) -> Architecture:
         c = self.config
-        off = {name: False for name in ("widths", "candidates", "layers") if name in c.off}
-        tiers = dataclasses.replace(c.tiers, **off)
-        return Architecture(self.shapes, budget_ms, tiers, c.rule, c.seed)
+        return Architecture(self.shapes, budget_ms, c.active_tiers, c.rule, c.seed)
 
     def _build_loop(self, architectures: list[Architecture]) -> SearchLoop:
         config, crops = self.config, self.halves["weights"]

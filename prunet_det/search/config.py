@@ -235,6 +235,12 @@ class SearchConfig:
             "config (digest)": digest([settings, dict(self.optim_wrapper), self.amp]),
         }
 
+    @property
+    def active_tiers(self) -> Tiers:
+        """`tiers` without those that are switched off."""
+        off = {part: False for part in ("widths", "candidates", "layers") if part in self.off}
+        return dataclasses.replace(self.tiers, **off)
+
     def name_of(self, budget_ms: float) -> str:
         """Name of a budget's network."""
         if self.names and budget_ms in self.budgets_ms:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _flags import at_least
 from _gate import add_shared, search_config
 
 from prunet_det.utils.errors import run_tool
 
-TIERS = {"tier 1": "widths", "tier 2": "candidates", "tier 3": "layers"}
 GROUP = "tiers alone"
 
 
@@ -33,8 +33,9 @@ def main() -> None:
     )
     add_shared(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="list of the networks")
-    parser.add_argument("--draws", type=int, default=3, help="networks of each row [3]")
+    parser.add_argument("--draws", type=at_least(1), default=3, help="networks of each row [3]")
     args = parser.parse_args()
+    from prunet_det.benchmark.gpu.search import ABLATIONS
     from prunet_det.benchmark.search_baselines import Rows
     from prunet_det.benchmark.search_study import write_entries
     from prunet_det.search.api import train_supernet
@@ -46,15 +47,16 @@ def main() -> None:
     whole = SearchConfig.from_file(args.config, budget_ms=ms, options=args.cfg_options)
     rows = Rows(args.config, config.pricing, ms, config.input_size)
     loop = train_supernet(config)
-    loop.settings = replace(loop.settings, tiers=whole.search.tiers)
+    loop.settings = whole.search
+    without = {row: off for row, (off, _) in ABLATIONS.items() if row.startswith("without tier ")}
     entries = []
     for draw in range(args.draws):
         seed = config.seed + 1000 * draw
-        for name, part in {"": "", **TIERS}.items():
-            tiers = replace(config.tiers, **({part: False} if part else {}))
-            architecture = Architecture(loop.shapes, ms, tiers, config.rule, seed)
+        for row, off in {"": (), **without}.items():
+            tiers = replace(whole, off=off).active_tiers
+            architecture = Architecture(loop.shapes, ms, tiers, whole.rule, seed)
             loop.add(architecture)
-            group = f"{GROUP}, without {name}" if name else GROUP
+            group = f"{GROUP}, {row}" if row else GROUP
             entries.append(rows.entry(group, architecture.shape(), seed=seed))
             print(f"{entries[-1].name}: {entries[-1].latency_ms:.3f} ms", flush=True)
     write_entries(make_folder(args.out), rows.about, entries)
