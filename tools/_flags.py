@@ -74,6 +74,20 @@ def above_zero(text: str) -> float:
     return value
 
 
+def add_budgets(parser: argparse.ArgumentParser, what: str) -> None:
+    """The flags of a search that say what its budgets are.
+
+    Args:
+        parser: Takes them.
+        what: What the budgets are for, for --help.
+    """
+    add = parser.add_argument
+    add("--budget-ms", type=above_zero, nargs="+", required=True, metavar="MS", help=what)
+    add("--device", help="v100, a100, h100, here, a table or a device file [v100]")
+    add("--batch", type=at_least(1), help="images at once, of the budgets [1]")
+    add("--input-size", type=at_least(1), help="pixels, of the budgets [512]")
+
+
 def output_file(text: str) -> str:
     """The type of a flag that names a file to write: refused now if it cannot be written."""
     from prunet_det.utils.errors import UserError

@@ -5,7 +5,7 @@ import shlex
 import sys
 from typing import Any
 
-from _flags import above_zero, at_least, output_file, settings_action
+from _flags import add_budgets, at_least, output_file, settings_action
 
 PRICES = {
     "removed_alone": "ms left unused",
@@ -16,17 +16,7 @@ PRICES = {
 def add_shared(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="a config of configs/search/, whose supernet is trained without tiers")
-    add(
-        "--budget-ms",
-        type=above_zero,
-        nargs="+",
-        required=True,
-        metavar="MS",
-        help="of the search, whose paths are of these latencies",
-    )
-    add("--device", help="whose milliseconds, as of a search [v100]")
-    add("--batch", type=at_least(1), help="of the latency [1]")
-    add("--input-size", type=at_least(1), help="of the latency [512]")
+    add_budgets(parser, "of the search, whose paths are of these latencies")
     add("--seed", type=at_least(0), help="of the supernet [0]")
     add("--supernet", required=True, metavar="DIR", help="the supernet's folder; it goes on there")
     add("--cfg-options", nargs="+", action=settings_action(), metavar="KEY=VALUE", help="override")

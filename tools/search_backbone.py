@@ -13,7 +13,7 @@ import os
 import sys
 
 from _compare import add_compare, run_compare
-from _flags import above_zero, at_least, parse_verbs, settings_action
+from _flags import add_budgets, at_least, parse_verbs, settings_action
 from _gate import add_gate, add_prices, run_gate, run_prices
 
 from prunet_det.utils.errors import run_tool
@@ -23,17 +23,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     """The flags, under the names that `SearchConfig.from_file` has for them."""
     add = parser.add_argument
     add("config", help="a config of configs/search/")
-    add(
-        "--budget-ms",
-        type=above_zero,
-        nargs="+",
-        required=True,
-        metavar="MS",
-        help="latencies to meet, of scope backbone: a network for each",
-    )
-    add("--device", help="v100, a100, h100, here, a table or a device file [v100]")
-    add("--batch", type=at_least(1), help="images at once, of the budgets [1]")
-    add("--input-size", type=at_least(1), help="pixels, of the budgets [512]")
+    add_budgets(parser, "latencies to meet, of scope backbone: a network for each")
     add("--threads", type=at_least(1), help="of a CPU that is measured [all]")
     add("--seed", type=at_least(0), help="of everything random [0]")
     add("--names", nargs="+", metavar="NAME", help="of the networks, one for each budget")
