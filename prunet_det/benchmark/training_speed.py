@@ -86,6 +86,10 @@ class Trainer:
         """From disk, through the loader's processes."""
         return iter(self.runner.train_loop.dataloader_iterator)
 
+    def held_batches(self) -> list[Any]:
+        """The next HELD of them, to train from memory."""
+        return list(itertools.islice(self.batches(), HELD))
+
 
 def disk_against_memory(
     trainer: Trainer, held: list[Any], iterations: int, rounds: int = ROUNDS
@@ -184,8 +188,7 @@ def compare_speed_ups(
         try:
             trainer = Trainer.of(cfg)
             if not held:
-                batches = trainer.batches()
-                held = [next(batches) for _ in range(HELD)]
+                held = trainer.held_batches()
             losses, figures = _train(trainer, held, iterations)
             if not all(map(math.isfinite, losses)):
                 raise UserError(f"{candidate.model}, speed-up {kind}: losses are not finite.")

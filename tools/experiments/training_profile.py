@@ -207,8 +207,7 @@ def profile(
     key = f"profile_{candidate.model}_{candidate.input_size}"
     cfg = suite.build(candidate, 0, work_folder(out, key))
     trainer = Trainer.of(cfg)
-    batches = trainer.batches()
-    held = [next(batches) for _ in range(4)]
+    held = trainer.held_batches()
     disk, memory = disk_against_memory(trainer, held, iterations)
     network = {"device": device_title(suite.device), "model": candidate.model}
     network |= {"input_size": candidate.input_size}

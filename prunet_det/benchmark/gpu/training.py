@@ -53,8 +53,7 @@ def run_training(place: Place) -> None:
         cfg = suite.build(candidate, 0, work_folder(place.work, f"training_{candidate.model}"))
         cfg.speed_up = best_speed_up(runs)
         trainer = Trainer.of(cfg)
-        batches = trainer.batches()
-        held = [next(batches) for _ in range(4)]
+        held = trainer.held_batches()
         disk, memory = disk_against_memory(trainer, held, scale.iterations, scale.rounds)
         about = {"model": candidate.model, "input_size": candidate.input_size}
         about |= {k: cfg.train_dataloader[f] for k, f in _LOADER.items()}
