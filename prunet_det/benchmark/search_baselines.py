@@ -153,6 +153,15 @@ class Rows:
         name: str = "",
         shapes: Shapes | None = None,
     ) -> Entry:
+        """A network to compare.
+
+        Args:
+            group: What it stands for.
+            shape: The network, on the budget.
+            seed: Seed of the search that it belongs to, if any.
+            name: Its own; by default the group and the seed.
+            shapes: Shapes of another space than the study's, where it is of another one.
+        """
         shapes, name = shapes or self.shapes, name or f"{group} {seed}"
         reason = Provenance("hand-written", {"reason": f"{name}, what a search is compared with"})
         spec = shapes.space.to_spec(

@@ -391,7 +391,7 @@ def _until(fires: Array, stages: Array) -> Array:
 
 
 def _behind(ended: Array, stages: Array) -> Array:
-    """Whether a layer's stage has ended before an earlier one already, (..., layers)."""
+    """Whether a layer's stage ended at an earlier layer already, (..., layers)."""
     behind = np.zeros_like(ended)
     behind[..., 1:] = ended[..., :-1] & (stages[1:] == stages[:-1])
     return behind
