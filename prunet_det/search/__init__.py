@@ -2,9 +2,9 @@
 
 `SearchConfig` says what is asked for, `search(config)` gives a `SearchResult`. Of the files,
 `space` says what may be chosen, `costs` what it takes and `shapes` which networks meet a latency;
-`supernet` holds the weights, `weights` trains and asks them; `gains`, `schedule` and `architecture`
-are the tiers, `loop` and `hooks` their course; `evolution` and `finalists` choose too; `config`,
-`api`, `result` and `report` are the two ends.
+`supernet` holds the weights, `tasks` says what they learn, `weights` trains and asks them; `gains`,
+`schedule` and `architecture` are the tiers, `loop` and `hooks` their course; `evolution` and
+`finalists` choose too; `config`, `api`, `result` and `report` are the two ends.
 """
 
 from importlib import import_module

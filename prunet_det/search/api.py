@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from mmengine import dist
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS
 
-from prunet_det.arch.network import ArchNet, reestimate_norms
-from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.arch.spec import Provenance
 from prunet_det.runtime.subject import Scope
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
-from prunet_det.search.data import load_halves
 from prunet_det.search.evolution import Region, propose
-from prunet_det.search.finalists import TIERS, Trainings, first_finalists, halve
+from prunet_det.search.finalists import TIERS, first_finalists, halve
 from prunet_det.search.hooks import (
     BarHook,
     CheckpointHook,
@@ -43,8 +40,7 @@ from prunet_det.search.result import (
 )
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace
-from prunet_det.search.supernet import SuperNet
-from prunet_det.training.short_run import evaluate
+from prunet_det.search.tasks import Classification
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import check_launcher, environment
 from prunet_det.utils.errors import InputError, UserError
@@ -52,9 +48,6 @@ from prunet_det.utils.io import digest, make_folder
 
 logger = logging.getLogger(__name__)
 
-_NORM_BATCHES = 20  # from which the statistics of inherited batch norms are taken
-_NORM_BATCH = 64  # images
-_MOST_SCORED = 2000  # images on which inherited weights are scored
 _OUT = " --out DIR"  # of commands that share a folder
 
 
@@ -166,13 +159,13 @@ class _Search:
         self.config, self.shapes = config, _priced(config)
         self.costs, self.is_main = self.shapes.costs, dist.is_main_process()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.halves = load_halves(config.data, config.seed, device)
+        self.task = Classification.from_config(config, device)
         self.folder = _prepared_folder(config)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
             "prices (digest)": self.costs.table_hash,
-            "data (digest)": digest([crops.identity for crops in self.halves.values()]),
+            "data (digest)": digest(self.task.identity),
         }
         self.history = HistoryHook(self.folder if self.is_main else None)
         wanted = self._has_last_tier and "evolution" not in config.off
@@ -200,12 +193,9 @@ class _Search:
         return Architecture(self.shapes, budget_ms, c.active_tiers, c.rule, c.seed)
 
     def _build_loop(self, architectures: list[Architecture]) -> SearchLoop:
-        config, crops = self.config, self.halves["weights"]
-        device = crops.images.device
+        config = self.config
         torch.manual_seed(config.seed)
-        with device:  # the full space has 718 million weights, which a CPU takes seconds to draw
-            supernet = SuperNet(config.space, len(crops.classes))
-        supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = self.task.build(config.space)
         settings: dict[str, Any] = dict(config.optim_wrapper)
         if config.amp:  # bfloat16 needs no scale of the loss, which the host would wait for
             settings.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale={"enabled": False})
@@ -213,11 +203,11 @@ class _Search:
         if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
             raise InputError(f"there is no optimizer {kind!r}.")
         with config_errors():
-            wrapper = build_optim_wrapper(supernet, settings)
+            wrapper = build_optim_wrapper(model, settings)
         hooks: list[SearchHook] = [self.history, self.evolution, self.checkpoint]
         if config.progress and self.is_main:
             hooks.append(BarHook())
-        return SearchLoop(supernet, architectures, self.halves, config.search, wrapper, hooks)
+        return SearchLoop(model, architectures, self.task, config.search, wrapper, hooks)
 
     def train(self) -> None:
         """Trains the supernet, and lets further budgets choose from it once it is trained.
@@ -270,10 +260,6 @@ class _Search:
 
     def finish(self) -> SearchResult:
         """Chooses the network of every budget, in one process."""
-        self.halves = {
-            part: dataclasses.replace(crops, rank=0, world_size=1)
-            for part, crops in self.halves.items()
-        }
         networks = self._networks_so_far()
         self._result(networks, report=False)  # a last tier may be interrupted
         for architecture in self.loop.architectures:
@@ -292,16 +278,8 @@ class _Search:
         """Lets the choosers' networks meet; the weights are the better ones of two kinds."""
         config, whole = self.config, Region(shapes=self.shapes, ms=ms)
         evolved = self.evolution.found.get(f"{ms:g}", [])
-        train = Trainings(
-            shapes=self.shapes,
-            recipe=config.recipe,
-            halves=self.halves,
-            folder=network_folder(self.folder, ms) / "finalists",
-            seed=config.seed,
-            progress=config.progress,
-            max_workers=config.jobs,
-            keep=config.finalists.iterations[-1],
-        )
+        folder = network_folder(self.folder, ms) / "finalists"
+        train = self.task.trainings(config, self.shapes, folder)
         told, count = None, config.finalists.proposed
         if "surrogate" not in config.off and count:
             told = partial(propose, whole, seed=config.seed, count=count)
@@ -313,15 +291,15 @@ class _Search:
         if score.loss < figures["loss"]:
             figures["weights"] = f"of {steps} steps from scratch, in the last tier"
             figures |= {"top1": score.top1, "loss": score.loss}
-            weights = train.net(best.shape, steps).state_dict()
+            weights = train.weights(best.shape, steps)
         figures["seconds"] = round(train.seconds, 2)
         figures["finalists"] = [finalist.to_dict() for finalist in finalists]
         return dataclasses.replace(network, figures=figures, weights=weights)
 
     def _found(self, shape: Shape, budget_ms: float, chooser: str) -> FoundNetwork:
         """A network, what it comes from, and the weights that it inherits from the supernet."""
-        config, costs, crops = self.config, self.costs, self.halves["weights"]
-        budget, data = costs.budget(budget_ms), config.data["dataset"]
+        config, costs = self.config, self.costs
+        budget = costs.budget(budget_ms)
         identity = self.checkpoint.identity
         details = {
             "command": self.checkpoint.command,
@@ -334,45 +312,28 @@ class _Search:
                 **dataclasses.asdict(budget.conditions),
             },
             "seed": config.seed,
-            "data": {
-                "name": data.get("name") or data.get("data_root"),
-                "classes": len(crops.classes),
-            },
+            "data": self.task.about,
             "hashes": {
                 "config": identity["config (digest)"],
                 "space": identity["space (digest)"],
                 "table": identity["prices (digest)"],
-                "data": crops.data_hash,
+                "data": self.task.data_hash,
             },
         }
         network, made = self.shapes.network(shape), Provenance("searched", details)
         spec = config.space.to_spec(network, config.name_of(budget_ms), made, budget.input_size)
-        net = self._inherited(shape, spec)
-        unseen = self.halves["architecture"]
-        every = math.ceil(len(unseen) / _MOST_SCORED)  # large halves have more than a figure needs
-        images, labels = unseen.images[::every], unseen.labels[::every]
-        top1, loss = evaluate(net, dataclasses.replace(unseen, images=images, labels=labels))
+        loop = self.loop
+        figures, weights = self.task.finished(loop.ema.module, spec, shape, loop.step, config.seed)
         return FoundNetwork(
             spec=spec,
             budget=budget,
             kind=costs.table.kind,
             ms=self.shapes.ms(shape),
             chooser=chooser,
-            figures={"weights": "inherited", "top1": top1, "loss": loss},
-            weights=net.state_dict(),
+            figures=figures,
+            weights=weights,
             final=False,
         )
-
-    def _inherited(self, shape: Shape, spec: ArchSpec) -> ArchNet:
-        """The averaged weights in a network, with statistics of its own in the batch norms."""
-        crops = self.halves["weights"]
-        with torch.random.fork_rng(devices=[]):  # what the supernet lacks starts afresh
-            torch.manual_seed(self.config.seed)
-            net = self.loop.ema.module.inherit(spec, shape).to(crops.images.device)
-        # Batches of the steps to come, which the weights have not been fitted to.
-        ahead = range(self.loop.step, self.loop.step + _NORM_BATCHES)
-        reestimate_norms(net, (crops.batch(step, _NORM_BATCH)[0] for step in ahead))
-        return net
 
     def _result(self, networks: dict[float, FoundNetwork], report: bool = True) -> SearchResult:
         """Writes the record of networks that are saved, if asked for with a report."""

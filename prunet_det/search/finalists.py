@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor
 
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.search.evolution import Region, Scored, most_macs
@@ -31,7 +31,6 @@ from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
 from prunet_det.utils.runs import Key, Run, RunStore, campaign, made_here
-from prunet_det.zoo import create
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
@@ -319,8 +318,8 @@ class Trainings:
         """Seconds of all trainings that are kept, those of interrupted searches included."""
         return sum(run.seconds for run in RunStore(self.folder))
 
-    def net(self, shape: Shape, steps: int) -> nn.Module:
-        """The averaged weights of a training, done again if they were not kept; in eval mode.
+    def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
+        """The averaged weights of a training, which is done again if they were not kept.
 
         Raises:
             DivergedError: It diverged.
@@ -331,9 +330,7 @@ class Trainings:
             error := _train(replace(task, weights=path)).figures.get("error")
         ):
             raise DivergedError(error)
-        net = create(task.spec, num_classes=len(task.train.classes))
-        net.load_state_dict(read_state_dict(path))
-        return net.eval()
+        return read_state_dict(path)
 
     def _training(self, shape: Shape, steps: int) -> _Training:
         recipe = replace(self.recipe, iterations=steps, marks=())

@@ -21,15 +21,14 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.optim import OptimWrapper
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunet_det.search.architecture import Architecture, Draw
 from prunet_det.search.hooks import SearchHook
 from prunet_det.search.schedule import DONE, PATHS, TIERS, WARMUP, LoopSettings
 from prunet_det.search.shapes import Shape
-from prunet_det.search.supernet import SuperNet
+from prunet_det.search.tasks import ARCHITECTURE, Task
 from prunet_det.search.weights import Scorer, WeightSteps
-from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.divergence import DivergedError
 
 logger = logging.getLogger(__name__)
@@ -62,9 +61,9 @@ class SearchLoop:
     """Trains a supernet and lets the architectures of all budgets choose from it.
 
     Args:
-        supernet: At its start.
+        model: The supernet, or a network around it, at its start.
         architectures: One for every budget, over the same shapes.
-        halves: The data by name of the half, `weights` and `architecture`.
+        task: What the model learns.
         settings: Lengths and batches.
         optim_wrapper: mmengine's, for its optimizer, its clipping and its autocast.
         hooks: Called before the first step, after every step and after the last one.
@@ -83,23 +82,21 @@ class SearchLoop:
 
     def __init__(
         self,
-        supernet: SuperNet,
+        model: nn.Module,
         architectures: Sequence[Architecture],
-        halves: Mapping[str, DeviceCrops],
+        task: Task,
         settings: LoopSettings,
         optim_wrapper: OptimWrapper,
         hooks: Sequence[SearchHook] = (),
     ) -> None:
-        self.supernet, self.architectures = supernet, list(architectures)
-        self.shapes, self.halves, self.settings = architectures[0].shapes, halves, settings
-        self.seed, self.hooks = architectures[0].seed, list(hooks)
-        self.weights = WeightSteps(
-            supernet, self.shapes, halves["weights"], settings, optim_wrapper, self.seed
-        )
-        self.ema, other = self.weights.ema, halves["architecture"]
-        context, images = optim_wrapper.optim_context, settings.score_images
-        self.scorer = Scorer(self.ema.module, self.shapes, other, context, images)
-        self.guess = math.log(supernet.num_classes)
+        self.model, self.task, self.supernet = model, task, task.supernet(model)
+        self.architectures, self.settings = list(architectures), settings
+        self.shapes, self.seed = architectures[0].shapes, architectures[0].seed
+        self.hooks = list(hooks)
+        self.weights = WeightSteps(model, task, self.shapes, settings, optim_wrapper, self.seed)
+        self.ema, context = self.weights.ema, optim_wrapper.optim_context
+        self.scorer = Scorer(self.ema.module, task, self.shapes, context, settings.score_images)
+        self.guess = task.guess
         self.step, self.phase, self.begun = 0, WARMUP, 0
         self.running = self.guess
         self.losses = {"weights": self.guess, "architecture": self.guess}
@@ -246,10 +243,10 @@ class SearchLoop:
     ) -> tuple[list[list[Draw]], _Sent]:
         """Starts scoring what architectures draw in a step, on one batch for all of them."""
         s = self.settings
-        images, labels = self.halves["architecture"].batch(batch, s.draws_batch)
+        (images,) = self.task.batches(ARCHITECTURE, batch, 1, s.draws_batch)
         drawn = [a.sample(step, s.draws) for a in architectures]
         shapes = [draw.shape for draws in drawn for draw in draws]
-        numbers = torch.cat([self.scorer.losses(shapes, images, labels), self._checksum])
+        numbers = torch.cat([self.scorer.losses(shapes, images), self._checksum])
         if dist.get_world_size() > 1:
             dist.all_reduce(numbers, "mean")
         return drawn, _Sent(numbers)
@@ -287,9 +284,7 @@ class SearchLoop:
         """A checksum goes with the losses: processes that disagree find out at once."""
         text = json.dumps(self.supernet.structure())
         self._own_checksum = float(zlib.crc32(text.encode()) % 4096)  # exact in a mean
-        self._checksum = torch.tensor(
-            [self._own_checksum], device=self.halves["weights"].images.device
-        )
+        self._checksum = torch.tensor([self._own_checksum], device=self.task.device)
 
     def _settle_widths(self, architecture: Architecture) -> None:
         """Keeps the widths that were found only where they are better than uniform ones.

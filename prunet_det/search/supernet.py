@@ -46,6 +46,19 @@ BN_EPS = 1e-3
 _STEP = 8 ** (1 / 7)  # between widths that paths are computed at on a GPU
 
 
+@dataclass(frozen=True)
+class Path:
+    """One network of the space.
+
+    Attributes:
+        operators: Index of each layer's candidate; -1 where the layer is left out.
+        hidden: Inner width of each layer's candidate, in channels.
+    """
+
+    operators: Sequence[int] | np.ndarray
+    hidden: Sequence[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
     """A mixture of candidates and widths. Arrays and tensors are (layers, operators).
@@ -60,6 +73,10 @@ class Mixture:
     shares: torch.Tensor
     small: np.ndarray
     large: np.ndarray
+
+
+# What of a supernet runs: one network, or all that are left in one sum.
+Choice = Path | Mixture
 
 
 class Prunode(nn.Module):
@@ -190,14 +207,21 @@ class SearchLayer(nn.Module):
         branch = candidate(x, wide, hidden, share)
         return x + branch if candidate.spec.has_residual else branch
 
-    def forward(self, x: torch.Tensor, mixture: Mixture, index: int) -> torch.Tensor:
-        """Sum over the candidates of weight * (branch + its residual).
+    def forward(self, x: torch.Tensor, choice: Choice, index: int) -> torch.Tensor:
+        """Runs a choice.
 
         Args:
             x: The layer's input.
-            mixture: Mixture of all layers.
+            choice: Of all layers.
             index: Number of this layer among them.
         """
+        if isinstance(choice, Mixture):
+            return self._mixed(x, choice, index)
+        operator = int(choice.operators[index])
+        return x if operator < 0 else self.path(x, operator, int(choice.hidden[index]))
+
+    def _mixed(self, x: torch.Tensor, mixture: Mixture, index: int) -> torch.Tensor:
+        """Sum over the candidates of weight * (branch + its residual)."""
         live = [int(key) for key in self.candidates]
         weights, shares = mixture.weights[index].unbind(), mixture.shares[index].unbind()
         out, shortcuts = None, []
@@ -221,7 +245,7 @@ class SuperNet(nn.Module):
 
     Args:
         space: What may be chosen.
-        num_classes: Number of classifier classes.
+        num_classes: Number of classifier classes; 0 for no classifier.
 
     Shapes:
         (N, 3, H, W) to (N, num_classes).
@@ -236,40 +260,41 @@ class SuperNet(nn.Module):
         self.layers: Any = nn.ModuleDict(
             {str(i): SearchLayer(layer) for i, layer in enumerate(space.layers)}
         )
-        chs = space.layers[-1].out_chs
-        self.conv_head = conv_bn_act(chs, space.tail, act="relu", bn_eps=BN_EPS)
-        self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
-        self.classifier = nn.Linear(space.tail, num_classes)
+        if num_classes:
+            chs = space.layers[-1].out_chs
+            self.conv_head = conv_bn_act(chs, space.tail, act="relu", bn_eps=BN_EPS)
+            self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
+            self.classifier = nn.Linear(space.tail, num_classes)
         self.apply(init_weights)
         for module in self.modules():
             if isinstance(module, Prunode) and module.spec.has_residual:
                 # A deep sum of random branches takes long to learn anything.
                 nn.init.zeros_(module.block.project.bn.weight)
 
-    def forward(
-        self,
-        images: torch.Tensor,
-        operators: Sequence[int] | np.ndarray | None = None,
-        hidden: Sequence[int] | np.ndarray | None = None,
-        mixture: Mixture | None = None,
-    ) -> torch.Tensor:
-        """Runs a path, or a mixture where one is given.
+    def forward(self, images: torch.Tensor, choice: Choice) -> torch.Tensor:
+        """Logits of a path or of a mixture.
 
         Args:
             images: (N, 3, H, W).
-            operators: Index of each layer's candidate; -1 where the layer is left out.
-            hidden: Inner width of each layer's candidate, in channels.
-            mixture: Mixture of all candidates that are left, in the place of a path.
+            choice: What runs.
         """
-        x = _conv_bn_act(self.stem[0], images, self.space.stem)
-        for key, layer in self.layers.items():
-            i = int(key)
-            if mixture is not None:
-                x = layer(x, mixture, i)
-            elif operators is not None and hidden is not None and operators[i] >= 0:
-                x = layer.path(x, int(operators[i]), int(hidden[i]))
+        x = self.features(images, choice)[-1]
         x = _conv_bn_act(self.conv_head, x, self.space.tail)
         return self.classifier(self.global_pool(x))
+
+    def features(self, images: torch.Tensor, choice: Choice) -> list[torch.Tensor]:
+        """The last map of each stage.
+
+        Args:
+            images: (N, 3, H, W).
+            choice: What runs.
+        """
+        x, maps = _conv_bn_act(self.stem[0], images, self.space.stem), {}
+        for i, space in enumerate(self.space.layers):
+            if str(i) in self.layers:
+                x = self.layers[str(i)](x, choice, i)
+            maps[space.stage] = x
+        return list(maps.values())
 
     def structure(self) -> Structure:
         """What is left."""
@@ -292,8 +317,6 @@ class SuperNet(nn.Module):
     def inherit(self, spec: ArchSpec, shape: Shape) -> ArchNet:
         """Builds a network of the space and fills it with the weights of its path.
 
-        Blocks whose candidates have left keep the weights that they are built with.
-
         Args:
             spec: The network.
             shape: The same network.
@@ -303,20 +326,32 @@ class SuperNet(nn.Module):
             norms are none yet.
         """
         net = ArchNet(spec, num_classes=self.num_classes, padding="same")
-        for name in ("stem", "conv_head", "classifier"):
+        for name in ("conv_head", "classifier"):
             getattr(net, name).load_state_dict(getattr(self, name).state_dict())
-        places, left = [0] * len(net.stages), self.structure()
+        self.fill(net, shape)
+        return net.cpu().eval()
+
+    @torch.no_grad()
+    def fill(self, net: Any, shape: Shape) -> None:
+        """Fills stem and stages of a network with the weights of its path.
+
+        Blocks whose candidates have left keep the weights that they are built with.
+
+        Args:
+            net: An ArchNet of the space, perhaps without its last stages.
+            shape: The same network.
+        """
+        net.stem.load_state_dict(self.stem.state_dict())
+        places, left = [0] * len(self.space.depths), self.structure()
         for i, (layer, operator) in enumerate(zip(self.space.layers, shape.operators, strict=True)):
             if operator < 0:
                 continue
-            block = net.get_submodule(f"stages.{layer.stage}.{places[layer.stage]}")
+            name = f"stages.{layer.stage}.{places[layer.stage]}"
             places[layer.stage] += 1
-            if operator in left[i]:
+            if operator in left[i] and layer.stage < len(net.stages):
                 source = self.layers[str(i)].candidates[str(operator)].block.state_dict()
-                with torch.no_grad():
-                    for name, tensor in block.state_dict().items():
-                        tensor.copy_(leading(source[name], tensor))
-        return net.cpu().eval()
+                for key, tensor in net.get_submodule(name).state_dict().items():
+                    tensor.copy_(leading(source[key], tensor))
 
 
 def leading(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

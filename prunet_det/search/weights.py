@@ -5,36 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine import dist
 from mmengine.optim import OptimWrapper
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from prunet_det.search.schedule import LoopSettings
 from prunet_det.search.shapes import Shape, Shapes
-from prunet_det.search.supernet import Mixture, Structure, SuperNet, drop_parameters
-from prunet_det.training.crops import DeviceCrops
+from prunet_det.search.supernet import Choice, Mixture, Path, Structure, drop_parameters
+from prunet_det.search.tasks import WEIGHTS, Batch, Task
+from prunet_det.training.crops import sent
 from prunet_det.training.ema import ForeachEMA
 
 _MIXTURE, _PAIRS = 4, 5  # purposes of random numbers
 _WIDEST = 8.0  # expansion of mixtures after the warm-up, at most
-_BATCH = 256  # crops whose statistics normalise what is scored
 _GAP = 1.5  # between the middle of their two widths and either
+
+
+def path_of(shapes: Shapes, shape: Shape) -> Path:
+    """The way of a network through the supernet."""
+    return Path(shape.operators, shapes.hidden(shape))
 
 
 class WeightSteps:
     """Trains a supernet, step by step; several processes sum up their gradients.
 
     Args:
-        supernet: At its start.
+        model: The supernet, or a network around it, at its start.
+        task: What it learns.
         shapes: Shapes of its space.
-        crops: Images that it learns from.
         settings: Batches and mixtures.
         optim_wrapper: mmengine's, for its optimizer, its clipping and its autocast.
         seed: Seed of the mixtures.
@@ -45,16 +48,16 @@ class WeightSteps:
 
     def __init__(
         self,
-        supernet: SuperNet,
+        model: nn.Module,
+        task: Task,
         shapes: Shapes,
-        crops: DeviceCrops,
         settings: LoopSettings,
         optim_wrapper: OptimWrapper,
         seed: int,
     ) -> None:
-        self.supernet, self.shapes, self.crops, self.settings = supernet, shapes, crops, settings
+        self.model, self.task, self.shapes, self.settings = model, task, shapes, settings
         self.optim_wrapper, self.seed = optim_wrapper, seed
-        self.ema = ForeachEMA(supernet, momentum=settings.ema_momentum)
+        self.ema = ForeachEMA(model, momentum=settings.ema_momentum)
         self._rates = [group["lr"] for group in optim_wrapper.optimizer.param_groups]
         self._narrow = [shapes.nearest(e) for e in settings.warmup_expansions]
 
@@ -75,17 +78,18 @@ class WeightSteps:
             The mean loss, on the device.
         """
         count, losses = len(shapes), []
-        images, labels = self.crops.batch(step, count * self.settings.batch)
-        batches = zip(images.chunk(count), labels.chunk(count), strict=True)
-        for shape, (own, own_labels) in zip(shapes, batches, strict=True):
-            with self.optim_wrapper.optim_context(self.supernet):
-                logits = self.supernet(own, shape.operators, self.shapes.hidden(shape))
-            loss = cross_entropy(logits.float(), own_labels) / count
+        batches = self.task.batches(WEIGHTS, step, count, self.settings.batch)
+        for shape, batch in zip(shapes, batches, strict=True):
+            loss = self._loss(batch, path_of(self.shapes, shape)) / count
             loss.backward()  # one after the other: they keep the activations of one path
             losses.append(loss.detach())
         self._update()
-        self.ema.update_parameters(self.supernet)
+        self.ema.update_parameters(self.model)
         return torch.stack(losses).sum()
+
+    def _loss(self, batch: Batch, choice: Choice) -> Tensor:
+        with self.optim_wrapper.optim_context(self.model):
+            return self.task.loss(self.model, batch, choice)
 
     def on_mixture(self, step: int, left: np.ndarray, warmup: bool) -> Tensor:
         """One step on a random mixture of all candidates that are left.
@@ -99,26 +103,24 @@ class WeightSteps:
             The loss, on the device.
         """
         size = self.settings.warmup_batch if warmup else self.settings.batch
-        images, labels = self.crops.batch(step, size)
-        with self.optim_wrapper.optim_context(self.supernet):
-            logits = self.supernet(images, mixture=self._mixture(step, left, warmup))
-        loss = cross_entropy(logits.float(), labels)
+        (batch,) = self.task.batches(WEIGHTS, step, 1, size)
+        loss = self._loss(batch, self._mixture(step, left, warmup))
         loss.backward()
         self._update()
         if not warmup:
-            self.ema.update_parameters(self.supernet)
+            self.ema.update_parameters(self.model)
         return loss.detach()
 
     def restructure(self, structure: Structure) -> None:
         """Cuts what a structure does not have from supernet, average and optimizer."""
-        self.supernet.restructure(structure)
-        self.ema.module.restructure(structure)
-        drop_parameters(self.optim_wrapper.optimizer, self.supernet.parameters())
+        for model in (self.model, self.ema.module):
+            self.task.supernet(model).restructure(structure)
+        drop_parameters(self.optim_wrapper.optimizer, self.model.parameters())
 
     def _update(self) -> None:
         """One step of the optimizer on the gradients that there are."""
         optimizer, clip = self.optim_wrapper.optimizer, self.optim_wrapper.clip_grad_kwargs
-        gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if dist.get_world_size() > 1:
             flat = torch.cat([g.reshape(-1) for g in gradients])
             dist.all_reduce(flat, "mean")
@@ -126,7 +128,7 @@ class WeightSteps:
             views = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
             torch._foreach_copy_(gradients, views)
         if clip:
-            clip_grad_norm_(self.supernet.parameters(), **clip, foreach=True)
+            clip_grad_norm_(self.model.parameters(), **clip, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -142,14 +144,14 @@ class WeightSteps:
             rng = np.random.default_rng((self.seed, _PAIRS, step))
             middle = math.exp(rng.uniform(0, math.log(_WIDEST)))
             small, large = (self.shapes.nearest(e) for e in (middle / _GAP, middle * _GAP))
-        both = self.crops.sent(np.stack((weights, shares)).astype(np.float32))
+        both = sent(np.stack((weights, shares)).astype(np.float32), self.task.device)
         return Mixture(weights=both[0], shares=both[1], small=small, large=large)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run goes on from."""
         return {
-            "structure": self.supernet.structure(),
-            "supernet": self.supernet.state_dict(),
+            "structure": self.task.supernet(self.model).structure(),
+            "supernet": self.model.state_dict(),
             "optimizer": self.optim_wrapper.optimizer.state_dict(),
             "ema": self.ema.module.state_dict(),
             "ema_steps": self.ema.steps,
@@ -158,7 +160,7 @@ class WeightSteps:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From what `state_dict` gave, of a supernet that was built alike."""
         self.restructure(state["structure"])
-        self.supernet.load_state_dict(state["supernet"])
+        self.model.load_state_dict(state["supernet"])
         self.optim_wrapper.optimizer.load_state_dict(state["optimizer"])
         self.ema.module.load_state_dict(state["ema"])
         self.ema.steps = state["ema_steps"].cpu()  # on a device, counting would wait for it
@@ -168,65 +170,66 @@ class Scorer:
     """Scores networks by the weights of a supernet.
 
     Args:
-        net: The supernet.
+        model: The trained model.
+        task: What it has learned.
         shapes: Shapes of its space.
-        crops: Images that the weights do not learn from.
         context: What a forward pass runs in, such as `OptimWrapper.optim_context`.
-        images: Number of crops of `score` at most.
+        images: Number of images of `score` at most.
     """
 
     def __init__(
         self,
-        net: SuperNet,
+        model: nn.Module,
+        task: Task,
         shapes: Shapes,
-        crops: DeviceCrops,
-        context: Callable[[SuperNet], AbstractContextManager[Any]],
+        context: Callable[[nn.Module], AbstractContextManager[Any]],
         images: int,
     ) -> None:
-        self.net, self.shapes, self.crops = net, shapes, crops
+        self.model, self.task, self.shapes = model, task, shapes
         self.context, self.images = context, images
 
     @torch.no_grad()
-    def _logits(self, shape: Shape, images: Tensor) -> Tensor:
-        with self.context(self.net):
-            return self.net(images, shape.operators, self.shapes.hidden(shape)).float()
-
-    def losses(self, shapes: Sequence[Shape], images: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, shapes: Sequence[Shape], batch: Batch) -> Tensor:
         """Losses of networks on one batch.
 
         Args:
             shapes: Networks of which no candidate has left.
-            images: Normalised images on the device, (images, 3, height, width).
-            labels: Their classes, (images,).
+            batch: One of the task's.
 
         Returns:
-            Mean cross-entropies, (networks,), on the device.
+            Mean losses, (networks,), on the device.
         """
-        return torch.stack([cross_entropy(self._logits(s, images), labels) for s in shapes])
+        with self.context(self.model):
+            return torch.stack(
+                [self.task.loss(self.model, batch, path_of(self.shapes, s)) for s in shapes]
+            )
 
+    @torch.no_grad()
     def evaluate(self, shapes: Sequence[Shape], images: int | None = None) -> np.ndarray:
-        """Losses and hits on crops that are not augmented.
+        """Losses and hits of networks on the same samples.
 
         Args:
             shapes: Networks of which no candidate has left.
-            images: Number of crops at most, in whole batches; None for all.
+            images: Number of samples at most, in whole batches; None for all.
 
         Returns:
-            Losses and whether the label was found, (2, networks, crops).
+            Losses and whether networks were right, (2, networks, samples).
         """
-        batches, count = [], None if images is None else math.ceil(images / _BATCH)
-        for batch, labels in islice(self.crops.scored(_BATCH), count):
-            found = []
-            for shape in shapes:
-                logits = self._logits(shape, batch)
-                losses = cross_entropy(logits, labels, reduction="none")
-                found.append(torch.stack((losses, (logits.argmax(1) == labels).float())))
+        batches: list[Tensor] = []
+        for batch in self.task.scored():
+            if images is not None and sum(found.shape[-1] for found in batches) >= images:
+                break
+            with self.context(self.model):
+                found = [
+                    self.task.losses(self.model, batch, path_of(self.shapes, s)) for s in shapes
+                ]
             batches.append(torch.stack(found, 1))
         return torch.cat(batches, 2).cpu().numpy().astype(float)
 
     def score(self, shapes: Sequence[Shape]) -> np.ndarray:
         """Mean losses as of `evaluate`, (networks,); infinite where a candidate has left."""
-        structure, losses = self.net.structure(), np.full(len(shapes), np.inf)
+        structure = self.task.supernet(self.model).structure()
+        losses = np.full(len(shapes), np.inf)
         known = [
             i
             for i, shape in enumerate(shapes)

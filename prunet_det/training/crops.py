@@ -217,20 +217,22 @@ class DeviceCrops:
         self, indices: np.ndarray, boxes: np.ndarray, colours: np.ndarray | None = None
     ) -> tuple[Tensor, Tensor]:
         """Cuts, colours and normalises images; boxes and colours as of `Augmentation.drawn`."""
-        chosen = self.sent(indices)
-        half, middle = self.sent(boxes)[:, :, None, None].unbind(1)
+        device = self.images.device
+        chosen = sent(indices, device)
+        half, middle = sent(boxes, device)[:, :, None, None].unbind(1)
         grid = torch.addcmul(middle, self._grid, half)
         images = self.images.index_select(0, chosen).float().div_(255)
         images = grid_sample(images, grid, padding_mode="border", align_corners=False)
         mean, std, grey = self._constants
         if colours is not None:
-            images = self.augmentation.coloured(images, self.sent(colours), grey)
+            images = self.augmentation.coloured(images, sent(colours, device), grey)
         images = images.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
         return images, self.labels.index_select(0, chosen)
 
-    def sent(self, values: np.ndarray) -> Tensor:
-        """Sends numbers to the images' device without waiting for it."""
-        tensor = torch.from_numpy(values)
-        if not self.images.is_cuda:
-            return tensor
-        return tensor.pin_memory().to(self.images.device, non_blocking=True)
+
+def sent(values: np.ndarray, device: torch.device) -> Tensor:
+    """Sends numbers to a device without waiting for it."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -20,6 +20,7 @@ from prunet_det.search.schedule import LoopSettings, Tiers, WidthRule
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import SuperNet
+from prunet_det.search.tasks import Classification
 from prunet_det.training.crops import Augmentation, DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe
@@ -67,7 +68,7 @@ def build(shapes, budgets=(0.2, 0.25), hooks=(), lr=1e-2, **options) -> SearchLo
     halves = {"weights": crops(0), "architecture": crops(1)}
     architectures = [Architecture(shapes, ms, HASTY, seed=1) for ms in budgets]
     settings = LoopSettings(**{**SHORT, **options})
-    return SearchLoop(net, architectures, halves, settings, wrapper, hooks)
+    return SearchLoop(net, architectures, Classification(halves), settings, wrapper, hooks)
 
 
 class Stop(SearchHook):
@@ -166,8 +167,8 @@ def run_as_one_of_two(rank: int, folder: Path) -> None:
     space = SearchSpace.from_config(SMALL)
     shapes, hook = Shapes(Pricing(device="v100").costs(space, 256)), Stop()
     loop = build(shapes, hooks=[hook], warmup=60, warmup_loss=0.9)
-    own = {part: dataclasses.replace(c, rank=rank, world_size=2) for part, c in loop.halves.items()}
-    loop.halves, loop.weights.crops = own, own["weights"]
+    halves = loop.task.halves
+    halves |= {k: dataclasses.replace(c, rank=rank, world_size=2) for k, c in halves.items()}
     loop.run()
     loop.add(Architecture(shapes, 0.22, HASTY, seed=1))
     state = {key: value for key, value in loop.state_dict().items() if key != "weights"}

@@ -16,6 +16,7 @@ from prunet_det.arch.spec import BlockSpec, Provenance
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.supernet import (
     Mixture,
+    Path,
     Prunode,
     SuperNet,
     as_product,
@@ -104,9 +105,9 @@ def test_a_pointwise_convolution_is_a_matrix_product():
 def test_a_path_on_a_gpu_is_that_on_the_cpu(space, costs):
     shapes, net = Shapes(costs), learned(space).double()
     x, shape = images(8, 3, 32, 32).double(), shapes.random(np.random.default_rng(0), 0.2)
-    path = shape.operators, shapes.hidden(shape)
-    expected = net(x, *path)
-    torch.testing.assert_close(net.cuda()(x.cuda(), *path).cpu(), expected)
+    path = Path(shape.operators, shapes.hidden(shape))
+    expected = net(x, path)
+    torch.testing.assert_close(net.cuda()(x.cuda(), path).cpu(), expected)
 
 
 @pytest.mark.parametrize("spec", BLOCKS[::2], ids=str)
@@ -125,7 +126,7 @@ def test_a_path_is_the_network_that_inherits_its_weights(space, costs):
         spec = space.to_spec(shapes.network(shape), "found", HAND, 256)
         found = net.inherit(spec, shape)
         found.train()
-        torch.testing.assert_close(net(x, shape.operators, shapes.hidden(shape)), found(x))
+        torch.testing.assert_close(net(x, Path(shape.operators, shapes.hidden(shape))), found(x))
         reestimate_norms(found, [x])
         statistics = found.conv_head.bn.running_mean  # of the first batch, not of a mixture
         assert not torch.equal(statistics, torch.zeros_like(statistics))
@@ -136,8 +137,8 @@ def test_a_pass_changes_nothing_of_the_supernet(space, costs):
     before = copy.deepcopy(net.state_dict())
     shape = shapes.random(np.random.default_rng(0), 0.2)
     for _ in range(2):
-        net(images(2, 3, 32, 32), shape.operators, shapes.hidden(shape))
-        net(images(2, 3, 32, 32), mixture=mixture(space, 8, 16))
+        net(images(2, 3, 32, 32), Path(shape.operators, shapes.hidden(shape)))
+        net(images(2, 3, 32, 32), mixture(space, 8, 16))
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
@@ -145,8 +146,8 @@ def test_a_mixture_of_one_candidate_a_layer_is_its_path(space):
     net, x = learned(space), images(4, 3, 32, 32)
     net.restructure([[1 if len(layer.operators) > 1 else 0] for layer in space.layers])
     first = [int(next(iter(layer.candidates))) for layer in net.layers.values()]
-    path = net(x, first, [16] * len(first))
-    torch.testing.assert_close(net(x, mixture=mixture(space, 8, 16, share=1.0)), path)
+    path = net(x, Path(first, [16] * len(first)))
+    torch.testing.assert_close(net(x, mixture(space, 8, 16, share=1.0)), path)
 
 
 def test_a_mixture_adds_up_candidates_and_shortcuts_by_their_weights(space):
@@ -200,9 +201,9 @@ def test_a_path_dispatches_a_small_part_of_a_mixture(space, costs):
     x = images(2, 3, 32, 32)
     full = [0 if len(layer.operators) == 1 else 1 for layer in space.layers]
 
-    def step(**run):
-        return sum(dispatched(lambda: net(x, **run).sum().backward()).values())
+    def step(choice):
+        return sum(dispatched(lambda: net(x, choice).sum().backward()).values())
 
-    path = step(operators=full, hidden=[16] * len(full))
-    assert path < 0.25 * step(mixture=mixture(space, 8, 16))
+    path = step(Path(full, [16] * len(full)))
+    assert path < 0.25 * step(mixture(space, 8, 16))
     assert shapes.space is space
