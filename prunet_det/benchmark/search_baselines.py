@@ -25,8 +25,8 @@ from prunet_det.benchmark.search_study import (
 from prunet_det.search.costs import Budget, BudgetError, Pricing
 from prunet_det.search.evolution import Region, Scored, most_macs, propose
 from prunet_det.search.result import LAST_TIER, SearchResult
-from prunet_det.search.shapes import Shape, Shapes
-from prunet_det.search.space import Network, SearchSpace
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.package import find_config, relative_path
@@ -39,7 +39,7 @@ _MOST_UNITS = 12
 _HIDDEN_STEP, _MOST_EXPANSION = 32, 8
 
 
-def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Network]:
+def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Shape]:
     """A published network scaled in width and depth, as a point of a space of its own operators.
 
     Args:
@@ -72,7 +72,7 @@ def scaled_frame(units: float, name: str = "prunet_p0") -> tuple[SearchSpace, Ne
             most_expansion=_MOST_EXPANSION,
         )
     )
-    return space, space.network_of(spec)
+    return space, space.shape_of(spec)
 
 
 def scaled_published(
@@ -93,9 +93,8 @@ def scaled_published(
     """
 
     def at(step: int) -> tuple[Shapes, Shape, float]:
-        space, network = scaled_frame(step / _STEPS_PER_UNIT, name)
+        space, shape = scaled_frame(step / _STEPS_PER_UNIT, name)
         shapes = Shapes(pricing.costs(space, budget.input_size))
-        shape = shapes.shape_of(network)
         return shapes, shape, shapes.ms(shape)
 
     low, high = -_MOST_UNITS * _STEPS_PER_UNIT, _MOST_UNITS * _STEPS_PER_UNIT
@@ -164,9 +163,7 @@ class Rows:
         """
         shapes, name = shapes or self.shapes, name or f"{group} {seed}"
         reason = Provenance("hand-written", {"reason": f"{name}, what a search is compared with"})
-        spec = shapes.space.to_spec(
-            shapes.network(shape), name.replace(" ", "_"), reason, self.budget.input_size
-        )
+        spec = shapes.space.to_spec(shape, name.replace(" ", "_"), reason, self.budget.input_size)
         ms = shapes.ms(shape)
         return Entry(group=group, name=name, spec=spec, latency_ms=ms, search_seed=seed)
 
@@ -248,4 +245,4 @@ class Rows:
                 yield self.entry(name, other, seed=seed)
 
     def _shape(self, spec: ArchSpec) -> Shape:
-        return self.shapes.shape_of(self.shapes.space.network_of(spec))
+        return self.shapes.space.shape_of(spec)

@@ -15,7 +15,7 @@ from prunet_det.benchmark.search_study import RANDOM, SearchStudy
 from prunet_det.search.api import train_supernet
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.loop import SearchLoop
-from prunet_det.search.shapes import Shape
+from prunet_det.search.space import Shape
 from prunet_det.utils.errors import InputError
 
 _FEWEST = 5  # networks that a rank correlation is worth printing for
@@ -47,9 +47,9 @@ def rank_networks(config: SearchConfig, study: SearchStudy) -> dict[str, Any]:
             f"a rank needs {_FEWEST} random networks, the study has trained {len(random)}; "
             "train more of them by `compare`."
         )
-    networks = [config.space.network_of(c.entry.spec) for c in random]
+    shapes = [config.space.shape_of(c.entry.spec) for c in random]
     loop = train_supernet(config)
-    found = loop.scorer.evaluate([loop.shapes.shape_of(network) for network in networks])
+    found = loop.scorer.evaluate(shapes)
     losses, top1 = found.mean(2)
     judged = [study.mean(c) for c in random]
     rows = zip(random, losses.round(4).tolist(), top1.round(4).tolist(), judged, strict=True)

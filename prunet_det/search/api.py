@@ -320,8 +320,8 @@ class _Search:
                 "data": self.task.data_hash,
             },
         }
-        network, made = self.shapes.network(shape), Provenance("searched", details)
-        spec = config.space.to_spec(network, config.name_of(budget_ms), made, budget.input_size)
+        made = Provenance("searched", details)
+        spec = config.space.to_spec(shape, config.name_of(budget_ms), made, budget.input_size)
         loop = self.loop
         figures, weights = self.task.finished(loop.ema.module, spec, shape, loop.step, config.seed)
         return FoundNetwork(

@@ -23,7 +23,8 @@ import numpy as np
 from prunet_det.search.costs import FILLED, BudgetError
 from prunet_det.search.gains import Gains, Prunodes
 from prunet_det.search.schedule import Tiers, WidthRule
-from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import Shape
 
 Array = np.ndarray
 

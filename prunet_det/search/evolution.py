@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import Shape
 
 # Losses of networks, the lower the better; NaN where there is none. Called with many at once.
 Score = Callable[[Sequence[Shape]], Sequence[float] | np.ndarray]

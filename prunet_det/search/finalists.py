@@ -23,7 +23,8 @@ from torch import Tensor
 
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.search.evolution import Region, Scored, most_macs
-from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import Shape
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
 from prunet_det.utils.config import positive_int
@@ -336,7 +337,7 @@ class Trainings:
         recipe = replace(self.recipe, iterations=steps, marks=())
         about = [asdict(recipe), *(crops.identity for crops in self.halves.values())]
         spec = self.shapes.space.to_spec(
-            self.shapes.network(shape),
+            shape,
             "finalist",
             Provenance("hand-written", {"reason": "a finalist of a search"}),
             self.shapes.costs.input_size,

@@ -19,7 +19,7 @@ import torch
 from mmengine import dist
 
 from prunet_det.search.evolution import Region, evolve
-from prunet_det.search.shapes import Shape
+from prunet_det.search.space import Shape
 from prunet_det.training.checkpoints import is_whole
 from prunet_det.training.divergence import DivergedError
 from prunet_det.utils.errors import UserError

@@ -1,4 +1,4 @@
-"""Networks of a space as integers: drawn at random, scaled onto a latency, described.
+"""Networks of a space: drawn at random, scaled onto a latency, described.
 
 All of it is arithmetic on arrays: a network takes a millisecond, thousands at once a second.
 """
@@ -6,14 +6,13 @@ All of it is arithmetic on arrays: a network takes a millisecond, thousands at o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from prunet_det.arch.spec import BLOCK_KINDS
 from prunet_det.latency.kernels import block_kernels
 from prunet_det.search.costs import FILLED, Array, BudgetError, SpaceCosts
-from prunet_det.search.space import LayerSpace, Network, Operator
+from prunet_det.search.space import LayerSpace, Operator, Shape
 
 Span = tuple[float, float]
 
@@ -22,40 +21,6 @@ _FEW, _MANY = 4, 4096  # networks that are drawn at once, first and at most
 _TILTS = (0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 _DRAWS = 512  # networks that are drawn for each at least
 _TRIES = 20  # depths for the paths of a step, or widths for one network
-
-
-@dataclass(frozen=True, eq=False)
-class Shape:
-    """A network of a space as integers; equal to any other one of the same integers.
-
-    Attributes:
-        operators: Index of each layer's operator in `LayerSpace.operators`, (layers,); -1 where the
-            layer is left out.
-        widths: Index of each layer's inner width in `LayerSpace.widths_of`, (layers,); 0 where it
-            has none.
-    """
-
-    operators: Array
-    widths: Array
-
-    def __post_init__(self) -> None:
-        for name in ("operators", "widths"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        """The integers, operators first: what tells shapes of one space apart."""
-        return (*self.operators.tolist(), *self.widths.tolist())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shape) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def to_dict(self) -> dict[str, list[int]]:
-        """The shape as JSON values; `Shape(**values)` is the same shape."""
-        return {"operators": self.operators.tolist(), "widths": self.widths.tolist()}
 
 
 class Shapes:
@@ -130,31 +95,6 @@ class Shapes:
         log_width = np.log(np.maximum(hidden, 1)).sum(1) / inner
         log_macs = np.log(np.maximum(self.macs(shapes), 1))
         return np.stack((fused, log_width, log_macs), axis=1)
-
-    def network(self, shape: Shape) -> Network:
-        """The network, one block or None a layer."""
-        layers = zip(self.space.layers, shape.operators, self.hidden(shape), strict=True)
-        return tuple(
-            layer.block(layer.operators[operator], hidden) if operator >= 0 else None
-            for layer, operator, hidden in layers
-        )
-
-    def shape_of(self, network: Network) -> Shape:
-        """The shape that a network is.
-
-        Raises:
-            SpaceError: It is no point of the space.
-        """
-        found = []
-        for layer, block in zip(self.space.layers, network, strict=True):
-            if block is None:
-                found.append((-1, 0))
-                continue
-            operator = layer.operator_of(block)
-            width = layer.widths_of(operator).index(block.hidden)
-            found.append((layer.operators.index(operator), width))
-        operators, widths = zip(*found, strict=True)
-        return Shape(np.array(operators), np.array(widths))
 
     def reachable(self, live: Array | None = None) -> Span:
         """Least and greatest milliseconds; for `live` see the class."""

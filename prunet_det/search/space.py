@@ -1,7 +1,6 @@
 """What may be chosen: a frame of stages and, for every layer, its operators and inner widths.
 
-A network of a space is a tuple with one entry a layer: the layer's BlockSpec, or None where the
-layer is skipped.
+A network of a space is a `Shape`: for every layer an operator and an inner width, as integers.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from prunet_det.arch.scaling import round_channels
 from prunet_det.arch.spec import (
@@ -27,8 +28,6 @@ from prunet_det.arch.spec import (
 from prunet_det.utils.config import check_keys
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
-
-Network = tuple[BlockSpec | None, ...]
 
 _SPACE_DEFAULTS: dict[str, Any] = {
     "kinds": kinds_with_hidden(),
@@ -117,16 +116,16 @@ class LayerSpace:
             se=_squeezed(self.in_chs) if operator.se else 0,
         )
 
-    def operator_of(self, block: BlockSpec) -> Operator:
-        """The operator that a block has.
+    def indices_of(self, block: BlockSpec) -> tuple[int, int]:
+        """Indices of the operator and of the inner width that a block has.
 
         Raises:
             SpaceError: The layer cannot be this block.
         """
-        for operator in self.operators:
-            known = block.hidden in self.widths_of(operator)
-            if known and self.block(operator, block.hidden) == block.padded():
-                return operator
+        for i, operator in enumerate(self.operators):
+            widths = self.widths_of(operator)
+            if block.hidden in widths and self.block(operator, block.hidden) == block.padded():
+                return i, widths.index(block.hidden)
         raise SpaceError(
             f"layer {self.name} of the space ({self.in_chs}->{self.out_chs}, stride {self.stride}) "
             f"cannot be {block.kind} k{block.kernel} {block.in_chs}->{block.out_chs} with inner "
@@ -142,6 +141,40 @@ def inner_widths(in_chs: int, step: int, most: int, least: int = 0) -> tuple[int
     """Multiples of `step` from `least` up to `most` times the input's width."""
     first = max(step, math.ceil(max(least, 1) / step) * step)
     return tuple(range(first, max(most * in_chs, first) + 1, step))
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A network of a space as integers; equal to any other one of the same integers.
+
+    Attributes:
+        operators: Index of each layer's operator in `LayerSpace.operators`, (layers,); -1 where the
+            layer is left out.
+        widths: Index of each layer's inner width in `LayerSpace.widths_of`, (layers,); 0 where it
+            has none.
+    """
+
+    operators: np.ndarray
+    widths: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("operators", "widths"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The integers, operators first: what tells shapes of one space apart."""
+        return (*self.operators.tolist(), *self.widths.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shape) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """The shape as JSON values; `Shape(**values)` is the same shape."""
+        return {"operators": self.operators.tolist(), "widths": self.widths.tolist()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,65 +256,59 @@ class SearchSpace:
             at = layer.block(operator, layer.widths_of(operator)[0]).output_size(at)
         return sizes
 
+    @property
+    def stem_spec(self) -> StemSpec:
+        """The stem of all networks."""
+        return StemSpec((self.stem,), self.act)
+
     def stem_block(self) -> BlockSpec:
         """The stem's convolution as a block."""
-        return StemSpec((self.stem,), self.act).blocks()[0]
+        return self.stem_spec.blocks()[0]
 
-    def to_spec(self, network: Network, name: str, provenance: Provenance, size: int) -> ArchSpec:
+    def to_spec(self, shape: Shape, name: str, provenance: Provenance, size: int) -> ArchSpec:
         """A network as an ArchSpec.
 
         Args:
-            network: One entry a layer.
+            shape: The network.
             name, provenance: Name and provenance of the spec.
             size: Side of the images that it is for.
-
-        Raises:
-            SpaceError: A layer is skipped that may not be, or is no block of the space.
         """
         stages: list[list[BlockSpec]] = [[] for _ in self.depths]
-        for layer, block in zip(self.layers, network, strict=True):
-            if block is not None:
-                layer.operator_of(block)
+        for layer, i, width in zip(self.layers, shape.operators, shape.widths, strict=True):
+            if i >= 0:
+                operator = layer.operators[i]
+                block = layer.block(operator, layer.widths_of(operator)[width])
                 stages[layer.stage].append(block)
-            elif not layer.skippable:
-                raise SpaceError(f"layer {layer.name} cannot be skipped.")
         return ArchSpec(
             name=name,
-            stem=StemSpec((self.stem,), self.act),
+            stem=self.stem_spec,
             stages=tuple(StageSpec(tuple(blocks)) for blocks in stages),
             tail=TailSpec(self.tail),
             provenance=provenance,
             input_size=size,
         )
 
-    def network_of(self, spec: ArchSpec) -> Network:
-        """The point of the space that a spec is; skipped layers are a stage's last ones.
+    def shape_of(self, spec: ArchSpec) -> Shape:
+        """The point of the space that a spec is; layers are left out at the ends of stages.
 
         Raises:
             SpaceError: It is none.
         """
-        if spec.stem.widths != (self.stem,) or spec.tail.width != self.tail or spec.tail.hidden:
+        if (spec.stem, spec.tail) != (self.stem_spec, TailSpec(self.tail)):
             raise SpaceError(f"{spec.name} has another stem or tail than the space.")
-        if len(spec.stages) != len(self.depths):
+        depths = tuple(len(stage.blocks) for stage in spec.stages)
+        fits = len(depths) == len(self.depths)
+        if not fits or any(own > most for own, most in zip(depths, self.depths, strict=True)):
             raise SpaceError(
-                f"{spec.name} has {len(spec.stages)} stages, the space {len(self.depths)}."
+                f"the stages of {spec.name} have {depths} layers, those of the space "
+                f"{self.depths} at most."
             )
-        for i, (stage, depth) in enumerate(zip(spec.stages, self.depths, strict=True)):
-            if len(stage.blocks) > depth:
-                raise SpaceError(
-                    f"stage {i} of {spec.name} has {len(stage.blocks)} layers, the space at most "
-                    f"{depth}."
-                )
-        network: list[BlockSpec | None] = []
-        for layer in self.layers:
-            blocks = spec.stages[layer.stage].blocks
-            block = blocks[layer.index].padded() if layer.index < len(blocks) else None
-            if block is not None:
-                layer.operator_of(block)
-            elif not layer.skippable:
-                raise SpaceError(f"{spec.name} lacks layer {layer.name}.")
-            network.append(block)
-        return tuple(network)
+        shape = Shape(np.full(len(self.layers), -1), np.zeros(len(self.layers)))
+        for i, layer in enumerate(self.layers):
+            if layer.index < depths[layer.stage]:
+                block = spec.stages[layer.stage].blocks[layer.index]
+                shape.operators[i], shape.widths[i] = layer.indices_of(block)
+        return shape
 
 
 def _stage_layers(

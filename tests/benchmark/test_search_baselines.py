@@ -20,7 +20,7 @@ def budget_of(ms):
 @pytest.mark.parametrize("ms", [0.5, 0.83, 1.6])
 def test_the_published_p0_scales_to_the_budget(ms):
     shapes, shape = scaled_published(Pricing(device="v100"), budget_of(ms))
-    spec = shapes.space.to_spec(shapes.network(shape), "x", HAND, 512)
+    spec = shapes.space.to_spec(shape, "x", HAND, 512)
     assert budget_of(ms).fits(predict(spec, input_size=512).latency.ms)
 
 
@@ -30,6 +30,6 @@ def test_scaling_does_not_reach_everything():
 
 
 def test_scaled_by_nothing_p0_is_itself():
-    space, network = scaled_frame(0.0)
+    space, shape = scaled_frame(0.0)
     spec = load_spec("prunet_p0")
-    assert space.to_spec(network, "x", spec.provenance, 224).stages == spec.stages
+    assert space.to_spec(shape, "x", spec.provenance, 224).stages == spec.stages

@@ -95,8 +95,7 @@ def save_search(folder, shapes, seed, budget=BUDGET, final=True):
     """A result as a search saves it, of a random network."""
     found, tiers = shapes.draw(np.random.default_rng(seed), budget, 2)
     spec, before = (
-        shapes.space.to_spec(shapes.network(shape), "found", PROVENANCE, SIZE)
-        for shape in (found, tiers)
+        shapes.space.to_spec(shape, "found", PROVENANCE, SIZE) for shape in (found, tiers)
     )
     limit = shapes.costs.budget(budget)
     network = FoundNetwork(
@@ -154,7 +153,7 @@ def test_every_network_has_its_latency_and_its_trainings(done, shapes):
         assert own == others and other.entry.search_seed == 0
     space = shapes.space
     macs = {
-        c.entry.name: shapes.macs([shapes.shape_of(space.network_of(c.entry.spec))])[0]
+        c.entry.name: shapes.macs([space.shape_of(c.entry.spec)])[0]
         for c in study.contestants
         if c.entry.group != SCALED
     }

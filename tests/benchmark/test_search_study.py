@@ -240,5 +240,5 @@ def test_published_networks_cost_what_their_entries_say():
     assert (space.hash, shapes.costs.table_hash) == (about["space"], about["table"])
     assert len(entries) == 39
     for entry in [entry for entry in entries if entry.group != SCALED]:
-        ms = shapes.ms(shapes.shape_of(space.network_of(entry.spec)))
+        ms = shapes.ms(space.shape_of(entry.spec))
         assert ms == pytest.approx(entry.latency_ms, rel=1e-9), entry.name

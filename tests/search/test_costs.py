@@ -11,7 +11,7 @@ from prunet_det.latency import predict
 from prunet_det.latency.table import TableError, predict_table
 from prunet_det.search.costs import Pricing, SpaceCosts, space_keys
 from prunet_det.search.shapes import Shapes
-from prunet_det.search.space import SearchSpace
+from prunet_det.search.space import SearchSpace, Shape
 from tests.search.conftest import SMALL
 
 HAND = Provenance("hand-written", {"reason": "a test"})
@@ -21,35 +21,27 @@ def random_network(space, seed):
     """Any network of a space, whatever it costs."""
     chosen = random.Random(seed)
     depths = [chosen.randint(1, depth) for depth in space.depths]
-    network = []
+    points = []
     for layer in space.layers:
-        operator = chosen.choice(layer.operators)
-        block = layer.block(operator, chosen.choice(layer.widths_of(operator)))
-        network.append(block if layer.index < depths[layer.stage] else None)
-    return tuple(network)
-
-
-def predicted(space, network, size):
-    spec = space.to_spec(network, "x", HAND, size)
-    return predict(spec, input_size=size).latency.ms
-
-
-def ms_of(costs, network):
-    shapes = Shapes(costs)
-    return shapes.ms(shapes.shape_of(network))
+        operator = chosen.randrange(len(layer.operators))
+        width = chosen.randrange(len(layer.widths_of(layer.operators[operator])))
+        points.append((operator, width) if layer.index < depths[layer.stage] else (-1, 0))
+    return Shape(*zip(*points, strict=True))
 
 
 def test_a_network_costs_what_is_predicted_for_it(space, costs):
     for seed in range(20):
-        network = random_network(space, seed)
-        expected = predicted(space, network, 256)
-        assert ms_of(costs, network) == pytest.approx(expected, rel=1e-9)
+        shape = random_network(space, seed)
+        spec = space.to_spec(shape, "x", HAND, 256)
+        expected = predict(spec, input_size=256).latency.ms
+        assert Shapes(costs).ms(shape) == pytest.approx(expected, rel=1e-9)
 
 
 def test_nothing_is_cheaper_or_dearer_than_the_extremes(space, costs):
-    low, high = Shapes(costs).reachable()
+    shapes = Shapes(costs)
+    low, high = shapes.reachable()
     for seed in range(50):
-        assert low <= ms_of(costs, random_network(space, seed)) <= high
+        assert low <= shapes.ms(random_network(space, seed)) <= high
 
 
 @pytest.mark.parametrize("ms", [0, -1, float("nan"), float("inf")])
@@ -71,8 +63,8 @@ def test_a_few_widths_are_interpolated(space):
     keys = space_keys(space, 256, widths=4)
     assert len(keys) < len(space_keys(space, 256))
     table = predict_table(keys, "v100")
-    priced = SpaceCosts(space, 256, table)
-    exact = Pricing(device="v100").costs(space, 256)
+    priced = Shapes(SpaceCosts(space, 256, table))
+    exact = Shapes(Pricing(device="v100").costs(space, 256))
     for seed in range(5):
-        network = random_network(space, seed)
-        assert ms_of(priced, network) == pytest.approx(ms_of(exact, network), rel=0.05)
+        shape = random_network(space, seed)
+        assert priced.ms(shape) == pytest.approx(exact.ms(shape), rel=0.05)

@@ -12,7 +12,7 @@ from prunet_det.search.costs import FILLED, BudgetError, Pricing
 from prunet_det.search.evolution import Region, Scored, Surrogate, evolve, most_macs, propose
 from prunet_det.search.shapes import Shapes
 from tests.conftest import ROOT
-from tests.search.test_space import config_space, widest
+from tests.search.test_space import HAND, config_space, widest
 
 MS = 0.5
 
@@ -87,7 +87,7 @@ def test_evolution_begins_with_what_it_is_given(region, shapes, rng):
         seen.extend(many)
         return judge(shapes)(many)
 
-    too_dear = shapes.shape_of(widest(shapes.space))  # twelve layers, dense 5x5
+    too_dear = widest(shapes.space)  # twelve layers, dense 5x5
     evolve(region, score, seed=0, evaluations=30, start=[*start, too_dear])
     assert set(region.scaled(start)) <= set(seen) and too_dear not in seen
 
@@ -123,7 +123,8 @@ def test_mutations_change_operators_depths_and_widths(region, shapes, rng):
     assert any((m.operators != shape.operators).any() for m in same_depth)
     same = [m for m in same_depth if (m.operators == shape.operators).all()]
     assert any((m.widths != shape.widths).any() for m in same)
-    assert all(shapes.shape_of(shapes.network(m)) == m for m in mutants)
+    space = shapes.space
+    assert all(space.shape_of(space.to_spec(m, "x", HAND, 512)) == m for m in mutants)
 
 
 def test_a_space_of_few_networks_is_searched_to_its_end():
@@ -157,7 +158,7 @@ def test_a_surrogate_predicts_the_stored_trainings_of_random_networks(shapes):
         top1.setdefault(record["subject"], []).append(record["figures"]["curve"]["200"][0])
     entries = [e for e in entries if e["group"] == "random"]
     specs = [ArchSpec.from_dict(e["spec"]) for e in entries]
-    features = shapes.features([shapes.shape_of(shapes.space.network_of(s)) for s in specs])
+    features = shapes.features([shapes.space.shape_of(s) for s in specs])
     losses = 1 - np.array([np.mean(top1[e["network"]]) for e in entries])
 
     predicted = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from prunet_det.arch.spec import Provenance
 from prunet_det.search.report import write_report
 from prunet_det.search.result import RUN_FILE, FoundNetwork, SearchResult, network_folder
 from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import Shape
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
 
 DETAILS = {"command": "c", "budget": {}, "seed": 0, "data": {}}
@@ -20,14 +22,10 @@ DETAILS = {"command": "c", "budget": {}, "seed": 0, "data": {}}
 @pytest.fixture
 def network(costs) -> FoundNetwork:
     """The least network of the small space, at a budget that it meets."""
-    point = tuple(
-        None if layer.skippable else layer.block(o, layer.widths_of(o)[0])
-        for layer in costs.space.layers
-        for o in layer.operators[:1]
-    )
-    spec = costs.space.to_spec(point, "found", Provenance("searched", DETAILS), 256)
-    shapes = Shapes(costs)
-    ms = shapes.ms(shapes.shape_of(point))
+    layers = costs.space.layers
+    least = Shape([-1 if layer.skippable else 0 for layer in layers], np.zeros(len(layers)))
+    spec = costs.space.to_spec(least, "found", Provenance("searched", DETAILS), 256)
+    ms = Shapes(costs).ms(least)
     weights = spec.build(num_classes=3).state_dict()
     budget = costs.budget(1.01 * ms)
     return FoundNetwork(

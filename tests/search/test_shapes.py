@@ -11,10 +11,10 @@ import pytest
 
 from prunet_det.arch.spec import Provenance
 from prunet_det.latency import predict
-from prunet_det.latency.table import predict_table
+from prunet_det.latency.table import network_blocks, predict_table
 from prunet_det.search.costs import FILLED, BudgetError, Pricing, SpaceCosts, space_keys
-from prunet_det.search.shapes import Shape, Shapes
-from prunet_det.search.space import SearchSpace, SpaceError
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import SearchSpace, Shape, SpaceError
 from tests.search.conftest import SMALL
 from tests.search.test_space import config_space, widest
 
@@ -89,13 +89,17 @@ def anything(shapes, rng, count):
 
 def test_what_a_shape_costs_is_what_its_network_costs(any_shapes, rng):
     for shape in anything(any_shapes, rng, 20):
-        network = any_shapes.network(shape)
-        spec = any_shapes.space.to_spec(network, "x", HAND, any_shapes.costs.input_size)
+        spec = any_shapes.space.to_spec(shape, "x", HAND, any_shapes.costs.input_size)
         if any_shapes.costs.table.kind == "predicted":
             predicted = predict(spec, input_size=any_shapes.costs.input_size).latency.ms
             assert any_shapes.ms(shape) == pytest.approx(predicted, rel=1e-12)
-        assert any_shapes.shape_of(network) == shape
-        assert any_shapes.hidden(shape) == [b.hidden if b else 0 for b in network]
+        assert any_shapes.space.shape_of(spec) == shape
+        kept = [
+            width
+            for width, o in zip(any_shapes.hidden(shape), shape.operators, strict=True)
+            if o >= 0
+        ]
+        assert kept == [block.hidden for block in spec.blocks]
 
 
 def test_random_networks_meet_budgets_all_over_the_range(any_shapes, rng):
@@ -150,7 +154,7 @@ def test_scaling_keeps_operators_depth_and_proportions(quick, rng):
 
 def test_none_where_operators_and_depth_cannot(quick):
     shapes = quick
-    most = shapes.shape_of(widest(shapes.space))
+    most = widest(shapes.space)
     kept = np.array([not layer.skippable for layer in shapes.space.layers])
     least = Shape(np.where(kept, 0, -1), np.zeros(len(kept)))
     assert shapes.scale(most, 0.3) is None  # all twelve layers, dense 5x5: too many
@@ -163,12 +167,9 @@ def test_none_where_operators_and_depth_cannot(quick):
 def test_widths_are_the_widest_of_their_price(rng):
     shapes = SPACES["measured"]()
     for shape in shapes.draw(rng, 0.5, 20):
-        for i, block in enumerate(shapes.network(shape)):
-            if block is None or not block.hidden:
-                continue
-            operator = shapes.space.layers[i].operators[shape.operators[i]]
-            prices, at = shapes.costs.ms[i, shape.operators[i]], shape.widths[i]
-            prices = prices[: len(shapes.space.layers[i].widths_of(operator))]
+        for i in np.flatnonzero(shape.operators >= 0):
+            count, at = shapes.counts[i, shape.operators[i]], shape.widths[i]
+            prices = shapes.costs.ms[i, shape.operators[i], :count]
             assert (prices[at + 1 :] > prices[at]).all()
 
 
@@ -182,8 +183,8 @@ def test_uniform_widths_are_of_one_expansion(quick, rng):
     even = quick.uniform(shape, 0.5)
     assert (even.operators == shape.operators).all()
     assert FILLED * 0.5 <= quick.ms(even) <= 0.5
-    blocks = [b for b in quick.network(even) if b is not None and b.hidden]
-    ratios = [b.hidden / b.in_chs for b in blocks]
+    hidden = np.array(quick.hidden(even))
+    ratios = (hidden / quick.in_chs)[hidden > 0]
     assert max(ratios) - min(ratios) <= 2 * 16 / 24
 
 
@@ -262,8 +263,8 @@ def test_features_and_multiply_accumulates(quick, rng):
     features, macs = quick.features(shapes), quick.macs(shapes)
     assert features.shape == (5, 3)
     for shape, row, found in zip(shapes, features, macs, strict=True):
-        network = quick.network(shape)
-        keys = [(b, s) for b, s in zip(network, quick.costs.sizes, strict=True) if b]
+        spec = quick.space.to_spec(shape, "x", HAND, 512)
+        keys = network_blocks(spec, 512)[1:]  # without the stem
         inner = [b for b, _ in keys if b.hidden]
         expected = sum(k.macs for key in keys for k in block_kernels(*key))
         assert found == pytest.approx(expected)
@@ -283,12 +284,12 @@ def test_a_shape_goes_to_json_and_back(quick, rng):
     assert shape != quick.random(rng, 0.5)
 
 
-def test_a_width_that_a_space_of_fixed_widths_lacks(rng):
+def test_a_width_that_a_space_of_fixed_widths_lacks():
     fixed = SPACES["fixed widths"]()
-    network = fixed.network(fixed.random(rng, 0.5))
-    at = next(i for i, b in enumerate(network) if b is not None and b.hidden)
-    layer = fixed.space.layers[at]
+    layer = fixed.space.layers[1]
     wrong = max(set(layer.widths) - {o.fixed for o in layer.operators})
-    block = dataclasses.replace(network[at], hidden=wrong)
+    block = dataclasses.replace(
+        layer.block(layer.operators[0], layer.operators[0].fixed), hidden=wrong
+    )
     with pytest.raises(SpaceError, match=f"layer {layer.name} of the space .*width {wrong}"):
-        fixed.shape_of((*network[:at], block, *network[at + 1 :]))
+        layer.indices_of(block)

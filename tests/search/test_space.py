@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 
 from prunet_det import load_spec
-from prunet_det.arch.spec import Provenance
+from prunet_det.arch.spec import Provenance, StageSpec
 from prunet_det.search.costs import Pricing
 from prunet_det.search.shapes import Shapes
-from prunet_det.search.space import Operator, SearchSpace, SpaceError
+from prunet_det.search.space import Operator, SearchSpace, Shape, SpaceError
 from tests.conftest import ROOT
 from tests.search.conftest import SMALL
 
@@ -26,11 +27,11 @@ def config_space(name, **options):
 @pytest.mark.parametrize("name", ["prunet_p0", "prunet_p1"])
 def test_the_published_prunets_are_points_of_the_default_space(name):
     space, spec = config_space("prunet"), load_spec(name)
-    network = space.network_of(spec)
-    assert space.to_spec(network, name, spec.provenance, 224).stages == spec.stages
+    shape = space.shape_of(spec)
+    assert space.to_spec(shape, name, spec.provenance, 224).stages == spec.stages
     shapes = Shapes(Pricing(device="v100").costs(space, 512))
     low, high = shapes.reachable()
-    assert low < shapes.ms(shapes.shape_of(network)) < high
+    assert low < shapes.ms(shape) < high
 
 
 def test_the_quick_space_reaches_what_it_promises():
@@ -61,42 +62,49 @@ def test_width_factor_activation_and_se():
     assert len(layer.operators) == 2 * 2 * 2 * 2
     block = layer.block(Operator(kind="irb", kernel=3, act="silu", se=True), 96)
     assert (block.act, block.se) == ("silu", 88) and min(layer.widths) >= 88
-    assert layer.operator_of(block) == Operator(kind="irb", kernel=3, act="silu", se=True)
+    operator, _ = layer.indices_of(block)
+    assert str(layer.operators[operator]) == "irb k3 silu se"
 
 
 def widest(space):
     """The network of all layers, each its last operator at its greatest width."""
-    return tuple(
-        layer.block(layer.operators[-1], layer.widths_of(layer.operators[-1])[-1])
-        for layer in space.layers
-    )
+    last = [layer.operators[-1] for layer in space.layers]
+    widths = [layer.widths_of(o) for layer, o in zip(space.layers, last, strict=True)]
+    return Shape([len(layer.operators) - 1 for layer in space.layers], [len(w) - 1 for w in widths])
 
 
 def test_a_network_goes_to_a_spec_and_back(space):
-    full = widest(space)
-    without = (*full[:2], None, *full[3:])
-    spec = space.to_spec(without, "x", HAND, 256)
-    assert len(spec.stages[1].blocks) == 2
-    assert sum(b is None for b in space.network_of(spec)) == 1
-    with pytest.raises(SpaceError, match=r"layer 1\.0 cannot be skipped"):
-        space.to_spec((full[0], None, *full[2:]), "x", HAND, 256)
+    shape = widest(space)
+    shape.operators[3], shape.widths[3] = -1, 0  # the last layer of its stage
+    spec = space.to_spec(shape, "x", HAND, 256)
+    assert [len(stage.blocks) for stage in spec.stages] == [1, 2, 2]
+    assert space.shape_of(spec) == shape
+    for name in ("operators", "widths"):
+        assert getattr(space.shape_of(spec), name).dtype == np.int64
 
 
 def test_what_is_no_point(space):
-    block = dataclasses.replace(widest(space)[1], hidden=12)
-    with pytest.raises(SpaceError, match="with inner width 12"):
-        space.layers[1].operator_of(block)
+    spec = space.to_spec(widest(space), "x", HAND, 256)
+    block, *others = spec.stages[1].blocks
+    odd = StageSpec((dataclasses.replace(block, hidden=12), *others))
+    with pytest.raises(SpaceError, match=r"layer 1\.0 of the space .* with inner width 12"):
+        space.shape_of(dataclasses.replace(spec, stages=(spec.stages[0], odd, spec.stages[2])))
+    with pytest.raises(SpaceError, match=r"have \(1, 4, 2\) layers, those of the space \(1, 3, 2"):
+        longer = StageSpec((block, *others, others[-1]))
+        space.shape_of(dataclasses.replace(spec, stages=(spec.stages[0], longer, spec.stages[2])))
+    with pytest.raises(SpaceError, match=r"have \(1, 3\) layers"):
+        space.shape_of(dataclasses.replace(spec, stages=spec.stages[:2]))
     with pytest.raises(SpaceError, match="another stem or tail"):
-        space.network_of(load_spec("prunet_p0"))
+        space.shape_of(load_spec("prunet_p0"))
 
 
 def test_an_operator_may_have_one_width(space):
     operator = dataclasses.replace(space.layers[2].operators[0], fixed=48)
     layer = dataclasses.replace(space.layers[2], operators=(operator,))
     assert layer.widths_of(operator) == (48,) and str(operator) == "irb k3 x48"
-    assert layer.operator_of(layer.block(operator, 48)) == operator
+    assert layer.indices_of(layer.block(operator, 48)) == (0, 0)
     with pytest.raises(SpaceError, match="with inner width 56"):
-        layer.operator_of(layer.block(operator, 56))
+        layer.indices_of(layer.block(operator, 56))
 
 
 @pytest.mark.parametrize(

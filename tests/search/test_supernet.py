@@ -123,7 +123,7 @@ def test_a_path_is_the_network_that_inherits_its_weights(space, costs):
     shapes, net = Shapes(costs), learned(space)
     x = images(8, 3, 32, 32)
     for shape in shapes.draw(np.random.default_rng(0), 0.2, 4):
-        spec = space.to_spec(shapes.network(shape), "found", HAND, 256)
+        spec = space.to_spec(shape, "found", HAND, 256)
         found = net.inherit(spec, shape)
         found.train()
         torch.testing.assert_close(net(x, Path(shape.operators, shapes.hidden(shape))), found(x))

@@ -29,7 +29,7 @@ def study(tmp_path_factory):
     entries, store = [], RunStore(folder)
     for i, shape in enumerate([*drawn][:6]):
         provenance = Provenance("hand-written", {"reason": "a test"})
-        spec = costs.space.to_spec(shapes.network(shape), f"random_{i}", provenance, 256)
+        spec = costs.space.to_spec(shape, f"random_{i}", provenance, 256)
         ms = shapes.ms(shape)
         entries.append(Entry(group=RANDOM, name=f"random_{i}", spec=spec, latency_ms=ms))
         figures = {"curve": {"10": [0.1 * i, 1.0]}}
