@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,19 @@ def estimate_ratio(
     )
 
 
+def hypervolume(costs: Sequence[float], values: Sequence[float], limit: float) -> float:
+    """Area between a front and the reference point (`limit`, 0), as a share of that rectangle.
+
+    It is the best value that a budget buys, averaged over budgets from 0 to `limit`; a budget that
+    buys nothing counts as 0.
+
+    Args:
+        costs, values: Of the front, both rising.
+        limit: A cost that is no less than the last one.
+    """
+    return float(np.dot(values, np.diff([*costs, limit])) / limit)
+
+
 def resampled_means(values: Sequence[Sequence[float]]) -> Iterator[np.ndarray]:
     """Draws each point's seeds anew, with replacement and independently of the other points.
 
@@ -102,11 +116,35 @@ def resampled_means(values: Sequence[Sequence[float]]) -> Iterator[np.ndarray]:
     yield from np.stack(drawn, axis=1)
 
 
+def resampled_ratios(
+    ours: Sequence[tuple[Sequence[float], float]], theirs: Sequence[tuple[Sequence[float], float]]
+) -> list[float]:
+    """Estimates the ratio of two families anew in each resample whose fronts share a range.
+
+    Args:
+        ours, theirs: Metric of each seed, and milliseconds, for each point.
+    """
+    ms, found = [np.array([p[1] for p in side]) for side in (ours, theirs)], []
+    for means in resampled_means([values for values, _ in (*ours, *theirs)]):
+        sides = zip(ms, np.split(means, [len(ours)]), strict=True)
+        fronts = [[(m[i], t[i]) for i in front_of(t, m)] for t, m in sides]
+        with contextlib.suppress(NoCommonRangeError):
+            found.append(estimate_ratio(*fronts).value)
+    return found
+
+
 def interval(statistics: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Computes the percentile interval of LEVEL."""
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(statistics, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Computes a mean and its standard error; nan for the error of one value, and for none."""
+    count = len(values)
+    mean = float(np.mean(values)) if count else float("nan")
+    return mean, float(np.std(values, ddof=1) / count**0.5) if count > 1 else float("nan")
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -115,8 +153,60 @@ def half_width(values: Sequence[float]) -> float:
 
     if len(values) < 2:
         return float("nan")
-    scale = np.std(values, ddof=1) / len(values) ** 0.5
-    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * scale)
+    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * mean_and_error(values)[1])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one group of networks is than another.
+
+    Attributes:
+        value: Difference of the groups' mean scores.
+        error: Standard error of the value that comes from the trainings; 0 where that is unknown.
+    """
+
+    value: float
+    error: float
+
+    @property
+    def verdict(self) -> str:
+        """What may be said: two standard errors tell the groups apart."""
+        if abs(self.value) <= 2 * self.error:
+            return "not told apart"
+        return "better" if self.value > 0 else "worse"
+
+    def __str__(self) -> str:
+        if not self.error:
+            return f"{self.value:+.3f}; one training each does not say how sure that is"
+        error = f"{2 * self.error:.3f} (two standard errors of the trainings)"
+        return f"{self.value:+.3f} ± {error}, {self.verdict}"
+
+
+def difference(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], noise: float
+) -> Difference:
+    """Compares the mean scores of two groups of networks.
+
+    Args:
+        first, second: Score of each training, for each network of a group.
+        noise: Standard deviation of a training; 0 where it is unknown.
+    """
+    means = [float(np.mean([np.mean(own) for own in group])) for group in (first, second)]
+    variances = [sum(1 / len(own) for own in group) / len(group) ** 2 for group in (first, second)]
+    return Difference(means[0] - means[1], noise * sum(variances) ** 0.5)
+
+
+def best_of(count: int, chosen_by: np.ndarray, worth: np.ndarray) -> float:
+    """Computes what the best of some networks, drawn without replacement, is worth on average.
+
+    Args:
+        count: Number of networks that are drawn.
+        chosen_by: Score of each network that the best is chosen by.
+        worth: What each is worth.
+    """
+    random = np.random.default_rng(_SEED)
+    drawn = [random.choice(len(worth), count, replace=False) for _ in range(_PERCENTILE_RESAMPLES)]
+    return float(np.mean([worth[i[np.argmax(chosen_by[i])]] for i in drawn]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,22 +187,25 @@ class Rows:
     def by_surrogate(self, study: SearchStudy, seed: int) -> Entry:
         """What a ridge regression thinks best, told by short trainings of random networks alone.
 
-        It has as many of them, up to the first mark, as the search of this seed has time for.
+        It has as many of them, up to the first mark, as the last tier of the search of this seed
+        made steps for; all of them where there is no such search. Seconds do not count, so that a
+        busy machine gives the same network.
 
         Args:
             study: With the random networks' trainings.
             seed: Seed of the search, and of what is drawn.
         """
         random, mark = study.group(RANDOM), study.marks[0]
-        own = [c for c in study.group(SEARCHED) if c.entry.search_seed == seed]
-        count = study.affordable(own[0], mark) if own else len(random)
+        own = [c.entry for c in study.group(SEARCHED) if c.entry.search_seed == seed]
+        steps = max((entry.search_steps for entry in own), default=0)
+        count = min(max(1, steps // mark), len(random)) if steps else len(random)
         trained = []
         for i in np.random.default_rng((seed, 3)).permutation(len(random))[:count]:
             _, loss = random[i].runs[0].figures["curve"][str(mark)]
             shape = self._shape(random[i].entry.spec)
             trained.append(Scored(shape, math.inf if loss is None else loss))
         best = propose(self.region, trained, seed, count=1)[0]
-        return self.entry(SURROGATE, best, seed=seed)
+        return replace(self.entry(SURROGATE, best, seed=seed), told=count)
 
     def of_search(self, folder: Path, group: str) -> Iterator[Entry]:
         """A search's network, that of its tiers, and its operators and depths with other widths.
@@ -223,6 +227,8 @@ class Rows:
         seed, whole = int(run["seed"]), group == SEARCHED
         shared = sum(run["seconds"].values()) - run["seconds"].get(LAST_TIER, 0.0)
         seconds = shared / len(result.networks) + found.figures.get("seconds", 0.0)
+        finalists = found.figures.get("finalists", ())
+        steps = sum(int(mark) for finalist in finalists for mark in finalist["scores"])
         for name, spec in ((group, found.spec), (FOUND, found.tiers if whole else None)):
             if spec is not None:
                 yield Entry(
@@ -233,6 +239,7 @@ class Rows:
                     search_seed=seed,
                     search_seconds=seconds,
                     search_machine=run.get("machine", ""),
+                    search_steps=steps,
                 )
         if not whole:
             return

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prunet_det.benchmark.analysis import rank_agreement
+from prunet_det.benchmark.analysis import mean_and_error, rank_agreement
 from prunet_det.benchmark.search_study import RANDOM, SearchStudy
 from prunet_det.search.api import train_supernet
 from prunet_det.search.config import SearchConfig
@@ -139,7 +139,4 @@ def _prices(changes: Sequence[Change]) -> dict[str, list[float]]:
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> list[float]:
-    """Mean and its standard error."""
-    if len(values) < 2:
-        return [float("nan")] * 2
-    return np.round([np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5], 4).tolist()
+    return np.round(mean_and_error(values), 4).tolist()

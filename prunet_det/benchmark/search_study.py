@@ -40,7 +40,6 @@ GROUPS = {
 }
 ENOUGH = 3.0  # spread over noise that a judge needs
 _TOP = 0.9  # share of random networks that a search is to be above
-_DRAWS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,8 @@ class Entry:
         search_seconds: What that search took: its share of what all budgets need, and its own last
             tier; 0 for no search.
         search_machine: Where; empty for the machine of the trainings.
+        search_steps: Steps of all trainings of that search's last tier.
+        told: Number of short trainings that a surrogate chose the network by.
     """
 
     group: str
@@ -65,6 +66,8 @@ class Entry:
     search_seed: int | None = None
     search_seconds: float = 0.0
     search_machine: str = ""
+    search_steps: int = 0
+    told: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the entry as JSON values."""
@@ -255,10 +258,8 @@ class SearchStudy:
         for mark in self.marks[:-1] or self.marks:
             chosen_by, worth = self._chosen_by(random, mark)
             count = self.affordable(one, mark)
-            rng = np.random.default_rng(0)
-            drawn = [rng.choice(len(random), count, replace=False) for _ in range(_DRAWS)]
-            best = [worth[i[np.argmax(chosen_by[i])]] for i in drawn]
-            replays.append(Replay(count=count, mark=mark, top1=float(np.mean(best))))
+            best = analysis.best_of(count, chosen_by, worth)
+            replays.append(Replay(count=count, mark=mark, top1=best))
         return max(replays, key=lambda r: r.top1)
 
     def affordable(self, one: Contestant, mark: int) -> int:
@@ -286,16 +287,12 @@ class SearchStudy:
         reported = [np.mean(c.scores(self.end)[1:]) for c in random]
         return np.array([c.scores(mark)[0] for c in random]), np.array(reported)
 
-    def against(self, group: str, other: str) -> tuple[float, float] | None:
-        """Compares two groups, search seed by search seed where both have the seeds.
+    def against(self, group: str, other: str) -> analysis.Difference | None:
+        """Says how much better a group is in top-1, by the search seeds that both groups have.
 
         Args:
             group: One group.
-            other: The other one.
-
-        Returns:
-            How much better the first one is in top-1, and the standard error of that which comes
-            from the trainings; None if a group is empty.
+            other: The other one; None comes of an empty one.
         """
         sides = [self.group(group), self.group(other)]
         common = set.intersection(*({c.entry.search_seed for c in side} for side in sides))
@@ -303,9 +300,8 @@ class SearchStudy:
             sides = [[c for c in side if c.entry.search_seed in seeds] for side in sides]
         if not all(sides):
             return None
-        first, second = (np.mean([self.mean(c) for c in side]) for side in sides)
-        variance = sum(sum(1 / len(c.runs) for c in side) / len(side) ** 2 for side in sides)
-        return float(first - second), self.noise * variance**0.5
+        first, second = ([c.scores(self.end) for c in side] for side in sides)
+        return analysis.difference(first, second, self.noise)
 
     def checks(self, one: Contestant) -> dict[str, bool]:
         """Says whether a searched network beats what it has to, as far as that was trained."""

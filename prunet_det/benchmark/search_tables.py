@@ -148,21 +148,14 @@ def verdict(study: SearchStudy) -> list[str]:
         group, without, _ = other.partition(", without")
         whole = group if without else SEARCHED
         if other != whole and (compared := study.against(whole, other)):
-            found.append(f"{whole} against {other}: {_difference(*compared)}")
+            found.append(f"{whole} against {other}: {compared}")
     replays = [(study.mean(c), study.random_search(c)) for c in study.group(SEARCHED)]
     if gains := [own - replay.top1 for own, replay in replays if replay]:
+        gained = analysis.Difference(float(np.mean(gains)), study.noise / len(gains) ** 0.5)
         found.append(
-            f"{SEARCHED} against the best of n random networks by the same compute: "
-            + _difference(float(np.mean(gains)), study.noise / len(gains) ** 0.5)
+            f"{SEARCHED} against the best of n random networks by the same compute: {gained}"
         )
     return found
-
-
-def _difference(value: float, error: float) -> str:
-    if not error:
-        return f"{value:+.3f}; one training each does not say how sure that is"
-    told = "not told apart" if abs(value) <= 2 * error else "better" if value > 0 else "worse"
-    return f"{value:+.3f} ± {2 * error:.3f} (two standard errors of the trainings), {told}"
 
 
 def printed(study: SearchStudy) -> str:

@@ -58,3 +58,26 @@ def test_rank_agreement():
 def test_the_interval_of_a_mean_is_students():
     assert analysis.half_width([0.0, 1.0]) == pytest.approx(12.706 * 0.5, rel=1e-3)
     assert np.isnan(analysis.half_width([1.0]))
+
+
+def test_groups_differ_when_two_standard_errors_say_so():
+    found = analysis.difference([[0.7, 0.8], [0.6, 0.7]], [[0.5, 0.7]], noise=0.1)
+    assert found.value == pytest.approx(0.1)
+    assert found.error == pytest.approx(0.1 * ((0.5 + 0.5) / 4 + 0.5) ** 0.5)
+    assert found.verdict == "not told apart" and str(found).startswith("+0.100 ± 0.173 (two")
+    assert analysis.Difference(0.2, 0.09).verdict == "better"
+    assert analysis.Difference(-0.2, 0.09).verdict == "worse"
+    assert "does not say how sure" in str(analysis.Difference(0.2, 0.0))
+
+
+def test_the_best_of_some_networks_is_worth_what_was_not_looked_at():
+    worth = np.array([0.0, 1.0, 2.0, 3.0])
+    assert analysis.best_of(4, worth, worth) == 3.0
+    assert analysis.best_of(4, -worth, worth) == 0.0
+    assert analysis.best_of(1, worth, worth) == pytest.approx(1.5, abs=0.1)
+
+
+def test_the_error_of_a_mean():
+    assert analysis.mean_and_error([0.0, 2.0]) == pytest.approx((1.0, 1.0))
+    assert analysis.mean_and_error([3.0]) == pytest.approx((3.0, np.nan), nan_ok=True)
+    assert np.isnan(analysis.mean_and_error([])).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from prunet_det.benchmark.search_study import (
     UNIFORM,
     WIDTHS,
     read_entries,
+    write_entries,
 )
 from prunet_det.search import evolution
 from prunet_det.search.costs import Pricing
@@ -91,7 +93,7 @@ def shapes():
     return Shapes(Pricing(device="v100").costs(SearchSpace.from_config(SMALL), SIZE))
 
 
-def save_search(folder, shapes, seed, budget=BUDGET, final=True):
+def save_search(folder, shapes, seed, budget=BUDGET, final=True, **figures):
     """A result as a search saves it, of a random network."""
     found, tiers = shapes.draw(np.random.default_rng(seed), budget, 2)
     spec, before = (
@@ -105,7 +107,7 @@ def save_search(folder, shapes, seed, budget=BUDGET, final=True):
         ms=shapes.ms(found),
         tiers=before,
         final=final,
-        figures={"seconds": 4.0},
+        figures={"seconds": 4.0, **figures},
     )
     run = {"seed": seed, "seconds": {"warm-up": 1.0, "tiers": 2.0, "last tier": 9.0}}
     SearchResult(networks={budget: network}, run=run, folder=folder).save()
@@ -172,6 +174,24 @@ def test_what_is_trained_is_not_trained_again(done):
     )
     more = compare(replace(given, trainings=3))
     assert min(len(c.runs) for c in more.contestants) == 3
+
+
+def test_a_surrogate_is_told_by_steps_whatever_the_seconds(done, shapes, tmp_path):
+    study, given = done
+    (other,) = study.group(SURROGATE)
+    assert other.entry.told == 3 and study.group(SEARCHED)[0].entry.search_steps == 0
+    scores = {"finalists": [{"scores": {"1": [0.5, 1.0]}}, {"scores": {"1": [0.6, 0.9]}}]}
+    told = []
+    for seconds in (0.001, 1e6):
+        search = save_search(tmp_path / f"{seconds}", shapes, 0, **{**scores, "seconds": seconds})
+        own = replace(given, out=str(tmp_path / f"out{seconds}"), searches=[search])
+        shutil.copytree(given.out, own.out)
+        _, entries = read_entries(own.out)
+        write_entries(Path(own.out), study.about, [e for e in entries if e.group == RANDOM])
+        found = compare(own)
+        assert found.group(SEARCHED)[0].entry.search_steps == 2
+        told += [c.entry.to_dict() for c in found.group(SURROGATE)]
+    assert told[0] == told[1] and told[0]["told"] == 2
 
 
 def test_a_training_that_diverges_ends_no_study(judge, config, tmp_path, monkeypatch, caplog):

@@ -113,9 +113,9 @@ def test_what_each_searched_network_beats(study):
 
 
 def test_groups_are_compared_seed_by_seed(study):
-    better, error = study.against(SEARCHED, UNIFORM)
-    assert better == pytest.approx((0.685 - 0.60 + 0.605 - 0.65) / 2, abs=0.003)
-    assert error == pytest.approx(study.noise * (2 / 2**2 / 3 * 2) ** 0.5)
+    found = study.against(SEARCHED, UNIFORM)
+    assert found.value == pytest.approx((0.685 - 0.60 + 0.605 - 0.65) / 2, abs=0.003)
+    assert found.error == pytest.approx(study.noise * (2 / 2**2 / 3 * 2) ** 0.5)
     assert study.against(SEARCHED, SURROGATE) is None
     said = "\n".join(search_tables.verdict(study))
     assert "searched: 1 of 2 at or above the 90th percentile" in said
