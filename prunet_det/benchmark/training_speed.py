@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ SETTLE = 3  # iterations at the start of a turn that do not count, beside what w
 KINDS = ("none", "none", "graph", "compile")
 RECORDING = 10  # iterations in which the network is recorded, and cuDNN and autocast find their way
 HELD = 4  # batches, which come in turn
+FIGURES = ("images_per_s", "start_s", "reserved_mb", "first_loss", "last_loss", "difference")
+Row = dict[str, Any]
 
 
 @dataclass
@@ -121,45 +123,13 @@ def disk_against_memory(
     return statistics.median(speeds["disk"]), statistics.median(speeds["memory"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeedUpRun:
-    """Training of one kind of `speed_up`.
-
-    Attributes:
-        model: Name of the backbone.
-        input_size: Side of the images, in pixels.
-        batch: Images in a batch.
-        speed_up: Kind, see `training.graphs.SPEED_UPS`.
-        images_per_s: Images a second after the first iterations, with batches in memory.
-        start_s: Seconds of the first iterations, with recording or compiling.
-        reserved_mb: GPU memory that was held at most, in MiB; 0 without a GPU.
-        first_loss: Loss of the first iteration.
-        last_loss: Loss of the last iteration.
-        difference: Largest relative difference of a loss from that of the first run, which is
-            plain.
-        reason: Why it could not be run; all figures are 0 then.
-    """
-
-    model: str
-    input_size: int
-    batch: int
-    speed_up: str
-    images_per_s: float = 0.0
-    start_s: float = 0.0
-    reserved_mb: float = 0.0
-    first_loss: float = 0.0
-    last_loss: float = 0.0
-    difference: float = 0.0
-    reason: str = ""
-
-
 def compare_speed_ups(
     suite: Suite,
     candidate: Candidate,
     out: Path,
     iterations: int = 50,
     kinds: Sequence[str] = KINDS,
-) -> list[SpeedUpRun]:
+) -> list[Row]:
     """Trains from the same seed on the same batches with each kind of `speed_up`.
 
     Args:
@@ -170,54 +140,49 @@ def compare_speed_ups(
         kinds: Kinds; the first is what the others' losses are compared with.
 
     Returns:
-        A run for each kind; one that cannot be had here says why.
+        A row for each kind: `model`, `input_size`, `batch`, `speed_up`; FIGURES, which are images
+        a second with batches in memory, after the first iterations; seconds of these, with
+        recording or compiling; GPU memory held at most, in MiB; first and last loss; and the
+        largest relative difference of a loss from the first row's. `reason` says why a kind cannot
+        be had here; its figures are 0 then.
     """
     held: list[Any] = []
-    runs: list[SpeedUpRun] = []
+    rows: list[Row] = []
     reference: list[float] = []
-    trainer: Trainer | None = None
     for kind in kinds:
         cfg = suite.build(candidate, 0, work_folder(out, f"speed_up_{candidate.model}"))
-        cfg.speed_up = kind
-        about = SpeedUpRun(
-            model=candidate.model,
-            input_size=candidate.input_size,
-            batch=cfg.train_dataloader.batch_size,
-            speed_up=kind,
-        )
+        cfg.speed_up, reason = kind, ""
+        losses, figures = [], dict.fromkeys(FIGURES, 0.0)
         try:
-            trainer = Trainer.of(cfg)
-            if not held:
-                held = trainer.held_batches()
-            losses, figures = _train(trainer, held, iterations)
+            losses, own = _train(cfg, held, iterations)
             if not all(map(math.isfinite, losses)):
                 raise UserError(f"{candidate.model}, speed-up {kind}: losses are not finite.")
+            figures.update(own)
         except Exception as e:  # whatever recording and compiling raise on some GPU
             if kind == "none":
                 raise
-            reason = " ".join(str(e).split())
+            losses, reason = [], " ".join(str(e).split())
             if not isinstance(e, UserError):
                 logger.exception("%s: training with --speed-up %s failed", candidate, kind)
                 reason = f"{type(e).__name__}: {reason}"
-            runs.append(replace(about, reason=reason))
-            continue
-        finally:
-            trainer = None
-            gc.collect()
-            torch.compiler.reset()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        gc.collect()
+        torch.compiler.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         reference = reference or losses
-        pairs = zip(losses, reference, strict=True)
-        difference = max(abs(loss - other) / abs(other) for loss, other in pairs)
-        runs.append(replace(about, **figures, difference=float(f"{difference:.3g}")))
-    return runs
+        changes = [abs(a - b) / abs(b) for a, b in zip(losses, reference, strict=False)]
+        figures["difference"] = float(f"{max(changes, default=0.0):.3g}")
+        about = {"model": candidate.model, "input_size": candidate.input_size}
+        about |= {"batch": cfg.train_dataloader.batch_size, "speed_up": kind}
+        rows.append({**about, **figures, "reason": reason})
+    return rows
 
 
-def _train(
-    trainer: Trainer, held: list[Any], iterations: int
-) -> tuple[list[float], dict[str, Any]]:
-    """Trains; returns all losses, and the figures of a SpeedUpRun."""
+def _train(cfg: Config, held: list[Any], iterations: int) -> tuple[list[float], dict[str, float]]:
+    """Trains on held batches, and holds some first; returns all losses, and FIGURES."""
+    trainer = Trainer.of(cfg)
+    if not held:
+        held += trainer.held_batches()
     on_cuda = trainer.device.type == "cuda"
     settle = min(RECORDING, iterations - 1)
     torch.manual_seed(0)
@@ -232,34 +197,10 @@ def _train(
         losses.append(trainer.step(batch))
     times.append(trainer.wait())
     values = torch.stack(losses).tolist()
-    return values, {
-        "images_per_s": round(images / (times[2] - times[1]), 2),
-        "start_s": round(times[1] - times[0], 2),
-        "reserved_mb": round(torch.cuda.max_memory_reserved() / 2**20, 1) if on_cuda else 0.0,
-        "first_loss": round(values[0], 5),
-        "last_loss": round(values[-1], 5),
-    }
-
-
-def speed_up_table(runs: Sequence[SpeedUpRun]) -> str:
-    """Makes a table as text; a factor is to the first run of the same network."""
-    rows, plain = [], 0.0
-    for i, run in enumerate(runs):
-        if i == 0 or run.model != runs[i - 1].model:
-            plain = run.images_per_s
-        figures = [
-            f"{run.images_per_s:.1f}",
-            f"{run.images_per_s / plain:.2f}" if plain else "",
-            f"{run.start_s:.1f}",
-            f"{run.reserved_mb:.0f}",
-            f"{run.last_loss:.4f}",
-            f"{run.difference:.2e}",
-        ]
-        about = [run.model, str(run.input_size), str(run.batch), run.speed_up]
-        rows.append([*about, *(figures if not run.reason else [""] * len(figures)), run.reason])
-    header = ["model", "px", "batch", "speed-up", "images/s", "times", "start (s)", "MiB"]
-    header += ["last loss", "difference", "why not"]
-    return text_table("training from memory, same seed and batches", header, rows)
+    memory = round(torch.cuda.max_memory_reserved() / 2**20, 1) if on_cuda else 0.0
+    rate, start = round(images / (times[2] - times[1]), 2), round(times[1] - times[0], 2)
+    ends = (round(values[0], 5), round(values[-1], 5))
+    return values, dict(zip(FIGURES, (rate, start, memory, *ends), strict=False))
 
 
 def run_speed_ups(suite: Suite, out: Path, iterations: int, command: str) -> str:
@@ -276,10 +217,9 @@ def run_speed_ups(suite: Suite, out: Path, iterations: int, command: str) -> str
     """
     positive_int(iterations, "the number of iterations")
     torch.set_num_threads(suite.threads)
-    device = device_title(suite.device)
-    runs: list[SpeedUpRun] = []
+    device, rows = device_title(suite.device), list[Row]()
     for candidate in suite.candidates:
-        runs += compare_speed_ups(suite, candidate, out, iterations)
-        rows = [{"device": device, **asdict(run)} for run in runs]
-        write_csv(out / "speed_up.csv", rows, command)
-    return speed_up_table(runs)
+        rows += compare_speed_ups(suite, candidate, out, iterations)
+        write_csv(out / "speed_up.csv", [{"device": device, **row} for row in rows], command)
+    title = f"training from memory on {device}, same seed and batches"
+    return text_table(title, list(rows[0]), [[f"{v}" for v in row.values()] for row in rows])

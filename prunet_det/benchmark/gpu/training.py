@@ -44,8 +44,7 @@ def run_training(place: Place) -> None:
         runs = [r for r in record["speed_ups"] if r["model"] == candidate.model]
         if not runs:
             kinds = ("none", "none", "graph")
-            found = compare_speed_ups(suite, candidate, place.work, scale.both_ways, kinds)
-            runs = [asdict(run) for run in found]
+            runs = compare_speed_ups(suite, candidate, place.work, scale.both_ways, kinds)
             record["speed_ups"] += runs
             place.write("training", record)
         if any(r["model"] == candidate.model for r in record["throughput"]):
@@ -84,7 +83,7 @@ def best_speed_up(runs: Sequence[Mapping[str, Any]]) -> str:
     """Says which kind of training is the fastest of those whose losses are the plain one's.
 
     Args:
-        runs: Of `compare_speed_ups`, as dicts: two plain ones and others.
+        runs: Of `compare_speed_ups`: two plain ones and others.
     """
     plain = [r for r in runs if r["speed_up"] == "none"]
     limit = max(MAX_DIFFERENCE, *(2 * r["difference"] for r in plain))
@@ -128,9 +127,8 @@ def run_compiled(place: Place) -> None:
     suite = _suite(place).choose(place.scale.trained)
     kinds = ("none", "compile")
     runs = compare_speed_ups(suite, suite.candidates[0], place.work, place.scale.both_ways, kinds)
-    record = [asdict(run) for run in runs]
-    place.write("compiled_training", {"speed_ups": record})
-    _refuse(place, record)
+    place.write("compiled_training", {"speed_ups": runs})
+    _refuse(place, runs)
 
 
 def compiled_figures(place: Place) -> dict[str, str]:
