@@ -27,7 +27,6 @@ from prunet_det.utils.package import recorded_command
 if TYPE_CHECKING:
     from prunet_det.benchmark.imagenet import Source
     from prunet_det.benchmark.suite import Suite
-    from prunet_det.benchmark.timing import RepeatedTiming
     from prunet_det.utils.jobs import Launch
 
 DEFAULT_SUITE = "configs/benchmark/digits.py"
@@ -135,7 +134,11 @@ def add_timing(parser: argparse.ArgumentParser) -> None:
     """How latencies are measured."""
     add = parser.add_argument
     add("--seconds", type=above_zero, default=3.0, help="to spend on each network and scope [3]")
-    add("--repeat-timing", action="store_true", help="measure again, and compare")
+    add(
+        "--repeat-timing",
+        action="store_true",
+        help="measure once more what is timed, for the report to compare",
+    )
 
 
 def add_time(parser: argparse.ArgumentParser) -> None:
@@ -151,40 +154,19 @@ def run_time(args: argparse.Namespace) -> int:
 
 def time_plan(suite: Suite, out: Path, args: argparse.Namespace, again: bool) -> int:
     """As run_time; what has been timed is timed again only where that is wanted."""
-    from prunet_det.benchmark.timing import done_candidates, is_timed, repeat, time_suite
+    from prunet_det.benchmark.timing import done_candidates, is_timed, time_suite
 
     candidates = done_candidates(suite, out)
-    if args.repeat_timing and is_timed(suite, candidates, out):
-        return say_repeat(repeat(suite, candidates, out, args.seconds, this_command()))
-    if not again and is_timed(suite, candidates, out):
+    timed = is_timed(suite, candidates, out)
+    if timed and not again and not args.repeat_timing:
         print("all networks are timed on this machine.")
         return 0
-    files, failed = time_suite(suite, candidates, out, args.seconds, this_command())
+    files, failed = time_suite(
+        suite, candidates, out, args.seconds, this_command(), repeat=timed and args.repeat_timing
+    )
     for path in files:
         print(f"written: {path}")
-    contradicted = 0
-    if args.repeat_timing:
-        contradicted = say_repeat(repeat(suite, candidates, out, args.seconds, this_command()))
-    return int(bool(failed or contradicted))
-
-
-def say_repeat(repeated: list[RepeatedTiming]) -> int:
-    """A table; fails where a repeat contradicts."""
-    from prunet_det.utils.io import text_table
-
-    header = ["scope", "networks", "within the spread", "pairs", "swapped", "no ties", "worst"]
-    rows = [
-        [
-            c.scope,
-            str(c.networks),
-            f"{c.within} of {c.networks}",
-            *(str(n) for n in (c.pairs, c.swapped, c.contradicted)),
-            f"{c.worst:.1%}",
-        ]
-        for c in repeated
-    ]
-    print(text_table("the second measurement against the first", header, rows))
-    return int(any(c.contradicted or c.within < c.networks for c in repeated))
+    return int(bool(failed))
 
 
 def add_lr(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
-from prunet_det.benchmark.records import LATENCY, RATE_FILE, Record
-from prunet_det.runtime.subject import Scope
+from prunet_det.benchmark.fronts import SCOPES
+from prunet_det.benchmark.records import LATENCY, RATE_FILE, REPEAT, Record, load_latencies
+from prunet_det.latency.record import Latency
 from prunet_det.utils.io import markdown_table, read_csv, read_json, reading
 
 
@@ -25,7 +27,7 @@ def markdown(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:
     folder, parts = Path(folder), list[str]()
     for name, part in (
         (RATE_FILE, partial(_rate, records=records)),
-        (f"repeat/{LATENCY}", _repeats),
+        (f"{REPEAT}/{LATENCY}", _repeats),
         ("throughput.csv", _throughput),
         ("profile.csv", _profile),
     ):
@@ -54,22 +56,39 @@ def _rate(path: Path, records: Sequence[Record]) -> list[str]:
 def _repeats(folder: Path) -> list[str]:
     """The second measurement against the first one."""
     rows = []
-    for path in sorted(folder.glob("[!.]*.json")):
-        for c in read_json(path, "record of repeated latencies")["comparison"]:
-            rows.append(
-                [
-                    Scope(c["scope"]).label,
-                    f"{c['within']} of {c['networks']}",
-                    f"{c['worst']:.1%}",
-                    f"{c['swapped']} of {c['pairs']}",
-                    str(c["contradicted"]),
-                ]
-            )
+    for scope in reversed(SCOPES):
+        first, second = (
+            {(x.conditions, x.model, x.input_size): x for x, _ in found if x.scope is scope}
+            for found in map(load_latencies, (folder.parents[1], folder.parent))
+        )
+        if both := [(first[key], x) for key, x in second.items() if key in first]:
+            rows.append([scope.label, *compare_timings(both)])
     if not rows:
         return []
     header = ["scope", "second median within the first spread", "largest change"]
     header += ["pairs in another order", "of these, with spreads apart both times"]
     return ["The latencies were measured a second time:\n", markdown_table(header, rows)]
+
+
+def compare_timings(timed: Sequence[tuple[Latency, Latency]]) -> list[str]:
+    """Whether a second measurement gives the same order, and medians within the first spread.
+
+    Args:
+        timed: First and second latency of each network.
+
+    Returns:
+        Second medians within the first one's spread, largest change of a median, pairs of networks
+        in another order, and how many of these no tie explains: spreads apart both times.
+    """
+    pairs = [(a, b) for a, b in combinations(timed, 2) if a[0].conditions == b[0].conditions]
+    swapped = [(a, b) for a, b in pairs if (a[0].ms - b[0].ms) * (a[1].ms - b[1].ms) < 0]
+    apart = [
+        all(x.high < y.low or y.high < x.low for x, y in zip(a, b, strict=True)) for a, b in swapped
+    ]
+    within = sum(first.low <= second.ms <= first.high for first, second in timed)
+    worst = max(abs(second.ms / first.ms - 1) for first, second in timed)
+    of_pairs = f"{len(swapped)} of {len(pairs)}"
+    return [f"{within} of {len(timed)}", f"{worst:.1%}", of_pairs, str(sum(apart))]
 
 
 def _throughput(path: Path) -> list[str]:

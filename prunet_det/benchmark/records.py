@@ -3,6 +3,7 @@
 DIR/records.jsonl          a line a run: a network at an input size, with a seed; see `RunStore`
 DIR/records/KEY.json       the same in a file each, as they were written until November 2026
 DIR/latency/NAME.json      latencies of the suite's networks on one device, measured or predicted
+DIR/repeat/latency/        what was measured a second time
 DIR/learning_rate.json     how the suite's learning rate was chosen
 
 A run knows nothing of milliseconds: they are measured later, over all networks at once. Reading a
@@ -24,7 +25,7 @@ from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import digest, file_stem, read_json, reading, write_json
 from prunet_det.utils.runs import Run, RunStore
 
-RECORDS, LATENCY, RATE_FILE = "records", "latency", "learning_rate.json"
+RECORDS, LATENCY, REPEAT, RATE_FILE = "records", "latency", "repeat", "learning_rate.json"
 FAMILIES = ("prunet", "gpunet", "efficientnet")
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
 # What all runs of a folder share; otherwise their figures do not belong together.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ import torch
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark.evaluate import without_workers
-from prunet_det.benchmark.fronts import SCOPES
 from prunet_det.benchmark.records import (
+    REPEAT,
     Record,
     check_shared,
     latency_path,
@@ -28,7 +26,7 @@ from prunet_det.benchmark.suite import Candidate, Suite
 from prunet_det.detection.build import NetworkPart, build_detector
 from prunet_det.latency.measure import local_conditions, measure
 from prunet_det.latency.predict import predict, predict_module
-from prunet_det.latency.record import Failure, Latency, read_latencies
+from prunet_det.latency.record import Failure
 from prunet_det.runtime.subject import Scope, Subject, is_ours
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.utils.env import device_title, environment
@@ -38,7 +36,6 @@ from prunet_det.zoo.models import ALIASES, model_names
 
 logger = logging.getLogger(__name__)
 
-REPEAT = "repeat"
 PREDICTED_FOR = "v100"
 
 
@@ -121,8 +118,7 @@ def measure_suite(
     candidates: Mapping[Candidate, Record],
     out: Path,
     seconds: float,
-    failed: dict[str, str],
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Times every network in every scope, interleaved.
 
     Args:
@@ -130,12 +126,11 @@ def measure_suite(
         candidates: With the records whose weights are run.
         out: Folder of the benchmark.
         seconds: To spend on each network and scope.
-        failed: Gets what cannot be timed, and why; the others are timed.
 
     Returns:
-        Rows of `Measurement.to_dict()`.
+        Rows of `Measurement.to_dict()`, and what cannot be timed, with the reason.
     """
-    subjects = []
+    subjects, failed = [], dict[str, str]()
     for candidate, record in candidates.items():
         try:
             subjects += subjects_of(suite, candidate, record, out)
@@ -154,19 +149,14 @@ def measure_suite(
     failed.update(
         {f"{f.model}@{f.input_size} {f.scope}": f.reason for f in found if isinstance(f, Failure)}
     )
-    return [m.to_dict() for m in found if not isinstance(m, Failure)]
+    return [m.to_dict() for m in found if not isinstance(m, Failure)], failed
 
 
 def predict_suite(
-    suite: Suite, candidates: Sequence[Candidate], out: Path, failed: dict[str, str]
-) -> list[dict[str, Any]]:
-    """Latencies of backbones and detectors that are predicted for a device that is not here.
-
-    Args:
-        suite, candidates, out: As for `measure_suite`.
-        failed: Gets what cannot be predicted, and why.
-    """
-    rows = []
+    suite: Suite, candidates: Iterable[Candidate], out: Path
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """As `measure_suite`: backbones and detectors, predicted for a device that is not here."""
+    rows, failed = [], dict[str, str]()
     for candidate in candidates:
         cfg = suite.build(candidate, 0, work_folder(out, "predicted"))
         detector: Any = build_detector(cfg)
@@ -182,7 +172,7 @@ def predict_suite(
             failed[str(candidate)] = str(e)
             continue
         rows += [{**p.latency.to_dict(), "note": " ".join(p.warnings)} for p in (backbone, whole)]
-    return rows
+    return rows, failed
 
 
 def time_suite(
@@ -191,32 +181,32 @@ def time_suite(
     out: Path,
     seconds: float,
     command: str,
+    repeat: bool = False,
 ) -> tuple[list[Path], dict[str, str]]:
     """Measures and predicts, and writes one file each.
+
+    Args:
+        suite, candidates, out, seconds: As for `measure_suite`.
+        command: Command line, for the files.
+        repeat: Whether to measure only, into the subfolder REPEAT, for a report to compare.
 
     Returns:
         The files, and what has no latency, with the reason.
     """
-    about = {
-        "command": command,
-        "environment": environment(),
-        "weights": weights_of(candidates),
-    }
+    about = {"command": command, "environment": environment(), "weights": weights_of(candidates)}
+    files, every = [], dict[str, str]()
 
-    def save(name: str, rows: list[dict[str, Any]], failed: dict[str, str]) -> Path:
+    def save(name: str, rows: list[dict[str, Any]], failed: dict[str, str]) -> None:
         for what, why in failed.items():
             logger.warning("no latency of %s: %s", what, why)
-        return save_latencies(out, name, rows, {**about, "failed": failed})
+        folder = out / REPEAT if repeat else out
+        files.append(save_latencies(folder, name, rows, {**about, "failed": failed}))
+        every.update(failed)
 
-    not_predicted: dict[str, str] = {}
-    not_measured: dict[str, str] = {}
-    predicted = predict_suite(suite, list(candidates), out, not_predicted)
-    measured = measure_suite(suite, candidates, out, seconds, not_measured)
-    files = [
-        save(f"predicted {PREDICTED_FOR}", predicted, not_predicted),
-        save(measured_name(suite), measured, not_measured),
-    ]
-    return files, {**not_predicted, **not_measured}
+    if not repeat:
+        save(f"predicted {PREDICTED_FOR}", *predict_suite(suite, candidates, out))
+    save(measured_name(suite), *measure_suite(suite, candidates, out, seconds))
+    return files, every
 
 
 def weights_of(candidates: Mapping[Candidate, Record]) -> dict[str, str]:
@@ -242,93 +232,3 @@ def is_timed(suite: Suite, candidates: Mapping[Candidate, Record], out: Path) ->
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepeatedTiming:
-    """Two measurements of the same networks, and how far they agree.
-
-    Attributes:
-        scope: What part of the detector was timed.
-        networks: How many.
-        within: Second medians that lie in the first one's spread, 10th to 90th percentile.
-        pairs: Of networks.
-        swapped: Pairs in another order the second time.
-        contradicted: Of these, pairs whose spreads are apart both times: no tie.
-        worst: The largest change of a median, of the first.
-    """
-
-    scope: Scope
-    networks: int
-    within: int
-    pairs: int
-    swapped: int
-    contradicted: int
-    worst: float
-
-
-def compare(first: Sequence[Latency], second: Sequence[Latency]) -> list[RepeatedTiming]:
-    """Whether a repeat gives the same order, and values within the stated spread.
-
-    Args:
-        first: Latencies of a suite's networks.
-        second: Latencies of the same networks, measured again.
-
-    Raises:
-        UserError: If they are not of the same networks.
-    """
-    repeated = []
-    for scope in reversed(SCOPES):
-        a, b = (
-            {(x.model, x.input_size): x for x in latencies if x.scope is scope}
-            for latencies in (first, second)
-        )
-        if set(a) != set(b) or not a:
-            raise UserError("the first measurement is of other networks; measure anew (time).")
-        pairs = list(itertools.combinations(a, 2))
-        swapped = [(i, j) for i, j in pairs if (a[i].ms - a[j].ms) * (b[i].ms - b[j].ms) < 0]
-        repeated.append(
-            RepeatedTiming(
-                scope=scope,
-                networks=len(a),
-                within=sum(a[i].low <= b[i].ms <= a[i].high for i in a),
-                pairs=len(pairs),
-                swapped=len(swapped),
-                contradicted=sum(_apart(a[i], a[j]) and _apart(b[i], b[j]) for i, j in swapped),
-                worst=max(abs(b[i].ms / a[i].ms - 1) for i in a),
-            )
-        )
-    return repeated
-
-
-def _apart(a: Latency, b: Latency) -> bool:
-    return a.high < b.low or b.high < a.low
-
-
-def repeat(
-    suite: Suite, candidates: Mapping[Candidate, Record], out: Path, seconds: float, command: str
-) -> list[RepeatedTiming]:
-    """Measures again, writes the rows and how they compare beside the first ones.
-
-    Raises:
-        UserError: There is no first measurement of all networks on this machine, or one of them
-            fails now.
-    """
-    path = latency_path(out, measured_name(suite))
-    if not is_timed(suite, candidates, out):
-        raise UserError(f"not all of these networks are timed, so none is timed again ({path}).")
-    first = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    failed: dict[str, str] = {}
-    second = measure_suite(suite, candidates, out, seconds, failed)
-    if failed:
-        reasons = " ".join(f"{what}: {why}" for what, why in failed.items())
-        raise UserError(f"not timed again, so nothing is compared: {reasons}")
-    repeated = compare(*map(read_latencies, (first, second)))
-    about = {
-        "command": command,
-        "environment": environment(),
-        "repeats": os.fspath(path.name),
-        "comparison": [vars(c) for c in repeated],
-    }
-    save_latencies(out / REPEAT, measured_name(suite), second, about)
-    return repeated

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from prunet_det.benchmark import extras, plot, report, tables, timing
+from prunet_det.benchmark import extras, plot, report, tables
 from prunet_det.benchmark.fronts import axes, points
 from prunet_det.benchmark.records import load_records, save_latencies
 from prunet_det.benchmark.suite import Candidate
@@ -117,10 +117,6 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
     chosen["config_hash"] = "h"
     write_json(tmp_path / "learning_rate.json", chosen)
     records = suite(1)
-    repeated = timing.RepeatedTiming(
-        scope="e2e", networks=9, within=8, pairs=36, swapped=2, contradicted=1, worst=0.034
-    )
-    save_latencies(tmp_path / "repeat", "cpu", [], {"comparison": [vars(repeated)]})
     speed = dict(device="CPU", model="m", input_size=128, ratio=0.912)
     speed |= dict(disk_images_per_s=9.12, memory_images_per_s=10.0)
     write_csv(tmp_path / "throughput.csv", [speed], "profile")
@@ -130,10 +126,23 @@ def test_learning_rate_repeat_and_training_speed_are_told(tmp_path):
     assert "| iteration, per batch | backward | 66.9 (25%) |" in text
     assert "0.02, chosen by the mean (mean mAP by learning rate: 0.01: 0.100, 0.02: 0.200)" in text
     assert "it is the highest that was tried" in text
-    assert "| end to end | 8 of 9 | 3.4% | 2 of 36 | 1 |" in text
     assert "| CPU | `m` | 128 | 9.1 | 10.0 | 0.91 |" in text
     write_json(tmp_path / "learning_rate.json", {**chosen, "config_hash": "another"})
     assert "trained at another learning rate" in extras.markdown(tmp_path, records)
+
+
+def test_a_second_measurement_is_compared(tmp_path):
+    for folder, factors in ((tmp_path, (1.0, 1.05, 2.0)), (tmp_path / "repeat", (3.0, 1.0, 2.1))):
+        planted = [
+            row.to_dict()
+            for name, ms in zip(("prunet_p0", "gpunet_0", "gpunet_1"), factors, strict=True)
+            for row in runs(Candidate(name, "prunet", 64), [0.1], ms, timed=Timed(0.1))[0].latencies
+            if row.kind == "measured"
+        ]
+        save_latencies(folder, "cpu", planted, {})
+    text = extras.markdown(tmp_path, [])
+    for scope in ("backbone", "detector", "end to end"):
+        assert f"| {scope} | 2 of 3 | 200.0% | 2 of 3 | 1 |" in text
 
 
 def test_equal_seeds_and_narrow_ranges_are_drawn():
