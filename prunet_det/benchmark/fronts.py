@@ -6,8 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from prunet_det.benchmark.analysis import front_of
 from prunet_det.benchmark.records import Record
@@ -23,53 +22,22 @@ REFERENCE_MARGIN = 1.1
 _FIGURES = ("ms", "low", "high")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """How a family is called and drawn.
-
-    Attributes:
-        title: Its name.
-        colour: Of `prunet_det.utils.plots.PALETTE`.
-        marker, symbol: matplotlib's and plotly's marker.
-        dash, line: matplotlib's and plotly's line.
-    """
+class Family(NamedTuple):
+    """How a family is called and drawn: with matplotlib's marker and line."""
 
     title: str
     colour: str
     marker: str
-    symbol: str
     dash: str
-    line: str
 
 
 STYLES = {
-    "prunet": Family(
-        title="PruNet", colour=PALETTE["blue"], marker="o", symbol="circle", dash="-", line="solid"
-    ),
-    "gpunet": Family(
-        title="GPUNet",
-        colour=PALETTE["vermilion"],
-        marker="s",
-        symbol="square",
-        dash="--",
-        line="dash",
-    ),
-    "efficientnet": Family(
-        title="EfficientNet",
-        colour=PALETTE["green"],
-        marker="^",
-        symbol="triangle-up",
-        dash=":",
-        line="dot",
-    ),
+    "prunet": Family("PruNet", PALETTE["blue"], "o", "-"),
+    "gpunet": Family("GPUNet", PALETTE["vermilion"], "s", "--"),
+    "efficientnet": Family("EfficientNet", PALETTE["green"], "^", ":"),
 }
 # Families of published figures; suites have none but the first three.
-PUBLISHED_STYLES = {
-    **STYLES,
-    "other": Family(
-        title="others (timm)", colour=DARK, marker="D", symbol="diamond", dash="-.", line="dashdot"
-    ),
-}
+PUBLISHED_STYLES = {**STYLES, "other": Family("others (timm)", DARK, "D", "-.")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,17 +163,12 @@ def pareto(every: Sequence[FrontPoint]) -> list[FrontPoint]:
     return [every[i] for i in front_of([p.latency.ms for p in every], [p.mean for p in every])]
 
 
+def family_fronts(every: Sequence[FrontPoint]) -> dict[str, list[FrontPoint]]:
+    """The front of each family that has points, in the order of the styles."""
+    own = {family: [p for p in every if p.family == family] for family in PUBLISHED_STYLES}
+    return {family: pareto(found) for family, found in own.items() if found}
+
+
 def reference_ms(every: Sequence[FrontPoint]) -> float:
     """The hypervolume's reference latency, of the points of all families together."""
     return REFERENCE_MARGIN * max(p.latency.ms for p in every)
-
-
-def hypervolume(front: Sequence[FrontPoint], limit_ms: float) -> float:
-    """Area between a front and the reference point (`limit_ms`, mAP 0), of that rectangle.
-
-    It is the best mean mAP that a budget buys, averaged over budgets from 0 to `limit_ms`; a budget
-    that buys no network counts as 0.
-    """
-    ends = [*(p.latency.ms for p in front), limit_ms]
-    area = sum(p.mean * (b - a) for p, (a, b) in zip(front, pairwise(ends), strict=True))
-    return area / limit_ms

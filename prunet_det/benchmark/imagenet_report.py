@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from prunet_det.benchmark.fronts import PUBLISHED_STYLES, FrontPoint, pareto
+from prunet_det.benchmark.fronts import PUBLISHED_STYLES, FrontPoint, family_fronts, pareto
 from prunet_det.benchmark.imagenet import Entry
+from prunet_det.benchmark.published import point
 from prunet_det.latency.calibrate import published_devices
 from prunet_det.utils.io import markdown_table, text_table
 
@@ -16,28 +17,18 @@ NO_FRONT = "None of these networks was trained without extra data, so there is n
 HEADER = ("network", "px", "family", "top-1, %", "ms", "between", "on the front of", "trained with")
 
 
-def point(entry: Entry) -> FrontPoint:
-    """An entry with a latency as a point of accuracy against latency."""
-    c = entry.classifier
-    assert entry.latency is not None
-    return FrontPoint(
-        model=c.model,
-        family=c.family,
-        input_size=c.input_size,
-        seeds=(),
-        values=(c.top1,),
-        latency=entry.latency,
-    )
-
-
 def fair(entries: Sequence[Entry]) -> list[FrontPoint]:
     """Those that a front may have: with a latency, and trained without extra data."""
-    return [point(e) for e in entries if e.latency and not e.classifier.extra_data]
+    return _points(e for e in entries if not e.classifier.extra_data)
 
 
 def extra(entries: Sequence[Entry]) -> list[FrontPoint]:
     """Those with a latency that were trained on extra data."""
-    return [point(e) for e in entries if e.latency and e.classifier.extra_data]
+    return _points(e for e in entries if e.classifier.extra_data)
+
+
+def _points(entries: Iterable[Entry]) -> list[FrontPoint]:
+    return [point(e.classifier, e.latency) for e in entries if e.latency]
 
 
 def conditions(entries: Sequence[Entry]) -> str:
@@ -54,11 +45,10 @@ def verdict(entries: Sequence[Entry]) -> str:
     """
     every = fair(entries)
     front = pareto(every)
-    families = []
-    for family, style in PUBLISHED_STYLES.items():
-        if any(p.family == family for p in every):
-            own = [p for p in front if p.family == family]
-            families.append(f"{style.title}: {_names(own) or 'none'}")
+    families = [
+        f"{PUBLISHED_STYLES[f].title}: {_names([p for p in front if p.family == f]) or 'none'}"
+        for f in family_fronts(every)
+    ]
     networks = len({(_name(p), p.input_size) for p in every})
     sentences = [
         f"Of {networks} networks and resolutions trained without extra data, {len(front)} are on "
@@ -129,13 +119,12 @@ def rows(entries: Sequence[Entry]) -> list[list[str]]:
     """Cells under HEADER: the networks on a front, theirs or all's, and all of the zoo."""
     every = fair(entries)
     fronts = {"all": pareto(every)}
-    for family, style in PUBLISHED_STYLES.items():
-        fronts[style.title] = pareto([p for p in every if p.family == family])
+    fronts |= {PUBLISHED_STYLES[f].title: front for f, front in family_fronts(every).items()}
     found = []
     for e in entries:
         if e.latency is None:
             continue
-        p = point(e)
+        p = point(e.classifier, e.latency)
         on = [title for title, front in fronts.items() if p in front]
         if on or p.family in ("prunet", "gpunet"):
             found.append(

@@ -9,13 +9,10 @@ lie. Outside of what both fronts cover nothing is said.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from prunet_det.benchmark.analysis import (
     LEVEL,
@@ -23,9 +20,8 @@ from prunet_det.benchmark.analysis import (
     NoCommonRangeError,
     RatioEstimate,
     estimate_ratio,
-    front_of,
     interval,
-    resampled_means,
+    resampled_ratios,
 )
 from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, axes, counted, pareto, points
 from prunet_det.benchmark.records import Record, check_shared
@@ -109,7 +105,7 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) ->
     if seeds < ENOUGH_SEEDS:
         reason = f"{counted('seed', seeds)} at a point, {ENOUGH_SEEDS} needed"
     else:
-        ratios = list(_resampled_ratios(sides[0], sides[1]))
+        ratios = resampled_ratios(*([(p.values, p.latency.ms) for p in side] for side in sides))
         undefined = 1 - len(ratios) / RESAMPLES
         if undefined > MOST_UNDEFINED:
             reason = f"in {undefined:.0%} of the resamples the fronts share no range"
@@ -129,16 +125,6 @@ def compare(axis: Axis, metric: str, other: str, found: Sequence[FrontPoint]) ->
 
 def _knots(side: Sequence[FrontPoint]) -> list[tuple[float, float]]:
     return [(p.mean, p.latency.ms) for p in pareto(side)]
-
-
-def _resampled_ratios(ours: Sequence[FrontPoint], theirs: Sequence[FrontPoint]) -> Iterator[float]:
-    """The ratio of every resample whose fronts, found anew, share a range."""
-    ms = [np.array([p.latency.ms for p in side]) for side in (ours, theirs)]
-    for means in resampled_means([p.values for p in (*ours, *theirs)]):
-        sides = zip(ms, np.split(means, [len(ours)]), strict=True)
-        fronts = [(front_of(t, m), t, m) for t, m in sides]
-        with contextlib.suppress(NoCommonRangeError):
-            yield estimate_ratio(*([(m[i], t[i]) for i in own] for own, t, m in fronts)).value
 
 
 def judge(

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark import published, tables
-from prunet_det.benchmark.fronts import STYLES, Axis, FrontPoint, axes, counted, pareto, points
+from prunet_det.benchmark.fronts import (
+    STYLES,
+    Axis,
+    FrontPoint,
+    axes,
+    counted,
+    family_fronts,
+    points,
+)
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.records import METRICS, Record
 from prunet_det.utils.extras import require
@@ -21,6 +29,9 @@ from prunet_det.zoo.card import draw_network
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
 
+# plotly's names of matplotlib's markers and lines.
+_SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up"}
+_LINES = {"-": "solid", "--": "dash", ":": "dot"}
 # A click on a point shows its network's drawing.
 _CLICK = """
 document.getElementById("{plot_id}").on("plotly_click",
@@ -76,18 +87,17 @@ def write_page(records: Sequence[Record], title: str, path: str | os.PathLike[st
     parts += [_heading(1, title), _text(about(records))]
     parts.append(_text(_HOW if found else "Nothing to compare: there is no latency yet."))
     for axis in found:
-        sentences = [c.sentence() for c in judge(records, only=[axis])]
-        parts += [_heading(2, axis.title), *map(_text, sentences)]
-        parts.append(_element(plot(records, axis)))
+        ratios = judge(records, _metrics(records), [axis])
+        said = [_text(c.sentence()) for c in ratios if c.metric == METRICS[0]]
+        header, rows = tables.verdict_rows(ratios)
+        table = _table(header[1:], [row[1:] for row in rows])  # the heading names the axis
+        parts += [_heading(2, axis.title), *said, _element(plot(records, axis))]
+        parts += [_text("Latency for equal accuracy:"), table]
     parts += [_heading(2, "Accuracy and cost"), _table(*tables.accuracy_rows(records))]
-    for axis in found:
-        parts += [_heading(2, f"Latency for equal accuracy, {axis.title}")]
-        header, rows = tables.verdict_rows(judge(records, _metrics(records), [axis]))
-        parts.append(_table(header[1:], [row[1:] for row in rows]))  # the heading names the axis
     parts += [_heading(2, "Networks"), *_drawings(records)]
     parts += [_heading(2, "Published, not measured here"), _text(_QUOTED)]
-    for table in published.tables():
-        parts += [_text(table.title), _table(table.header, table.rows)]
+    for name, quoted in published.tables().items():
+        parts += [_text(name), _table(*quoted)]
     write_text(path, "\n".join([*parts, "</body>\n</html>\n"]))
 
 
@@ -158,9 +168,9 @@ def plot(records: Sequence[Record], axis: Axis) -> Figure:
     traces: list[tuple[str, Scatter]] = []
     for metric in _metrics(records):
         found = points(records, axis, metric)
-        for family in STYLES:
+        for family, front in family_fronts(found).items():
             own = [p for p in found if p.family == family]
-            traces += [(metric, trace) for trace in _traces(own, metric)]
+            traces += [(metric, trace) for trace in _traces(own, front, metric)]
     metrics = list(dict.fromkeys(metric for metric, _ in traces))
     for metric, trace in traces:
         trace.visible = metric == metrics[0]
@@ -195,19 +205,17 @@ def plot(records: Sequence[Record], axis: Axis) -> Figure:
     return figure
 
 
-def _traces(own: Sequence[FrontPoint], metric: str) -> list[Scatter]:
+def _traces(own: Sequence[FrontPoint], front: Sequence[FrontPoint], metric: str) -> list[Scatter]:
     """The front of a family as a line, and its points."""
     from plotly.graph_objects import Scatter
 
-    if not own:
-        return []
-    front, style = pareto(own), STYLES[own[0].family]
+    style = STYLES[own[0].family]
     look = {"legendgroup": style.title, "name": style.title}
     line = Scatter(
         x=[p.latency.ms for p in front],
         y=[p.mean for p in front],
         mode="lines",
-        line={"color": style.colour, "dash": style.line},
+        line={"color": style.colour, "dash": _LINES[style.dash]},
         hoverinfo="skip",
         showlegend=False,
         **look,
@@ -228,7 +236,7 @@ def _traces(own: Sequence[FrontPoint], metric: str) -> list[Scatter]:
             "arrayminus": [p.mean - min(p.values) for p in own],
         },
         marker={
-            "symbol": style.symbol,
+            "symbol": _SYMBOLS[style.marker],
             "size": 11,
             "color": [style.colour if p in front else "white" for p in own],
             "line": {"color": style.colour, "width": 2},

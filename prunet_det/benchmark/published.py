@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import prunet_det
 from prunet_det.benchmark.fronts import FrontPoint
@@ -48,14 +47,6 @@ class Classifier:
     def architecture(self) -> str:
         """The network, whatever its training."""
         return self.model.partition(".")[0]
-
-
-class Table(NamedTuple):
-    """A table of published figures."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
 
 
 def classifiers() -> list[Classifier]:
@@ -102,16 +93,24 @@ def timm_classifiers() -> list[Classifier]:
     ]
 
 
+def point(classifier: Classifier, latency: Latency) -> FrontPoint:
+    """A published accuracy beside a latency, in the form of a figure's points."""
+    return FrontPoint(
+        model=classifier.model,
+        family=classifier.family,
+        input_size=classifier.input_size,
+        seeds=(),
+        values=(classifier.top1,),
+        latency=latency,
+    )
+
+
 def points() -> list[FrontPoint]:
-    """The zoo's networks with a published latency on a V100, in the form of a figure's points."""
-    return [
-        FrontPoint(
-            model=c.model,
-            family=c.family,
-            input_size=c.input_size,
-            seeds=(),
-            values=(c.top1,),
-            latency=Latency(
+    """The zoo's networks with a published latency on a V100."""
+    found = []
+    for c in classifiers():
+        if c.ms is not None:
+            latency = Latency(
                 model=c.model,
                 input_size=c.input_size,
                 scope=Scope.CLASSIFIER,
@@ -120,42 +119,37 @@ def points() -> list[FrontPoint]:
                 low=c.ms,
                 high=c.ms,
                 kind="published",
-            ),
-        )
-        for c in classifiers()
-        if c.ms is not None
-    ]
+            )
+            found.append(point(c, latency))
+    return found
 
 
-def detectors() -> list[dict[str, str]]:
-    """EfficientDet on COCO val2017: model, image_size, params_m, coco_val2017_map, source."""
-    return read_csv(Path(__file__).parent / "efficientdet_coco.csv")[1]
-
-
-def tables() -> list[Table]:
-    """All of it."""
+def tables() -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Title to header and rows of the tables of published figures."""
     networks = [
         [c.model, str(c.input_size), f"{c.top1:g}", "" if c.ms is None else f"{c.ms:.2f}"]
         for c in sorted(classifiers(), key=lambda c: c.top1)
     ]
-    coco = [
-        [r["model"], r["image_size"], r["params_m"], r["coco_val2017_map"], r["source"]]
-        for r in detectors()
-    ]
-    return [
-        Table(
-            f"Published: ImageNet top-1, and latency on a {CONDITIONS} ({GPUNET_SOURCE}).",
+    columns = {
+        "detector": "model",
+        "px": "image_size",
+        "parameters (M)": "params_m",
+        "published mAP, %": "coco_val2017_map",
+        "source": "source",
+    }
+    detectors = read_csv(Path(__file__).parent / "efficientdet_coco.csv")[1]
+    return {
+        f"Published: ImageNet top-1, and latency on a {CONDITIONS} ({GPUNET_SOURCE}).": (
             ["network", "px", "published top-1, %", "published ms"],
             networks,
         ),
-        Table(
-            "Published: EfficientDet on COCO val2017, percent.",
-            ["detector", "px", "parameters (M)", "published mAP, %", "source"],
-            coco,
+        "Published: EfficientDet on COCO val2017, percent.": (
+            list(columns),
+            [[row[key] for key in columns.values()] for row in detectors],
         ),
-    ]
+    }
 
 
 def markdown() -> str:
     """The tables in Markdown, their titles above them."""
-    return "\n".join(f"{t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables())
+    return "\n".join(f"{title}\n\n{markdown_table(*table)}" for title, table in tables().items())

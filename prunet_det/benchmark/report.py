@@ -18,7 +18,7 @@ from prunet_det.utils import plots
 from prunet_det.utils.io import make_folder, markdown_table, write_text
 
 _NONE_YET = "No records yet.\n"
-PICTURES = "docs/benchmark"  # links of generated parts are relative to the root
+PICTURES, RESULTS = "docs/benchmark", "docs/results"  # links are relative to the root
 
 
 def write_report(
@@ -168,7 +168,7 @@ def imagenet(results: Path) -> str:
     paths = imagenet_paths(results)
     for name, entries in imagenet_records(results).items():
         title = f"Published top-1 against latency {imagenet_report.conditions(entries)}"
-        link = paths[name].relative_to(results.parents[2]).as_posix()
+        link = f"{RESULTS}/{paths[name].relative_to(results.parent).as_posix()}"
         parts += [
             f"### {name}\n",
             f"{imagenet_report.verdict(entries)}\n",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
+from prunet_det.benchmark.analysis import hypervolume
 from prunet_det.benchmark.fronts import (
     REFERENCE_MARGIN,
     STYLES,
     Axis,
-    FrontPoint,
     axes,
-    hypervolume,
-    pareto,
+    family_fronts,
     points,
     reference_ms,
 )
@@ -76,54 +76,33 @@ def accuracy_rows(records: Sequence[Record]) -> Rows:
     return [*header, "training, images/s", "peak MiB"], rows
 
 
-# (model, input size) to its point on an axis, and those that are on their family's front.
-_Column = tuple[dict[tuple[str, int], FrontPoint], set[tuple[str, int]]]
-
-
-def _column(records: Sequence[Record], axis: Axis) -> _Column:
-    found, best = points(records, axis), []
-    for family in STYLES:
-        best += pareto([p for p in found if p.family == family])
-    return (
-        {(p.model, p.input_size): p for p in found},
-        {(p.model, p.input_size) for p in best},
-    )
-
-
-def _cell(column: _Column, key: tuple[str, int]) -> str:
-    by_key, best = column
-    cell = str(by_key[key].latency) if key in by_key else ""
-    return f"**{cell}**" if key in best else cell
-
-
-def _conditions(axis: Axis) -> str:
-    return f"{axis.kind.capitalize()}: {axis.conditions}"
-
-
-def _caption(axis: Axis, columns: Sequence[_Column]) -> str:
-    """Conditions of a table of milliseconds, and how to read it."""
-    what = {"measured": "median (10th to 90th percentile)", "predicted": "value (error band)"}
-    marks = {"measured": "unstable", "predicted": "extrapolated"}
-    noted = any(p.latency.note for by_key, _ in columns for p in by_key.values())
-    mark = f"; ~ is {marks.get(axis.kind, 'noted in its file')}" if noted else ""
-    return (
-        f"{_conditions(axis)}. {what.get(axis.kind, 'Value').capitalize()}{mark}; bold is on its "
-        "family's front by mAP."
-    )
+def _cells(records: Sequence[Record], axis: Axis) -> dict[tuple[str, int], str]:
+    """(model, input size) to the latency on an axis, bold on its family's front."""
+    found = points(records, axis)
+    best = {p for front in family_fronts(found).values() for p in front}
+    return {
+        (p.model, p.input_size): f"**{p.latency}**" if p in best else str(p.latency) for p in found
+    }
 
 
 def latency_tables(records: Sequence[Record]) -> str:
     """A table for each set of conditions, a column a scope; bold is on its family's front."""
-    groups: dict[str, list[Axis]] = defaultdict(list)
-    for axis in axes(records):
-        groups[_conditions(axis)].append(axis)
-    keys = list(runs_by_point(records))
+    what = {"measured": "median (10th to 90th percentile)", "predicted": "value (error band)"}
+    marks = {"measured": "unstable", "predicted": "extrapolated"}
     parts = []
-    for group in groups.values():
-        columns = [_column(records, axis) for axis in group]
-        rows = [[f"`{k[0]}`", str(k[1]), *(_cell(c, k) for c in columns)] for k in keys]
-        header = ["backbone", "px", *(f"{a.scope.label}, ms" for a in group)]
-        parts.append(f"{_caption(group[0], columns)}\n\n{markdown_table(header, rows)}")
+    for (kind, conditions), group in groupby(axes(records), lambda a: (a.kind, a.conditions)):
+        columns = {f"{axis.scope.label}, ms": _cells(records, axis) for axis in group}
+        rows = [
+            [f"`{key[0]}`", str(key[1]), *(cells.get(key, "") for cells in columns.values())]
+            for key in runs_by_point(records)
+        ]
+        noted = any("~" in cell for row in rows for cell in row[2:])
+        mark = f"; ~ is {marks.get(kind, 'noted in its file')}" if noted else ""
+        parts.append(
+            f"{kind.capitalize()}: {conditions}. {what.get(kind, 'Value').capitalize()}{mark}; "
+            "bold is on its family's front by mAP.\n\n"
+            + markdown_table(["backbone", "px", *columns], rows)
+        )
     return "\n".join(parts)
 
 
@@ -132,14 +111,13 @@ def front_table(records: Sequence[Record], metric: str = "mAP") -> str:
     rows = []
     for axis in axes(records):
         found = points(records, axis, metric)
-        for family, style in STYLES.items():
-            own = [p for p in found if p.family == family]
-            if not own:
-                continue
-            front, limit = pareto(own), reference_ms(found)
+        for family, front in family_fronts(found).items():
+            limit = reference_ms(found)
             members = ", ".join(f"`{p.model}` {p.input_size}" for p in front)
-            area = f"{hypervolume(front, limit):.3f}"
-            rows.append([axis.title, style.title, members, area, f"{limit:.4g} ms"])
+            area = hypervolume([p.latency.ms for p in front], [p.mean for p in front], limit)
+            rows.append(
+                [axis.title, STYLES[family].title, members, f"{area:.3f}", f"{limit:.4g} ms"]
+            )
     return markdown_table(["latency", "family", "front", "hypervolume", "up to"], rows)
 
 
@@ -187,13 +165,13 @@ def points_csv(records: Sequence[Record], comments: dict[str, str]) -> str:
     rows, timed = [], set()
     for axis in axes(records):
         found = points(records, axis)
-        fronts = [pareto([p for p in found if p.family == f]) for f in STYLES]
+        best = {p for front in family_fronts(found).values() for p in front}
         for p in found:
             row = dict(plain[p.model, p.input_size])
             figures = p.latency.to_dict()
             row |= {k: v for k, v in figures.items() if k in fields}
             row |= {k: f"{figures[k]:.6g}" for k in ("latency_ms", "low_ms", "high_ms")}
-            row["on_front"] = any(p in front for front in fronts)
+            row["on_front"] = p in best
             rows.append(row)
             timed.add((p.model, p.input_size))
     rows += [row for key, row in plain.items() if key not in timed]

@@ -152,7 +152,7 @@ def compare_speed_ups(
     for kind in kinds:
         cfg = suite.build(candidate, 0, work_folder(out, f"speed_up_{candidate.model}"))
         cfg.speed_up, reason = kind, ""
-        losses, figures = [], dict.fromkeys(FIGURES, 0.0)
+        losses, figures = list[float](), dict.fromkeys(FIGURES, 0.0)
         try:
             losses, own = _train(cfg, held, iterations)
             if not all(map(math.isfinite, losses)):

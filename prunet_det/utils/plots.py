@@ -58,7 +58,7 @@ def figure(
     return made, axes
 
 
-def log_scale(axes: Axes, which: str = "xy", leading: Sequence[int] = (1, 2, 5)) -> None:
+def log_scale(axes: Axes, which: str = "xy", leading: Sequence[float] = (1, 2, 5)) -> None:
     """Makes axes logarithmic, with ticks that are written out: 0.5, 1, 2 and not 10^0.
 
     Args:
