@@ -125,6 +125,7 @@ def tiny_suite(few, tmp_path_factory) -> Path:
         "test_dataloader.batch_size": 4,
         "model.neck.num_cells": 1,
         "model.bbox_head.repeats": 1,
+        "custom_hooks": [{"type": "EMAHook"}, {"type": "FreezeNormsHook", "begin": 0.2}],
     }
     for split in ("train", "test"):
         options |= {

@@ -1,6 +1,6 @@
 """Accuracy against latency: PruNet beside GPUNet and EfficientNet in one detector.
 
-python tools/benchmark.py --suite configs/benchmark/digits.py --seeds 2 --jobs 2 --out DIR
+python tools/benchmark.py --suite configs/benchmark/digits.py --jobs 2 --out DIR
 python tools/benchmark.py time --suite configs/benchmark/digits.py --out DIR [--repeat-timing]
 python tools/benchmark.py lr --suite configs/benchmark/digits.py --out DIR
 python tools/benchmark.py speed-up --suite configs/benchmark/digits.py --out DIR

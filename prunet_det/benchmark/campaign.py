@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ RATE = "optim_wrapper.optimizer.lr"
 
 def trainings(suite: Suite, seeds: int, out: Path, command: str) -> list[Training]:
     """Lists the runs of a suite, all networks with one seed before any with the next.
+
+    Families take turns, so that what is done whenever the time is over has some of each.
 
     Args:
         suite: Networks, recipe and device.
@@ -49,8 +52,17 @@ def trainings(suite: Suite, seeds: int, out: Path, command: str) -> list[Trainin
             command=command,
         )
         for seed in range(seeds)
-        for candidate in suite.candidates
+        for candidate in in_turn(suite.candidates)
     ]
+
+
+def in_turn(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Orders candidates: the first of each family, then the second of each."""
+    families: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        families.setdefault(candidate.family, []).append(candidate)
+    turns = itertools.zip_longest(*families.values())
+    return [candidate for turn in turns for candidate in turn if candidate is not None]
 
 
 def run_suite(suite: Suite, seeds: int, how: Launch, out: Path, command: str) -> list[Training]:
@@ -79,10 +91,7 @@ def run_suite(suite: Suite, seeds: int, how: Launch, out: Path, command: str) ->
 
 def one_a_family(suite: Suite) -> tuple[Candidate, ...]:
     """Picks the first candidate of each family."""
-    first: dict[str, Candidate] = {}
-    for candidate in suite.candidates:
-        first.setdefault(candidate.family, candidate)
-    return tuple(first.values())
+    return tuple(in_turn(suite.candidates)[: len({c.family for c in suite.candidates})])
 
 
 def choose_rate(suite: Suite, how: Launch, out: Path, command: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Hooks that check classes, write a record beside every checkpoint, and log without waiting."""
+"""Hooks that check classes, write records beside checkpoints, log without waiting, fix norms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunet_det.training.divergence import check_scalars, check_weights
 from prunet_det.training.evaluate import unwrap_model
@@ -273,3 +274,25 @@ class DeferredInfoHook(RuntimeInfoHook):
                 scalars[key] = value
                 runner.message_hub.update_scalar(key, value)
         check_scalars(runner, self._first, held)
+
+
+@HOOKS.register_module()
+class FreezeNormsHook(Hook):
+    """Has batch norms use the statistics that they have, from a share of the training on.
+
+    In batches of a few images statistics differ from batch to batch, and a network that is used to
+    that may be worse with those that it is evaluated with. So it trains on with these.
+
+    Args:
+        begin: Share of the iterations after which statistics are fixed, 0..1.
+    """
+
+    def __init__(self, begin: float) -> None:
+        self.begin = begin
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Puts batch norms in eval mode; a resumed training and each validation undo it."""
+        if runner.iter >= self.begin * runner.max_iters:
+            for module in runner.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()

@@ -20,6 +20,9 @@ from prunet_det.utils.io import write_json
 from tests.benchmark.planted import save
 from tests.conftest import ROOT
 
+FORMER = pytest.mark.xfail(
+    strict=True, reason="the records of the former suite lie there until its successor's"
+)
 METRICS = dict.fromkeys(r.METRICS, 0.25)
 RECORD = r.Record(
     model="prunet_p0",
@@ -125,6 +128,7 @@ def test_records_of_before_the_training_revision_count_as_its_first(tmp_path):
     assert r.load_records(tmp_path) == [RECORD]
 
 
+@FORMER
 def test_published_records_are_of_the_suite_s_networks(monkeypatch):
     """Whatever a spec says of where it comes from: its maker's file may have moved."""
     monkeypatch.chdir(ROOT)
@@ -134,7 +138,7 @@ def test_published_records_are_of_the_suite_s_networks(monkeypatch):
     tasks = [
         Training(name=c.key(s), candidate=c, seed=s, **about)
         for c in suite.candidates
-        for s in (0, 1)
+        for s in range(suite.seeds)
     ]
     store = r.open_store(folder)
     assert all(task.key in store for task in tasks)
@@ -153,10 +157,11 @@ from prunet_det.detection import pyramid
 copy, folder = map(Path, sys.argv[1:])
 assert copy in Path(prunet_det.__file__).parents
 store = open_store(folder)
-print(sum(task.key in store for task in trainings(load_suite("digits"), 2, folder, "")))
+print(sum(task.key in store for task in trainings(load_suite("digits"), 3, folder, "")))
 """
 
 
+@FORMER
 @pytest.mark.slow
 def test_a_refactoring_leaves_the_committed_records_valid(digits, tmp_path):
     """A module that training imports is renamed in a copy of the package."""
@@ -169,4 +174,4 @@ def test_a_refactoring_leaves_the_committed_records_valid(digits, tmp_path):
     command = [sys.executable, tmp_path / "finished.py", tmp_path, folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) == len(list((folder / "records").glob("*.json")))
+    assert int(done.stdout.split()[-1]) == len(list(r.open_store(folder))) > 0

@@ -72,4 +72,4 @@ def test_rehearsal(digits, tmp_path):
     files = list(out.iterdir())
     assert len(files) <= 8 and all(f.stat().st_size < 2**24 for f in files)
     assert "| device | done |" in runs(out.parent)
-    assert "`prunet_n_w625`" in throughput(out.parent)
+    assert "`prunet_n_w250`" in throughput(out.parent)

@@ -1,11 +1,10 @@
-"""Networks at a part of their width, for a CPU that could not train them in full.
+"""Small relatives of the zoo's networks, for a CPU that could not train them in full.
 
     python tools/experiments/narrow_networks.py    # writes configs/benchmark/networks/*.json again
 
 EfficientNet-B0 becomes a spec first. Its very first block has no expansion, which specs of inverted
-residuals always have: here it gets one of the same width, a hundredth of the network's work.
-
-prunet_n is that of commit 98f747d: the suite's records are of it, whatever the zoo has since.
+residuals always have: here it gets one of the same width, a hundredth of the network's work. As
+EfficientNets are, it is scaled in depth too: with half its blocks it learns in less time.
 """
 
 from __future__ import annotations
@@ -13,15 +12,20 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from prunet_det.arch.scaling import scale_width
+from prunet_det.arch.scaling import scale_compound, scale_width
 from prunet_det.arch.spec import ArchSpec, BlockSpec, Provenance, StageSpec, StemSpec, TailSpec
 from prunet_det.zoo.models import load_spec
 
 FOLDER = Path("configs/benchmark/networks")
-EARLIER = "docs/results/latency/networks/prunet_n_98f747d.json"
 COMMAND = "python tools/experiments/narrow_networks.py"
-# Of about equal latency here: 2 ms for the backbone at 128 px, ONNX Runtime on one thread.
-SHARES = {"prunet_n": 0.625, "gpunet_0": 0.3, "efficientnet_b0": 0.25}
+# The smallest network of each family at three widths: at 192 px their backbones are predicted to
+# take 1.56 to 1.58, 3.01 to 3.11 and 4.87 to 4.97 ms by docs/results/latency/cpu_device.json.
+SHARES = {
+    "prunet_n": (0.25, 0.375, 0.525),
+    "gpunet_0": (0.2, 0.325, 0.375),
+    "efficientnet_b0": (0.35, 0.63, 0.86),
+}
+DEPTH = 0.5  # of EfficientNet
 # arXiv 1905.11946, table 1: kernel, stride, expansion, channels, blocks.
 _B0 = (
     (3, 1, 1, 16, 1),
@@ -65,17 +69,16 @@ def efficientnet_b0() -> ArchSpec:
 
 def narrow_networks() -> list[ArchSpec]:
     """All that the suite of a CPU compares."""
-    networks = []
-    earlier = ArchSpec.load(Path(__file__).resolve().parents[2] / EARLIER)
-    made = {"prunet_n": earlier, "efficientnet_b0": efficientnet_b0()}
-    for name, share in SHARES.items():
-        whole = made.get(name) or load_spec(name)
-        scaled = scale_width(whole, share)
-        reason = f"{scaled.provenance.details['reason']}, to be trained on a CPU; {COMMAND}"
-        provenance = Provenance("hand-written", {"reason": reason})
-        short = scaled.name.replace(whole.name, name)
-        networks.append(dataclasses.replace(scaled, name=short, provenance=provenance))
-    return networks
+    return [_narrow(name, share) for name, shares in SHARES.items() for share in shares]
+
+
+def _narrow(name: str, share: float) -> ArchSpec:
+    if name == "efficientnet_b0":
+        scaled = scale_compound(efficientnet_b0(), share, DEPTH, hidden_step=8)
+    else:
+        scaled = scale_width(load_spec(name), share)
+    reason = f"{scaled.provenance.details['reason']}, to be trained on a CPU; {COMMAND}"
+    return dataclasses.replace(scaled, provenance=Provenance("hand-written", {"reason": reason}))
 
 
 if __name__ == "__main__":
