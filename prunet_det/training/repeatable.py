@@ -8,6 +8,7 @@ samples alone, so that neither an interruption nor the number of processes chang
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -131,11 +132,15 @@ class PlacedSampler(DefaultSampler):
             yield (first + i * self.world_size) * len(self.dataset) + index
 
 
-class Positions(Sampler[int]):
-    """Places in an endless stream of samples; each process takes its part of every batch.
+class PlacedPermutations(Sampler[int]):
+    """An endless stream of permutations, as indices of PlacedSamples.
+
+    Each process takes its part of every batch.
 
     Args:
+        length: Number of samples of the data set.
         batch_size: Number of samples in a batch of one process.
+        seed: Seed of the permutations.
         rank: Number of the process.
         world_size: Number of processes.
 
@@ -143,16 +148,24 @@ class Positions(Sampler[int]):
         batches_done: Number of batches to skip; set it to resume.
     """
 
-    def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world_size = rank, world_size
         self.batches_done = 0
 
     def __iter__(self) -> Iterator[int]:
-        batch = self.batches_done
-        while True:
+        known = -1
+        order: np.ndarray = np.empty(0, int)
+        for batch in itertools.count(self.batches_done):
             first = (batch * self.world_size + self.rank) * self.batch_size
-            yield from range(first, first + self.batch_size)
-            batch += 1
+            for place in range(first, first + self.batch_size):
+                turn, offset = divmod(place, self.length)
+                if turn != known:
+                    known = turn
+                    order = np.random.default_rng((self.seed, turn)).permutation(self.length)
+                yield place * self.length + int(order[offset])
 
     def __len__(self) -> int:
         return 2**31  # without end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -62,16 +63,18 @@ def test_another_sampler_is_refused():
         r.make_repeatable(ConfigDict(train_dataloader=loader), 0)
 
 
-def test_positions_go_on_where_they_stopped_and_are_shared_out():
-    def take(sampler, count):
-        iterator = iter(sampler)
-        return [next(iterator) for _ in range(count)]
+def test_permutations_go_on_where_they_stopped_and_are_shared_out():
+    def take(count, batch_size, *shares, done=0):
+        sampler = r.PlacedPermutations(6, batch_size, 1, *shares)
+        sampler.batches_done = done
+        return [divmod(code, 6) for code in itertools.islice(sampler, count)]
 
-    assert take(r.Positions(4), 12) == list(range(12))
-    resumed = r.Positions(4)
-    resumed.batches_done = 2
-    assert take(resumed, 4) == [8, 9, 10, 11]
-    assert take(r.Positions(2, 0, 2), 4) + take(r.Positions(2, 1, 2), 4) == [0, 1, 4, 5, 2, 3, 6, 7]
+    alone = take(12, 4)
+    assert [place for place, _ in alone] == list(range(12))
+    turns = [[index for _, index in alone[i : i + 6]] for i in (0, 6)]
+    assert turns[0] != turns[1] and all(sorted(turn) == list(range(6)) for turn in turns)
+    assert take(4, 4, done=2) == alone[8:]
+    assert take(4, 2, 0, 2) + take(4, 2, 1, 2) == [alone[i] for i in (0, 1, 4, 5, 2, 3, 6, 7)]
 
 
 def test_random_numbers_go_on_where_the_state_was_taken():
