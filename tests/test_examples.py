@@ -54,3 +54,14 @@ def test_search(example, tmp_path):
     folder = tmp_path / "work_dirs" / "example_search" / "0.5ms"
     network = ArchSpec.load(folder / "arch.json").build(num_classes=2)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
+
+
+@pytest.mark.slow
+def test_own_detector(example, tmp_path):
+    lines = example("own_detector").splitlines()
+    assert any(line.startswith("detectors of ") for line in lines)
+    assert "asked for" in lines[-1]
+    (folder,) = (tmp_path / "work_dirs" / "own_search").glob("*ms")
+    assert (folder / "config.py").is_file()
+    record = json.loads((tmp_path / "work_dirs" / "own_detector" / "train.json").read_text())
+    assert len(record["classes"]) == 10

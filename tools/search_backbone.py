@@ -1,6 +1,8 @@
 """Search backbones for latency budgets.
 
 python tools/search_backbone.py configs/search/quick.py --budget-ms 0.5 0.65 --device v100 --out DIR
+python tools/search_backbone.py configs/search/effdet.py --detector configs/prunet_effdet.py \\
+    --scope detector --budget-ms 1.2
 python tools/search_backbone.py gate ...          # does the supernet rank networks?
 python tools/search_backbone.py prices ...        # what removing layers costs, at equal latency
 python tools/search_backbone.py compare ...       # is it better than chance?
@@ -23,14 +25,17 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     """The flags, under the names that `SearchConfig.from_file` has for them."""
     add = parser.add_argument
     add("config", help="a config of configs/search/")
-    add_budgets(parser, "latencies to meet, of scope backbone: a network for each")
+    add_budgets(parser, "latencies to meet: a network for each")
+    add("--detector", metavar="CONFIG", help="learn this detector's loss on its data, not crops")
+    add("--scope", choices=["backbone", "detector", "e2e"], help="of the budgets [backbone]")
+    add("--supernet", metavar="FILE", help="search.pth of a search on crops to start from")
     add("--threads", type=at_least(1), help="of a CPU that is measured [all]")
     add("--seed", type=at_least(0), help="of everything random [0]")
     add("--names", nargs="+", metavar="NAME", help="of the networks, one for each budget")
     add("--out", help="folder of the result [work_dirs/search/CONFIG_seedSEED]")
     add("--jobs", type=at_least(1), help="trainings of the last tier at once, on a CPU [cores]")
     add("--resume", action="store_true", help="go on with the search that --out holds")
-    add("--data", metavar="DIR", help="search on this ImageFolder's train/ instead")
+    add("--data", metavar="DIR", help="an ImageFolder instead; the data root of a detector")
     add("--classes", nargs="+", help="keep these classes only; a number keeps the first ones")
     add("--off", nargs="+", metavar="PART", help="leave out widths, candidates, layers, ...")
     add("--amp", action="store_true", help="mixed precision in bfloat16, on CUDA")
@@ -44,6 +49,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         action=settings_action(),
         metavar="KEY=VALUE",
         help="override",
+    )
+    add(
+        "--detector-options",
+        nargs="+",
+        action=settings_action(),
+        metavar="KEY=VALUE",
+        help="override settings of --detector",
     )
     add("--quiet", dest="progress", action="store_false", help="no progress bar")
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

@@ -4,25 +4,27 @@
 `space` says what may be chosen, `costs` what it takes and `shapes` which networks meet a latency;
 `supernet` holds the weights, `tasks` says what they learn, `weights` trains and asks them; `gains`,
 `schedule` and `architecture` are the tiers, `loop` and `hooks` their course; `evolution` and
-`finalists` choose too; `config`, `api`, `result` and `report` are the two ends.
+`finalists` choose too; `detection` and `detectors` are the same for a detector's own loss;
+`config`, `api`, `result` and `report` are the two ends.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunet_det.search.api import search
+    from prunet_det.search.api import reachable, search
     from prunet_det.search.config import SearchConfig
     from prunet_det.search.costs import Budget
     from prunet_det.search.result import FoundNetwork, SearchResult
 
-__all__ = ["Budget", "FoundNetwork", "SearchConfig", "SearchResult", "search"]
+__all__ = ["Budget", "FoundNetwork", "SearchConfig", "SearchResult", "reachable", "search"]
 
 _HOMES = {
     "Budget": "costs",
     "FoundNetwork": "result",
     "SearchConfig": "config",
     "SearchResult": "result",
+    "reachable": "api",
     "search": "api",
 }
 

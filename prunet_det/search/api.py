@@ -40,7 +40,7 @@ from prunet_det.search.result import (
 )
 from prunet_det.search.shapes import Shape, Shapes
 from prunet_det.search.space import SearchSpace
-from prunet_det.search.tasks import Classification
+from prunet_det.search.tasks import Classification, Task
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import check_launcher, environment
 from prunet_det.utils.errors import InputError, UserError
@@ -88,9 +88,25 @@ def train_supernet(config: SearchConfig) -> SearchLoop:
     return found.loop
 
 
+def reachable(config: SearchConfig) -> tuple[float, float]:
+    """The least and the greatest milliseconds that a search could be asked for.
+
+    Args:
+        config: What is asked for, whatever its budgets.
+
+    Raises:
+        UserError: If space, detector or device cannot be priced.
+    """
+    return _priced(config).reachable()
+
+
 def _priced(config: SearchConfig) -> Shapes:
-    """The space with its prices, once the budgets are checked."""
+    """The space with its prices."""
     check_launcher(config.launcher)
+    if config.detector is not None:
+        from prunet_det.search.detection import check_neck
+
+        check_neck(config.detector, config.space)
     if config.launcher == "pytorch" and not dist.is_distributed():
         if torch.cuda.is_available():
             dist.init_dist("pytorch", backend="nccl")
@@ -98,16 +114,25 @@ def _priced(config: SearchConfig) -> Shapes:
             torch.distributed.init_process_group("gloo")
     price = price_in_turn if config.pricing.device == "here" else Pricing.costs
     shapes = Shapes(price(config.pricing, config.space, config.input_size))
+    if config.detector is not None and config.scope != Scope.BACKBONE.value:
+        from prunet_det.search.detectors import overhead_ms
+
+        beyond = [0.0]
+        if dist.is_main_process():
+            scope = Scope(config.scope)
+            beyond = [overhead_ms(config.detector, shapes, scope, config.pricing)]
+        dist.broadcast_object_list(beyond)
+        shapes.costs.fixed_ms += beyond[0]
+        shapes = Shapes(shapes.costs)
     logger.info(
-        "space: %d layers, 10^%.1f networks, %.3f to %.3f ms at %d px (%s)",
+        "space: %d layers, 10^%.1f networks, %.3f to %.3f ms at %d px (%s, scope %s)",
         len(config.space.layers),
         config.space.log10_size,
         *shapes.reachable(),
         config.input_size,
         shapes.costs.table.title,
+        config.scope,
     )
-    for ms in config.budgets_ms:
-        shapes.check(ms)
     return shapes
 
 
@@ -152,15 +177,25 @@ def _prepared_folder(config: SearchConfig) -> Path:
     return folder
 
 
+def _task(config: SearchConfig, device: str) -> Task:
+    if config.detector is None:
+        return Classification.from_config(config, device)
+    from prunet_det.search.detection import Detection  # needs MMDetection
+
+    return Detection.from_config(config, device)
+
+
 class _Search:
     """A search at work."""
 
     def __init__(self, config: SearchConfig) -> None:
         self.config, self.shapes = config, _priced(config)
+        for ms in config.budgets_ms:
+            self.shapes.check(ms)
         self.costs, self.is_main = self.shapes.costs, dist.is_main_process()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.task = Classification.from_config(config, device)
         self.folder = _prepared_folder(config)
+        self.task = _task(config, device)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
@@ -279,7 +314,7 @@ class _Search:
         config, whole = self.config, Region(shapes=self.shapes, ms=ms)
         evolved = self.evolution.found.get(f"{ms:g}", [])
         folder = network_folder(self.folder, ms) / "finalists"
-        train = self.task.trainings(config, self.shapes, folder)
+        train = self.task.trainings(config, self.shapes, folder, self.loop.ema.module)
         told, count = None, config.finalists.proposed
         if "surrogate" not in config.off and count:
             told = partial(propose, whole, seed=config.seed, count=count)
@@ -289,8 +324,8 @@ class _Search:
         network, score = self._found(best.shape, ms, best.name), best.scores[steps]
         figures, weights = dict(network.figures), network.weights
         if score.loss < figures["loss"]:
-            figures["weights"] = f"of {steps} steps from scratch, in the last tier"
-            figures |= {"top1": score.top1, "loss": score.loss}
+            figures["weights"] = f"of {steps} steps {train.start}, in the last tier"
+            figures |= {self.task.metric: score.top1, "loss": score.loss}
             weights = train.weights(best.shape, steps)
         figures["seconds"] = round(train.seconds, 2)
         figures["finalists"] = [finalist.to_dict() for finalist in finalists]
@@ -307,7 +342,7 @@ class _Search:
             "budget": {
                 "latency_ms": budget.ms,
                 "input_size": budget.input_size,
-                "scope": Scope.BACKBONE.value,
+                "scope": config.scope,
                 "kind": costs.table.kind,
                 **dataclasses.asdict(budget.conditions),
             },
@@ -332,6 +367,9 @@ class _Search:
             chooser=chooser,
             figures=figures,
             weights=weights,
+            scope=config.scope,
+            config=self.task.config(spec),
+            classes=self.task.classes,
             final=False,
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 
 from prunet_det.search.costs import Pricing
 from prunet_det.search.finalists import FinalistSettings
@@ -23,12 +24,15 @@ from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config, relative_path
 
+SCOPES = ("backbone", "detector", "e2e")
 PARTS = ("widths", "candidates", "layers", "evolution", "surrogate", "finalists")
 _OPTIMIZER = {
     "type": "OptimWrapper",
     "optimizer": {"type": "AdamW", "lr": 2e-3, "weight_decay": 0.01, "fused": True},
     "clip_grad": {"max_norm": 5.0},
 }
+# Fields that come from the file, or by another name.
+_NOT_ASKED = {"space", "data", "budgets_ms", "config", "command", "detector"}
 # Fields without influence on a result.
 _SILENT = ("out", "resume", "progress", "launcher", "tables", "jobs")
 
@@ -51,8 +55,8 @@ class SearchConfig:
 
     Attributes:
         space: What may be chosen.
-        data: The images that it is searched on: `dataset`, and optionally `classes` and
-            `memory_gb`, see `load_halves`.
+        data: The images that it is searched on, where no detector has its own: `dataset`, and
+            optionally `classes` and `memory_gb`, see `load_halves`.
         budgets_ms: Milliseconds that the networks may take at most, one network each, in increasing
             order; six digits count, as in the names of their folders.
         pricing: Where milliseconds come from.
@@ -65,6 +69,12 @@ class SearchConfig:
         finalists: The last tier.
         recipe: How the last tier trains networks from scratch.
         optim_wrapper: mmengine's, of the supernet's weights.
+        detector: Config of the detector whose loss is learned, on whose data; None for classifying
+            crops.
+        scope: What of it the budgets are for: `backbone`, `detector` (and neck and head) or `e2e`
+            (and what stands before and behind it; on `here`).
+        supernet: Checkpoint of a finished search in the same space, from whose weights a detector's
+            supernet starts; empty for random ones.
         off: Parts that are switched off, of `widths` (all layers keep one expansion), `candidates`
             and `layers` (none leaves before the end), `evolution`, `surrogate` (evolution and last
             tier do without), `finalists` (no last tier).
@@ -85,9 +95,9 @@ class SearchConfig:
     """
 
     space: SearchSpace
-    data: Mapping[str, Any]
     budgets_ms: tuple[float, ...]
     out: str
+    data: Mapping[str, Any] = field(default_factory=dict)
     pricing: Pricing = field(default_factory=Pricing)
     input_size: int = 512
     search: LoopSettings = field(default_factory=LoopSettings)
@@ -97,6 +107,9 @@ class SearchConfig:
     finalists: FinalistSettings = field(default_factory=FinalistSettings)
     recipe: ShortRecipe = field(default_factory=ShortRecipe)
     optim_wrapper: Mapping[str, Any] = field(default_factory=lambda: dict(_OPTIMIZER))
+    detector: Config | None = None
+    scope: str = "backbone"
+    supernet: str = ""
     off: tuple[str, ...] = ()
     seed: int = 0
     names: tuple[str, ...] = ()
@@ -145,11 +158,21 @@ class SearchConfig:
                 "the search's optim_wrapper must be an OptimWrapper without accumulative_counts; "
                 "for mixed precision give --amp."
             )
+        if self.scope not in SCOPES:
+            raise InputError(f"the scope must be one of {', '.join(SCOPES)}, got {self.scope!r}.")
+        if not (self.data or self.detector):
+            raise InputError("a search needs data, or a detector that has some.")
+        if self.detector is None and (self.supernet or self.scope != "backbone"):
+            raise InputError(
+                "scope and supernet are for the search with a detector; give one (--detector)."
+            )
+        if self.scope == "e2e" and self.pricing.device != "here":
+            raise InputError("scope e2e is measured: give the device here (--device here).")
         if self.amp and not torch.cuda.is_available():
             raise InputError("mixed precision (--amp) needs a CUDA device, and there is none here.")
 
     @classmethod
-    def from_file(
+    def from_file(  # noqa: PLR0913 (the command's flags)
         cls,
         path: str | os.PathLike[str],
         *,
@@ -157,6 +180,8 @@ class SearchConfig:
         options: Mapping[str, Any] | None = None,
         data: str | os.PathLike[str] | None = None,
         classes: Sequence[str] | int | None = None,
+        detector: str | os.PathLike[str] | None = None,
+        detector_options: Mapping[str, Any] | None = None,
         **asked: Any,
     ) -> SearchConfig:
         """Reads a config file.
@@ -165,8 +190,12 @@ class SearchConfig:
             path: Config of configs/search/, or one of one's own.
             budget_ms: Milliseconds of the budgets, one or several, in any order.
             options: Values that replace those of the file, by dotted key.
-            data: An ImageFolder whose train/ is searched on, in the place of the file's data.
+            data: An ImageFolder whose train/ is searched on, in the place of the file's data; or
+                the folder of a detector's data, as `tools/train.py --data-root` takes it.
             classes: Classes to keep, by name or as a number of the first ones.
+            detector: Config of a detector, whose loss and data are learned; the size of its images
+                is that of the budgets, unless another one is asked for.
+            detector_options: Values that replace those of its config, by dotted key.
             **asked: Further fields of SearchConfig, such as `seed` and `out`, and of Pricing, such
                 as `device` and `batch`. By default the result goes to
                 `work_dirs/search/CONFIG_seedSEED`.
@@ -177,12 +206,12 @@ class SearchConfig:
         """
         where = os.fspath(path)
         cfg = read_config(path, options).to_dict()
-        if "space" not in cfg or "data" not in cfg:
+        if "space" not in cfg or not (detector or "data" in cfg):
             raise InputError(f"{where} is no search config: it has no `space` or no `data`.")
         # A file may have variables of its own; what is nearly a section was meant to be one.
         meant = {key for key in cfg if difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)}
         check_keys({key: cfg[key] for key in meant}, _KEYS, (), where, InputError)
-        own = {f.name for f in fields(cls)} - {"space", "data", "budgets_ms", "config", "command"}
+        own = {f.name for f in fields(cls)} - _NOT_ASKED
         priced = {f.name for f in fields(Pricing)} - {"progress"}
         known = sorted((own | priced) - set(_SECTIONS) - {"pricing", "optim_wrapper"})
         check_keys(asked, known, (), "the search", InputError)
@@ -211,10 +240,19 @@ class SearchConfig:
             values["names"] = tuple(values["names"][i] for i in order)
         name = f"{Path(where).stem}_seed{values.get('seed', 0)}"
         values.setdefault("out", os.path.join("work_dirs", "search", name))
-        given = {"options": options, "data": data, "classes": classes, **asked}
+        given = {"options": options, "data": data, "classes": classes, "detector": detector}
+        given |= {"detector_options": detector_options, **asked}
+        if detector is not None:
+            if classes is not None:
+                raise InputError("a detector's classes are those of its data; leave --classes out.")
+            values["detector"] = _read_detector(detector, data, detector_options)
+            values.setdefault("input_size", _detector_size(values["detector"]))
+        elif detector_options:
+            raise InputError("options of a detector need one (--detector).")
+        else:
+            values["data"] = _chosen_data(cfg["data"], data, classes)
         return cls(
             space=SearchSpace.from_config(cfg["space"]),
-            data=_chosen_data(cfg["data"], data, classes),
             budgets_ms=tuple(float(budgets[i]) for i in order),
             config=relative_path(find_config(where)),
             command=_command(where, budgets, given),
@@ -225,7 +263,15 @@ class SearchConfig:
     def identity(self) -> dict[str, Any]:
         """What a search and its continuation must agree on, beside data and prices."""
         settings = {name: dataclasses.asdict(getattr(self, name)) for name in _SECTIONS}
+        of_detector: dict[str, Any] = {}
+        if self.detector is not None:
+            of_detector = {
+                "scope": self.scope,
+                "supernet": self.supernet,
+                "detector (digest)": digest(self.detector.to_dict()),
+            }
         return {
+            **of_detector,
             "seed": self.seed,
             "off": list(self.off),
             "device": self.pricing.device,
@@ -246,6 +292,25 @@ class SearchConfig:
         if self.names and budget_ms in self.budgets_ms:
             return self.names[self.budgets_ms.index(budget_ms)]
         return f"prunet_search_{budget_ms:g}ms"
+
+
+def _read_detector(
+    path: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None,
+    options: Mapping[str, Any] | None,
+) -> Config:
+    from prunet_det.training.launch import load_config
+
+    cfg = load_config(path, data_root=None if data is None else os.fspath(data), options=options)
+    if not cfg.get("train_dataloader") or not cfg.get("test_dataloader"):
+        raise InputError(f"{path} has no training or no test data, which the search needs.")
+    return cfg
+
+
+def _detector_size(cfg: Config) -> int:
+    from prunet_det.detection.build import image_size
+
+    return image_size(cfg) or SearchConfig.input_size
 
 
 def _chosen_data(

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -292,6 +292,7 @@ class Trainings:
     progress: bool = True
     max_workers: int | None = None
     keep: int = 0
+    start: ClassVar[str] = "from scratch"
 
     def __call__(self, many: Sequence[Shape], steps: int) -> list[Score]:
         """Trains what has not been trained yet.

@@ -89,7 +89,7 @@ class HistoryHook(SearchHook):
         if self._board is not None:
             for name, loss in loop.losses.items():
                 self._board.add_scalar(f"{name}_loss", loss, loop.step)
-            parameters = sum(p.numel() for p in loop.supernet.parameters())
+            parameters = sum(p.numel() for p in loop.model.parameters())
             self._board.add_scalar("parameters", parameters, loop.step)
         if loop.phase in ("tiers", "done"):  # before, nothing is preferred
             preferred = {f"{a.budget_ms:g}": a.record() for a in loop.architectures}
@@ -216,7 +216,7 @@ class CheckpointHook(SearchHook):
         """
         if not dist.is_main_process():
             return
-        names = not_finite(loop.supernet.state_dict())
+        names = not_finite(loop.model.state_dict())
         if names:
             raise DivergedError(
                 f"the search diverged: {len(names)} tensors ({names[0]}, ...) are not finite at "
@@ -242,14 +242,7 @@ class CheckpointHook(SearchHook):
         """
         if not os.path.exists(self.path):
             return None
-        if not is_whole(self.path):
-            raise UserError(f"{self.path} is damaged; give another --out to search anew.")
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            state = None
-        if not isinstance(state, dict) or "identity" not in state:
-            raise UserError(f"{self.path} is no checkpoint of a search.")
+        state = read_checkpoint(self.path)
         for key, value in self.identity.items():
             before = state["identity"].get(key)
             if before != value:
@@ -272,6 +265,23 @@ class CheckpointHook(SearchHook):
         for name, hook in self.hooks.items():
             if name in state["hooks"]:  # a search without evolution did not always have its hook
                 hook.load_state_dict(state["hooks"][name])
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what a CheckpointHook wrote, on the CPU.
+
+    Raises:
+        UserError: If the file is damaged, or something else.
+    """
+    if not is_whole(path):
+        raise UserError(f"{path} is damaged; give another --out to search anew.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        state = None
+    if not isinstance(state, dict) or "identity" not in state:
+        raise UserError(f"{path} is no checkpoint of a search.")
+    return state
 
 
 @contextlib.contextmanager

@@ -330,6 +330,7 @@ class SearchLoop:
         unread = self._unread
         return {
             "weights": self.weights.state_dict(),
+            "task": self.task.state_dict(),
             "architectures": [a.state_dict() for a in self.architectures],
             "unread": None if unread is None else float(unread.read()),
             **{name: getattr(self, name) for name in _STATE},
@@ -338,6 +339,7 @@ class SearchLoop:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From what `state_dict` gave, of a loop that was built alike."""
         self.weights.load_state_dict(state["weights"])
+        self.task.load_state_dict(state.get("task", {}))  # earlier searches had none
         self._note_structure()
         for architecture, own in zip(self.architectures, state["architectures"], strict=True):
             architecture.load_state_dict(own)

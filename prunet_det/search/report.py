@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.search.result import REPORT_FILE, FoundNetwork, SearchResult, network_folder
+from prunet_det.search.result import (
+    METRICS,
+    REPORT_FILE,
+    FoundNetwork,
+    SearchResult,
+    network_folder,
+)
 from prunet_det.search.space import SearchSpace
 from prunet_det.utils import plots
 from prunet_det.utils.io import markdown_table, write_text
@@ -46,21 +52,25 @@ def write_report(
         "",
     ]
     budget = networks[0].budget
+    of = {"backbone": "the backbone alone", "detector": "backbone, neck and head"}
+    scope = of.get(networks[0].scope, "the detector, end to end")
     lines += [
-        f"Latency of the backbone alone, {networks[0].kind}: {budget.conditions}, "
-        f"{budget.input_size} px.",
+        f"Latency of {scope}, {networks[0].kind}: {budget.conditions}, {budget.input_size} px.",
         "",
     ]
     seconds = {name: s for name, s in run["seconds"].items() if s}
     if seconds:
         rows = [[name, f"{s:.1f}"] for name, s in seconds.items()]
         lines += [markdown_table(["phase", "seconds"], rows)]
-    if sum("top1" in n.figures for n in networks) > 1:
+    metric = "mAP" if networks[0].config else "top1"
+    if sum(metric in n.figures for n in networks) > 1:
         caption = (
-            "Top-1 of the networks on the half of the data that their weights have not seen, but "
-            "that they were chosen by; other images are less kind to them."
+            f"The networks' {METRICS[metric]} on the half of the data that their weights have not "
+            "seen, but that they were chosen by; other images are less kind to them."
         )
-        lines += _save(folder, "", [("curve.png", caption, _draw_curve(networks))], result.lines)
+        lines += _save(
+            folder, "", [("curve.png", caption, _draw_curve(networks, metric))], result.lines
+        )
     for network in networks:
         lines += _network_lines(folder, network, space, history, events)
     write_text(folder / REPORT_FILE, "\n".join(lines))
@@ -91,7 +101,8 @@ def _network_lines(
     lines.append(_blocks_table(network.spec))
     finalists = network.figures.get("finalists")
     if finalists:
-        header = ["network of", "ms", "layers", "top-1 after a training from scratch (steps)"]
+        what = "mAP after a training" if network.config else "top-1 after a training from scratch"
+        header = ["network of", "ms", "layers", f"{what} (steps)"]
         lines += ["### The last tier", "", markdown_table(header, _finalist_rows(finalists))]
     own = [r[f"{ms:g}"] for r in history if f"{ms:g}" in r]
     steps = np.array([r["step"] for r in history if f"{ms:g}" in r])
@@ -145,10 +156,10 @@ def _plain(label: str, x: str = "step") -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def _draw_curve(networks: Sequence[FoundNetwork]) -> Figure:
-    figure, axis = _plain("top-1", "latency, ms")
-    shown = [n for n in networks if "top1" in n.figures]
-    points = [(n.measured_ms or n.ms, n.figures["top1"]) for n in shown]
+def _draw_curve(networks: Sequence[FoundNetwork], metric: str) -> Figure:
+    figure, axis = _plain(METRICS[metric], "latency, ms")
+    shown = [n for n in networks if metric in n.figures]
+    points = [(n.measured_ms or n.ms, n.figures[metric]) for n in shown]
     axis.plot(*zip(*points, strict=True), "o-", color=PALETTE["blue"])
     for network, point in zip(shown, points, strict=True):
         text = f"{network.budget.ms:g} ms"

@@ -8,25 +8,26 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from prunet_det.arch.network import ArchNet
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.latency.record import Conditions
 from prunet_det.search.costs import Budget
 from prunet_det.utils.errors import MissingFileError, UserError
-from prunet_det.utils.io import PathLike, read_json, reading, write_json
+from prunet_det.utils.io import PathLike, read_json, reading, write_json, write_text
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
 logger = logging.getLogger(__name__)
 
 ARCH_FILE, RUN_FILE, WEIGHTS_FILE = "arch.json", "run.json", "weights.safetensors"
+CONFIG_FILE, CARD_FILE = "config.py", "weights.json"  # of a detector
 LAST_TIER = "last tier"  # a phase of run.json's seconds: that of all budgets together
 TIERS_FILE = "tiers.json"  # the tiers' own network, where a last tier has chosen after them
 REPORT_FILE, CHECKPOINT_FILE = "report.md", "search.pth"
 # What a network measured on the device itself must lie within, of the budget.
 MEASURED_RANGE = (0.92, 1.05)
+METRICS = {"top1": "top-1", "mAP": "mAP"}  # figures of merit and their titles
 _RUN = "run of a search"
 
 
@@ -47,6 +48,9 @@ class FoundNetwork:
         weights: Weights by name; None for a network without.
         final: Whether the search for this budget has come to its end.
         tiers: Architecture that the tiers chose, if others were compared with it.
+        scope: What the budget and the milliseconds are of: `backbone`, `detector` or `e2e`.
+        config: Text of the config of the detector whose weights these are; empty for a classifier.
+        classes: Names of the classes.
     """
 
     spec: ArchSpec
@@ -59,6 +63,9 @@ class FoundNetwork:
     weights: Mapping[str, Tensor] | None = None
     final: bool = True
     tiers: ArchSpec | None = None
+    scope: str = "backbone"
+    config: str = ""
+    classes: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -77,18 +84,29 @@ class FoundNetwork:
             share = self.measured_ms / self.budget.ms
             text += f", measured here {self.measured_ms:.4f} ms ({share:.1%})"
         text += f", {len(self.spec.blocks)} blocks, by {self.chooser}"
-        if "top1" in self.figures:
-            text += f", top-1 {self.figures['top1']:.3f}"
+        for name, title in METRICS.items():
+            if name in self.figures:
+                text += f", {title} {self.figures[name]:.3f}"
         return text + ("" if self.accepted else "; does not meet the budget")
 
-    def build(self) -> ArchNet:
-        """Builds the network with its weights, in evaluation mode; the search is not needed.
+    def build(self) -> nn.Module:
+        """Builds the classifier or detector with its weights, in evaluation mode.
+
+        The search is not needed.
 
         Raises:
             UserError: If the network has no weights.
         """
         if self.weights is None:
             raise UserError(f"{self.spec.name} has no weights: build it by spec.build().")
+        if self.config:
+            from mmengine.config import Config
+
+            from prunet_det.detection.build import build_detector
+
+            detector = build_detector(Config.fromstring(self.config, ".py"), classes=self.classes)
+            detector.load_state_dict(dict(self.weights))
+            return detector.eval()
         net = self.spec.build(num_classes=self.weights["classifier.weight"].shape[0])
         net.load_state_dict(dict(self.weights))
         return net.eval()
@@ -99,12 +117,21 @@ class FoundNetwork:
             return self
         from prunet_det.latency.measure import find_device, measure
         from prunet_det.latency.record import Failure
-        from prunet_det.runtime.subject import load_subject
+        from prunet_det.runtime.subject import Scope, load_subject
 
         device = find_device(self.budget.conditions)
         if device is None:
             return self
-        subject = load_subject(self.spec, input_size=self.budget.input_size)
+        size = self.budget.input_size
+        if self.scope == Scope.BACKBONE.value:
+            subject = load_subject(self.spec, input_size=size)
+        else:
+            from mmengine.config import Config
+
+            from prunet_det.search.detectors import detector_subject
+
+            cfg = Config.fromstring(self.config, ".py")
+            subject = detector_subject(cfg, Scope(self.scope), size)
         (found,) = measure([subject], self.budget.conditions, device=device, seconds=3.0)
         if isinstance(found, Failure):
             logger.warning("%s is not measured: %s", found.model, found.reason)
@@ -115,6 +142,7 @@ class FoundNetwork:
         """The record of the network, as JSON values."""
         return {
             "budget_ms": self.budget.ms,
+            **({"scope": self.scope} if self.scope != "backbone" else {}),
             "input_size": self.budget.input_size,
             "conditions": {"kind": self.kind, **asdict(self.budget.conditions)},
             "ms": self.ms,
@@ -128,6 +156,8 @@ class FoundNetwork:
     def save(self, folder: PathLike) -> None:
         """Writes arch.json, tiers.json, weights.safetensors and, last, run.json.
 
+        Of a detector config.py as well, and weights.json with its classes.
+
         Args:
             folder: Folder of the network; it is made if it is missing.
         """
@@ -137,6 +167,9 @@ class FoundNetwork:
             self.tiers.save(folder / TIERS_FILE)
         if self.weights is not None:
             save_safetensors(dict(self.weights), folder / WEIGHTS_FILE)
+        if self.config:
+            write_text(folder / CONFIG_FILE, self.config)
+            write_json(folder / CARD_FILE, {"config": CONFIG_FILE, "classes": list(self.classes)})
         write_json(folder / RUN_FILE, self.to_dict())
 
     @classmethod
@@ -156,7 +189,8 @@ class FoundNetwork:
         spec = ArchSpec.load(folder / ARCH_FILE)
         file = folder / WEIGHTS_FILE
         weights = read_state_dict(file) if file.is_file() else None
-        tiers = folder / TIERS_FILE
+        tiers, config = folder / TIERS_FILE, folder / CONFIG_FILE
+        classes = read_json(folder / CARD_FILE, "card")["classes"] if config.is_file() else ()
         with reading(path, _RUN):
             conditions = dict(run["conditions"])
             kind = conditions.pop("kind")
@@ -176,6 +210,9 @@ class FoundNetwork:
                 weights=weights,
                 final=run["final"],
                 tiers=ArchSpec.load(tiers) if tiers.is_file() else None,
+                scope=run.get("scope", "backbone"),
+                config=config.read_text(encoding="utf-8") if config.is_file() else "",
+                classes=tuple(classes),
             )
 
 

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.search.data import load_halves
-from prunet_det.search.finalists import Trainings
-from prunet_det.search.shapes import Shape, Shapes
-from prunet_det.search.space import SearchSpace
+from prunet_det.search.finalists import Score, Trainings
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.search.supernet import Choice, SuperNet
 from prunet_det.training.short_run import evaluate
 
@@ -35,6 +35,26 @@ _MOST_SCORED = 2000  # images on which inherited weights are scored
 Batch = Any  # what a task makes, and takes again
 
 
+class Trains(Protocol):
+    """The trainings of a last tier.
+
+    Attributes:
+        start: What they start from, in words.
+    """
+
+    start: ClassVar[str]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all that are kept."""
+
+    def __call__(self, many: Sequence[Shape], steps: int) -> Sequence[Score]:
+        """Trains networks for some steps, unless that was done."""
+
+    def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
+        """The weights of a training."""
+
+
 class Task(ABC):
     """What a supernet learns.
 
@@ -46,14 +66,18 @@ class Task(ABC):
         guess: Loss of a network that knows nothing, once the model is built.
         identity: What tells these data from others, as JSON values.
         about: Name and number of classes of the data.
+        classes: Their names.
         data_hash: Digest of the data.
+        metric: Name of a network's figure of merit, 0..1.
     """
 
     device: torch.device
     guess: float
     identity: list[Any]
     about: dict[str, Any]
+    classes: tuple[str, ...]
     data_hash: str
+    metric: str
 
     @abstractmethod
     def build(self, space: SearchSpace) -> nn.Module:
@@ -104,12 +128,19 @@ class Task(ABC):
             seed: Seed of what the model lacks.
 
         Returns:
-            Figures of its worth, `loss` among them, and its weights by name.
+            Figures of its worth, `loss` and the metric among them, and its weights by name.
         """
 
     @abstractmethod
-    def trainings(self, config: SearchConfig, shapes: Shapes, folder: Path) -> Trainings:
+    def trainings(
+        self, config: SearchConfig, shapes: Shapes, folder: Path, model: nn.Module
+    ) -> Trains:
         """The trainings of the last tier, which are kept in a folder."""
+
+    def config(self, spec: ArchSpec) -> str:
+        """Text of the config that a network's weights are of; empty where they are its own."""
+        del spec
+        return ""
 
     def state_dict(self) -> dict[str, Any]:
         """Which batches come next, where steps do not say."""
@@ -127,12 +158,14 @@ class Classification(Task):
         name: Name of the data.
     """
 
+    metric = "top1"
+
     def __init__(self, halves: Mapping[str, DeviceCrops], name: str = "") -> None:
         self.halves, crops = dict(halves), halves[WEIGHTS]
         self.device, self.guess = crops.images.device, math.log(len(crops.classes))
         self.identity = [half.identity for half in halves.values()]
         self.about = {"name": name, "classes": len(crops.classes)}
-        self.data_hash = crops.data_hash
+        self.classes, self.data_hash = crops.classes, crops.data_hash
 
     @classmethod
     def from_config(cls, config: SearchConfig, device: str) -> Classification:
@@ -192,8 +225,10 @@ class Classification(Task):
         top1, loss = evaluate(net, dataclasses.replace(unseen, images=images, labels=labels))
         return {"weights": "inherited", "top1": top1, "loss": loss}, net.state_dict()
 
-    def trainings(self, config: SearchConfig, shapes: Shapes, folder: Path) -> Trainings:
-        """Short trainings on the crops."""
+    def trainings(
+        self, config: SearchConfig, shapes: Shapes, folder: Path, model: nn.Module
+    ) -> Trainings:
+        """Short trainings on the crops, from scratch."""
         return Trainings(
             shapes=shapes,
             recipe=config.recipe,

@@ -26,7 +26,7 @@ class Loop:
     def __init__(self, step=0):
         self.step, self.phase, self.stop = step, "tiers", False
         self.seconds = {"tiers": 2.0, "evolution": 9.0}
-        self.supernet = torch.nn.Linear(2, 3)
+        self.model = self.supernet = torch.nn.Linear(2, 3)
         self.losses = {"weights": 2.0, "architecture": 0.0}
         self.architectures = [SimpleNamespace(budget_ms=0.5, record=lambda: {"skips": [0.0]})]
 

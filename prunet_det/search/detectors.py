@@ -1,0 +1,339 @@
+"""Detectors on found backbones: their configs, prices, worth, and trainings in the last tier."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.utils import import_modules_from_strings
+from torch import Tensor
+
+from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.detection.build import NetworkPart, build_detector
+from prunet_det.latency.measure import find_device, measure
+from prunet_det.latency.predict import predict_module
+from prunet_det.latency.record import Failure
+from prunet_det.runtime.subject import Scope, Subject
+from prunet_det.search.costs import Pricing
+from prunet_det.search.finalists import Score
+from prunet_det.search.result import ARCH_FILE
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import Shape
+from prunet_det.training.divergence import DivergedError
+from prunet_det.training.evaluate import unwrap_model
+from prunet_det.training.hooks import WEIGHTS_FILE
+from prunet_det.training.launch import build_evaluation_runner, build_runner, train
+from prunet_det.training.repeatable import make_repeatable
+from prunet_det.training.schedule import set_length
+from prunet_det.utils.errors import InputError
+from prunet_det.utils.io import PathLike, digest
+from prunet_det.utils.runs import Key, Run, RunStore, campaign, made_here
+from prunet_det.zoo.containers import read_state_dict
+from prunet_det.zoo.weights import save_safetensors
+
+logger = logging.getLogger(__name__)
+
+OWN_BACKBONES = ("PruNet", "TimmBackbone")  # whose options a found backbone keeps
+
+
+def found_config(cfg: Config, spec: ArchSpec, file: PathLike | None = None) -> Config:
+    """A detector's config with a found network as its backbone.
+
+    Args:
+        cfg: Config of the detector.
+        spec: The network.
+        file: File of the spec, which mmengine formats sooner than what it holds; by default the
+            config holds the spec itself.
+    """
+    cfg = copy.deepcopy(cfg)
+    backbone = cfg.model.backbone
+    ours = backbone.type in OWN_BACKBONES
+    kept = ("out_strides", "out_indices", "norm_eval", "frozen_stages", "with_cp", "norm_cfg")
+    options = {key: backbone[key] for key in kept if ours and key in backbone}
+    arch = spec.to_dict() if file is None else os.fspath(file)
+    cfg.model.backbone = {"type": "PruNet", "arch": arch, **options}
+    cfg.load_from, cfg.resume = None, False
+    return cfg
+
+
+def _with_file(cfg: Config, spec: ArchSpec, folder: str) -> Config:
+    spec.save(Path(folder) / ARCH_FILE)
+    return found_config(cfg, spec, Path(folder) / ARCH_FILE)
+
+
+def _quiet(cfg: Config, folder: str) -> None:
+    """Has a Runner work in a folder that is gone afterwards, in one process, and say little."""
+    cfg.work_dir, cfg.log_level, cfg.launcher = folder, "WARNING", "none"
+    cfg.experiment_name = Path(folder).name  # mmengine keeps a visualizer for each name
+    cfg.visualizer = {**cfg.get("visualizer", {"type": "Visualizer"}), "vis_backends": []}
+
+
+def mean_precision(cfg: Config, spec: ArchSpec, state: Mapping[str, Tensor]) -> float:
+    """mAP, 0..1, of a found detector on the test data of a config.
+
+    Args:
+        cfg: Config of the detector.
+        spec: Its backbone.
+        state: Its weights.
+
+    Raises:
+        InputError: If the config's metric gives no mAP.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = _with_file(cfg, spec, folder)
+        _quiet(cfg, folder)
+        runner = build_evaluation_runner(cfg)
+        unwrap_model(runner).load_state_dict(dict(state))
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints a page
+            metrics = runner.test()
+    for name, value in metrics.items():
+        if name.endswith("mAP"):
+            return max(float(value), 0.0)
+    raise InputError(
+        f"the config's test_evaluator gives no mAP to judge networks by, but {', '.join(metrics)}."
+    )
+
+
+def detector_subject(cfg: Config, scope: Scope, input_size: int) -> Subject:
+    """A detector with random weights, to be priced or timed."""
+    detector = build_detector(cfg)
+    part = NetworkPart(detector, input_size).eval()
+    return Subject(
+        name="detector",
+        scope=scope,
+        module=part,
+        input_size=input_size,
+        output_names=part.output_names,
+        detector=detector,
+    )
+
+
+def overhead_ms(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> float:
+    """Milliseconds that a detector takes beyond its backbone, which are alike for all of a space.
+
+    Predicted of one network; measured, the mean of three over the range of the space.
+
+    Args:
+        cfg: Config of the detector.
+        shapes: The space with the prices of backbones.
+        scope: `detector` or `e2e`.
+        pricing: Where milliseconds come from.
+
+    Raises:
+        InputError: If the prices are of a device that can be neither predicted nor measured here.
+    """
+    costs, size = shapes.costs, shapes.costs.input_size
+    low, high = shapes.reachable()
+    rng = np.random.default_rng(0)
+    some = [shapes.draw(rng, low + share * (high - low), 1)[0] for share in (0.25, 0.5, 0.75)]
+    made = Provenance("hand-written", {"reason": "to price a detector"})
+    subjects = [
+        detector_subject(
+            found_config(cfg, costs.space.to_spec(shape, f"{i}", made, size)),
+            scope,
+            size,
+        )
+        for i, shape in enumerate(some)
+    ]
+    if costs.table.kind == "predicted":
+        traced = predict_module(
+            subjects[0].module, "detector", pricing.device, pricing.batch, size, scope
+        )
+        return traced.latency.ms - shapes.ms(some[0])
+    device = find_device(costs.table.conditions)
+    if device is None:
+        raise InputError(
+            f"{costs.table.conditions.device} is not here, so that a detector's neck and head "
+            "cannot be measured on it: give scope backbone, or a device that is predicted."
+        )
+    found = measure(subjects, costs.table.conditions, device=device, seconds=3.0)
+    extra = []
+    for shape, one in zip(some, found, strict=True):
+        if isinstance(one, Failure):
+            raise InputError(f"the detector cannot be measured: {one.reason}")
+        extra.append(one.latency.ms - shapes.ms(shape))
+    if min(extra) <= 0:
+        raise InputError(
+            f"detectors were measured to be up to {-min(extra):.3g} ms faster than the blocks of "
+            "their backbones, as happens where the machine is busy with other things: remove the "
+            "table of this space (--tables) and try again when it is not."
+        )
+    return float(np.mean(extra))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """A training that another process may do.
+
+    Attributes:
+        cfg: Config of the detector, whatever its backbone.
+        spec: Its backbone.
+        start: File of the weights that it starts from.
+        iterations, seed: Length and seed.
+        digest: Digest of recipe and data.
+        weights: Where the trained weights go.
+    """
+
+    cfg: dict[str, Any]
+    spec: ArchSpec
+    start: Path
+    iterations: int
+    seed: int
+    digest: str
+    weights: Path
+
+    @property
+    def key(self) -> Key:
+        """Of the run that comes of it."""
+        return self.spec.digest, self.digest, self.seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorTrainings:
+    """Trains the detectors of networks from a supernet's weights; what is done is kept.
+
+    Attributes:
+        cfg: Config of the detector, trained on one half of the data and tested on the other.
+        shapes: Shapes of the space.
+        inherited: Gives the detector's weights for a network.
+        folder: Where the results are kept as they come, and looked up.
+        seed: Seed of the search.
+        data: What tells the data from others.
+        progress: Whether each call shows a bar.
+        max_workers: Number of processes on a CPU.
+    """
+
+    cfg: Config
+    shapes: Shapes
+    inherited: Any
+    folder: Path
+    seed: int
+    data: list[Any]
+    progress: bool = True
+    max_workers: int = 1
+    start: ClassVar[str] = "from the supernet's weights"
+
+    def __call__(self, many: Sequence[Shape], steps: int) -> list[Score]:
+        """Trains what has not been trained yet.
+
+        Args:
+            many: Networks.
+            steps: Iterations of each training.
+
+        Raises:
+            UserError: If a training fails for the config's sake, or processes keep dying.
+        """
+        if not many:
+            return []
+        tasks = [self._training(shape, steps) for shape in many]
+        store = RunStore(self.folder)
+        left = [task for task in tasks if task.key not in store]
+        for task, shape in zip(tasks, many, strict=True):
+            if task in left and not task.start.is_file():
+                save_safetensors(self.inherited(task.spec, shape), task.start)
+        title = f"last tier, {steps} iterations" if self.progress and left else ""
+        workers = 1 if torch.cuda.is_available() else min(len(left), self.max_workers)
+        campaign(tasks, _train, store, max(workers, 1), title)
+        runs = {run.key: run for run in store}
+        found = [runs[task.key].figures["mAP"] for task in tasks]
+        return [Score(mean, 1 - mean) for mean in found]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all trainings that are kept."""
+        return sum(run.seconds for run in RunStore(self.folder))
+
+    def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
+        """The averaged weights of a training, which is done again if they are gone."""
+        task = self._training(shape, steps)
+        if not task.weights.is_file():
+            if not task.start.is_file():
+                save_safetensors(self.inherited(task.spec, shape), task.start)
+            _train(task)
+        return read_state_dict(task.weights)
+
+    def _training(self, shape: Shape, steps: int) -> _Training:
+        spec = self.shapes.space.to_spec(
+            shape,
+            "finalist",
+            Provenance("hand-written", {"reason": "a finalist of a search"}),
+            self.shapes.costs.input_size,
+        )
+        cfg = self.cfg.to_dict()
+        recipe = {key: value for key, value in cfg.items() if key != "work_dir"}
+        seed = self.seed * 1_000_003 + steps
+        about = digest([recipe, steps, self.data])
+        folder = Path(self.folder)
+        return _Training(
+            cfg=cfg,
+            spec=spec,
+            start=folder / f"{spec.digest}_start.safetensors",
+            iterations=steps,
+            seed=seed,
+            digest=about,
+            weights=folder / f"{spec.digest}_{steps}.safetensors",
+        )
+
+
+def shorten(cfg: Config, iterations: int) -> None:
+    """Sets the length of a training in iterations, or in the epochs that come closest.
+
+    Args:
+        cfg: Config that trains by either; changed in place.
+        iterations: Number of iterations.
+    """
+    if "max_iters" in cfg.train_cfg:
+        set_length(cfg, iterations)
+        cfg.train_cfg.val_interval = iterations
+        return
+    images = len(DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset)))
+    set_length(cfg, max(round(iterations * cfg.train_dataloader.batch_size / images), 1))
+
+
+def _train(task: _Training) -> Run:
+    """Does a training; one that diverges finds nothing."""
+    begin, cfg = time.perf_counter(), Config(task.cfg)
+    if cfg.get("custom_imports"):
+        import_modules_from_strings(**cfg.custom_imports)
+    shorten(cfg, task.iterations)
+    folder = tempfile.mkdtemp(prefix="training", dir=task.weights.parent)
+    try:
+        tested, cfg = cfg, _with_file(cfg, task.spec, folder)
+        _quiet(cfg, folder)
+        cfg.load_from = os.fspath(task.start)
+        cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+        make_repeatable(cfg, task.seed)
+        try:
+            train(build_runner(cfg))
+            shutil.move(Path(folder) / WEIGHTS_FILE, task.weights)
+            figures: dict[str, Any] = {
+                "mAP": mean_precision(tested, task.spec, read_state_dict(task.weights))
+            }
+        except DivergedError as e:
+            logger.warning("a finalist counts as the worst: %s", e)
+            figures = {"mAP": 0.0, "error": str(e)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    subject, about, seed = task.key
+    return Run(
+        subject=subject,
+        recipe=about,
+        seed=seed,
+        figures=figures,
+        seconds=round(time.perf_counter() - begin, 2),
+        made=made_here(),
+    )

@@ -1,0 +1,357 @@
+"""The search on a detector's own loss: coloured squares that a tiny detector learns."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from prunet_det.datasets.split import halves, write_part
+from prunet_det.detection.build import NetworkPart, build_detector
+from prunet_det.latency.predict import predict_module
+from prunet_det.search import SearchConfig, search
+from prunet_det.search.config import _read_detector
+from prunet_det.search.detection import Detection
+from prunet_det.search.detectors import found_config, overhead_ms
+from prunet_det.search.finalists import FinalistSettings
+from prunet_det.search.result import SearchResult
+from prunet_det.search.schedule import EvolutionSettings, LoopSettings
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.supernet import Path as Way
+from prunet_det.search.supernet import SuperNet
+from prunet_det.utils.config import read_config
+from prunet_det.utils.errors import InputError, UserError
+from tests.dispatched import dispatched
+from tests.search.conftest import SMALL
+
+SIDE = 64
+CONFIG = """
+_base_ = ["{root}/configs/_base_/detection.py", "{root}/configs/_base_/datasets/coco_format.py",
+          "{root}/configs/_base_/models/effdet.py", "{root}/configs/_base_/schedules/muon.py"]
+data_root = "{data}/"
+size = (64, 64)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, box_type=None),
+    dict(type="RandomScaleCrop", scale=size, ratio_range=(0.9, 1.1), crop_size=size, pad_val=0),
+    dict(type="PackChannelsLast"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Letterbox", scale=size, pad_val=0),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="PackDetInputs",
+         meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+data = dict(type="CocoFolder", data_root=data_root, ann_file="annotations/train.json",
+            data_prefix=dict(img="train/"), pipeline=train_pipeline)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=data,
+    sampler=dict(type="InfiniteSampler"), collate_fn=dict(type="padded_collate"))
+val_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(data, test_mode=True, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + "annotations/train.json")
+test_evaluator = val_evaluator
+model = dict(
+    data_preprocessor=dict(pad_size_divisor=32),
+    backbone=dict(arch="prunet_demo"),
+    neck=dict(num_cells=1, num_levels=3, channels=8),
+    bbox_head=dict(num_classes=3, repeats=1),
+    test_cfg=dict(max_per_img=10),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of 12 images with squares of three colours."""
+    folder = tmp_path_factory.mktemp("squares")
+    (folder / "annotations").mkdir()
+    (folder / "train").mkdir()
+    rng = np.random.default_rng(0)
+    coco = {"images": [], "annotations": [], "categories": []}
+    coco["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate("abc")]
+    for i in range(12):
+        image = rng.integers(0, 60, (SIDE, SIDE, 3), dtype=np.uint8)
+        for k in {i % 3, i % 2}:
+            x, y, side = 20 * k + 2, int(rng.integers(0, 40)), 16
+            image[y : y + side, x : x + side, k] = 255
+            box = {"image_id": i, "category_id": k + 1, "bbox": [x, y, side, side], "area": 256}
+            coco["annotations"].append({"id": len(coco["annotations"]) + 1, "iscrowd": 0, **box})
+        cv2.imwrite(str(folder / "train" / f"{i}.png"), image)
+        entry = {"id": i, "file_name": f"{i}.png", "width": SIDE, "height": SIDE}
+        coco["images"].append(entry)
+    (folder / "annotations" / "train.json").write_text(json.dumps(coco))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(data, pytestconfig):
+    path = data / "detector.py"
+    path.write_text(CONFIG.format(root=pytestconfig.rootpath, data=data))
+    return path
+
+
+@pytest.fixture
+def tiny(space, config):
+    """Makes the config of a search on the squares."""
+
+    def make(out, **changes) -> SearchConfig:
+        settings = dict(
+            space=space,
+            detector=_read_detector(config, None, None),
+            budgets_ms=(0.52,),
+            scope="detector",
+            input_size=SIDE,
+            search=LoopSettings(
+                warmup=2,
+                warmup_batch=2,
+                paths=2,
+                tiers=4,
+                batch=2,
+                draws=3,
+                draws_batch=4,
+                score_images=6,
+                checkpoint_interval=2,
+            ),
+            evolution=EvolutionSettings(evaluations=6),
+            finalists=FinalistSettings(
+                iterations=(2, 4), kept=(1,), evolved=1, random=0, proposed=0
+            ),
+            progress=False,
+        )
+        return SearchConfig(out=str(out), **{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture
+def task(config, tmp_path):
+    return Detection(_read_detector(config, None, None), tmp_path, 0, score_images=6)
+
+
+@pytest.fixture(scope="module")
+def shapes(costs):
+    return Shapes(costs)
+
+
+def way_of(shapes, shape):
+    return Way(shape.operators, shapes.hidden(shape))
+
+
+def content(labels):
+    """An annotation file whose images have these labels."""
+    images = [{"id": i} for i in range(len(labels))]
+    boxes = [{"image_id": i, "category_id": k} for i, own in enumerate(labels) for k in own]
+    return dict(
+        images=images, annotations=boxes, categories=[{"id": k, "name": str(k)} for k in range(4)]
+    )
+
+
+def test_both_halves_hold_every_class(tmp_path):
+    labels = [{0}] * 9 + [{0, 1}] * 4 + [{2, 0}, {2}, set()]
+    for seed in range(5):
+        parts = halves(content(labels), seed)
+        assert sorted(parts[0] + parts[1]) == list(range(16))
+        for part in parts:
+            assert {k for i in part for k in labels[i]} == {0, 1, 2}
+        counts = [Counter(k for i in part for k in labels[i]) for part in parts]
+        assert counts[0][1] == counts[1][1] == 2 and counts[0][2] == counts[1][2] == 1
+    assert halves(content(labels), 0) != halves(content(labels), 1)
+    write_part(content(labels), [13, 14], tmp_path / "part.json")
+    part = json.loads((tmp_path / "part.json").read_text())
+    assert [image["id"] for image in part["images"]] == [13, 14]
+    assert len(part["annotations"]) == 3 and len(part["categories"]) == 4
+
+
+def test_a_class_of_one_image_is_refused():
+    with pytest.raises(InputError, match=r"one image alone has the class '3'.* or leave it out"):
+        halves(content([{0}, {0}, {3, 0}]), 0)
+
+
+def test_a_paths_loss_is_that_of_the_detector_found(task, shapes):
+    """MMDetection builds and runs the detector; the weights alone are the supernet's."""
+    torch.manual_seed(0)
+    model = task.build(shapes.space)
+    assert task.guess > 0
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    (batch,) = task.batches("weights", 0, 1, 2)
+    for shape in shapes.draw(np.random.default_rng(0), 0.2, 3):
+        spec = shapes.space.to_spec(shape, "found", shapes_made(), SIDE)
+        found = build_detector(found_config(task.cfg, spec))
+        found.load_state_dict(task._inherited(model, 0, spec, shape))
+        expected = found.train().parse_losses(found.loss(batch["inputs"], batch["data_samples"]))
+        loss = task.loss(model, batch, way_of(shapes, shape))
+        torch.testing.assert_close(loss, expected[0], rtol=1e-4, atol=1e-4)
+
+
+def shapes_made():
+    from prunet_det.arch.spec import Provenance
+
+    return Provenance("hand-written", {"reason": "a test"})
+
+
+def test_batches_go_on_where_they_stopped(task, config, tmp_path, shapes):
+    task.build(shapes.space)
+    first = [task.batches("weights", 0, 2, 2) for _ in range(3)]
+    state = task.state_dict()
+    assert state == {"weights": 6}
+    (after,) = task.batches("weights", 0, 1, 2)
+    again = Detection(_read_detector(config, None, None), tmp_path, 0, score_images=6)
+    again.build(shapes.space)
+    again.load_state_dict(state)
+    (resumed,) = again.batches("weights", 9, 1, 2)
+    assert torch.equal(after["inputs"], resumed["inputs"])
+    assert not torch.equal(after["inputs"], first[0][0]["inputs"])
+    one, two = (torch.stack([b["inputs"] for b in task.scored()]) for _ in range(2))
+    assert torch.equal(one, two) and len(one) == 4
+
+
+def test_a_detector_is_priced_as_a_whole(tiny, shapes, tmp_path):
+    """The budget's milliseconds are what `latency predict` says of the detector."""
+    config = tiny(tmp_path)
+    own = Shapes(config.pricing.costs(config.space, SIDE))
+    beyond = overhead_ms(config.detector, own, "detector", config.pricing)
+    for shape in own.draw(np.random.default_rng(1), sum(own.reachable()) / 2, 3):
+        spec = own.space.to_spec(shape, "found", shapes_made(), SIDE)
+        part = NetworkPart(build_detector(found_config(config.detector, spec)), SIDE)
+        whole = predict_module(part, "found", "v100", 1, SIDE, "detector").latency.ms
+        assert own.ms(shape) + beyond == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_search_ends_in_a_detector(tiny, tmp_path, config):
+    result = search(tiny(tmp_path / "out", budgets_ms=(0.5, 0.52)))
+    assert result.accepted
+    for ms in (0.5, 0.52):
+        folder = tmp_path / "out" / f"{ms:g}ms"
+        found = SearchResult.load(tmp_path / "out").networks[ms]
+        assert 0 <= found.figures["mAP"] <= 1 and f"mAP {found.figures['mAP']:.3f}" in found.line
+        assert found.scope == "detector" and found.classes == ("a", "b", "c")
+        detector = build_detector(folder / "config.py", folder / "weights.safetensors")
+        images = torch.rand(1, 3, SIDE, SIDE)
+        with torch.no_grad():
+            ours, theirs = found.build().network(images), detector.network(images)
+        torch.testing.assert_close(ours, theirs)
+        part = NetworkPart(detector, SIDE)
+        whole = predict_module(part, "found", "v100", 1, SIDE, "detector").latency.ms
+        assert 0.97 * ms <= whole <= ms and whole == pytest.approx(found.ms)
+    own = read_config(folder / "config.py")
+    assert own.train_dataloader == _read_detector(config, None, None).train_dataloader
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "backbone, neck and head" in report and "mAP after a training" in report
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_search_that_was_killed_goes_on_to_the_same_bytes(tiny, tmp_path, monkeypatch, at):
+    def bytes_of(out):
+        files = ("arch.json", "weights.safetensors")
+        return [(out / "0.52ms" / name).read_bytes() for name in files]
+
+    search(tiny(tmp_path / "whole"))
+    save, calls = torch.save, []
+
+    def dies(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > at:
+            raise Killed
+        return save(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", dies)
+        with pytest.raises(Killed):
+            search(tiny(tmp_path / "killed"))
+    search(tiny(tmp_path / "killed", resume=True))
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_a_supernet_of_crops_is_what_it_starts_from(config, tmp_path, shapes, space):
+    torch.manual_seed(1)
+    crops = SuperNet(space, 5)
+    state = {
+        "identity": {"space (digest)": space.hash},
+        "loop": {"weights": {"ema": crops.state_dict()}},
+    }
+    torch.save(state, tmp_path / "search.pth")
+    detector = _read_detector(config, None, None)
+    task = Detection(detector, tmp_path, 0, score_images=6, start=tmp_path / "search.pth")
+    own = task.supernet(task.build(space)).state_dict()
+    assert all(torch.equal(own[name], crops.state_dict()[name]) for name in own)
+    state["identity"]["space (digest)"] = "another"
+    torch.save(state, tmp_path / "search.pth")
+    with pytest.raises(InputError, match="is of a search in another space"):
+        task.build(space)
+
+
+def test_a_step_dispatches_the_detectors_own_operators(task, shapes):
+    """A path costs what a training's step on that detector does, but for the norms' statistics."""
+    model = task.build(shapes.space)
+    (batch,) = task.batches("weights", 0, 1, 2)
+    (shape,) = shapes.draw(np.random.default_rng(0), 0.2, 1)
+    spec = shapes.space.to_spec(shape, "found", shapes_made(), SIDE)
+    found = build_detector(found_config(task.cfg, spec)).train()
+
+    def theirs():
+        losses = found.loss(batch["inputs"], batch["data_samples"])
+        found.parse_losses(losses)[0].backward()
+
+    ours = dispatched(lambda: task.loss(model, batch, way_of(shapes, shape)).backward())
+    expected = dispatched(theirs)
+    assert sum(ours.values()) < 1.25 * sum(expected.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (dict(search=LoopSettings(batch=2, warmup_batch=4)), "warmup_batch must be search.batch"),
+        (dict(scope="e2e"), "scope e2e is measured: give the device here"),
+        (dict(scope="neck"), "the scope must be one of"),
+        (dict(detector=None), "needs data, or a detector"),
+        (dict(budgets_ms=(0.1,)), "a budget of 0.1 ms cannot be met"),
+    ],
+)
+def test_refusals(tiny, tmp_path, changes, why):
+    with pytest.raises(UserError, match=why):
+        search(tiny(tmp_path / "out", **changes))
+
+
+def test_a_neck_of_other_channels_is_refused(tiny, tmp_path):
+    config = tiny(tmp_path / "out")
+    config.detector.model.type = "SingleStageDetector"
+    config.detector.model.pop("channels_last", None)
+    config.detector.model.neck.update(in_channels=[7], in_strides=[8])
+    config.detector.model.bbox_head.update(in_channels=8, strides=[8, 16, 32])
+    with pytest.raises(InputError, match=r"neck takes maps of \[7\] channels, .* gives \[24\]"):
+        search(config)
+
+
+def test_another_number_of_classes_is_refused(tiny, tmp_path):
+    config = tiny(tmp_path / "out")
+    config.detector.model.bbox_head.num_classes = 5
+    with pytest.raises(InputError, match="data has 3 classes and the detector 5: set .*num_cla"):
+        search(config)
+
+
+def test_a_detector_gives_the_size_of_its_images(config, tmp_path):
+    found = SearchConfig.from_file(
+        "configs/search/effdet.py", budget_ms=1.0, detector=config, scope="detector"
+    )
+    assert found.input_size == SIDE and not found.data
+    assert f"--detector {config}" in found.command and "--scope detector" in found.command
+    with pytest.raises(InputError, match="classes are those of its data"):
+        SearchConfig.from_file("configs/search/effdet.py", budget_ms=1, detector=config, classes=2)
+    with pytest.raises(InputError, match="need one"):
+        SearchConfig.from_file(
+            "configs/search/quick.py", budget_ms=1, detector_options={"model.type": "x"}
+        )
+    assert SMALL["stem"] == 8
