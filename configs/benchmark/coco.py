@@ -8,8 +8,13 @@ rate is for a batch of 128; one process has 16 images, so it is scaled down here
 random at the start.
 """
 
-_base_ = ["glyphs.py"]
-
 config = "configs/prunet_effdet_coco.py"
 options = {"optim_wrapper.optimizer.lr": 0.02}
+seeds = 3
+amp = True
 learning_rates = [0.01, 0.02, 0.04]
+models = dict(
+    prunet=[(f"prunet_{n}", 512) for n in ("n", "t", "s", "m", "l", "p0", "p1")],
+    gpunet=[(f"gpunet_{n}", 512) for n in ("0", "1", "2", "d1", "d2")],
+    efficientnet=[(f"efficientnet_b{n}", 512) for n in (0, 1, 2)],
+)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from prunet_det.benchmark.campaign import in_turn
 from prunet_det.benchmark.suite import check_candidates, load_suite, set_input_size
 from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
@@ -30,6 +32,19 @@ def test_suites_are_fair(name, monkeypatch):
         return json.dumps(cfg.to_dict(), default=str)
 
     assert len({rest(c) for c in suite.candidates}) == 1
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs", "coco"])
+def test_whatever_is_done_is_balanced_over_families(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    suite = load_suite(name)
+    wanted = Counter(c.family for c in suite.candidates)
+    order, done = in_turn(suite.candidates), Counter[str]()
+    assert sorted(map(str, order)) == sorted(map(str, suite.candidates))
+    for candidate in order:
+        waiting = [done[f] for f in wanted if done[f] < wanted[f]]
+        assert done[candidate.family] == min(waiting)
+        done[candidate.family] += 1
 
 
 def test_recipe_has_one_hash(monkeypatch):

@@ -85,7 +85,7 @@ class Scale:
     suite_models: tuple[str, ...] = ()
     seeds: int | None = None
     max_iters: int | None = None
-    trained: tuple[str, ...] = ("prunet_s@512", "efficientnet_b0@512")
+    trained: tuple[str, ...] = ("prunet_s@320", "efficientnet_b0@320")
     both_ways: int = 50
     iterations: int = 10
     rounds: int = 3
