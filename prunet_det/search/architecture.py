@@ -122,7 +122,8 @@ class Architecture:
         Raises:
             BudgetError: If no network of them meets the budget.
         """
-        self.gone = _until(np.logical_not(left.any(1)), self._stages)
+        empty = np.logical_not(left.any(1))
+        self.gone = empty | self._behind(empty)
         self.live = np.where(self.gone[:, None], self.live, self.live & left)
         self.gated &= ~self.gone
         self.shapes.draw(np.random.default_rng(self.seed), self.budget_ms, 1, self.left)
@@ -148,7 +149,8 @@ class Architecture:
 
         Where it does not meet the budget, the likeliest one of some draws that do.
         """
-        ended = _until(self.skips() > 0.5, self._stages)
+        fires = self.skips() > 0.5
+        ended = fires | self._behind(fires)
         operators = np.where(ended, -1, self._extreme(self.logits))
         targets = self._in_chs * np.exp(self.nodes.centre[self._rows, operators])
         found = self.shapes.fitted(operators[None], targets[None], self.budget_ms)[0]
@@ -182,9 +184,8 @@ class Architecture:
         Args:
             rng: Source of all randomness.
             count: Number of draws.
-            tilt: Share of the choices that are not drawn by preference, but are a layer's cheapest
-                or dearest, in shares that differ from draw to draw: where preferred networks do
-                not fit, some of these do.
+            tilt: Share of the choices that are a layer's cheapest or dearest, in shares that differ
+                from draw to draw: where preferred networks do not fit, some of these do.
         """
         cumulative = self.probabilities().cumsum(1)
         u = rng.random((5, count, len(self._rows)))
@@ -194,9 +195,8 @@ class Architecture:
         chosen = np.where(tilted, extremes, chosen)
         wide = (u[1] < self.nodes.wide()[self._rows, chosen]) & self.tiers.widths
         fires = np.where(tilted & self.gated, ~dear, u[2] < self.skips())
-        ended = _until(fires, self._stages)
-        asked = self.gated & ~_behind(ended, self._stages)
-        operators = np.where(ended, -1, chosen)
+        behind = self._behind(fires)
+        operators = np.where(fires | behind, -1, chosen)
         positions = self.nodes.centre[self._rows, chosen]
         if self.tiers.widths:
             gap = self.rule.half_gap(self.progress)
@@ -204,9 +204,14 @@ class Architecture:
         fitted = self.shapes.fitted(operators, self._in_chs * np.exp(positions), self.budget_ms)
         return [
             Draw(shape=shape, wide=w, asked=a)
-            for shape, w, a in zip(fitted, wide, asked, strict=True)
+            for shape, w, a in zip(fitted, wide, self.gated & ~behind, strict=True)
             if shape is not None
         ]
+
+    def _behind(self, fires: Array) -> Array:
+        """Whether a layer before one in its stage fires, (..., layers)."""
+        before = fires.cumsum(-1) - fires
+        return before > before[..., self._rows - self.shapes.places]
 
     def _extreme(self, values: Array) -> Array:
         """The live candidate of each layer that has the greatest value."""
@@ -246,8 +251,8 @@ class Architecture:
         # Candidates: the rest of the gain and the choice's own part of it.
         own = kept * (rest[:, None] + candidates)
         p = self.probabilities()
-        gradient = (own[..., None] * (one_hot - p)).mean(0)
-        self.logits = np.where(self.live, self.logits + self.tiers.rate * gradient, self.logits)
+        gradient = (own[..., None] * (one_hot - p)).mean(0)  # 0 of what has left
+        self.logits = self.logits + self.tiers.rate * gradient
         # Skips: all that lies in the layer's stage may come from where the stage ends.
         stages = np.arange(len(self.space.depths))[:, None] == self._stages
         of_stage = (candidates + widths + layers) @ stages.T
@@ -381,18 +386,3 @@ class Architecture:
         self.gains.load_state_dict(state)
         for name in _NUMBERS:
             setattr(self, name, state[name])
-
-
-def _until(fires: Array, stages: Array) -> Array:
-    """Whether a layer or one before it in its stage fires, (..., layers)."""
-    ended = fires.copy()
-    for i in np.flatnonzero(stages[1:] == stages[:-1]) + 1:
-        ended[..., i] |= ended[..., i - 1]
-    return ended
-
-
-def _behind(ended: Array, stages: Array) -> Array:
-    """Whether a layer's stage ended at an earlier layer already, (..., layers)."""
-    behind = np.zeros_like(ended)
-    behind[..., 1:] = ended[..., :-1] & (stages[1:] == stages[:-1])
-    return behind

@@ -46,11 +46,9 @@ def space_keys(space: SearchSpace, input_size: int, widths: int | None = None) -
     for layer, size in zip(space.layers, space.layer_sizes(input_size), strict=True):
         for operator in layer.operators:
             every = layer.widths_of(operator)
-            if widths is not None and len(every) > widths:
-                chosen = np.unique(np.linspace(0, len(every) - 1, widths).round().astype(int))
-                every = tuple(every[i] for i in chosen)
-            for hidden in every:
-                keys[layer.block(operator, hidden), size] = None
+            count = min(widths or len(every), len(every))
+            for i in np.linspace(0, len(every) - 1, count).round().astype(int):
+                keys[layer.block(operator, every[i]), size] = None
     return list(keys)
 
 
@@ -119,8 +117,6 @@ class SpaceCosts:
         size = (len(layers), most + 1, widest)
         self.ms, self.hidden = np.zeros(size), np.zeros(size)
         self.tops = np.zeros(size[:2], int)
-        self._edges = np.zeros(size, int)  # the greatest width index of the same price
-        self._wider = np.zeros(size, int)  # the next one: that, or the greatest of the next price
         stem = (space.stem_block(), (input_size, input_size))
         try:
             self.fixed_ms = table.overhead_ms(*stem) + self._block_ms(*stem)
@@ -128,16 +124,19 @@ class SpaceCosts:
                 for j, operator in enumerate(layer.operators):
                     widths = layer.widths_of(operator)
                     blocks = (layer.block(operator, width) for width in widths)
-                    ms = np.array([self._block_ms(block, self.sizes[i]) for block in blocks])
-                    self._fill_in(i, j, np.array(widths), ms)
+                    ms = [self._block_ms(block, self.sizes[i]) for block in blocks]
+                    rest = (0, widest - len(widths))
+                    self.ms[i, j] = np.pad(ms, rest, "edge")
+                    self.hidden[i, j] = np.pad(widths, rest, "edge")
+                    self.tops[i, j] = len(widths) - 1
         except TableError as e:
             raise TableError(f"the table is of another space or input size: {e}") from e
         self._first = self.hidden[..., 0]  # widths are multiples of a step
         self._step = np.maximum(self.hidden[..., min(1, widest - 1)] - self._first, 1.0)
         self._rows = np.arange(len(layers))
-        narrowest = np.take_along_axis(self.ms, self._edges[..., :1], 2)
-        widest_ms = np.take_along_axis(self.ms, self.tops[..., None], 2)
-        self.ends = narrowest[:, :-1, 0], widest_ms[:, :-1, 0]
+        self._edges, self._wider = self._steps()
+        narrowest = np.take_along_axis(self.ms, self._edges[..., :1], 2)[..., 0]
+        self.ends = narrowest[:, :-1], self.ms[:, :-1, -1]
 
     def _block_ms(self, block: BlockSpec, size: Size) -> float:
         entry = self.table.entries.get((block, size))
@@ -145,23 +144,16 @@ class SpaceCosts:
             return entry.ms  # exactly what the prediction of the whole network adds up
         return self.table.ms(block, size)
 
-    def _fill_in(self, layer: int, operator: int, widths: Array, ms: Array) -> None:
-        """Fills in one operator's rows of the arrays.
+    def _steps(self) -> tuple[Array, Array]:
+        """The greatest width index of the same price, and the next one.
 
-        Args:
-            layer, operator: Which.
-            widths: Its inner widths in channels, increasing, (widths,).
-            ms: Their milliseconds, (widths,).
+        The next one is that, or the greatest of the next price; (layers, operators + 1, widths).
         """
-        at, top = (layer, operator), len(widths) - 1
-        rest = (0, self.ms.shape[2] - 1 - top)
-        self.tops[at] = top
-        self.ms[at], self.hidden[at] = np.pad(ms, rest, "edge"), np.pad(widths, rest, "edge")
-        affordable = ms[None, :] <= ms[:, None] + _SAME_MS
-        edges = top - affordable[:, ::-1].argmax(1)
-        beyond = edges[np.minimum(edges + 1, top)]
-        self._edges[at][: top + 1] = edges
-        self._wider[at][: top + 1] = np.where(edges > np.arange(top + 1), edges, beyond)
+        widest, tops = self.ms.shape[2], self.tops[..., None]
+        affordable = self.ms[..., None, :] <= self.ms[..., :, None] + _SAME_MS
+        edges = np.minimum(widest - 1 - affordable[..., ::-1].argmax(-1), tops)
+        beyond = np.take_along_axis(edges, np.minimum(edges + 1, tops), -1)
+        return edges, np.where(edges > np.arange(widest), edges, beyond)
 
     def budget(self, ms: float) -> Budget:
         """A budget under the conditions and at the input size of these costs."""
@@ -172,28 +164,11 @@ class SpaceCosts:
         """A digest of all prices."""
         return digest(sorted((str(k), e.ms) for k, e in self.table.entries.items()))
 
-    def starts(self, operators: Array) -> Array:
-        """Where operators' widths begin in the flat arrays, such as `ms.reshape(-1)`.
-
-        Args:
-            operators: Operators, (..., layers); -1 where the layer is left out.
-
-        Returns:
-            Flat indices, (..., layers); add width indices for what these cost.
-        """
-        _, candidates, widths = self.ms.shape
-        return (self._rows * candidates + operators % candidates) * widths
-
-    def total(self, starts: Array, widths: Array) -> Array:
-        """Milliseconds of networks, (...).
-
-        Args:
-            starts: As of `starts`, (..., layers).
-            widths: Width indices, (..., layers).
-        """
+    def total(self, operators: Array, widths: Array) -> Array:
+        """Milliseconds of networks, (...), of indices (..., layers)."""
         # One layer after the other, as Python's sum: a layer left out, of 0 ms, then changes no
         # bit of it. ndarray.sum adds in pairs, to other last bits.
-        return self.fixed_ms + self.ms.take(starts + widths).cumsum(-1)[..., -1]
+        return self.fixed_ms + self.ms[self._rows, operators, widths].cumsum(-1)[..., -1]
 
     def range(self, operators: Array) -> tuple[Array, Array]:
         """Least and greatest milliseconds of networks over their widths, (networks,) each.
@@ -201,9 +176,8 @@ class SpaceCosts:
         Args:
             operators: Operators, (networks, layers); -1 where the layer is left out.
         """
-        starts = self.starts(operators)
-        ends = (self._edges.take(starts), self.tops[self._rows, operators])
-        low, high = (self.total(starts, widths) for widths in ends)
+        ends = self._edges[self._rows, operators, 0], self.tops[self._rows, operators]
+        low, high = (self.total(operators, widths) for widths in ends)
         return low, high
 
     def fit(
@@ -223,51 +197,51 @@ class SpaceCosts:
             Width indices, (networks, layers), and milliseconds, (networks,), which lie above the
             limits where even the narrowest do.
         """
-        starts, tops = self.starts(operators), self.tops[self._rows, operators]
-        first, step = self._first[self._rows, operators], self._step[self._rows, operators]
+        rows, tops = self._rows, self.tops[self._rows, operators]
+        first, step = self._first[rows, operators], self._step[rows, operators]
         targets = np.maximum(targets, 1.0)
         limits = limits * (1 - _ROUND_OFF)
 
         def at(log_factors: Array) -> Array:
             wanted = (np.exp(log_factors)[:, None] * targets - first) / step
             near = np.clip(np.rint(wanted), 0, tops).astype(int)
-            return self._edges.take(starts + near)
+            return self._edges[rows, operators, near]
 
         free = tops > 0
         low = np.log(np.where(free, first / targets, 1.0).min(1))
         high = np.log(np.where(free, (first + step * tops) / targets, 1.0).max(1))
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            fits = self.total(starts, at(middle)) <= limits
+            fits = self.total(operators, at(middle)) <= limits
             low, high = np.where(fits, middle, low), np.where(fits, high, middle)
         scaled = at(low)
         even = at(low + np.log(_UNEVEN))
-        roofs = np.maximum(even, self._wider.take(starts + scaled))
-        scaled = self._fill(scaled, starts, roofs, targets, limits)
-        short = self.total(starts, scaled) < FILLED * limits
-        rest = (a[short] for a in (scaled, starts, tops, targets, limits))
+        roofs = np.maximum(even, self._wider[rows, operators, scaled])
+        scaled = self._fill(operators, scaled, roofs, targets, limits)
+        short = self.total(operators, scaled) < FILLED * limits
+        rest = (a[short] for a in (operators, scaled, tops, targets, limits))
         scaled[short] = self._fill(*rest)
         if widths is not None:
-            before = self.total(starts, widths)
+            before = self.total(operators, widths)
             full = (_FULL * limits <= before) & (before <= limits)
             scaled = np.where(full[:, None], widths, scaled)
-        return scaled, self.total(starts, scaled)
+        return scaled, self.total(operators, scaled)
 
     def _fill(
-        self, widths: Array, starts: Array, tops: Array, targets: Array, limits: Array
+        self, operators: Array, widths: Array, tops: Array, targets: Array, limits: Array
     ) -> Array:
         """Widens layers: of the steps that fit, the one to the lowest multiple of its target."""
-        widths, rows = widths.copy(), np.arange(len(widths))
-        while len(rows):
-            now, start = widths[rows], starts[rows]
-            wider = np.minimum(self._wider.take(start + now), tops[rows])
-            adds = self.ms.take(start + wider) - self.ms.take(start + now)
-            fits = self.total(start, now)[:, None] + adds <= limits[rows, None]
+        widths, left = widths.copy(), np.arange(len(widths))
+        while len(left):
+            own, now = operators[left], widths[left]
+            wider = np.minimum(self._wider[self._rows, own, now], tops[left])
+            adds = self.ms[self._rows, own, wider] - self.ms[self._rows, own, now]
+            fits = self.total(own, now)[:, None] + adds <= limits[left, None]
             fits &= wider > now
-            reached = self.hidden.take(start + wider) / targets[rows]
+            reached = self.hidden[self._rows, own, wider] / targets[left]
             layer, goes_on = np.where(fits, reached, np.inf).argmin(1), fits.any(1)
-            rows, layer = rows[goes_on], layer[goes_on]
-            widths[rows, layer] = wider[goes_on, layer]
+            left, layer = left[goes_on], layer[goes_on]
+            widths[left, layer] = wider[goes_on, layer]
         return widths
 
 

@@ -54,25 +54,26 @@ class Region:
 
     def scaled(self, many: Sequence[Shape]) -> list[Shape]:
         """Those that scale onto the budget, without repetitions."""
-        if not many:
-            return []
-        fitted = self.shapes.scale_all(many, self.ms)
+        fitted = self.shapes.scale_all(many, self.ms) if many else []
         return [*dict.fromkeys(filter(None, fitted))]
 
     def mutated(self, rng: np.random.Generator, shape: Shape) -> Shape:
-        """The network with one or two mutations, not yet scaled."""
+        """The network with one or two changes of operators, depths and widths, not yet scaled."""
         operators, widths = shape.operators.copy(), shape.widths.copy()
         for _ in range(rng.integers(1, 2, endpoint=True)):
-            change = (self._change_operator, self._change_depth, self._change_width)
-            change[rng.integers(3)](rng, operators, widths)
+            change = ("operator", "depth", "width")[rng.integers(3)]
+            if change == "depth":
+                self._change_depth(rng, operators, widths)
+            else:
+                layer = rng.choice(np.flatnonzero(operators >= 0))
+                if change == "operator":
+                    operators[layer] = rng.choice(self._candidates(layer))
+                else:
+                    factor = np.exp(rng.normal(0, _WIDTH_CHANGE))
+                    widths[layer] = round((widths[layer] + 1) * factor - 1)
+            tops = self.shapes.counts[self.shapes.rows, operators] - 1
+            widths = np.clip(widths, 0, np.where(operators < 0, 0, tops))
         return Shape(operators, widths)
-
-    def _change_operator(
-        self, rng: np.random.Generator, operators: np.ndarray, widths: np.ndarray
-    ) -> None:
-        layer = rng.choice(np.flatnonzero(operators >= 0))
-        operators[layer] = rng.choice(self._candidates(layer))
-        widths[layer] = min(widths[layer], self.shapes.counts[layer, operators[layer]] - 1)
 
     def _change_depth(
         self, rng: np.random.Generator, operators: np.ndarray, widths: np.ndarray
@@ -83,18 +84,9 @@ class Region:
         last = own[operators[own] >= 0][-1]
         if rng.random() < 0.5:
             if layers[last].skippable:
-                operators[last], widths[last] = -1, 0
-        elif last < own[-1] and len(self._candidates(last + 1)):
-            new = last + 1
-            operators[new] = rng.choice(self._candidates(new))
-            widths[new] = min(widths[last], self.shapes.counts[new, operators[new]] - 1)
-
-    def _change_width(
-        self, rng: np.random.Generator, operators: np.ndarray, widths: np.ndarray
-    ) -> None:
-        layer = rng.choice(np.flatnonzero(operators >= 0))
-        wanted = (widths[layer] + 1) * np.exp(rng.normal(0, _WIDTH_CHANGE)) - 1
-        widths[layer] = np.clip(round(wanted), 0, self.shapes.counts[layer, operators[layer]] - 1)
+                operators[last] = -1
+        elif last < own[-1] and len(candidates := self._candidates(last + 1)):
+            operators[last + 1], widths[last + 1] = rng.choice(candidates), widths[last]
 
     def _candidates(self, layer: int) -> np.ndarray:
         there = self.shapes.counts[layer] > 0
@@ -170,41 +162,34 @@ def most_macs(region: Region, seed: int) -> Shape:
     return found[0].shape
 
 
-class Surrogate:
+def ridge(
+    features: np.ndarray, losses: np.ndarray, asked: np.ndarray, penalty: float = 3.0
+) -> tuple[np.ndarray, np.ndarray]:
     """A ridge regression of losses on features that cost nothing, told by a few trainings.
 
     On twenty random networks a Gaussian process predicted no better, and the number of layers added
     nothing to the other features.
 
     Args:
-        features: One row a network, (networks, features).
-        losses: Losses of the networks after a training.
+        features: Of the trained networks, (trained, features).
+        losses: Their losses, (trained,).
+        asked: Features of other networks, (networks, features).
         penalty: Strength of the ridge, in networks: how many there must be until the features are
             trusted by half.
+
+    Returns:
+        Expected losses of the others and their standard errors, (networks,) each.
     """
-
-    def __init__(
-        self, features: np.ndarray, losses: Sequence[float] | np.ndarray, penalty: float = 3.0
-    ) -> None:
-        y = np.asarray(losses, float)
-        self._mean, self._spread = features.mean(0), features.std(0)
-        self._spread = np.where(self._spread > 1e-9, self._spread, np.inf)  # constant: no opinion
-        z = (features - self._mean) / self._spread
-        self._level = y.mean()
-        self._inverse = np.linalg.inv(z.T @ z + penalty * np.eye(z.shape[1]))
-        self._weights = self._inverse @ z.T @ (y - self._level)
-        residual = y - self._level - z @ self._weights
-        self._noise = float(np.sqrt(np.mean(residual**2)))
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Expected losses, (networks,)."""
-        return self._level + (features - self._mean) / self._spread @ self._weights
-
-    def pessimistic(self, features: np.ndarray) -> np.ndarray:
-        """Expected losses and one standard error: what is unlike all trainings is not trusted."""
-        z = (features - self._mean) / self._spread
-        error = np.sqrt(np.einsum("ij,jk,ik->i", z, self._inverse, z))
-        return self.predict(features) + self._noise * error
+    spread = features.std(0)
+    spread = np.where(spread > 1e-9, spread, np.inf)  # constant: no opinion
+    z, there = ((f - features.mean(0)) / spread for f in (features, asked))
+    level = losses.mean()
+    inverse = np.linalg.inv(z.T @ z + penalty * np.eye(z.shape[1]))
+    weights = inverse @ z.T @ (losses - level)
+    residual = losses - level - z @ weights
+    noise = float(np.sqrt(np.mean(residual**2)))
+    error = np.sqrt(np.einsum("ij,jk,ik->i", there, inverse, there))
+    return level + there @ weights, noise * error
 
 
 def propose(
@@ -218,8 +203,8 @@ def propose(
 
     Args:
         region: What may be chosen.
-        trained: Networks and their losses after a training, infinite where it diverged; none is
-            proposed again.
+        trained: At least one network, with its loss after a training, infinite where that diverged;
+            none is proposed again.
         seed: Seed of the draws.
         count: Networks that are proposed; any two differ in the operators of two layers at least.
         drawn: Random networks to choose from.
@@ -229,10 +214,7 @@ def propose(
 
     Raises:
         BudgetError: No network meets the budget.
-        ValueError: Nothing is trained.
     """
-    if not trained:
-        raise ValueError("a surrogate needs a training")
     shapes, known = region.shapes, [scored.shape for scored in trained]
     losses = np.array([scored.loss for scored in trained])
     finite = losses[np.isfinite(losses)]
@@ -241,10 +223,9 @@ def propose(
     left = [shape for shape in pool if shape not in set(known)]
     if not left:
         return []
-    surrogate = Surrogate(shapes.features(known), losses)
-    expected = surrogate.pessimistic(shapes.features(left))
+    expected, error = ridge(shapes.features(known), losses, shapes.features(left))
     chosen: list[Shape] = []
-    for i in np.argsort(expected, kind="stable"):
+    for i in np.argsort(expected + error, kind="stable"):  # what is unlike all is not trusted
         if all((left[i].operators != other.operators).sum() >= 2 for other in chosen):
             chosen.append(left[i])
         if len(chosen) == count:

@@ -155,7 +155,7 @@ Propose = Callable[[Sequence[Scored]], Sequence[Shape]]
 
 def first_finalists(
     region: Region,
-    tiers: Shape | None,
+    tiers: Shape,
     evolved: Sequence[Shape],
     settings: FinalistSettings,
     seed: int,
@@ -164,7 +164,7 @@ def first_finalists(
 
     Args:
         region: The budget. Random networks are of the whole space, whatever is live.
-        tiers: What the tiers prefer; its operators enter at uniform widths as well. None without.
+        tiers: What the tiers prefer; its operators enter at uniform widths as well.
         evolved: Evolution's, the best first.
         settings: How many of each.
         seed: Seed of the random ones, and of the search for the most multiply-accumulates.
@@ -173,24 +173,23 @@ def first_finalists(
         BudgetError: No network of the space meets the budget.
     """
     shapes, ms = region.shapes, region.ms
-    named: list[tuple[str, Shape | None]] = []
-    if tiers is not None:
-        named += [(TIERS, tiers), (UNIFORM, shapes.uniform(tiers, ms))]
-    named.append((MACS, most_macs(region, seed)))
-    named += [(f"{EVOLUTION} {i + 1}", s) for i, s in enumerate(evolved[: settings.evolved])]
     drawn = shapes.draw(np.random.default_rng((seed, 4)), ms, settings.random)
-    named += [(f"{RANDOM} {i + 1}", shape) for i, shape in enumerate(drawn)]
-    return _finalists(shapes, named, [])
+    named = {
+        TIERS: tiers,
+        UNIFORM: shapes.uniform(tiers, ms),
+        MACS: most_macs(region, seed),
+        **_numbered(EVOLUTION, evolved[: settings.evolved]),
+        **_numbered(RANDOM, drawn),
+    }
+    found: dict[Shape, str] = {}
+    for name, shape in named.items():
+        if shape is not None:
+            found.setdefault(shape, name)
+    return [Finalist(name=name, shape=s, ms=shapes.ms(s)) for s, name in found.items()]
 
 
-def _finalists(
-    shapes: Shapes, named: Sequence[tuple[str, Shape | None]], there: Sequence[Finalist]
-) -> list[Finalist]:
-    found: dict[Shape, Finalist] = {}
-    for name, shape in named:
-        if shape is not None and all(shape != other.shape for other in there):
-            found.setdefault(shape, Finalist(name=name, shape=shape, ms=shapes.ms(shape)))
-    return [*found.values()]
+def _numbered(chooser: str, many: Sequence[Shape]) -> dict[str, Shape]:
+    return {f"{chooser} {i + 1}": shape for i, shape in enumerate(many)}
 
 
 def halve(
@@ -207,7 +206,7 @@ def halve(
         finalists: At least one; their scores are filled in.
         train: Trains networks from scratch.
         settings: How long, and how many are kept.
-        propose: Further networks of the first round, told by it.
+        propose: Further networks of the first round, told by it: others than those.
 
     Returns:
         All networks, the best first: those that came furthest, in the order of their last round.
@@ -223,8 +222,8 @@ def halve(
         score(left, steps)
         if place == 0 and propose is not None:
             told = [Scored(f.shape, settings.value(f.scores[steps])) for f in left]
-            named = [(f"{SURROGATE} {i + 1}", shape) for i, shape in enumerate(propose(told))]
-            further = _finalists(shapes, named, left)
+            proposed = _numbered(SURROGATE, propose(told)).items()
+            further = [Finalist(name=name, shape=s, ms=shapes.ms(s)) for name, s in proposed]
             score(further, steps)
             every += further
             left += further
@@ -247,7 +246,8 @@ class _Training:
         spec, recipe, seed: As of `short_run`.
         train, score: Crops to train on, and to score on.
         digest: Digest of recipe and data.
-        weights: Where the trained weights go; None where they are not kept.
+        weights: File of the trained weights.
+        keep: Whether they are kept there.
     """
 
     spec: ArchSpec
@@ -256,17 +256,13 @@ class _Training:
     score: DeviceCrops
     seed: int
     digest: str
-    weights: Path | None
+    weights: Path
+    keep: bool
 
     @property
     def key(self) -> Key:
         """Of the run that comes of it."""
         return self.spec.digest, self.digest, self.seed
-
-    @property
-    def file(self) -> str:
-        """Name of the file of its weights."""
-        return f"{'_'.join(map(str, self.key))}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,39 +317,30 @@ class Trainings:
         return sum(run.seconds for run in RunStore(self.folder))
 
     def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
-        """The averaged weights of a training, which is done again if they were not kept.
-
-        Raises:
-            DivergedError: It diverged.
-        """
-        task = self._training(shape, steps)
-        path = Path(self.folder) / task.file
-        if not path.is_file() and (
-            error := _train(replace(task, weights=path)).figures.get("error")
-        ):
-            raise DivergedError(error)
-        return read_state_dict(path)
+        """The averaged weights of a training of `keep` steps."""
+        return read_state_dict(self._training(shape, steps).weights)
 
     def _training(self, shape: Shape, steps: int) -> _Training:
         recipe = replace(self.recipe, iterations=steps, marks=())
-        about = [asdict(recipe), *(crops.identity for crops in self.halves.values())]
+        about = digest([asdict(recipe), *(crops.identity for crops in self.halves.values())])
+        # Who was lucky in one round has other weights and batches in the next.
+        seed = self.seed * 1_000_003 + steps
         spec = self.shapes.space.to_spec(
             shape,
             "finalist",
             Provenance("hand-written", {"reason": "a finalist of a search"}),
             self.shapes.costs.input_size,
         )
-        task = _Training(
+        return _Training(
             spec=spec,
             recipe=recipe,
             train=self.halves["weights"],
             score=self.halves["architecture"],
-            # Who was lucky in one round has other weights and batches in the next.
-            seed=self.seed * 1_000_003 + steps,
-            digest=digest(about),
-            weights=None,
+            seed=seed,
+            digest=about,
+            weights=Path(self.folder) / f"{spec.digest}_{about}_{seed}.safetensors",
+            keep=steps == self.keep,
         )
-        return replace(task, weights=Path(self.folder) / task.file) if steps == self.keep else task
 
     def _workers(self, tasks: int) -> int:
         images = [crops.images for crops in self.halves.values()]
@@ -372,7 +359,7 @@ def _train(task: _Training) -> Run:
     try:
         run = short_run(task.spec, task.recipe, task.train, task.score, task.seed)
         seconds = run.seconds
-        if task.weights is not None:
+        if task.keep:
             save_safetensors(run.net.state_dict(), task.weights)
         figures: dict[str, Any] = {"top1": run.top1, "loss": run.loss}
     except DivergedError as e:

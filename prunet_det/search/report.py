@@ -168,6 +168,12 @@ def _draw_curve(networks: Sequence[FoundNetwork], metric: str) -> Figure:
     return figure
 
 
+def _style(place: int) -> dict[str, Any]:
+    """Look of one of many lines."""
+    round_, colour = divmod(place, len(COLOURS))
+    return {"color": COLOURS[colour], "ls": DASHES[round_ % len(DASHES)], "lw": 1.2}
+
+
 def _draw_tiers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figure:
     """A panel a layer: its candidates, and its skip."""
     count, columns = len(space.layers), 4
@@ -182,15 +188,9 @@ def _draw_tiers(space: SearchSpace, steps: np.ndarray, records: Records) -> Figu
     for i, (axis, layer) in enumerate(zip(axes, space.layers, strict=False)):
         for j, operator in enumerate(layer.operators):
             values = np.array([r["probabilities"][i][j] for r in records])
-            place = every.index(str(operator))
-            (line,) = axis.plot(
-                steps,
-                np.where(values > 0, values, np.nan),
-                color=COLOURS[place % len(COLOURS)],
-                ls=DASHES[place // len(COLOURS) % len(DASHES)],
-                lw=1.2,
-            )
-            names[str(operator)] = line
+            values[values == 0] = np.nan  # it has left
+            style = _style(every.index(str(operator)))
+            (names[str(operator)],) = axis.plot(steps, values, **style)
         if layer.skippable:
             skips = [r["skips"][i] for r in records]
             (names["skip"],) = axis.plot(steps, skips, color=plots.DARK, ls=":", lw=1.2)
@@ -214,9 +214,7 @@ def _draw_widths(space: SearchSpace, steps: np.ndarray, records: Records) -> Fig
     widths[widths == 0] = np.nan  # there is no such layer, or none with an inner width
     shown = np.flatnonzero(~np.isnan(widths).all(0))
     for place, i in enumerate(shown):
-        dash = DASHES[place // len(COLOURS) % len(DASHES)]
-        colour, name = COLOURS[place % len(COLOURS)], space.layers[i].name
-        axis.plot(steps, widths[:, i], dash, color=colour, lw=1.2, label=name)
+        axis.plot(steps, widths[:, i], **_style(place), label=space.layers[i].name)
     axis.set_ylim(0, None)
     if len(shown):
         figure.legend(frameon=False, title="layer", ncols=2, loc="outside right upper")

@@ -27,7 +27,8 @@ class Shapes:
     """The shapes of a space and what they cost.
 
     Where an argument is called `live`, it is a bool array (layers, most operators of a layer): the
-    candidates that there still are, by default all. A layer without any is left out.
+    candidates that there still are, by default all. A layer without any is left out; the first one
+    of a stage has some.
 
     Args:
         costs: Prices of the space.
@@ -58,18 +59,14 @@ class Shapes:
         self.in_chs = np.array([layer.in_chs for layer in layers], float)
         self.stages = np.array([layer.stage for layer in layers])
         self.places = np.array([layer.index for layer in layers])
-        required = np.array([not layer.skippable for layer in layers])
-        self._least_depths = np.array(
-            [np.sum(required, where=self.stages == i) for i in range(len(self.space.depths))]
-        )
 
     def ms(self, shape: Shape) -> float:
         """Milliseconds of the network's scope `backbone`, as `latency predict` has them."""
-        return float(self.costs.total(self.costs.starts(shape.operators), shape.widths))
+        return float(self.costs.total(shape.operators, shape.widths))
 
     def hidden(self, shape: Shape) -> list[int]:
         """Inner width of each layer in channels, 0 where it has none or is left out."""
-        found = self.costs.hidden.take(self.costs.starts(shape.operators) + shape.widths)
+        found = self.costs.hidden[self.rows, shape.operators, shape.widths]
         return found.astype(int).tolist()
 
     def macs(self, shapes: Sequence[Shape]) -> Array:
@@ -98,23 +95,14 @@ class Shapes:
 
     def reachable(self, live: Array | None = None) -> Span:
         """Least and greatest milliseconds; for `live` see the class."""
-        live = self._live(live)
+        live, fixed = self._live(live), self.costs.fixed_ms
         low, high = self.costs.ends
-        least, most = self._least_depths, self._most_depths(live)
-        cheapest = np.where(live, low, np.inf).min(1)[self._kept(least)]
-        dearest = np.where(live, high, -np.inf).max(1)[self._kept(most)]
-        fixed = self.costs.fixed_ms
+        cheapest = np.where(live, low, np.inf).min(1)[self.places == 0]
+        dearest = np.where(live, high, -np.inf).max(1)[self._kept(self._most_depths(live))]
         return float(fixed + cheapest.sum()), float(fixed + dearest.sum())
 
     def check(self, ms: float, live: Array | None = None) -> Span:
-        """Refuses a budget out of reach.
-
-        Args:
-            ms: The budget.
-            live: See the class.
-
-        Returns:
-            Least and greatest milliseconds.
+        """As `reachable`, but refuses a budget in `ms` that lies out of reach.
 
         Raises:
             BudgetError: The sentence has the range.
@@ -132,14 +120,8 @@ class Shapes:
     def scale(self, shape: Shape, ms: float) -> Shape | None:
         """The same operators and depth with all inner widths times the one factor that fits.
 
-        A shape of 0.99 to 1.00 times the milliseconds stays as it is.
-
-        Args:
-            shape: Any; its widths say how the layers' widths relate.
-            ms: Milliseconds that the result takes at most, and at least 0.97 times.
-
-        Returns:
-            The shape, or None where these operators at this depth cannot.
+        A shape of 0.99 to 1.00 times the milliseconds stays as it is. The result takes 0.97 to 1.00
+        times them; None where these operators at this depth cannot.
         """
         return self.scale_all([shape], ms)[0]
 
@@ -195,13 +177,8 @@ class Shapes:
         """Networks within a budget: uniform operators, depths and widths, the widths then scaled.
 
         What does not fit is drawn anew. Only where random operators do not fit, at the ends of what
-        is reachable, more and more layers get their cheapest operator or their dearest.
-
-        Args:
-            rng: Source of all randomness.
-            ms: As of `scale`.
-            count: How many, repetitions among them.
-            live: See the class.
+        is reachable, more and more layers get their cheapest operator or their dearest. There may
+        be repetitions.
 
         Raises:
             BudgetError: No network was found within the budget.
@@ -244,7 +221,7 @@ class Shapes:
         columns = [_fairly(rng, np.flatnonzero(candidates), count) for candidates in live]
         every, most = np.stack(columns, axis=1), self._most_depths(live)
         for _ in range(_TRIES):
-            depths = rng.integers(self._least_depths, most, endpoint=True)
+            depths = rng.integers(1, most, endpoint=True)
             operators = np.where(self._kept(depths), every, -1)
             low, high = self.costs.range(operators)
             if (low <= ms[1]).all() and (high >= ms[0]).all():
@@ -266,16 +243,9 @@ class Shapes:
         return self.places < depths[..., self.stages]
 
     def _most_depths(self, live: Array) -> Array:
-        """Layers of each stage before the first without candidates, (stages,).
-
-        Raises:
-            ValueError: A layer that cannot be left out has none.
-        """
-        gone = ~live.any(1)
-        depths = np.array(self.space.depths)
+        """Layers of each stage before the first without candidates, (stages,)."""
+        gone, depths = ~live.any(1), np.array(self.space.depths)
         np.minimum.at(depths, self.stages[gone], self.places[gone])
-        if (depths < self._least_depths).any():
-            raise ValueError("a layer that cannot be left out has no live candidate")
         return depths
 
     def _random_operators(
@@ -286,12 +256,12 @@ class Shapes:
         shape = (count, len(self.rows))
         operators = order[self.rows, (rng.random(shape) * number).astype(int)]
         most = self._most_depths(live)
-        depths = rng.integers(self._least_depths, most, (count, len(most)), endpoint=True)
+        depths = rng.integers(1, most, (count, len(most)), endpoint=True)
         if tilt:
             prices = self.costs.ends[int(tilt < 0)] * np.sign(tilt)
             extreme = np.where(live, prices, np.inf).argmin(1)
             operators = np.where(rng.random(shape) < abs(tilt), extreme, operators)
-            end = self._least_depths if tilt > 0 else most
+            end = 1 if tilt > 0 else most
             depths = np.where(rng.random(depths.shape) < abs(tilt), end, depths)
         return np.where(self._kept(depths), operators, -1)
 

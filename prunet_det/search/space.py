@@ -137,12 +137,6 @@ def _squeezed(in_chs: int) -> int:
     return max(1, in_chs // 4)
 
 
-def inner_widths(in_chs: int, step: int, most: int, least: int = 0) -> tuple[int, ...]:
-    """Multiples of `step` from `least` up to `most` times the input's width."""
-    first = max(step, math.ceil(max(least, 1) / step) * step)
-    return tuple(range(first, max(most * in_chs, first) + 1, step))
-
-
 @dataclass(frozen=True, eq=False)
 class Shape:
     """A network of a space as integers; equal to any other one of the same integers.
@@ -210,24 +204,23 @@ class SearchSpace:
         """
         known = [*_SPACE_DEFAULTS, "stem", "tail", "stages"]
         check_keys(config, known, ("stem", "tail", "stages"), "the space", SpaceError)
-        options = {key: config.get(key, default) for key, default in _SPACE_DEFAULTS.items()}
-        stem, tail, stages = config["stem"], config["tail"], config["stages"]
+        options = {**_SPACE_DEFAULTS, **config}
+        stages, factor = options["stages"], options["width_factor"]
         for key, least in (("hidden_step", 1), ("most_expansion", 1), ("least_expansion", 0)):
             if not isinstance(options[key], int) or options[key] < least:
                 raise SpaceError(f"the space's {key} must be an integer >= {least}.")
-        factor = options["width_factor"]
         if options["least_expansion"] > options["most_expansion"]:
             raise SpaceError("the space's least_expansion must not be above its most_expansion.")
         if not 0 < factor <= 16 or not stages:
             raise SpaceError("a space needs stages and a width_factor in (0, 16].")
-        chs = stem = round_channels(stem, factor)
+        chs = stem = round_channels(options["stem"], factor)
         layers: list[LayerSpace] = []
         for i, stage in enumerate(stages):
             layers += _stage_layers(i, stage, chs, options)
             chs = layers[-1].out_chs
         return cls(
             stem=stem,
-            tail=round_channels(tail, factor),
+            tail=round_channels(options["tail"], factor),
             depths=tuple(stage["depth"] for stage in stages),
             layers=tuple(layers),
             act=options["acts"][0],
@@ -241,11 +234,11 @@ class SearchSpace:
     @property
     def log10_size(self) -> float:
         """How many networks there are, as a power of ten."""
-        total = 0.0
-        for layer in self.layers:
-            count = sum(len(layer.widths_of(operator)) for operator in layer.operators)
-            total += math.log10(count + layer.skippable)
-        return total
+        counts = (
+            layer.skippable + sum(len(layer.widths_of(operator)) for operator in layer.operators)
+            for layer in self.layers
+        )
+        return sum(map(math.log10, counts))
 
     def layer_sizes(self, input_size: int) -> list[tuple[int, int]]:
         """Height and width of every layer's input."""
@@ -323,8 +316,9 @@ def _stage_layers(
     for j in range(stage["depth"]):
         own = tuple(stage.get("first_kinds", kinds)) if j == 0 else kinds
         operators = tuple(_operators(index, own, stage, options))
-        squeezed = max((_squeezed(chs) for o in operators if o.se), default=0)
-        least = max(squeezed, options["least_expansion"] * chs)
+        step, squeezed = options["hidden_step"], any(operator.se for operator in operators)
+        least = max(1, squeezed * _squeezed(chs), options["least_expansion"] * chs)
+        first = -(-least // step) * step
         yield LayerSpace(
             stage=index,
             index=j,
@@ -332,7 +326,7 @@ def _stage_layers(
             out_chs=out_chs,
             stride=stage.get("stride", 1) if j == 0 else 1,
             operators=operators,
-            widths=inner_widths(chs, options["hidden_step"], options["most_expansion"], least),
+            widths=tuple(range(first, max(options["most_expansion"] * chs, first) + 1, step)),
             skippable=j > 0,
         )
         chs = out_chs

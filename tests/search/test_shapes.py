@@ -205,9 +205,6 @@ def test_only_what_is_live_is_drawn(quick, rng):
         assert live[layers, shape.operators[layers]].all() and 7 not in layers
     low, high = quick.reachable(live)
     assert quick.reachable()[0] <= low < high < quick.reachable()[1]
-    live[1] = False
-    with pytest.raises(ValueError, match="cannot be left out"):
-        quick.random(rng, 0.5, live)
 
 
 def test_depths_operators_and_draws_are_uniform(quick, rng):
