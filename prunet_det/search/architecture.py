@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from prunet_det.search.costs import FILLED, BudgetError
 from prunet_det.search.gains import Gains, Prunodes
@@ -135,9 +136,7 @@ class Architecture:
 
     def probabilities(self) -> Array:
         """Of every candidate in its layer; 0 where it has left."""
-        best = np.where(self.live, self.logits, -np.inf).max(1, keepdims=True)
-        weights = np.where(self.live, np.exp(self.logits - best), 0.0)
-        return weights / weights.sum(1, keepdims=True)
+        return softmax(np.where(self.live, self.logits, -np.inf), axis=1)
 
     def skips(self) -> Array:
         """Probability that a stage that came so far ends before a layer; 1 where it is gone."""

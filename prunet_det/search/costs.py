@@ -171,11 +171,7 @@ class SpaceCosts:
         return self.fixed_ms + self.ms[self._rows, operators, widths].cumsum(-1)[..., -1]
 
     def range(self, operators: Array) -> tuple[Array, Array]:
-        """Least and greatest milliseconds of networks over their widths, (networks,) each.
-
-        Args:
-            operators: Operators, (networks, layers); -1 where the layer is left out.
-        """
+        """Least and greatest milliseconds of operators over their widths, (networks,) each."""
         ends = self._edges[self._rows, operators, 0], self.tops[self._rows, operators]
         low, high = (self.total(operators, widths) for widths in ends)
         return low, high
@@ -186,16 +182,16 @@ class SpaceCosts:
         """Scales inner widths by one factor each network, then widens layer by layer.
 
         Args:
-            operators: Operators, (networks, layers); -1 where the layer is left out.
+            operators: Operators.
             targets: Inner widths in channels that say how the layers relate, (networks, layers);
                 below 1 they count as 1.
             limits: Milliseconds of each network at most, (networks,).
-            widths: Width indices of the targets, (networks, layers), which stay where they spend
-                0.99 to 1.00 of the limits; None if there are none.
+            widths: Widths that the targets are, if any: they stay where they spend 0.99 to 1.00 of
+                the limits.
 
         Returns:
-            Width indices, (networks, layers), and milliseconds, (networks,), which lie above the
-            limits where even the narrowest do.
+            Widths, and milliseconds, (networks,), which lie above the limits where even the
+            narrowest do.
         """
         rows, tops = self._rows, self.tops[self._rows, operators]
         first, step = self._first[rows, operators], self._step[rows, operators]
