@@ -97,9 +97,9 @@ launch.train(launch.build_runner(training))
 
 # %%
 from prunet_det.latency.measure import local_conditions, measure
-from prunet_det.runtime.subject import load_subject
+from prunet_det.latency.subject import load_named
 
 weights = "work_dirs/own_detector/weights.safetensors"
-subject = load_subject(folder / "config.py", "detector", checkpoint=weights)
+subject = load_named(folder / "config.py", "detector", checkpoint=weights)
 (found,) = measure([subject], local_conditions(), seconds=0.1 if quick else 3.0)
 print(f"{found.latency.ms:.2f} ms on {found.latency.conditions}, asked for {budget:g} ms")

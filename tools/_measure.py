@@ -42,7 +42,8 @@ def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> 
     An unknown network is refused at once, and so is a command line of which nothing can be built.
     """
     from prunet_det.latency.measure import failure, measure
-    from prunet_det.runtime.subject import Subject, check_names, load_subject
+    from prunet_det.latency.subject import load_named
+    from prunet_det.runtime.subject import Subject, check_names
     from prunet_det.utils.errors import MissingFileError
 
     check_names(names)
@@ -50,7 +51,7 @@ def measure_all(args: argparse.Namespace, names: Sequence[str], device: str) -> 
     for name in names:
         try:
             checkpoint = getattr(args, "checkpoint", None)
-            subject = load_subject(name, args.scope, args.input_size, checkpoint)
+            subject = load_named(name, args.scope, args.input_size, checkpoint)
             subjects.append(with_picture(subject, getattr(args, "picture", None)))
         except MissingFileError:
             raise

@@ -77,11 +77,11 @@ def main() -> None:
 
 def export_network(args: argparse.Namespace, batch: int | None) -> None:
     """A network up to its raw outputs."""
+    from prunet_det.latency.subject import load_named
     from prunet_det.runtime.onnx import export_onnx, trtexec_command
-    from prunet_det.runtime.subject import load_subject
 
     scope = args.scope or ("detector" if args.model.endswith(".py") else "backbone")
-    subject = load_subject(args.model, scope, args.input_size, args.checkpoint)
+    subject = load_named(args.model, scope, args.input_size, args.checkpoint)
     shape = (3, subject.input_size, subject.input_size)
     names = subject.output_names or None
     difference = export_onnx(
@@ -103,12 +103,12 @@ def export_detector(args: argparse.Namespace, batch: int | None) -> None:
     from prunet_det.detection.end_to_end import Selection
     from prunet_det.detection.export import FileOptions, export_end_to_end
     from prunet_det.detection.letterbox import Letterbox
+    from prunet_det.latency.subject import load_named
     from prunet_det.runtime.onnx import trtexec_command
-    from prunet_det.runtime.subject import load_subject
     from prunet_det.utils.io import file_digest, make_folder
 
     make_folder(Path(args.out).parent)
-    subject = load_subject(args.model, "e2e", args.input_size, args.checkpoint)
+    subject = load_named(args.model, "e2e", args.input_size, args.checkpoint)
     given = dict(
         input_name=args.input_name,
         input_type=args.input_type,

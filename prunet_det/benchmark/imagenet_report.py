@@ -37,7 +37,7 @@ def conditions(entries: Sequence[Entry]) -> str:
     return f"{latency.kind}, {latency.scope}: {latency.conditions}"
 
 
-def verdict(entries: Sequence[Entry]) -> str:
+def verdict(entries: Sequence[Entry]) -> list[str]:
     """Sentences about the front of all networks: who is on it, and how far the PruNets are from it.
 
     Args:
@@ -72,7 +72,7 @@ def verdict(entries: Sequence[Entry]) -> str:
         sentences.append(
             f"Networks trained on extra data are left out; {_names(more)} would be on the front."
         )
-    return " ".join(sentences)
+    return sentences
 
 
 def _place(p: FrontPoint, every: Sequence[FrontPoint], front: Sequence[FrontPoint]) -> str:
@@ -84,15 +84,15 @@ def _place(p: FrontPoint, every: Sequence[FrontPoint], front: Sequence[FrontPoin
     q = min(others, key=lambda q: q.latency.ms)
     if p not in front:
         return (
-            f"{own} is not: {_name(q)} at {q.input_size} px has {q.mean:.1f} % at "
+            f"{own} is not on the front: {_name(q)} at {q.input_size} px has {q.mean:.1f} % at "
             f"{q.latency.ms:.3g} ms."
         )
     more = q.latency.ms / p.latency.ms - 1
     within = p.latency.kind == "predicted" and q.latency.low < p.latency.high
     remark = ", within the error of the predictions" * within
     return (
-        f"{own} is on it: the next network that is as accurate, {_name(q)} at {q.input_size} px, "
-        f"takes {100 * more:.0f} % longer{remark}."
+        f"{own} is on the front: the next network that is as accurate, {_name(q)} at "
+        f"{q.input_size} px, takes {100 * more:.0f} % longer{remark}."
     )
 
 
@@ -151,7 +151,7 @@ def text(entries: Sequence[Entry]) -> str:
     """Table, failures and verdict for a terminal."""
     title = f"published top-1 against latency {conditions(entries)}; {tilde(entries)}"
     table = text_table(title, HEADER, rows(entries))
-    return f"{table}\n{failures(entries)}{verdict(entries)}"
+    return f"{table}\n{failures(entries)}" + "\n".join(verdict(entries))
 
 
 def tilde(entries: Sequence[Entry]) -> str:

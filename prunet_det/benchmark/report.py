@@ -145,33 +145,28 @@ def figures(results: Path) -> dict[str, tuple[Any, ...]]:
     title = f"Published, not measured here: {published.GPUNET_SOURCE}"
     latency = f"published, {published.CONDITIONS}"
     found["published.svg"] = (draw_published, published.points(), latency, title)
-    for name, entries in imagenet_records(results).items():
+    for name, (_, entries) in imagenet_records(results).items():
         found[f"imagenet_{name}.svg"] = (draw_published, *imagenet_report.figure_data(entries))
     return found
 
 
-def imagenet_paths(results: Path) -> dict[str, Path]:
-    """Name of each record of published accuracies beside latencies, to its file."""
+def imagenet_records(results: Path) -> dict[str, tuple[Path, list[Entry]]]:
+    """Name of each record of published accuracies beside latencies, to its file and entries."""
     paths = {path.stem: path for path in sorted((results / "imagenet").glob("*.csv"))}
     from_gpus = sorted(results.parent.glob("gpu/*/imagenet.csv"))  # of `make gpu`
-    return {**paths, **{path.parent.name: path for path in from_gpus}}
-
-
-def imagenet_records(results: Path) -> dict[str, list[Entry]]:
-    """Name of each record of published accuracies beside latencies, to its entries."""
-    return {name: read_entries(path)[1] for name, path in imagenet_paths(results).items()}
+    paths |= {path.parent.name: path for path in from_gpus}
+    return {name: (path, read_entries(path)[1]) for name, path in paths.items()}
 
 
 def imagenet(results: Path) -> str:
     """docs/benchmark.md's part: all of every record."""
     parts = []
-    paths = imagenet_paths(results)
-    for name, entries in imagenet_records(results).items():
+    for name, (path, entries) in imagenet_records(results).items():
         title = f"Published top-1 against latency {imagenet_report.conditions(entries)}"
-        link = f"{RESULTS}/{paths[name].relative_to(results.parent).as_posix()}"
+        link = f"{RESULTS}/{path.relative_to(results.parent).as_posix()}"
         parts += [
             f"### {name}\n",
-            f"{imagenet_report.verdict(entries)}\n",
+            "".join(f"* {sentence}\n" for sentence in imagenet_report.verdict(entries)),
             f"![{title}]({PICTURES}/imagenet_{name}.svg)\n",
             imagenet_report.markdown(entries),
             f"All of them, each with its source: [{name}.csv]({link}).\n",

@@ -18,8 +18,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from prunet_det.detection.letterbox import Letterbox, test_pipeline
-from prunet_det.detection.preprocessor import normalise
 from prunet_det.detection.strides import level_strides
+from prunet_det.runtime.subject import normalise
 from prunet_det.training.hooks import class_counts
 from prunet_det.utils.config import config_errors, read_config
 from prunet_det.utils.env import check_device

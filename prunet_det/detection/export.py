@@ -19,11 +19,11 @@ from prunet_det.detection.build import NetworkPart
 from prunet_det.detection.end_to_end import PLUGIN, EndToEnd, Selection, onnx_select, select
 from prunet_det.detection.head import EfficientDetHead, topk
 from prunet_det.detection.letterbox import Letterbox
-from prunet_det.detection.preprocessor import normalise
 from prunet_det.runtime.fold import inference_graph
 from prunet_det.runtime.onnx import INPUT, onnx_bytes, open_session
 from prunet_det.runtime.outputs import Reference
 from prunet_det.runtime.program import PRECISIONS
+from prunet_det.runtime.subject import normalise
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.images import read_image
 from prunet_det.utils.io import PathLike, atomic_path

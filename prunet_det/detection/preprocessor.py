@@ -11,24 +11,7 @@ from mmengine.model import ImgDataPreprocessor
 from torch.nn import functional as F
 
 from prunet_det.detection.transforms import PackedSamples
-
-
-def normalise(preprocessor: ImgDataPreprocessor, images: torch.Tensor) -> torch.Tensor:
-    """Normalises images as a preprocessor does, at the size that they have, without padding.
-
-    Args:
-        preprocessor: mmengine's or MMDetection's, or one of ours.
-        images: (N, 3, H, W), uint8 as a rule, on any device.
-
-    Returns:
-        (N, 3, H, W) float32, on the preprocessor's device.
-    """
-    images = images.to(preprocessor.device, non_blocking=True)
-    # Not by an index, which would be copied to the device, and the host would wait for it.
-    images = images.flip(1) if preprocessor._channel_conversion else images
-    if preprocessor._enable_normalize:
-        images = (images - preprocessor.mean.float()).div_(preprocessor.std)  # YOLO's are integers
-    return images.float()
+from prunet_det.runtime.subject import normalise
 
 
 class _BatchImages(ImgDataPreprocessor):

@@ -20,12 +20,12 @@ from prunet_det.latency.device import (
 )
 from prunet_det.latency.kernels import Kernel, spec_kernels
 from prunet_det.latency.record import Latency
+from prunet_det.latency.subject import load_named
 from prunet_det.latency.trace import trace
 from prunet_det.runtime.subject import (
     DETECTION_SIZE,
     Scope,
     is_ours,
-    load_subject,
     timm_network,
 )
 from prunet_det.utils.config import positive_int
@@ -137,14 +137,14 @@ def predict_named(
         name: A network of the zoo or of timm, a spec file, or a detector's config (*.py).
         device: A device's name, the path of a device file, or a Device.
         batch: Images at once.
-        input_size: Side of the square images, in pixels; by default what `load_subject` takes.
+        input_size: Side of the square images, in pixels; by default what `load_named` takes.
         scope: What part of it.
 
     Raises:
         InputError: If name, device or scope are unknown, or batch or size impossible.
     """
     if name.endswith(".py"):
-        subject = load_subject(name, scope, input_size, settle=False)
+        subject = load_named(name, scope, input_size, settle=False)
         size = subject.input_size
         return predict_module(subject.module, subject.name, device, batch, size, scope)
     if is_ours(name):

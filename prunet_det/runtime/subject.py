@@ -1,14 +1,13 @@
-"""Networks that can be exported and timed: by name, spec file or config, cut to a scope."""
+"""Networks that can be exported and timed: by name or spec file, cut to a scope."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,6 +16,9 @@ from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.model import ImgDataPreprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +83,6 @@ class Subject:
             seed: Seed of random images, which are normally distributed.
         """
         if self.picture is not None:
-            from prunet_det.detection.preprocessor import normalise
-
             return normalise(self.detector.data_preprocessor, self.pixels(batch)).cpu()
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(batch, 3, self.input_size, self.input_size, generator=generator)
@@ -108,48 +108,73 @@ def load_subject(
     checkpoint: str | os.PathLike[str] | None = None,
     settle: bool = True,
 ) -> Subject:
-    """Builds what a command line names.
+    """Builds a network; `latency.subject.load_named` takes configs of detectors as well.
 
     Without a checkpoint the weights are random, always the same, with batch norms that fit them, so
     that deep networks stay within half precision.
 
     Args:
-        model: A network of the zoo or of timm, a spec or its file (*.json), or a config (*.py).
-        scope: What part of it; networks have the first two, configs of detectors the last three.
-        input_size: Side of the square images, in pixels; by default a classifier's own, that of a
-            config's test pipeline, or 512.
+        model: A network of the zoo or of timm, or a spec or its file (*.json).
+        scope: What part of it, classifier or backbone.
+        input_size: Side of the square images, in pixels; by default a classifier's own, or 512.
         checkpoint: File of weights; random ones by default.
         settle: Whether to fit the batch norms of random weights; not needed where nothing is run.
 
     Raises:
         InputError: If network or scope are unknown, or the model does not have the scope.
-        FileNotFoundError: If there is no such spec, config or checkpoint.
+        FileNotFoundError: If there is no such spec or checkpoint.
         CheckpointError: If the weights do not fit.
     """
     scope = Scope(scope)
     if input_size is not None:
         positive_int(input_size, "the input size")
-    name = model.name if isinstance(model, ArchSpec) else os.fspath(model)
-    with _seeded():
+
+    def build() -> Subject:
         if isinstance(model, ArchSpec):
-            subject = _from_spec(model, scope, input_size, checkpoint)
-        elif name.endswith(".py"):
-            subject = _from_config(name, scope, input_size, checkpoint)
-        elif scope in (Scope.DETECTOR, Scope.E2E):
-            raise InputError(f"scope {scope} needs a detector's config (*.py), got {name}.")
-        else:
-            subject = _from_network(name, scope, input_size, checkpoint)
-        if settle and checkpoint is None:
+            return _from_spec(model, scope, input_size, checkpoint)
+        if os.fspath(model).endswith(".py"):
+            raise InputError(
+                f"{model} is a detector's config: latency.subject.load_named takes it."
+            )
+        if scope in (Scope.DETECTOR, Scope.E2E):
+            raise InputError(f"scope {scope} needs a detector's config (*.py), got {model}.")
+        return _from_network(os.fspath(model), scope, input_size, checkpoint)
+
+    return build_seeded(build, settle and checkpoint is None)
+
+
+def build_seeded(build: Callable[[], Subject], settle: bool) -> Subject:
+    """Builds a network from a fixed seed.
+
+    Args:
+        build: Builds it.
+        settle: Whether to fit the batch norms to its weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        subject = build()
+        if settle:
             size = min(subject.input_size, 256)
             reestimate_norms(subject.module, [torch.randn(2, 3, size, size)])
     return subject
 
 
-@contextmanager
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+def normalise(preprocessor: ImgDataPreprocessor, images: torch.Tensor) -> torch.Tensor:
+    """Normalises images as a preprocessor does, at the size that they have, without padding.
+
+    Args:
+        preprocessor: mmengine's or MMDetection's, or one of ours.
+        images: (N, 3, H, W), uint8 as a rule, on any device.
+
+    Returns:
+        (N, 3, H, W) float32, on the preprocessor's device.
+    """
+    images = images.to(preprocessor.device, non_blocking=True)
+    # Not by an index, which would be copied to the device, and the host would wait for it.
+    images = images.flip(1) if preprocessor._channel_conversion else images
+    if preprocessor._enable_normalize:
+        images = (images - preprocessor.mean.float()).div_(preprocessor.std)  # YOLO's are integers
+    return images.float()
 
 
 def is_ours(name: str) -> bool:
@@ -261,39 +286,3 @@ def _names(network: Any) -> tuple[str, ...]:
     if hasattr(info, "reduction"):  # a feature extractor of timm's
         return tuple(f"stride{s}" for s in info.reduction())
     return ("logits",)
-
-
-def _from_config(
-    path: str,
-    scope: Scope,
-    input_size: int | None,
-    checkpoint: str | os.PathLike[str] | None,
-) -> Subject:
-    from prunet_det.detection import build
-
-    detector = build.build_detector(path, checkpoint)
-    size = input_size or build.image_size(detector.cfg) or DETECTION_SIZE
-    name = os.path.splitext(os.path.basename(path))[0]
-    if scope is Scope.CLASSIFIER:
-        raise InputError(f"{path} is a detector's config; scope classifier needs a network.")
-    if scope is Scope.BACKBONE:
-        strides = getattr(detector.backbone, "out_strides", None)
-        names = tuple(f"stride{s}" for s in strides) if strides else ()
-        module = detector.backbone.eval()
-    else:
-        try:
-            module = build.NetworkPart(detector, size).eval()
-        except Exception as e:  # whatever a detector's own code raises
-            raise InputError(
-                f"the detector of {path} does not run as backbone, neck and head on images of "
-                f"{size} px: {' '.join(str(e).split())[:200]}"
-            ) from e
-        names = module.output_names
-    return Subject(
-        name=name,
-        scope=scope,
-        module=module,
-        input_size=size,
-        output_names=names,
-        detector=detector,
-    )

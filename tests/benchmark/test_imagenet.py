@@ -119,12 +119,18 @@ def test_a_failure_is_a_row_and_a_record_goes_on(tmp_path):
 
 
 def test_the_verdict_follows_the_entries():
-    text = report.verdict(ENTRIES)
+    text = " ".join(report.verdict(ENTRIES))
     assert "Of 5 networks and resolutions trained without extra data, 4 are on the front" in text
     assert "PruNet: prunet_p0; GPUNet: gpunet_1; others (timm): a, b" in text
-    assert "p0 (80.3 % at 0.6 ms) is on it: the next network that is as accurate, b at 224" in text
+    assert (
+        "p0 (80.3 % at 0.6 ms) is on the front: the next network that is as accurate, b at 224"
+        in text
+    )
     assert "takes 17 % longer, within the error of the predictions" in text
-    assert "prunet_p1 (81.1 % at 0.95 ms) is not: gpunet_1 at 224 px has 81.2 % at 0.9 ms" in text
+    assert (
+        "prunet_p1 (81.1 % at 0.95 ms) is not on the front: gpunet_1 at 224 px has 81.2 % at 0.9 ms"
+        in text
+    )
     assert "may be off by up to 10 %" in text and "c would be on the front" in text
     assert "to which the model is fitted" not in text  # there are no published times of "x"
     rows = {row[0]: row for row in report.rows(ENTRIES)}
@@ -142,7 +148,7 @@ def test_only_networks_on_a_front_are_named_in_the_figure():
 def test_without_a_front_there_is_a_figure_and_a_sentence():
     entries = [entry("c.big", "other", 84.0, 0.8, extra_data=True)]
     assert draw_published(*report.figure_data(entries)).axes[0].get_ylim()[0] < 84
-    assert "so there is no front. Networks trained on extra" in report.text(entries)
+    assert "so there is no front.\nNetworks trained on extra" in report.text(entries)
 
 
 def test_predictions_are_of_networks_as_deployed():

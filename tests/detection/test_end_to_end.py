@@ -27,8 +27,8 @@ from prunet_det.detection.export import (
     export_end_to_end,
 )
 from prunet_det.detection.letterbox import Letterbox
+from prunet_det.latency.subject import load_named
 from prunet_det.runtime.onnx import onnx_bytes
-from prunet_det.runtime.subject import load_subject
 from prunet_det.utils.errors import InputError
 from tests.conftest import ROOT
 
@@ -229,7 +229,7 @@ def test_tracing_leaves_mmdetections_module_as_it_is(monkeypatch):
 @pytest.fixture(scope="module")
 def retinanet():
     """MMDetection's RetinaNet with random weights, whose scores are all 1.0 in float32."""
-    subject = load_subject(ROOT / "configs" / "resnet10t_retinanet.py", "e2e", 100)
+    subject = load_named(ROOT / "configs" / "resnet10t_retinanet.py", "e2e", 100)
     return subject.detector
 
 

@@ -13,7 +13,8 @@ from mmdet.models.data_preprocessors import DetDataPreprocessor
 
 from prunet_det.latency.measure import _Preparing, default_runtime, local_conditions, measure
 from prunet_det.latency.record import Failure, Latency, read_latencies
-from prunet_det.runtime.subject import Scope, load_subject
+from prunet_det.latency.subject import load_named
+from prunet_det.runtime.subject import Scope
 from prunet_det.utils.env import device_title
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import read_csv, write_csv
@@ -26,7 +27,7 @@ def eager(**settings):
 
 @pytest.fixture(scope="module")
 def subject():
-    return load_subject("prunet_demo", input_size=64)
+    return load_named("prunet_demo", input_size=64)
 
 
 def test_a_record_knows_what_it_is_of(subject, tmp_path):
@@ -113,7 +114,7 @@ def test_what_deployments_use():
 
 @pytest.fixture(scope="module")
 def detector():
-    return load_subject(
+    return load_named(
         ROOT / "configs" / "prunet_effdet.py",
         "e2e",
         128,

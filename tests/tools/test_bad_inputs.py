@@ -167,9 +167,9 @@ def build(*args, **kwargs):
 
 
 def subject(*args):
-    from prunet_det.runtime.subject import load_subject
+    from prunet_det.latency.subject import load_named
 
-    return load_subject(*args)
+    return load_named(*args)
 
 
 def predict(*args, **kwargs):

@@ -53,7 +53,8 @@ def _measure(
     """
     from prunet_det.latency.measure import failure, local_conditions, measure
     from prunet_det.latency.record import Failure
-    from prunet_det.runtime.subject import Scope, Subject, load_subject
+    from prunet_det.latency.subject import load_named
+    from prunet_det.runtime.subject import Scope, Subject
 
     scale, rows = place.scale, _Rows(place, LATENCY)
     size = None if "classifier" in scopes else scale.input_size
@@ -63,7 +64,7 @@ def _measure(
         model = Path(name).stem if name.endswith(".py") else name
         todo = [scope for scope in scopes if not rows.has(model, scope, batch, runtime)]
         try:
-            loaded = load_subject(name, todo[0], size) if todo else None
+            loaded = load_named(name, todo[0], size) if todo else None
             subjects += [replace(loaded, scope=Scope(scope)) for scope in todo if loaded]
         except UserError as e:
             subjects.append(failure(e, model, conditions, todo[0], size))
@@ -273,5 +274,5 @@ def imagenet_figures(place: Place) -> dict[str, str]:
     timed = [entry for entry in entries if entry.latency]
     found = {"networks": f"{len(timed)} of {len(entries)}"}
     if timed:
-        found["front"] = verdict(timed).partition(". ")[0]
+        found["front"] = verdict(timed)[0].removesuffix(".")
     return found
