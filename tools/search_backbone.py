@@ -28,6 +28,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add_budgets(parser, "latencies to meet: a network for each")
     add("--detector", metavar="CONFIG", help="learn this detector's loss on its data, not crops")
     add("--scope", choices=["backbone", "detector", "e2e"], help="of the budgets [backbone]")
+    add(
+        "--input-sizes",
+        type=at_least(1),
+        nargs="+",
+        metavar="PX",
+        help="choose among these as well",
+    )
     add("--supernet", metavar="FILE", help="search.pth of a search on crops to start from")
     add("--threads", type=at_least(1), help="of a CPU that is measured [all]")
     add("--seed", type=at_least(0), help="of everything random [0]")

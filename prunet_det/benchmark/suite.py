@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from prunet_det.benchmark.data import data_hash, hold_out, make_data
 from prunet_det.benchmark.records import FAMILIES, run_key
+from prunet_det.detection.letterbox import set_input_size
 from prunet_det.latency.measure import default_runtime, local_device
 from prunet_det.training.launch import set_amp, set_data_root
 from prunet_det.training.repeatable import make_repeatable
@@ -321,29 +322,6 @@ def _other_candidate(name: str, suite: Suite) -> Candidate:
             f"network of {', '.join(FAMILIES)} is named with its input size: MODEL@PIXELS."
         )
     return Candidate(suite.sources.get(source, source), family, int(size))
-
-
-def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:
-    """Tests on images of another size, and trains on squares that are cut out of such images.
-
-    Args:
-        cfg: Changed.
-        size: In pixels.
-        crop: Side of the squares, of the size.
-
-    Raises:
-        UserError: The config's pipelines resize nothing.
-    """
-    found = False
-    for key in ("train", "test"):
-        for step in cfg[f"{key}_dataloader"].dataset.pipeline:
-            for option, side in {"scale": size, "crop_size": round(crop * size)}.items():
-                if option in step:
-                    step[option] = (side, side)
-                    found = True
-    if not found:
-        raise UserError("the config's pipelines have no step with a scale or crop_size to set.")
-    cfg.model.data_preprocessor.pad_size_divisor = round(crop * size)
 
 
 def _with_resize(data: Any) -> Any:

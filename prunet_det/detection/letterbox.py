@@ -188,3 +188,26 @@ def _mean(preprocessor: dict[str, Any]) -> list[int]:
     mean = [round(v) for v in preprocessor.get("mean") or (0, 0, 0)]
     flipped = preprocessor.get("bgr_to_rgb") or preprocessor.get("rgb_to_bgr")
     return mean[::-1] if flipped else mean
+
+
+def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:
+    """Tests on images of another size, and trains on squares that are cut out of such images.
+
+    Args:
+        cfg: Config of a detector; changed in place.
+        size: In pixels.
+        crop: Side of the squares, of the size.
+
+    Raises:
+        InputError: The config's pipelines resize nothing.
+    """
+    found = False
+    for key in ("train", "test"):
+        for step in cfg[f"{key}_dataloader"].dataset.pipeline:
+            for option, side in {"scale": size, "crop_size": round(crop * size)}.items():
+                if option in step:
+                    step[option] = (side, side)
+                    found = True
+    if not found:
+        raise InputError("the config's pipelines have no step with a scale or crop_size to set.")
+    cfg.model.data_preprocessor.pad_size_divisor = round(crop * size)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from prunet_det.arch.spec import Provenance
 from prunet_det.runtime.subject import Scope
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.config import SearchConfig
-from prunet_det.search.costs import Pricing, SpaceCosts
+from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
 from prunet_det.search.evolution import Region, propose
-from prunet_det.search.finalists import TIERS, first_finalists, halve
+from prunet_det.search.finalists import TIERS, Finalist, Score, first_finalists, halve
 from prunet_det.search.hooks import (
     BarHook,
     CheckpointHook,
@@ -38,8 +39,8 @@ from prunet_det.search.result import (
     SearchResult,
     network_folder,
 )
-from prunet_det.search.shapes import Shape, Shapes
-from prunet_det.search.space import SearchSpace
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.search.tasks import Classification, Task
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import check_launcher, environment
@@ -97,11 +98,12 @@ def reachable(config: SearchConfig) -> tuple[float, float]:
     Raises:
         UserError: If space, detector or device cannot be priced.
     """
-    return _priced(config).reachable()
+    ranges = [shapes.reachable() for shapes in _priced(config)]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-def _priced(config: SearchConfig) -> Shapes:
-    """The space with its prices."""
+def _priced(config: SearchConfig) -> list[Shapes]:
+    """The space with its prices, at each size of images."""
     check_launcher(config.launcher)
     if config.detector is not None:
         from prunet_det.search.detection import check_neck
@@ -112,8 +114,24 @@ def _priced(config: SearchConfig) -> Shapes:
             dist.init_dist("pytorch", backend="nccl")
         else:  # which init_dist would want a GPU for
             torch.distributed.init_process_group("gloo")
+    found = [_priced_at(config, size) for size in config.input_sizes or (config.input_size,)]
+    logger.info(
+        "space: %d layers, 10^%.1f networks", len(config.space.layers), config.space.log10_size
+    )
+    for shapes in found:
+        logger.info(
+            "%.3f to %.3f ms at %d px (%s, scope %s)",
+            *shapes.reachable(),
+            shapes.costs.input_size,
+            shapes.costs.table.title,
+            config.scope,
+        )
+    return found
+
+
+def _priced_at(config: SearchConfig, size: int) -> Shapes:
     price = price_in_turn if config.pricing.device == "here" else Pricing.costs
-    shapes = Shapes(price(config.pricing, config.space, config.input_size))
+    shapes = Shapes(price(config.pricing, config.space, size))
     if config.detector is not None and config.scope != Scope.BACKBONE.value:
         from prunet_det.search.detectors import overhead_ms
 
@@ -124,15 +142,6 @@ def _priced(config: SearchConfig) -> Shapes:
         dist.broadcast_object_list(beyond)
         shapes.costs.fixed_ms += beyond[0]
         shapes = Shapes(shapes.costs)
-    logger.info(
-        "space: %d layers, 10^%.1f networks, %.3f to %.3f ms at %d px (%s, scope %s)",
-        len(config.space.layers),
-        config.space.log10_size,
-        *shapes.reachable(),
-        config.input_size,
-        shapes.costs.table.title,
-        config.scope,
-    )
     return shapes
 
 
@@ -189,17 +198,16 @@ class _Search:
     """A search at work."""
 
     def __init__(self, config: SearchConfig) -> None:
-        self.config, self.shapes = config, _priced(config)
+        self.config, self.is_main, self.spaces = config, dist.is_main_process(), _priced(config)
         for ms in config.budgets_ms:
-            self.shapes.check(ms)
-        self.costs, self.is_main = self.shapes.costs, dist.is_main_process()
+            self._met_by(ms)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.folder = _prepared_folder(config)
         self.task = _task(config, device)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
-            "prices (digest)": self.costs.table_hash,
+            "prices (digest)": self._prices,
             "data (digest)": digest(self.task.identity),
         }
         self.history = HistoryHook(self.folder if self.is_main else None)
@@ -215,7 +223,7 @@ class _Search:
         )
         state = self.checkpoint.read()
         budgets = config.budgets_ms if state is None else state["budgets_ms"]
-        self.loop = self._build_loop([self._architecture(ms) for ms in budgets])
+        self.loop = self._build_loop([a for ms in budgets for a in self._architectures(ms)])
         if state is not None:
             self.checkpoint.load(self.loop, state)
 
@@ -223,9 +231,49 @@ class _Search:
     def _has_last_tier(self) -> bool:
         return "finalists" not in self.config.off and bool(self.config.finalists.iterations)
 
-    def _architecture(self, budget_ms: float) -> Architecture:
-        c = self.config
-        return Architecture(self.shapes, budget_ms, c.active_tiers, c.rule, c.seed)
+    @property
+    def _prices(self) -> str:
+        hashes = [shapes.costs.table_hash for shapes in self.spaces]
+        return hashes[0] if len(hashes) == 1 else digest(hashes)
+
+    def _met_by(self, ms: float) -> list[Shapes]:
+        """The sizes of images at which a budget can be met.
+
+        Raises:
+            BudgetError: If there is none.
+        """
+        found, errors = [], []
+        for shapes in self.spaces:
+            try:
+                shapes.check(ms)
+                found.append(shapes)
+            except BudgetError as error:
+                errors.append(error)
+        if not found:
+            raise errors[0] if len(errors) == 1 else BudgetError(" ".join(map(str, errors)))
+        return found
+
+    def _architectures(self, ms: float) -> list[Architecture]:
+        """What chooses for a budget, one for each size of images."""
+        c, several = self.config, len(self.spaces) > 1
+        return [
+            Architecture(
+                shapes,
+                ms,
+                c.active_tiers,
+                c.rule,
+                c.seed,
+                f"{ms:g}@{shapes.costs.input_size}" if several else "",
+            )
+            for shapes in self._met_by(ms)
+        ]
+
+    @property
+    def _by_budget(self) -> dict[float, list[Architecture]]:
+        found: dict[float, list[Architecture]] = {}
+        for architecture in self.loop.architectures:
+            found.setdefault(architecture.budget_ms, []).append(architecture)
+        return found
 
     def _build_loop(self, architectures: list[Architecture]) -> SearchLoop:
         config = self.config
@@ -250,7 +298,7 @@ class _Search:
         Raises:
             UserError: If further budgets are asked for before it is.
         """
-        loop, known = self.loop, [f"{a.budget_ms:g}" for a in self.loop.architectures]
+        loop, known = self.loop, [f"{ms:g}" for ms in self._by_budget]
         new = [ms for ms in self.config.budgets_ms if f"{ms:g}" not in known]
         if loop.phase != "done":
             if new or len(known) != len(self.config.budgets_ms):
@@ -264,12 +312,12 @@ class _Search:
                 if self.is_main:
                     self._result(self._networks_so_far())
                 raise KeyboardInterrupt
-        further = [self._architecture(ms) for ms in new]
+        further = [a for ms in new for a in self._architectures(ms)]
         for architecture in further:
             architecture.restrict(loop.left)  # whatever cannot be met is refused before the first
         for architecture in further:
             loop.add(architecture)
-            self.evolution.evolve(loop, architecture.budget_ms)
+            self.evolution.evolve(loop, architecture)
         if further:
             before = self.checkpoint.command.removesuffix(_OUT)
             self.checkpoint.command = f"{before}{_OUT} && {self.config.command} --resume{_OUT}"
@@ -278,8 +326,7 @@ class _Search:
     def _networks_so_far(self) -> dict[float, FoundNetwork]:
         """The tiers' networks, which are saved, or what a finished search has for a budget."""
         networks = {}
-        for architecture in self.loop.architectures:
-            ms = architecture.budget_ms
+        for ms, architectures in self._by_budget.items():
             folder = network_folder(self.folder, ms)
             done = None
             if (folder / RUN_FILE).exists():
@@ -288,7 +335,8 @@ class _Search:
                 except UserError as error:
                     logger.warning("%s The network for %g ms is made anew.", error, ms)
             if done is None or not done.final:
-                done = self._found(architecture.shape(), ms, TIERS)
+                each = [self._found(a.shapes, a.shape(), ms, TIERS) for a in architectures]
+                done = min(each, key=lambda network: network.figures["loss"])
                 done.save(folder)
             networks[ms] = done
         return networks
@@ -297,43 +345,59 @@ class _Search:
         """Chooses the network of every budget, in one process."""
         networks = self._networks_so_far()
         self._result(networks, report=False)  # a last tier may be interrupted
-        for architecture in self.loop.architectures:
-            ms = architecture.budget_ms
+        for ms, architectures in self._by_budget.items():
             network = networks[ms]
             if network.final:
                 continue
             tiers = network.spec
             if self._has_last_tier:
-                network = self._last_tier(ms, architecture.shape())
-            networks[ms] = dataclasses.replace(network.measured(), final=True, tiers=tiers)
+                network = self._last_tier(ms, architectures)
+            networks[ms] = replace(network.measured(), final=True, tiers=tiers)
             networks[ms].save(network_folder(self.folder, ms))
         return self._result(networks)
 
-    def _last_tier(self, ms: float, tiers: Shape) -> FoundNetwork:
+    def _last_tier(self, ms: float, architectures: Sequence[Architecture]) -> FoundNetwork:
         """Lets the choosers' networks meet; the weights are the better ones of two kinds."""
-        config, whole = self.config, Region(shapes=self.shapes, ms=ms)
-        evolved = self.evolution.found.get(f"{ms:g}", [])
-        folder = network_folder(self.folder, ms) / "finalists"
-        train = self.task.trainings(config, self.shapes, folder, self.loop.ema.module)
+        config, folder = self.config, network_folder(self.folder, ms) / "finalists"
+        several = len(self.spaces) > 1
+        own = {a.input_size if several else 0: a.shapes for a in architectures}
+        trainings = {
+            size: self.task.trainings(config, shapes, folder, self.loop.ema.module)
+            for size, shapes in own.items()
+        }
+        entrants: list[Finalist] = []
+        for (size, shapes), architecture in zip(own.items(), architectures, strict=True):
+            whole, evolved = Region(shapes=shapes, ms=ms), self.evolution.found
+            those = evolved.get(architecture.name, [])
+            tiers = architecture.shape()
+            first = first_finalists(whole, tiers, those, config.finalists, config.seed)
+            suffix = f" at {size} px" if several else ""
+            entrants += [replace(f, name=f.name + suffix, input_size=size) for f in first]
+
+        def train(finalists: Sequence[Finalist], steps: int) -> list[Score]:
+            for size, trained in trainings.items():
+                trained([f.shape for f in finalists if f.input_size == size], steps)
+            return [trainings[f.input_size]([f.shape], steps)[0] for f in finalists]
+
         told, count = None, config.finalists.proposed
-        if "surrogate" not in config.off and count:
+        if "surrogate" not in config.off and count and not several:
             told = partial(propose, whole, seed=config.seed, count=count)
-        entrants = first_finalists(whole, tiers, evolved, config.finalists, config.seed)
-        finalists = halve(self.shapes, entrants, train, config.finalists, told)
+        finalists = halve(whole.shapes, entrants, train, config.finalists, told)
         best, steps = finalists[0], config.finalists.iterations[-1]
-        network, score = self._found(best.shape, ms, best.name), best.scores[steps]
+        shapes, trained = own[best.input_size], trainings[best.input_size]
+        network, score = self._found(shapes, best.shape, ms, best.name), best.scores[steps]
         figures, weights = dict(network.figures), network.weights
         if score.loss < figures["loss"]:
-            figures["weights"] = f"of {steps} steps {train.start}, in the last tier"
+            figures["weights"] = f"of {steps} steps {trained.start}, in the last tier"
             figures |= {self.task.metric: score.top1, "loss": score.loss}
-            weights = train.weights(best.shape, steps)
-        figures["seconds"] = round(train.seconds, 2)
+            weights = trained.weights(best.shape, steps)
+        figures["seconds"] = round(trained.seconds, 2)
         figures["finalists"] = [finalist.to_dict() for finalist in finalists]
-        return dataclasses.replace(network, figures=figures, weights=weights)
+        return replace(network, figures=figures, weights=weights)
 
-    def _found(self, shape: Shape, budget_ms: float, chooser: str) -> FoundNetwork:
+    def _found(self, shapes: Shapes, shape: Shape, budget_ms: float, chooser: str) -> FoundNetwork:
         """A network, what it comes from, and the weights that it inherits from the supernet."""
-        config, costs = self.config, self.costs
+        config, costs = self.config, shapes.costs
         budget = costs.budget(budget_ms)
         identity = self.checkpoint.identity
         details = {
@@ -344,7 +408,7 @@ class _Search:
                 "input_size": budget.input_size,
                 "scope": config.scope,
                 "kind": costs.table.kind,
-                **dataclasses.asdict(budget.conditions),
+                **asdict(budget.conditions),
             },
             "seed": config.seed,
             "data": self.task.about,
@@ -363,7 +427,7 @@ class _Search:
             spec=spec,
             budget=budget,
             kind=costs.table.kind,
-            ms=self.shapes.ms(shape),
+            ms=shapes.ms(shape),
             chooser=chooser,
             figures=figures,
             weights=weights,

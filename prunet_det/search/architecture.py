@@ -62,9 +62,11 @@ class Architecture:
         tiers: What is pruned and when.
         rule: How Prunodes move.
         seed: Seed of the draws.
+        name: Name in records; the budget by default.
 
     Attributes:
-        budget_ms, tiers, rule: The same.
+        budget_ms, tiers, rule, name: The same.
+        input_size: Side of the images that the budget is for, in pixels.
         live: Candidates that have not left.
         logits: Preferences over them.
         nodes: Prunodes.
@@ -84,8 +86,10 @@ class Architecture:
         tiers: Tiers | None = None,
         rule: WidthRule | None = None,
         seed: int = 0,
+        name: str = "",
     ) -> None:
         self.shapes, self.space, self.budget_ms = shapes, shapes.space, budget_ms
+        self.name, self.input_size = name or f"{budget_ms:g}", shapes.costs.input_size
         self.tiers, self.rule, self.seed = tiers or Tiers(), rule or WidthRule(), seed
         size, layers = shapes.counts.shape, len(shapes.rows)
         self.live: Array = shapes.counts > 0

@@ -69,6 +69,8 @@ class SearchConfig:
         finalists: The last tier.
         recipe: How the last tier trains networks from scratch.
         optim_wrapper: mmengine's, of the supernet's weights.
+        input_sizes: Sizes of images that a detector's search chooses among for each budget, in
+            pixels; that of `input_size` alone by default.
         detector: Config of the detector whose loss is learned, on whose data; None for classifying
             crops.
         scope: What of it the budgets are for: `backbone`, `detector` (and neck and head) or `e2e`
@@ -110,6 +112,7 @@ class SearchConfig:
     detector: Config | None = None
     scope: str = "backbone"
     supernet: str = ""
+    input_sizes: tuple[int, ...] = ()
     off: tuple[str, ...] = ()
     seed: int = 0
     names: tuple[str, ...] = ()
@@ -166,6 +169,12 @@ class SearchConfig:
             raise InputError(
                 "scope and supernet are for the search with a detector; give one (--detector)."
             )
+        for size in self.input_sizes:
+            positive_int(size, "an input size")
+        if self.input_sizes and self.detector is None:
+            raise InputError("input sizes are chosen for a detector; give one (--detector).")
+        if len(set(self.input_sizes)) < len(self.input_sizes):
+            raise InputError("an input size is given twice.")
         if self.scope == "e2e" and self.pricing.device != "here":
             raise InputError("scope e2e is measured: give the device here (--device here).")
         if self.amp and not torch.cuda.is_available():
@@ -215,10 +224,10 @@ class SearchConfig:
         priced = {f.name for f in fields(Pricing)} - {"progress"}
         known = sorted((own | priced) - set(_SECTIONS) - {"pricing", "optim_wrapper"})
         check_keys(asked, known, (), "the search", InputError)
-        for name in ("off", "names"):
+        for name in ("off", "names", "input_sizes"):
             if name in asked:  # one of them may be given by itself
                 value = asked[name]
-                asked[name] = (value,) if isinstance(value, str) else tuple(value)
+                asked[name] = (value,) if isinstance(value, (str, int)) else tuple(value)
         if isinstance(classes, str):
             classes = (classes,)
         values: dict[str, Any] = {
@@ -246,7 +255,8 @@ class SearchConfig:
             if classes is not None:
                 raise InputError("a detector's classes are those of its data; leave --classes out.")
             values["detector"] = _read_detector(detector, data, detector_options)
-            values.setdefault("input_size", _detector_size(values["detector"]))
+            size = values.get("input_sizes", ()) or (_detector_size(values["detector"]),)
+            values.setdefault("input_size", size[0])
         elif detector_options:
             raise InputError("options of a detector need one (--detector).")
         else:
@@ -267,6 +277,7 @@ class SearchConfig:
         if self.detector is not None:
             of_detector = {
                 "scope": self.scope,
+                "input sizes": list(self.input_sizes),
                 "supernet": self.supernet,
                 "detector (digest)": digest(self.detector.to_dict()),
             }

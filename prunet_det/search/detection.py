@@ -27,10 +27,11 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.datasets import ensure
 from prunet_det.datasets.coco import read_coco
 from prunet_det.datasets.split import halves, write_part
-from prunet_det.detection.build import build_detector
+from prunet_det.detection.build import build_detector, image_size
 from prunet_det.search.detectors import (
     OWN_BACKBONES,
     DetectorTrainings,
+    at_size,
     found_config,
     mean_precision,
 )
@@ -58,7 +59,6 @@ _NORM_BATCHES = 20  # from which the statistics of a found detector's batch norm
 _GUESSES = 4  # batches whose mean loss is that of a detector that knows nothing
 _MOST_JUDGED = 500  # images that found detectors are judged by
 _JUDGED = "judged"  # images of the other half that mAP is taken of
-_SCORED = "scored"  # the stream of batches that are the same in each call
 
 
 class SupernetBackbone(BaseModule):
@@ -203,9 +203,6 @@ class Detection(Task):
     ) -> None:
         self.cfg, self.seed, self.device = copy.deepcopy(cfg), seed, torch.device(device)
         init_default_scope(cfg.get("default_scope", "mmdet"))
-        filled = copy.deepcopy(cfg)
-        set_loader_options(filled)
-        self._loader = filled.train_dataloader
         self._score_images, self._start = score_images, start
         dataset = inner_dataset(self.cfg.train_dataloader.dataset)
         self.files, self.data_hash = _split(dataset, Path(make_folder(folder)), seed)
@@ -216,7 +213,7 @@ class Detection(Task):
         self.identity = [self.data_hash, *(file_digest(file) for file in self.files.values())]
         self._streams: dict[str, _Stream] = {}
         self._done: dict[str, int] = {}
-        self._kept: list[Any] = []
+        self._kept: dict[int, list[Any]] = {}
 
     @classmethod
     def from_config(cls, config: SearchConfig, device: str) -> Detection:
@@ -266,7 +263,8 @@ class Detection(Task):
         narrow = [layer.widths_of(layer.operators[0])[0] for layer in space.layers]
         way = Way([0] * len(space.layers), narrow)
         with torch.no_grad():
-            losses = [self.loss(model, batch, way) for batch in self._some(_GUESSES)]
+            batches = self._some(image_size(self.cfg) or 0, _GUESSES)
+            losses = [self.loss(model, batch, way) for batch in batches]
         self.guess = float(torch.stack(losses).mean())
         return cast("nn.Module", model)
 
@@ -274,17 +272,23 @@ class Detection(Task):
         """The backbone's."""
         return cast("SuperNet", model.get_submodule("backbone.supernet"))
 
-    def batches(self, half: str, step: int, count: int, size: int) -> list[Batch]:
+    def batches(self, half: str, step: int, count: int, size: int, input_size: int) -> list[Batch]:
         """The next batches of a half, whatever the step: each as the detector's losses take it."""
-        stream = self._streams.get(half)
+        name = f"{half}@{input_size}"
+        stream = self._streams.get(name)
         if stream is None:
-            seed = 3 * self.seed + [WEIGHTS, ARCHITECTURE, _SCORED].index(half)
-            file = self.files[WEIGHTS if half == WEIGHTS else ARCHITECTURE]
-            done = self._done.get(half, 0)
-            stream = self._streams[half] = _Stream(self._loader, file, size, seed, done)
+            seed, file = 3 * self.seed + (half == ARCHITECTURE), self.files[half]
+            loader, done = self._loader_at(input_size), self._done.get(name, 0)
+            stream = self._streams[name] = _Stream(loader, file, size, seed, done)
         assert stream.size == size, "the batches of a half have one size"
         first = stream.done
         return [self._prepared(batch, first + i) for i, batch in enumerate(stream.take(count))]
+
+    def _loader_at(self, input_size: int) -> Any:
+        """The config's training loader, with images of a size."""
+        cfg = at_size(self.cfg, input_size)
+        set_loader_options(cfg)
+        return cfg.train_dataloader
 
     def _prepared(self, batch: Any, number: int) -> Batch:
         with seeded(number):
@@ -299,18 +303,19 @@ class Detection(Task):
         total: Tensor = detector.parse_losses(losses)[0]
         return total
 
-    def scored(self) -> Iterator[Batch]:
+    def scored(self, input_size: int) -> Iterator[Batch]:
         """Augmented batches, whose loss is one sample each."""
-        return self._some(None)
+        return self._some(input_size)
 
-    def _some(self, count: int | None) -> Iterator[Batch]:
+    def _some(self, input_size: int, count: int | None = None) -> Iterator[Batch]:
         """The first of the scored batches, which are read once."""
-        if not self._kept:
-            size = self._loader.batch_size
+        if input_size not in self._kept:
+            loader = self._loader_at(input_size)
+            size = loader.batch_size
             batches = max(-(-self._score_images // size), 2, _GUESSES)
-            stream = _Stream(self._loader, self.files[ARCHITECTURE], size, 3 * self.seed + 2)
-            self._kept = stream.take(batches)
-        for number, batch in enumerate(self._kept[:count]):
+            stream = _Stream(loader, self.files[ARCHITECTURE], size, 3 * self.seed + 2)
+            self._kept[input_size] = stream.take(batches)
+        for number, batch in enumerate(self._kept[input_size][:count]):
             yield self._prepared(copy.copy(batch), number)
 
     def losses(self, model: nn.Module, batch: Batch, choice: Choice) -> Tensor:
@@ -335,7 +340,9 @@ class Detection(Task):
         self.supernet(model).fill(detector.backbone.net.model, shape)
         rest = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.")}
         detector.load_state_dict(rest, strict=False)
-        reestimate_norms(_Outputs(detector), cast("Any", self._some(_NORM_BATCHES)))
+        reestimate_norms(
+            _Outputs(detector), cast("Any", self._some(spec.input_size, _NORM_BATCHES))
+        )
         return {name: tensor.cpu() for name, tensor in detector.state_dict().items()}
 
     def trainings(
@@ -368,8 +375,8 @@ class Detection(Task):
         return found_config(self.cfg, spec).pretty_text
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches that were taken of each half."""
-        return {half: stream.done for half, stream in self._streams.items()}
+        """Batches that were taken of each half and size."""
+        return {**self._done, **{name: stream.done for name, stream in self._streams.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on behind the batches of a state."""

@@ -23,7 +23,8 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
 from prunet_det.arch.spec import ArchSpec, Provenance
-from prunet_det.detection.build import NetworkPart, build_detector
+from prunet_det.detection.build import NetworkPart, build_detector, image_size
+from prunet_det.detection.letterbox import set_input_size
 from prunet_det.latency.measure import find_device, measure
 from prunet_det.latency.predict import predict_module
 from prunet_det.latency.record import Failure
@@ -50,6 +51,14 @@ logger = logging.getLogger(__name__)
 OWN_BACKBONES = ("PruNet", "TimmBackbone")  # whose options a found backbone keeps
 
 
+def at_size(cfg: Config, input_size: int) -> Config:
+    """A detector's config for images of a size: a copy, the same at its own size."""
+    cfg = copy.deepcopy(cfg)
+    if input_size and input_size != image_size(cfg):
+        set_input_size(cfg, input_size)
+    return cfg
+
+
 def found_config(cfg: Config, spec: ArchSpec, file: PathLike | None = None) -> Config:
     """A detector's config with a found network as its backbone.
 
@@ -59,7 +68,7 @@ def found_config(cfg: Config, spec: ArchSpec, file: PathLike | None = None) -> C
         file: File of the spec, which mmengine formats sooner than what it holds; by default the
             config holds the spec itself.
     """
-    cfg = copy.deepcopy(cfg)
+    cfg = at_size(cfg, spec.input_size)
     backbone = cfg.model.backbone
     ours = backbone.type in OWN_BACKBONES
     kept = ("out_strides", "out_indices", "norm_eval", "frozen_stages", "with_cp", "norm_cfg")
@@ -258,13 +267,8 @@ class DetectorTrainings:
         return sum(run.seconds for run in RunStore(self.folder))
 
     def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
-        """The averaged weights of a training, which is done again if they are gone."""
-        task = self._training(shape, steps)
-        if not task.weights.is_file():
-            if not task.start.is_file():
-                save_safetensors(self.inherited(task.spec, shape), task.start)
-            _train(task)
-        return read_state_dict(task.weights)
+        """The averaged weights of a training that was done."""
+        return read_state_dict(self._training(shape, steps).weights)
 
     def _training(self, shape: Shape, steps: int) -> _Training:
         spec = self.shapes.space.to_spec(
@@ -276,16 +280,17 @@ class DetectorTrainings:
         cfg = self.cfg.to_dict()
         recipe = {key: value for key, value in cfg.items() if key != "work_dir"}
         seed = self.seed * 1_000_003 + steps
-        about = digest([recipe, steps, self.data])
+        about = digest([recipe, steps, self.data, spec.input_size])
+        name = f"{spec.digest}_{spec.input_size}"
         folder = Path(self.folder)
         return _Training(
             cfg=cfg,
             spec=spec,
-            start=folder / f"{spec.digest}_start.safetensors",
+            start=folder / f"{name}_start.safetensors",
             iterations=steps,
             seed=seed,
             digest=about,
-            weights=folder / f"{spec.digest}_{steps}.safetensors",
+            weights=folder / f"{name}_{steps}.safetensors",
         )
 
 

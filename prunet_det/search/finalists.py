@@ -130,12 +130,14 @@ class Finalist:
         name: Its chooser, with a number where that has several.
         shape: The network, within the budget.
         ms: Milliseconds of it.
+        input_size: Side of the images that it is for, in pixels; 0 where all have one size.
         scores: What its trainings came to, by their number of steps.
     """
 
     name: str
     shape: Shape
     ms: float
+    input_size: int = 0
     scores: dict[int, Score] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class Finalist:
 
 
 # Networks and a number of steps to what their trainings came to.
-Train = Callable[[Sequence[Shape], int], Sequence[Score]]
+Train = Callable[[Sequence[Finalist], int], Sequence[Score]]
 # Networks with what the first round made of them, the lower the better, to further networks.
 Propose = Callable[[Sequence[Scored]], Sequence[Shape]]
 
@@ -214,7 +216,7 @@ def halve(
     every, left = [*finalists], [*finalists]
 
     def score(entrants: Sequence[Finalist], steps: int) -> None:
-        scores = train([finalist.shape for finalist in entrants], steps)
+        scores = train(entrants, steps)
         for finalist, value in zip(entrants, scores, strict=True):
             finalist.scores[steps] = value
 
@@ -229,7 +231,7 @@ def halve(
             left += further
         left.sort(key=lambda f: settings.value(f.scores[steps]))
         count = (*settings.kept, len(left))[place]
-        left = left[:count] + [f for f in left[count:] if f.name in _SEEDED]
+        left = left[:count] + [f for f in left[count:] if f.name.partition(" at ")[0] in _SEEDED]
 
     def rank(finalist: Finalist) -> tuple[int, float]:
         steps = max(finalist.scores, default=0)

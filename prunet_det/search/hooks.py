@@ -13,6 +13,7 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ from prunet_det.utils.io import atomic_path
 from prunet_det.zoo.weights import not_finite
 
 if TYPE_CHECKING:
+    from prunet_det.search.architecture import Architecture
     from prunet_det.search.loop import SearchLoop
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class HistoryHook(SearchHook):
             parameters = sum(p.numel() for p in loop.model.parameters())
             self._board.add_scalar("parameters", parameters, loop.step)
         if loop.phase in ("tiers", "done"):  # before, nothing is preferred
-            preferred = {f"{a.budget_ms:g}": a.record() for a in loop.architectures}
+            preferred = {a.name: a.record() for a in loop.architectures}
             self.records.append({"step": loop.step, **preferred})
         if len(self.records) >= _MOST_RECORDS:
             self.interval *= 2
@@ -141,7 +143,7 @@ class EvolutionHook(SearchHook):
         kept: Number of the best ones that are remembered; 0 for no evolution.
 
     Attributes:
-        found: The best networks of each budget, the best first, by the budget's milliseconds.
+        found: The best networks of each architecture by its name, the best first.
     """
 
     def __init__(self, evaluations: int, kept: int) -> None:
@@ -152,19 +154,22 @@ class EvolutionHook(SearchHook):
         """Evolves once, for all budgets, before the step's checkpoint is written."""
         if loop.phase in ("tiers", "done") and not self.found:
             for architecture in loop.architectures:
-                self.evolve(loop, architecture.budget_ms)
+                self.evolve(loop, architecture)
 
-    def evolve(self, loop: SearchLoop, budget_ms: float) -> None:
+    def evolve(self, loop: SearchLoop, architecture: Architecture) -> None:
         """Evolves networks of one budget from random ones."""
         if not self.kept:
             return
         start = time.perf_counter()
-        region = Region(shapes=loop.shapes, ms=budget_ms, live=loop.left)
-        scored = evolve(region, loop.scorer.score, loop.seed, self.evaluations)
-        self.found[f"{budget_ms:g}"] = [one.shape for one in scored[: self.kept]]
+        region = Region(shapes=architecture.shapes, ms=architecture.budget_ms, live=loop.left)
+        score = partial(loop.scorer.score, input_size=architecture.input_size)
+        scored = evolve(region, score, loop.seed, self.evaluations)
+        self.found[architecture.name] = [one.shape for one in scored[: self.kept]]
         seconds = time.perf_counter() - start
         loop.seconds["evolution"] = loop.seconds.get("evolution", 0.0) + seconds
-        logger.info("%g ms: evolution's best network has loss %.3f", budget_ms, scored[0].loss)
+        logger.info(
+            "%s ms: evolution's best network has loss %.3f", architecture.name, scored[0].loss
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The networks."""
@@ -226,7 +231,7 @@ class CheckpointHook(SearchHook):
         state = {
             "identity": self.identity,
             "command": self.command,
-            "budgets_ms": [a.budget_ms for a in loop.architectures],
+            "budgets_ms": list(dict.fromkeys(a.budget_ms for a in loop.architectures)),
             "loop": loop.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.hooks.items()},
         }

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from prunet_det.search.architecture import Architecture, Draw
 from prunet_det.search.hooks import SearchHook
 from prunet_det.search.schedule import DONE, PATHS, TIERS, WARMUP, LoopSettings
-from prunet_det.search.shapes import Shape
-from prunet_det.search.tasks import ARCHITECTURE, Task
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import Shape
+from prunet_det.search.tasks import ARCHITECTURE, Batch, Task
 from prunet_det.search.weights import Scorer, WeightSteps
 from prunet_det.training.divergence import DivergedError
 
@@ -62,7 +63,7 @@ class SearchLoop:
 
     Args:
         model: The supernet, or a network around it, at its start.
-        architectures: One for every budget, over the same shapes.
+        architectures: One for every budget and size of images, over the same space.
         task: What the model learns.
         settings: Lengths and batches.
         optim_wrapper: mmengine's, for its optimizer, its clipping and its autocast.
@@ -93,6 +94,7 @@ class SearchLoop:
         self.architectures, self.settings = list(architectures), settings
         self.shapes, self.seed = architectures[0].shapes, architectures[0].seed
         self.hooks = list(hooks)
+        self._spaces = list(dict.fromkeys(a.shapes for a in architectures))  # one for each size
         self.weights = WeightSteps(model, task, self.shapes, settings, optim_wrapper, self.seed)
         self.ema, context = self.weights.ema, optim_wrapper.optim_context
         self.scorer = Scorer(self.ema.module, task, self.shapes, context, settings.score_images)
@@ -166,9 +168,10 @@ class SearchLoop:
         tiers = self.phase == TIERS
         drawn = self._draw(self.architectures, self.step, self.step) if tiers else None
         if self.phase == WARMUP or self.settings.weights != PATHS:
-            loss = self.weights.on_mixture(self.step, self.left, self.phase == WARMUP)
+            warmup, size = self.phase == WARMUP, self._turn.costs.input_size
+            loss = self.weights.on_mixture(self.step, self.left, warmup, size)
         else:
-            loss = self.weights.on_paths(self.step, self._paths())
+            loss = self.weights.on_paths(self.step, self._paths(), self._turn.costs.input_size)
         if dist.get_world_size() > 1:  # it ends the warm-up, of all processes at once
             dist.all_reduce(loss, "mean")
         self._read_loss()
@@ -222,18 +225,24 @@ class SearchLoop:
         cosine = (1 + math.cos(math.pi * done / max(s.paths + s.tiers, 1))) / 2
         return s.last_lr + (1 - s.last_lr) * cosine
 
+    @property
+    def _turn(self) -> Shapes:
+        """The shapes of the size of images whose turn it is."""
+        return self._spaces[self.step % len(self._spaces)]
+
     def _paths(self) -> list[Shape]:
         """As many as the most candidates of a layer; in the tiers, architectures draw half."""
         left, margin = self.left, self.settings.margin
         count = int(left.sum(1).max())
-        budgets = [a.budget_ms for a in self.architectures]
+        own = [a for a in self.architectures if a.shapes is self._turn]
+        budgets = [a.budget_ms for a in own]
         span = min(budgets) / margin, max(budgets) * margin
         rng = np.random.default_rng((self.seed, _FAIR, self.step))
-        shapes = self.shapes.fair(rng, count, span, left)
+        shapes = self._turn.fair(rng, count, span, left)
         if self.phase == TIERS:
             for k in range(self.step % 2, count, 2):
                 turn, place = divmod(k // 2, len(budgets))
-                architecture = self.architectures[(self.step + place) % len(budgets)]
+                architecture = own[(self.step + place) % len(own)]
                 drawn = architecture.sample(self.step, self.settings.draws + 1 + turn)
                 shapes[k] = drawn[-1].shape  # another one each turn
         return shapes
@@ -241,12 +250,16 @@ class SearchLoop:
     def _draw(
         self, architectures: Sequence[Architecture], step: int, batch: int
     ) -> tuple[list[list[Draw]], _Sent]:
-        """Starts scoring what architectures draw in a step, on one batch for all of them."""
-        s = self.settings
-        (images,) = self.task.batches(ARCHITECTURE, batch, 1, s.draws_batch)
+        """Starts scoring what architectures draw in a step, on one batch for all of a size."""
+        s, losses = self.settings, []
+        batches: dict[int, Batch] = {}
         drawn = [a.sample(step, s.draws) for a in architectures]
-        shapes = [draw.shape for draws in drawn for draw in draws]
-        numbers = torch.cat([self.scorer.losses(shapes, images), self._checksum])
+        for architecture, draws in zip(architectures, drawn, strict=True):
+            size = architecture.input_size
+            if size not in batches:
+                (batches[size],) = self.task.batches(ARCHITECTURE, batch, 1, s.draws_batch, size)
+            losses.append(self.scorer.losses([draw.shape for draw in draws], batches[size]))
+        numbers = torch.cat([*losses, self._checksum])
         if dist.get_world_size() > 1:
             dist.all_reduce(numbers, "mean")
         return drawn, _Sent(numbers)
@@ -293,10 +306,10 @@ class SearchLoop:
         the last tier both are trained from scratch.
         """
         found = architecture.shape()
-        uniform = self.shapes.uniform(found, architecture.budget_ms)
+        uniform = architecture.shapes.uniform(found, architecture.budget_ms)
         if uniform is None or uniform == found:
             return
-        a, b = self.scorer.evaluate([found, uniform])[0]
+        a, b = self.scorer.evaluate([found, uniform], None, architecture.input_size)[0]
         gain, error = (b - a).mean(), (b - a).std(ddof=1) / len(a) ** 0.5
         kept = gain > 2 * error
         if not kept:

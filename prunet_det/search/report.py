@@ -104,8 +104,10 @@ def _network_lines(
         what = "mAP after a training" if network.config else "top-1 after a training from scratch"
         header = ["network of", "ms", "layers", f"{what} (steps)"]
         lines += ["### The last tier", "", markdown_table(header, _finalist_rows(finalists))]
-    own = [r[f"{ms:g}"] for r in history if f"{ms:g}" in r]
-    steps = np.array([r["step"] for r in history if f"{ms:g}" in r])
+    # Where sizes of images are chosen too, each has had its own preferences.
+    names = {f"{ms:g}", f"{ms:g}@{network.budget.input_size}"}
+    own = [r[name] for r in history for name in names & r.keys()]
+    steps = np.array([r["step"] for r in history if names & r.keys()])
     if own:
         pictures = [
             (

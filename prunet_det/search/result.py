@@ -83,6 +83,7 @@ class FoundNetwork:
         if self.measured_ms is not None:
             share = self.measured_ms / self.budget.ms
             text += f", measured here {self.measured_ms:.4f} ms ({share:.1%})"
+        text += f", {self.budget.input_size} px" if self.config else ""
         text += f", {len(self.spec.blocks)} blocks, by {self.chooser}"
         for name, title in METRICS.items():
             if name in self.figures:

@@ -37,8 +37,7 @@ from torch.nn import functional
 from prunet_det.arch.blocks import Block, conv_bn_act
 from prunet_det.arch.network import ArchNet, init_weights
 from prunet_det.arch.spec import ArchSpec, BlockSpec
-from prunet_det.search.shapes import Shape
-from prunet_det.search.space import LayerSpace, SearchSpace
+from prunet_det.search.space import LayerSpace, SearchSpace, Shape
 
 # What is left of a supernet: for every layer the candidates, by index; none where it is gone.
 Structure = list[list[int]]

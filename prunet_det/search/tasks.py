@@ -88,7 +88,9 @@ class Task(ABC):
         """The supernet within a model."""
 
     @abstractmethod
-    def batches(self, half: str, step: int, count: int, size: int) -> Sequence[Batch]:
+    def batches(
+        self, half: str, step: int, count: int, size: int, input_size: int
+    ) -> Sequence[Batch]:
         """The augmented batches of a step.
 
         Args:
@@ -96,6 +98,7 @@ class Task(ABC):
             step: Number of the step.
             count: Number of batches.
             size: Images of each.
+            input_size: Side of the images that the networks are for, in pixels.
         """
 
     @abstractmethod
@@ -103,7 +106,7 @@ class Task(ABC):
         """The loss of a choice on a batch, a scalar on the device."""
 
     @abstractmethod
-    def scored(self) -> Iterator[Batch]:
+    def scored(self, input_size: int) -> Iterator[Batch]:
         """Batches of the half by which networks are chosen, the same in each call."""
 
     @abstractmethod
@@ -188,8 +191,8 @@ class Classification(Task):
         """The model itself."""
         return cast("SuperNet", model)
 
-    def batches(self, half: str, step: int, count: int, size: int) -> list[Batch]:
-        """Pairs of images and labels."""
+    def batches(self, half: str, step: int, count: int, size: int, input_size: int) -> list[Batch]:
+        """Pairs of images and labels, of one size whatever the networks are for."""
         images, labels = self.halves[half].batch(step, count * size)
         return list(zip(images.chunk(count), labels.chunk(count), strict=True))
 
@@ -198,7 +201,7 @@ class Classification(Task):
         images, labels = batch
         return cross_entropy(model(images, choice).float(), labels)
 
-    def scored(self) -> Iterator[Batch]:
+    def scored(self, input_size: int) -> Iterator[Batch]:
         """All crops of the half, not augmented."""
         return self.halves[ARCHITECTURE].scored(_SCORED_BATCH)
 

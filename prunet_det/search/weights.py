@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from prunet_det.search.schedule import LoopSettings
-from prunet_det.search.shapes import Shape, Shapes
+from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import Shape
 from prunet_det.search.supernet import Choice, Mixture, Path, Structure, drop_parameters
 from prunet_det.search.tasks import WEIGHTS, Batch, Task
 from prunet_det.training.crops import sent
@@ -67,18 +68,19 @@ class WeightSteps:
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
-    def on_paths(self, step: int, shapes: Sequence[Shape]) -> Tensor:
+    def on_paths(self, step: int, shapes: Sequence[Shape], input_size: int) -> Tensor:
         """One step on some paths, each on images of its own.
 
         Args:
             step: Its number, which gives the images.
             shapes: The paths.
+            input_size: Side of the images that they are for, in pixels.
 
         Returns:
             The mean loss, on the device.
         """
         count, losses = len(shapes), []
-        batches = self.task.batches(WEIGHTS, step, count, self.settings.batch)
+        batches = self.task.batches(WEIGHTS, step, count, self.settings.batch, input_size)
         for shape, batch in zip(shapes, batches, strict=True):
             loss = self._loss(batch, path_of(self.shapes, shape)) / count
             loss.backward()  # one after the other: they keep the activations of one path
@@ -91,19 +93,20 @@ class WeightSteps:
         with self.optim_wrapper.optim_context(self.model):
             return self.task.loss(self.model, batch, choice)
 
-    def on_mixture(self, step: int, left: np.ndarray, warmup: bool) -> Tensor:
+    def on_mixture(self, step: int, left: np.ndarray, warmup: bool, input_size: int) -> Tensor:
         """One step on a random mixture of all candidates that are left.
 
         Args:
             step: Its number, which gives the images and the mixture.
             left: Candidates, bool (layers, operators).
             warmup: Whether this is the warm-up, with its batches and widths.
+            input_size: Side of the images that the networks are for, in pixels.
 
         Returns:
             The loss, on the device.
         """
         size = self.settings.warmup_batch if warmup else self.settings.batch
-        (batch,) = self.task.batches(WEIGHTS, step, 1, size)
+        (batch,) = self.task.batches(WEIGHTS, step, 1, size, input_size)
         loss = self._loss(batch, self._mixture(step, left, warmup))
         loss.backward()
         self._update()
@@ -205,18 +208,22 @@ class Scorer:
             )
 
     @torch.no_grad()
-    def evaluate(self, shapes: Sequence[Shape], images: int | None = None) -> np.ndarray:
+    def evaluate(
+        self, shapes: Sequence[Shape], images: int | None = None, input_size: int = 0
+    ) -> np.ndarray:
         """Losses and hits of networks on the same samples.
 
         Args:
             shapes: Networks of which no candidate has left.
+            input_size: Side of the images that they are for, in pixels; that of the shapes by
+                default.
             images: Number of samples at most, in whole batches; None for all.
 
         Returns:
             Losses and whether networks were right, (2, networks, samples).
         """
         batches: list[Tensor] = []
-        for batch in self.task.scored():
+        for batch in self.task.scored(input_size or self.shapes.costs.input_size):
             if images is not None and sum(found.shape[-1] for found in batches) >= images:
                 break
             with self.context(self.model):
@@ -226,7 +233,7 @@ class Scorer:
             batches.append(torch.stack(found, 1))
         return torch.cat(batches, 2).cpu().numpy().astype(float)
 
-    def score(self, shapes: Sequence[Shape]) -> np.ndarray:
+    def score(self, shapes: Sequence[Shape], input_size: int = 0) -> np.ndarray:
         """Mean losses as of `evaluate`, (networks,); infinite where a candidate has left."""
         structure = self.task.supernet(self.model).structure()
         losses = np.full(len(shapes), np.inf)
@@ -236,5 +243,7 @@ class Scorer:
             if all(o < 0 or o in left for o, left in zip(shape.operators, structure, strict=True))
         ]
         if known:
-            losses[known] = self.evaluate([shapes[i] for i in known], self.images)[0].mean(1)
+            losses[known] = self.evaluate([shapes[i] for i in known], self.images, input_size)[
+                0
+            ].mean(1)
         return losses

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from prunet_det.benchmark.campaign import in_turn
-from prunet_det.benchmark.suite import check_candidates, load_suite, set_input_size
+from prunet_det.benchmark.suite import check_candidates, load_suite
+from prunet_det.detection.letterbox import set_input_size
 from prunet_det.utils.errors import UserError
 from tests.conftest import ROOT
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prunet_det.datasets.split import halves, write_part
-from prunet_det.detection.build import NetworkPart, build_detector
+from prunet_det.detection.build import NetworkPart, build_detector, image_size
 from prunet_det.latency.predict import predict_module
 from prunet_det.search import SearchConfig, search
 from prunet_det.search.config import _read_detector
@@ -182,7 +182,7 @@ def test_a_paths_loss_is_that_of_the_detector_found(task, shapes):
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    (batch,) = task.batches("weights", 0, 1, 2)
+    (batch,) = task.batches("weights", 0, 1, 2, SIDE)
     for shape in shapes.draw(np.random.default_rng(0), 0.2, 3):
         spec = shapes.space.to_spec(shape, "found", shapes_made(), SIDE)
         found = build_detector(found_config(task.cfg, spec))
@@ -200,17 +200,17 @@ def shapes_made():
 
 def test_batches_go_on_where_they_stopped(task, config, tmp_path, shapes):
     task.build(shapes.space)
-    first = [task.batches("weights", 0, 2, 2) for _ in range(3)]
+    first = [task.batches("weights", 0, 2, 2, SIDE) for _ in range(3)]
     state = task.state_dict()
-    assert state == {"weights": 6}
-    (after,) = task.batches("weights", 0, 1, 2)
+    assert state == {f"weights@{SIDE}": 6}
+    (after,) = task.batches("weights", 0, 1, 2, SIDE)
     again = Detection(_read_detector(config, None, None), tmp_path, 0, score_images=6)
     again.build(shapes.space)
     again.load_state_dict(state)
-    (resumed,) = again.batches("weights", 9, 1, 2)
+    (resumed,) = again.batches("weights", 9, 1, 2, SIDE)
     assert torch.equal(after["inputs"], resumed["inputs"])
     assert not torch.equal(after["inputs"], first[0][0]["inputs"])
-    one, two = (torch.stack([b["inputs"] for b in task.scored()]) for _ in range(2))
+    one, two = (torch.stack([b["inputs"] for b in task.scored(SIDE)]) for _ in range(2))
     assert torch.equal(one, two) and len(one) == 4
 
 
@@ -246,6 +246,33 @@ def test_a_search_ends_in_a_detector(tiny, tmp_path, config):
     assert own.train_dataloader == _read_detector(config, None, None).train_dataloader
     report = (tmp_path / "out" / "report.md").read_text()
     assert "backbone, neck and head" in report and "mAP after a training" in report
+
+
+@pytest.mark.parametrize("parts", [(), ("finalists",)])
+def test_the_size_of_images_is_chosen_too(tiny, tmp_path, parts):
+    """Each budget at the sizes that can meet it; what comes out is for the size it has."""
+    sizes = (SIDE, 96)
+    search(tiny(tmp_path / "out", input_sizes=sizes, budgets_ms=(0.5, 0.53), off=parts))
+    result = SearchResult.load(tmp_path / "out")
+    for ms, found in result.networks.items():
+        size = found.budget.input_size
+        assert size in sizes and f"{size} px" in found.line and found.accepted
+        detector = build_detector(tmp_path / "out" / f"{ms:g}ms" / "config.py")
+        assert image_size(detector.cfg) == size
+        crop = next(s for s in detector.cfg.train_pipeline if "crop_size" in s)
+        assert tuple(crop["crop_size"]) == (size, size)
+        part = NetworkPart(detector, size)
+        whole = predict_module(part, "found", "v100", 1, size, "detector").latency.ms
+        assert whole == pytest.approx(found.ms)
+    finalists = [f["name"] for f in result.networks[0.53].figures.get("finalists", [])]
+    assert parts or {name.partition(" at ")[2] for name in finalists} == {"64 px", "96 px"}
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("How the tiers went") == 2
+
+
+def test_a_budget_that_no_size_meets(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"at 64 px.* at 96 px"):
+        search(tiny(tmp_path / "out", input_sizes=(SIDE, 96), budgets_ms=(0.1,)))
 
 
 class Killed(BaseException):
@@ -296,7 +323,7 @@ def test_a_supernet_of_crops_is_what_it_starts_from(config, tmp_path, shapes, sp
 def test_a_step_dispatches_the_detectors_own_operators(task, shapes):
     """A path costs what a training's step on that detector does, but for the norms' statistics."""
     model = task.build(shapes.space)
-    (batch,) = task.batches("weights", 0, 1, 2)
+    (batch,) = task.batches("weights", 0, 1, 2, SIDE)
     (shape,) = shapes.draw(np.random.default_rng(0), 0.2, 1)
     spec = shapes.space.to_spec(shape, "found", shapes_made(), SIDE)
     found = build_detector(found_config(task.cfg, spec)).train()
@@ -317,6 +344,7 @@ def test_a_step_dispatches_the_detectors_own_operators(task, shapes):
         (dict(scope="e2e"), "scope e2e is measured: give the device here"),
         (dict(scope="neck"), "the scope must be one of"),
         (dict(detector=None), "needs data, or a detector"),
+        (dict(input_sizes=(64, 64)), "an input size is given twice"),
         (dict(budgets_ms=(0.1,)), "a budget of 0.1 ms cannot be met"),
     ],
 )

@@ -61,7 +61,7 @@ class Judge:
 
     def __call__(self, many, steps):
         self.calls.append((steps, len(many)))
-        return [Score(top1=0.5, loss=self.loss(shape, steps)) for shape in many]
+        return [Score(top1=0.5, loss=self.loss(f.shape, steps)) for f in many]
 
 
 SHORT = FinalistSettings(iterations=(10, 20, 40), kept=(4, 2), proposed=0)
@@ -261,7 +261,13 @@ def test_a_whole_last_tier(shapes, region, halves, drawn, tmp_path):
     entrants = first_finalists(region, drawn[0], drawn[1:2], settings, seed=0)
     further = partial(propose, region, seed=0, count=settings.proposed, drawn=200)
     train = trainings(shapes, halves, tmp_path)
-    ranking = halve(shapes, entrants, train, settings, lambda told: further(told))
+    ranking = halve(
+        shapes,
+        entrants,
+        lambda many, steps: train([f.shape for f in many], steps),
+        settings,
+        lambda told: further(told),
+    )
     assert {f.name for f in ranking} >= {"tiers", "evolution 1", "random 1", "surrogate 1"}
     best = ranking[0].scores[4].loss
     assert best == min(f.scores[4].loss for f in ranking if 4 in f.scores)

@@ -28,7 +28,9 @@ class Loop:
         self.seconds = {"tiers": 2.0, "evolution": 9.0}
         self.model = self.supernet = torch.nn.Linear(2, 3)
         self.losses = {"weights": 2.0, "architecture": 0.0}
-        self.architectures = [SimpleNamespace(budget_ms=0.5, record=lambda: {"skips": [0.0]})]
+        self.architectures = [
+            SimpleNamespace(budget_ms=0.5, name="0.5", record=lambda: {"skips": [0.0]})
+        ]
 
     def state_dict(self):
         return {"step": self.step, "weights": self.supernet.state_dict()}

@@ -214,8 +214,8 @@ def test_a_mixture_can_train_the_weights(shapes):
 
 def test_a_step_on_paths_dispatches_at_most_half_of_one_on_mixtures(shapes):
     loop = build(shapes, budgets=(0.2,), draws=8)
-    mixture = dispatched(lambda: loop.weights.on_mixture(0, loop.left, True)).total()
-    paths = dispatched(lambda: loop.weights.on_paths(0, loop._paths())).total()
+    mixture = dispatched(lambda: loop.weights.on_mixture(0, loop.left, True, SIDE)).total()
+    paths = dispatched(lambda: loop.weights.on_paths(0, loop._paths(), SIDE)).total()
     drawn = dispatched(lambda: loop._draw(loop.architectures, 0, 0)).total()
     assert paths <= mixture
     assert paths + drawn <= 0.5 * 2 * mixture  # in which weights and architecture had one each
@@ -227,8 +227,8 @@ def test_a_step_waits_for_nothing(shapes):
     loop.phase, loop.step, loop.begun = "tiers", 8, 6
     assert not set(dispatched(lambda: loop._draw(loop.architectures, 8, 8))) & WAITS
     for step in (
-        lambda: loop.weights.on_paths(8, loop._paths()),
-        lambda: loop.weights.on_mixture(8, loop.left, False),
+        lambda: loop.weights.on_paths(8, loop._paths(), SIDE),
+        lambda: loop.weights.on_mixture(8, loop.left, False, SIDE),
     ):
         operators = dispatched(step)
         operators["_local_scalar_dense"] -= 1  # the average's count, on the host
