@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +90,7 @@ def draw_published(
         title: Whose accuracies they are.
         beside: Points that no front may have, shown hollow.
     """
+    found, beside = map(_without_bars, (found, beside))
     many = len(found) > _ALL_LABELLED
     every = [*found, *beside]
     figure, axes = _figure(_LARGE if many else _SIZE, every)
@@ -138,6 +140,11 @@ def _figure(size: tuple[float, float], found: Sequence[FrontPoint]) -> tuple[Fig
     return figure, axes
 
 
+def _without_bars(found: Sequence[FrontPoint]) -> list[FrontPoint]:
+    at = [(p, p.latency.ms) for p in found]
+    return [replace(p, latency=replace(p.latency, low=ms, high=ms)) for p, ms in at]
+
+
 def _xy(found: Sequence[FrontPoint]) -> tuple[list[float], list[float]]:
     return [p.latency.ms for p in found], [p.mean for p in found]
 
@@ -174,8 +181,8 @@ def _set_labels(figure: Figure, legend: Legend, labels: Mapping[FrontPoint, str]
         size = np.array(note.get_window_extent().size) + 2
         corners = axes.transData.transform(at) + places * scale - (1 - np.sign(places)) / 2 * size
         boxes = np.hstack([corners, corners + size])
-        outside = size.prod() - _overlap(boxes, [inside])
-        best = int(np.argmin(_overlap(boxes, taken) + outside))
+        covered = _overlap(boxes, taken) + size.prod() - _overlap(boxes, [inside])
+        best = int(np.argmin(covered.round(2)))  # what is free but for rounding is free
         taken.append(boxes[best])
         x, y = map(int, np.sign(places[best]))
         note.set(position=_PLACES[best], ha=_SIDES[x][0], va=_SIDES[y][1])
