@@ -12,6 +12,7 @@ from prunet_det.benchmark.search_study import ENTRIES, GROUPS, RANDOM, SEARCHED,
 from prunet_det.latency import predict
 from prunet_det.search.result import RUN_FILE, SearchResult
 from prunet_det.utils import plots
+from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import markdown_table, read_csv, read_json
 from prunet_det.utils.plots import MARKERS, PALETTE
 
@@ -183,22 +184,23 @@ def judged_in_short(results: Path) -> list[str]:
 
 
 def _judged(name: str, study: SearchStudy) -> str:
-    said = f"{search_tables.spread_sentence(study)} {search_tables.judge_sentence(study)}\n"
     pictures = [
         f"![{what}](docs/search/{LONG}_{name}{end}.svg)\n"
         for what, end in (("Learning curves", "_curves"), ("Networks of one latency", ""))
     ]
-    marks, groups, searches = (
-        markdown_table(*table(study))
-        for table in (
-            search_tables.marks_table,
-            search_tables.groups_table,
-            search_tables.searched_table,
-        )
-    )
-    verdict = "".join(f"* {sentence}.\n" for sentence in search_tables.verdict(study))
-    shown = [f"**{name}** ({search_tables.title(study)})\n", said, marks, pictures[0], groups]
-    shown += [pictures[1], searches, verdict] if study.group(SEARCHED) else [pictures[1], verdict]
+    try:
+        worth = [
+            f"{search_tables.spread_sentence(study)} {search_tables.judge_sentence(study)}\n",
+            markdown_table(*search_tables.marks_table(study)),
+        ]
+    except UserError:
+        worth = ["One training of each network, or hardly a random one: no spread over noise.\n"]
+    groups = markdown_table(*search_tables.groups_table(study))
+    shown = [f"**{name}** ({search_tables.title(study)})\n", *worth, pictures[0], groups]
+    shown.append(pictures[1])
+    if study.group(SEARCHED):
+        shown.append(markdown_table(*search_tables.searched_table(study)))
+    shown.append("".join(f"* {sentence}.\n" for sentence in search_tables.verdict(study)))
     return "\n".join(shown)
 
 
