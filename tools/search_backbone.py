@@ -35,7 +35,11 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="choose among these as well",
     )
-    add("--supernet", metavar="FILE", help="search.pth of a search on crops to start from")
+    add(
+        "--supernet",
+        metavar="FILE",
+        help="search.pth of a search on crops with search.tiers=0, to start from",
+    )
     add("--threads", type=at_least(1), help="of a CPU that is measured [all]")
     add("--seed", type=at_least(0), help="of everything random [0]")
     add("--names", nargs="+", metavar="NAME", help="of the networks, one for each budget")

@@ -11,6 +11,7 @@ from mmdet.registry import TRANSFORMS
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 
+from prunet_det.training.loading import inner_dataset
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.letterbox import fit_square
 
@@ -203,7 +204,7 @@ def set_input_size(cfg: Config, size: int, crop: float = 1.0) -> None:
     """
     found = False
     for key in ("train", "test"):
-        for step in cfg[f"{key}_dataloader"].dataset.pipeline:
+        for step in inner_dataset(cfg[f"{key}_dataloader"].dataset).pipeline:
             for option, side in {"scale": size, "crop_size": round(crop * size)}.items():
                 if option in step:
                     step[option] = (side, side)

@@ -1,20 +1,21 @@
 """The search: backbones for latency budgets, by pruning a supernet in three tiers.
 
 `SearchConfig` says what is asked for, `search(config)` gives a `SearchResult`. Of the files,
-`space` says what may be chosen, `costs` what it takes and `shapes` which networks meet a latency;
-`supernet` holds the weights, `tasks` says what they learn, `weights` trains and asks them; `gains`,
-`schedule` and `architecture` are the tiers, `loop` and `hooks` their course; `evolution` and
-`finalists` choose too; `detection` and `detectors` are the same for a detector's own loss;
-`config`, `api`, `result` and `report` are the two ends.
+`space` says what may be chosen, `costs` and `pricing` what it takes and `shapes` which networks
+meet a latency; `supernet` holds the weights, `tasks` says what they learn, `weights` trains and
+asks them; `gains`, `schedule` and `architecture` are the tiers, `loop` and `hooks` their course;
+`evolution` and `finalists` choose too; `detection`, `detection_data` and `detectors` are for a
+detector's own loss; `config`, `api`, `result` and `report` are the two ends.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunet_det.search.api import reachable, search
+    from prunet_det.search.api import search
     from prunet_det.search.config import SearchConfig
     from prunet_det.search.costs import Budget
+    from prunet_det.search.pricing import reachable
     from prunet_det.search.result import FoundNetwork, SearchResult
 
 __all__ = ["Budget", "FoundNetwork", "SearchConfig", "SearchResult", "reachable", "search"]
@@ -24,7 +25,7 @@ _HOMES = {
     "FoundNetwork": "result",
     "SearchConfig": "config",
     "SearchResult": "result",
-    "reachable": "api",
+    "reachable": "pricing",
     "search": "api",
 }
 

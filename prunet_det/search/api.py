@@ -15,10 +15,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIMIZERS
 
 from prunet_det.arch.spec import Provenance
-from prunet_det.runtime.subject import Scope
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.config import SearchConfig
-from prunet_det.search.costs import BudgetError, Pricing, SpaceCosts
+from prunet_det.search.costs import BudgetError
 from prunet_det.search.evolution import Region, propose
 from prunet_det.search.finalists import TIERS, Finalist, Score, first_finalists, halve
 from prunet_det.search.hooks import (
@@ -30,6 +29,7 @@ from prunet_det.search.hooks import (
     ending_in_order,
 )
 from prunet_det.search.loop import SearchLoop
+from prunet_det.search.pricing import priced
 from prunet_det.search.report import write_report
 from prunet_det.search.result import (
     CHECKPOINT_FILE,
@@ -40,10 +40,10 @@ from prunet_det.search.result import (
     network_folder,
 )
 from prunet_det.search.shapes import Shapes
-from prunet_det.search.space import SearchSpace, Shape
+from prunet_det.search.space import Shape
 from prunet_det.search.tasks import Classification, Task
 from prunet_det.utils.config import config_errors
-from prunet_det.utils.env import check_launcher, environment
+from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import digest, make_folder
 
@@ -89,88 +89,6 @@ def train_supernet(config: SearchConfig) -> SearchLoop:
     return found.loop
 
 
-def reachable(config: SearchConfig) -> tuple[float, float]:
-    """The least and the greatest milliseconds that a search could be asked for.
-
-    Args:
-        config: What is asked for, whatever its budgets.
-
-    Raises:
-        UserError: If space, detector or device cannot be priced.
-    """
-    ranges = [shapes.reachable() for shapes in _priced(config)]
-    return min(low for low, _ in ranges), max(high for _, high in ranges)
-
-
-def _priced(config: SearchConfig) -> list[Shapes]:
-    """The space with its prices, at each size of images."""
-    check_launcher(config.launcher)
-    if config.detector is not None:
-        from prunet_det.search.detection import check_neck
-
-        check_neck(config.detector, config.space)
-    if config.launcher == "pytorch" and not dist.is_distributed():
-        if torch.cuda.is_available():
-            dist.init_dist("pytorch", backend="nccl")
-        else:  # which init_dist would want a GPU for
-            torch.distributed.init_process_group("gloo")
-    found = [_priced_at(config, size) for size in config.input_sizes or (config.input_size,)]
-    logger.info(
-        "space: %d layers, 10^%.1f networks", len(config.space.layers), config.space.log10_size
-    )
-    for shapes in found:
-        logger.info(
-            "%.3f to %.3f ms at %d px (%s, scope %s)",
-            *shapes.reachable(),
-            shapes.costs.input_size,
-            shapes.costs.table.title,
-            config.scope,
-        )
-    return found
-
-
-def _priced_at(config: SearchConfig, size: int) -> Shapes:
-    price = price_in_turn if config.pricing.device == "here" else Pricing.costs
-    shapes = Shapes(price(config.pricing, config.space, size))
-    if config.detector is not None and config.scope != Scope.BACKBONE.value:
-        from prunet_det.search.detectors import overhead_ms
-
-        beyond = [0.0]
-        if dist.is_main_process():
-            scope = Scope(config.scope)
-            beyond = [overhead_ms(config.detector, shapes, scope, config.pricing)]
-        dist.broadcast_object_list(beyond)
-        shapes.costs.fixed_ms += beyond[0]
-        shapes = Shapes(shapes.costs)
-    return shapes
-
-
-def price_in_turn(pricing: Pricing, space: SearchSpace, input_size: int) -> SpaceCosts:
-    """Prices a space in the main process, which measures alone; the others then read its table.
-
-    Args:
-        pricing: Where milliseconds come from.
-        space: The space.
-        input_size: Side of the square images, in pixels.
-
-    Raises:
-        UserError: If the main process raised; there it is what `Pricing.costs` raises.
-    """
-    failure = [""]
-    if dist.is_main_process():
-        try:
-            return pricing.costs(space, input_size)
-        except BaseException as e:
-            failure = [str(e) or type(e).__name__]
-            raise
-        finally:  # without it the others would wait until the backend gives up
-            dist.broadcast_object_list(failure)
-    dist.broadcast_object_list(failure)
-    if failure[0]:
-        raise UserError(f"the main process could not price the space: {failure[0]}")
-    return pricing.costs(space, input_size)
-
-
 def _prepared_folder(config: SearchConfig) -> Path:
     """Makes the folder of a result, unless it holds a search that is not to be resumed."""
     folder = make_folder(config.out)
@@ -198,12 +116,18 @@ class _Search:
     """A search at work."""
 
     def __init__(self, config: SearchConfig) -> None:
-        self.config, self.is_main, self.spaces = config, dist.is_main_process(), _priced(config)
+        self.config = config
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if config.detector is not None:  # a wrong one is refused before a device is measured
+            self.folder = _prepared_folder(config)
+            self.task = _task(config, device)
+        self.spaces = priced(config)
+        self.is_main = dist.is_main_process()
         for ms in config.budgets_ms:
             self._met_by(ms)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.folder = _prepared_folder(config)
-        self.task = _task(config, device)
+        if config.detector is None:
+            self.folder = _prepared_folder(config)
+            self.task = _task(config, device)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
@@ -233,8 +157,10 @@ class _Search:
 
     @property
     def _prices(self) -> str:
-        hashes = [shapes.costs.table_hash for shapes in self.spaces]
-        return hashes[0] if len(hashes) == 1 else digest(hashes)
+        """A digest of all prices, those of a detector's neck and head among them."""
+        if self.config.detector is None:
+            return self.spaces[0].costs.table_hash
+        return digest([[s.costs.table_hash, s.costs.fixed_ms] for s in self.spaces])
 
     def _met_by(self, ms: float) -> list[Shapes]:
         """The sizes of images at which a budget can be met.
@@ -312,9 +238,8 @@ class _Search:
                 if self.is_main:
                     self._result(self._networks_so_far())
                 raise KeyboardInterrupt
-        further = [a for ms in new for a in self._architectures(ms)]
-        for architecture in further:
-            architecture.restrict(loop.left)  # whatever cannot be met is refused before the first
+        # Whatever cannot be met is refused before the first.
+        further = [a for ms in new for a in self._restricted(self._architectures(ms))]
         for architecture in further:
             loop.add(architecture)
             self.evolution.evolve(loop, architecture)
@@ -322,6 +247,19 @@ class _Search:
             before = self.checkpoint.command.removesuffix(_OUT)
             self.checkpoint.command = f"{before}{_OUT} && {self.config.command} --resume{_OUT}"
             self.checkpoint.save(loop)
+
+    def _restricted(self, architectures: Sequence[Architecture]) -> list[Architecture]:
+        """Those that a budget has in what is left of the supernet, at one size at least."""
+        found, errors = [], []
+        for architecture in architectures:
+            try:
+                architecture.restrict(self.loop.left)
+                found.append(architecture)
+            except BudgetError as error:
+                errors.append(error)
+        if not found:
+            raise errors[0]
+        return found
 
     def _networks_so_far(self) -> dict[float, FoundNetwork]:
         """The tiers' networks, which are saved, or what a finished search has for a budget."""

@@ -20,7 +20,7 @@ from prunet_det.search.schedule import EvolutionSettings, LoopSettings, Tiers, W
 from prunet_det.search.space import SearchSpace
 from prunet_det.training.short_run import ShortRecipe
 from prunet_det.utils.config import check_keys, from_mapping, positive_int, read_config
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, MissingFileError
 from prunet_det.utils.io import digest
 from prunet_det.utils.package import find_config, relative_path
 
@@ -175,6 +175,13 @@ class SearchConfig:
             raise InputError("input sizes are chosen for a detector; give one (--detector).")
         if len(set(self.input_sizes)) < len(self.input_sizes):
             raise InputError("an input size is given twice.")
+        if self.supernet and not Path(self.supernet).is_file():
+            raise MissingFileError(f"there is no checkpoint of a search {self.supernet}.")
+        if self.detector is not None and self.search.warmup_batch != self.search.batch:
+            raise InputError(
+                "search.warmup_batch must be search.batch where a detector learns, got "
+                f"{self.search.warmup_batch} and {self.search.batch}."
+            )
         if self.scope == "e2e" and self.pricing.device != "here":
             raise InputError("scope e2e is measured: give the device here (--device here).")
         if self.amp and not torch.cuda.is_available():

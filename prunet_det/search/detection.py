@@ -12,24 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
-from mmengine.registry import DATASETS, FUNCTIONS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
-from prunet_det.datasets import ensure
-from prunet_det.datasets.coco import read_coco
-from prunet_det.datasets.split import halves, write_part
-from prunet_det.detection.build import build_detector, image_size
+from prunet_det.detection.build import build_detector
+from prunet_det.search.detection_data import JUDGED, Stream, check_loaders, split
 from prunet_det.search.detectors import (
-    OWN_BACKBONES,
     DetectorTrainings,
     at_size,
     found_config,
@@ -43,12 +40,16 @@ from prunet_det.search.supernet import Path as Way
 from prunet_det.search.tasks import ARCHITECTURE, WEIGHTS, Batch, Task
 from prunet_det.training.hooks import class_counts
 from prunet_det.training.loading import inner_dataset, set_loader_options
-from prunet_det.training.repeatable import PlacedPermutations, PlacedSamples, seeded
+from prunet_det.training.repeatable import (
+    seeded,
+)
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import file_digest, make_folder
+from prunet_det.utils.package import find_checkpoint
+from prunet_det.zoo import resolve_spec
 from prunet_det.zoo.features import choose_indices
-from prunet_det.zoo.weights import refuse_pretrained
+from prunet_det.zoo.weights import read_state_dict, refuse_pretrained
 
 if TYPE_CHECKING:
     from prunet_det.search.config import SearchConfig
@@ -57,8 +58,7 @@ logger = logging.getLogger(__name__)
 
 _NORM_BATCHES = 20  # from which the statistics of a found detector's batch norms are taken
 _GUESSES = 4  # batches whose mean loss is that of a detector that knows nothing
-_MOST_JUDGED = 500  # images that found detectors are judged by
-_JUDGED = "judged"  # images of the other half that mAP is taken of
+_SCORED, _NORMS = "scored", "norms"  # purposes of batches that are the same in each call
 
 
 class SupernetBackbone(BaseModule):
@@ -110,18 +110,36 @@ def _maps(
 
 
 def _map_options(cfg: Config) -> dict[str, Any]:
-    """What a detector's config says of the maps, where its backbone is one of ours."""
+    """What a detector's config says of the maps that it reads."""
     backbone = cfg.model.backbone
-    known = ("out_strides", "out_indices") if backbone.type in OWN_BACKBONES else ()
-    return {key: backbone[key] for key in known if key in backbone}
+    return {key: backbone[key] for key in ("out_strides", "out_indices") if key in backbone}
 
 
-def check_neck(cfg: Config, space: SearchSpace) -> None:
-    """Refuses a neck that does not take a space's maps.
+def _check_parts(cfg: Config, space: SearchSpace) -> None:
+    """Refuses detectors that do not take a space's maps, or that the search cannot train.
 
     Raises:
-        InputError: If its config has other channels.
+        InputError: The sentence says what to change.
     """
+    backbone = cfg.model.backbone
+    if backbone.type not in ("PruNet", "TimmBackbone"):
+        raise InputError(
+            "the detector's backbone must be of type PruNet, which names its maps by their "
+            f"strides, and is a {backbone.type}: give it such as model.backbone=dict("
+            "type='PruNet', arch='prunet_n', out_strides=[8, 16, 32]), and a neck for them."
+        )
+    strides = [stride for stride, _, _ in _maps(space, **_map_options(cfg))]
+    if backbone.type == "PruNet" and cfg.model.type != "OneStageDetector":
+        every = [stride for _, _, stride in resolve_spec(backbone.arch).feature_stages()]
+        chosen = backbone.get("out_strides"), backbone.get("out_indices")
+        own = [every[i] for i in choose_indices(every, *chosen, "the backbone")]
+        if own != strides:
+            raise InputError(
+                f"the detector reads maps of strides {own}, and the space has {strides}; set "
+                "model.backbone.out_strides to strides that both have."
+            )
+    if (cfg.model.get("data_preprocessor") or {}).get("batch_augments"):
+        raise InputError("the search repeats batches: leave data_preprocessor.batch_augments out.")
     given = (cfg.model.get("neck") or {}).get("in_channels")
     channels = [chs for _, _, chs in _maps(space, **_map_options(cfg))]
     if isinstance(given, (list, tuple)) and list(given) != channels:
@@ -130,47 +148,6 @@ def check_neck(cfg: Config, space: SearchSpace) -> None:
             f"{channels}: set model.neck.in_channels to these, or the type of the detector to "
             "OneStageDetector, which finds them out."
         )
-
-
-class _Stream:
-    """Augmented batches without end, which go on where they stopped.
-
-    Args:
-        loader: The config's training loader.
-        ann_file: Annotations of the images, in COCO's format.
-        size: Images of a batch.
-        seed: Seed of order and augmentation.
-        done: Batches that were taken before.
-    """
-
-    def __init__(
-        self, loader: Mapping[str, Any], ann_file: str, size: int, seed: int, done: int = 0
-    ) -> None:
-        dataset = copy.deepcopy(loader["dataset"])
-        inner_dataset(dataset).update(ann_file=ann_file)
-        with config_errors():
-            samples = PlacedSamples(DATASETS.build(dataset), seed)
-        rank, world_size = dist.get_rank(), dist.get_world_size()
-        order = PlacedPermutations(len(samples), size, seed, rank, world_size)
-        order.batches_done = done
-        collate = dict(loader.get("collate_fn") or {"type": "pseudo_collate"})
-        function = FUNCTIONS.get(collate.pop("type"))
-        self.size, self.done = size, done
-        self._batches = iter(
-            DataLoader(
-                samples,
-                batch_size=size,
-                sampler=order,
-                num_workers=loader["num_workers"],
-                collate_fn=partial(function, **collate),
-                pin_memory=loader["pin_memory"],
-            )
-        )
-
-    def take(self, count: int) -> list[Any]:
-        """The next batches, as the config collates them."""
-        self.done += count
-        return [next(self._batches) for _ in range(count)]
 
 
 class Detection(Task):
@@ -182,8 +159,9 @@ class Detection(Task):
         seed: Seed of the halves, of order and augmentation.
         device: Where model and batches go.
         score_images: Images that networks are scored on by their loss, at most.
-        start: Checkpoint of a search in the same space, whose averaged weights the supernet starts
-            with; empty for random ones.
+        start: Checkpoint of a search in the same space that has pruned nothing, with whose averaged
+            weights the supernet starts; empty for random ones.
+        input_size: Side of the images that a network which knows nothing is asked for, in pixels.
 
     Raises:
         UserError: If the data cannot be used, or a class is in one image alone.
@@ -191,7 +169,7 @@ class Detection(Task):
 
     metric = "mAP"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the parts of a config)
         self,
         cfg: Config,
         folder: str | os.PathLike[str],
@@ -200,38 +178,38 @@ class Detection(Task):
         *,
         score_images: int = 512,
         start: str | os.PathLike[str] = "",
+        input_size: int = 0,
     ) -> None:
         self.cfg, self.seed, self.device = copy.deepcopy(cfg), seed, torch.device(device)
         init_default_scope(cfg.get("default_scope", "mmdet"))
-        self._score_images, self._start = score_images, start
+        check_loaders(self.cfg)
+        self._score_images, self._start, self._input_size = score_images, start, input_size
         dataset = inner_dataset(self.cfg.train_dataloader.dataset)
-        self.files, self.data_hash = _split(dataset, Path(make_folder(folder)), seed)
-        categories = read_coco(self.files[WEIGHTS])["categories"]
-        self.classes = tuple(category["name"] for category in categories)
-        name = dataset.get("name") or dataset.data_root
+        self.files, self.data_hash = split(dataset, Path(make_folder(folder)), seed)
+        with config_errors():
+            trained = copy.deepcopy(dataset)
+            trained.ann_file = self.files[WEIGHTS]
+            self.classes = tuple(DATASETS.build(trained).metainfo["classes"])
+        name = dataset.get("name") or dataset.get("data_root")
         self.about = {"name": name, "classes": len(self.classes)}
         self.identity = [self.data_hash, *(file_digest(file) for file in self.files.values())]
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._done: dict[str, int] = {}
-        self._kept: dict[int, list[Any]] = {}
+        self._first: dict[tuple[str, int], tuple[Stream, list[Any]]] = {}
 
     @classmethod
     def from_config(cls, config: SearchConfig, device: str) -> Detection:
         """The task of a search that has a detector."""
-        settings = config.search
-        if settings.warmup_batch != settings.batch:
-            raise InputError(
-                "search.warmup_batch must be search.batch where a detector learns, got "
-                f"{settings.warmup_batch} and {settings.batch}."
-            )
         assert config.detector is not None
+        _check_parts(config.detector, config.space)
         return cls(
             config.detector,
             Path(config.out) / "halves",
             config.seed,
             device,
-            score_images=settings.score_images,
+            score_images=config.search.score_images,
             start=config.supernet,
+            input_size=config.input_size,
         )
 
     def build(self, space: SearchSpace) -> nn.Module:
@@ -243,6 +221,9 @@ class Detection(Task):
             "space": space,
             **_map_options(self.cfg),
         }
+        preprocessor = options.get("data_preprocessor")
+        if preprocessor and MODELS.get(preprocessor.type) is DetDataPreprocessor:
+            preprocessor.type = "BatchPreprocessor"  # the same, and nothing waits for the device
         with config_errors():
             model = MODELS.build(options)
         for option, outputs in class_counts(model).items():
@@ -259,11 +240,13 @@ class Detection(Task):
         model.to(self.device).train()
         if self._start:
             _warm_start(self.supernet(model), self._start)
+        if self.cfg.get("load_from"):
+            _load_parts(model, self.cfg.load_from)
         self._preprocessor = model.data_preprocessor
         narrow = [layer.widths_of(layer.operators[0])[0] for layer in space.layers]
         way = Way([0] * len(space.layers), narrow)
         with torch.no_grad():
-            batches = self._some(image_size(self.cfg) or 0, _GUESSES)
+            batches = self._repeated(_SCORED, self._input_size, _GUESSES)
             losses = [self.loss(model, batch, way) for batch in batches]
         self.guess = float(torch.stack(losses).mean())
         return cast("nn.Module", model)
@@ -277,9 +260,11 @@ class Detection(Task):
         name = f"{half}@{input_size}"
         stream = self._streams.get(name)
         if stream is None:
-            seed, file = 3 * self.seed + (half == ARCHITECTURE), self.files[half]
+            seed = 4 * self.seed + (half == ARCHITECTURE)
             loader, done = self._loader_at(input_size), self._done.get(name, 0)
-            stream = self._streams[name] = _Stream(loader, file, size, seed, done)
+            share = dist.get_rank(), dist.get_world_size()
+            stream = Stream(loader, self.files[half], size, seed, done, share)
+            self._streams[name] = stream
         assert stream.size == size, "the batches of a half have one size"
         first = stream.done
         return [self._prepared(batch, first + i) for i, batch in enumerate(stream.take(count))]
@@ -305,18 +290,26 @@ class Detection(Task):
 
     def scored(self, input_size: int) -> Iterator[Batch]:
         """Augmented batches, whose loss is one sample each."""
-        return self._some(input_size)
+        size = self.cfg.train_dataloader.batch_size
+        return self._repeated(_SCORED, input_size, max(-(-self._score_images // size), 2))
 
-    def _some(self, input_size: int, count: int | None = None) -> Iterator[Batch]:
-        """The first of the scored batches, which are read once."""
-        if input_size not in self._kept:
-            loader = self._loader_at(input_size)
-            size = loader.batch_size
-            batches = max(-(-self._score_images // size), 2, _GUESSES)
-            stream = _Stream(loader, self.files[ARCHITECTURE], size, 3 * self.seed + 2)
-            self._kept[input_size] = stream.take(batches)
-        for number, batch in enumerate(self._kept[input_size][:count]):
-            yield self._prepared(copy.copy(batch), number)
+    def _repeated(self, purpose: str, input_size: int, count: int) -> Iterator[Batch]:
+        """The first batches of a stream, which are read once and the same in all processes.
+
+        Args:
+            purpose: `scored`, of the half by which networks are chosen, or `norms`, of the other.
+            input_size: Side of the images, in pixels.
+            count: Number of batches.
+        """
+        key = (purpose, input_size)
+        if key not in self._first:
+            file = self.files[ARCHITECTURE if purpose == _SCORED else WEIGHTS]
+            loader, seed = self._loader_at(input_size), 4 * self.seed + 2 + (purpose == _NORMS)
+            self._first[key] = (Stream(loader, file, loader.batch_size, seed), [])
+        stream, batches = self._first[key]
+        batches += stream.take(max(count - len(batches), 0))
+        for number, batch in enumerate(batches[:count]):
+            yield self._prepared(copy.deepcopy(batch), number)
 
     def losses(self, model: nn.Module, batch: Batch, choice: Choice) -> Tensor:
         """The batch's loss, (2, 1); that a detector was right has no meaning here and is 0."""
@@ -340,9 +333,8 @@ class Detection(Task):
         self.supernet(model).fill(detector.backbone.net.model, shape)
         rest = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.")}
         detector.load_state_dict(rest, strict=False)
-        reestimate_norms(
-            _Outputs(detector), cast("Any", self._some(spec.input_size, _NORM_BATCHES))
-        )
+        batches: Any = self._repeated(_NORMS, spec.input_size, _NORM_BATCHES)
+        reestimate_norms(_Outputs(detector), batches)
         return {name: tensor.cpu() for name, tensor in detector.state_dict().items()}
 
     def trainings(
@@ -351,6 +343,7 @@ class Detection(Task):
         """Trainings as the config has them, which start from the model's weights."""
         return DetectorTrainings(
             cfg=self._halved,
+            recipe=self.cfg.to_dict(),
             shapes=shapes,
             inherited=partial(self._inherited, model, config.seed),
             folder=folder,
@@ -364,10 +357,14 @@ class Detection(Task):
     def _halved(self) -> Config:
         """The config, trained on one half and tested on images of the other."""
         cfg = copy.deepcopy(self.cfg)
-        train, test = inner_dataset(cfg.train_dataloader.dataset), cfg.test_dataloader.dataset
+        train = inner_dataset(cfg.train_dataloader.dataset)
+        test = inner_dataset(cfg.test_dataloader.dataset)
         train.ann_file = self.files[WEIGHTS]
-        test.data_root, test.data_prefix = train.data_root, copy.deepcopy(train.data_prefix)
-        test.ann_file = cfg.test_evaluator.ann_file = self.files[_JUDGED]
+        for key in ("data_root", "data_prefix"):
+            if key in train:
+                test[key] = copy.deepcopy(train[key])
+        test.metainfo = {"classes": self.classes}
+        test.ann_file = cfg.test_evaluator.ann_file = self.files[JUDGED]
         return cfg
 
     def config(self, spec: ArchSpec) -> str:
@@ -413,36 +410,16 @@ def _norms(model: nn.Module) -> Iterator[Any]:
             yield module
 
 
-def _split(dataset: Any, folder: Path, seed: int) -> tuple[dict[str, str], str]:
-    """Writes the annotations of the two halves, unless they are there.
-
-    Args:
-        dataset: Config of the training data.
-        folder: Where they go.
-        seed: Seed of the halves.
-
-    Returns:
-        The files by name of the half, that of `judged` images too, and a digest of the data.
-
-    Raises:
-        InputError: If the data are no annotation file in COCO's format.
-    """
-    if dataset.get("type") == "EmbeddedDataset":
-        ensure(dataset.name, dataset.data_root)
-    if not dataset.get("ann_file") or not str(dataset.ann_file).endswith(".json"):
-        raise InputError(
-            f"the search divides a detector's training data by their annotation file, in COCO's "
-            f"format, and {dataset.get('type')} has none."
-        )
-    source = Path(dataset.get("data_root") or "") / dataset.ann_file
-    content = read_coco(source, Path(dataset.get("data_root") or "") / dataset.data_prefix["img"])
-    first, second = halves(content, seed)
-    every = -(-len(second) // _MOST_JUDGED)
-    files = {}
-    for name, ids in ((WEIGHTS, first), (ARCHITECTURE, second), (_JUDGED, second[::every])):
-        files[name] = os.fspath((folder / f"{name}.json").resolve())
-        write_part(content, ids, files[name])
-    return files, file_digest(source)
+def _load_parts(model: nn.Module, path: str) -> None:
+    """Fills neck and head with the weights that a config starts from, as far as they fit."""
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.")}
+    found = {
+        name: tensor
+        for name, tensor in read_state_dict(find_checkpoint(path)).items()
+        if name in own and own[name].shape == tensor.shape
+    }
+    model.load_state_dict(found, strict=False)
+    logger.info("%d/%d tensors of neck and head from %s", len(found), len(own), path)
 
 
 def _warm_start(supernet: SuperNet, path: str | os.PathLike[str]) -> None:
@@ -450,6 +427,11 @@ def _warm_start(supernet: SuperNet, path: str | os.PathLike[str]) -> None:
     state = read_checkpoint(path)
     if state["identity"]["space (digest)"] != supernet.space.hash:
         raise InputError(f"{path} is of a search in another space than this one.")
+    if state["loop"]["weights"]["structure"] != supernet.structure():
+        raise InputError(
+            f"{path} is of a search that has pruned its supernet; train one to start from with "
+            "--cfg-options search.tiers=0."
+        )
     own = supernet.state_dict()
     found = {
         name: tensor

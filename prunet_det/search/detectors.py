@@ -10,15 +10,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from prunet_det.detection.letterbox import set_input_size
 from prunet_det.latency.measure import find_device, measure
 from prunet_det.latency.predict import predict_module
 from prunet_det.latency.record import Failure
-from prunet_det.runtime.subject import Scope, Subject
+from prunet_det.runtime.subject import Scope, Subject, build_seeded
 from prunet_det.search.costs import Pricing
 from prunet_det.search.finalists import Score
 from prunet_det.search.result import ARCH_FILE
@@ -41,14 +43,12 @@ from prunet_det.training.launch import build_evaluation_runner, build_runner, tr
 from prunet_det.training.repeatable import make_repeatable
 from prunet_det.training.schedule import set_length
 from prunet_det.utils.errors import InputError
-from prunet_det.utils.io import PathLike, digest
+from prunet_det.utils.io import PathLike, digest, make_folder, read_json, write_json
 from prunet_det.utils.runs import Key, Run, RunStore, campaign, made_here
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
 logger = logging.getLogger(__name__)
-
-OWN_BACKBONES = ("PruNet", "TimmBackbone")  # whose options a found backbone keeps
 
 
 def at_size(cfg: Config, input_size: int) -> Config:
@@ -56,6 +56,11 @@ def at_size(cfg: Config, input_size: int) -> Config:
     cfg = copy.deepcopy(cfg)
     if input_size and input_size != image_size(cfg):
         set_input_size(cfg, input_size)
+        if image_size(cfg) != input_size:
+            raise InputError(
+                f"the config's pipelines cannot be set to images of {input_size} px; give its own "
+                "size, or one that Letterbox, Resize and RandomScaleCrop or RandomCrop set."
+            )
     return cfg
 
 
@@ -70,12 +75,13 @@ def found_config(cfg: Config, spec: ArchSpec, file: PathLike | None = None) -> C
     """
     cfg = at_size(cfg, spec.input_size)
     backbone = cfg.model.backbone
-    ours = backbone.type in OWN_BACKBONES
     kept = ("out_strides", "out_indices", "norm_eval", "frozen_stages", "with_cp", "norm_cfg")
-    options = {key: backbone[key] for key in kept if ours and key in backbone}
+    options = {key: backbone[key] for key in kept if key in backbone}
     arch = spec.to_dict() if file is None else os.fspath(file)
     cfg.model.backbone = {"type": "PruNet", "arch": arch, **options}
     cfg.load_from, cfg.resume = None, False
+    for key in ("work_dir", "launcher"):  # another training's
+        cfg.pop(key, None)
     return cfg
 
 
@@ -86,7 +92,7 @@ def _with_file(cfg: Config, spec: ArchSpec, folder: str) -> Config:
 
 def _quiet(cfg: Config, folder: str) -> None:
     """Has a Runner work in a folder that is gone afterwards, in one process, and say little."""
-    cfg.work_dir, cfg.log_level, cfg.launcher = folder, "WARNING", "none"
+    cfg.work_dir, cfg.log_level, cfg.launcher = folder, "ERROR", "none"
     cfg.experiment_name = Path(folder).name  # mmengine keeps a visualizer for each name
     cfg.visualizer = {**cfg.get("visualizer", {"type": "Visualizer"}), "vis_backends": []}
 
@@ -117,9 +123,8 @@ def mean_precision(cfg: Config, spec: ArchSpec, state: Mapping[str, Tensor]) -> 
     )
 
 
-def detector_subject(cfg: Config, scope: Scope, input_size: int) -> Subject:
-    """A detector with random weights, to be priced or timed."""
-    detector = build_detector(cfg)
+def detector_subject(detector: BaseDetector, scope: Scope, input_size: int) -> Subject:
+    """A detector that is to be priced or timed."""
     part = NetworkPart(detector, input_size).eval()
     return Subject(
         name="detector",
@@ -134,7 +139,9 @@ def detector_subject(cfg: Config, scope: Scope, input_size: int) -> Subject:
 def overhead_ms(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> float:
     """Milliseconds that a detector takes beyond its backbone, which are alike for all of a space.
 
-    Predicted of one network; measured, the mean of three over the range of the space.
+    Predicted of one network; measured, the mean of three over the range of the space, once: it is
+    kept beside the tables. What NMS takes depends on what a detector finds; here it is that of
+    random weights.
 
     Args:
         cfg: Config of the detector.
@@ -150,14 +157,16 @@ def overhead_ms(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> 
     rng = np.random.default_rng(0)
     some = [shapes.draw(rng, low + share * (high - low), 1)[0] for share in (0.25, 0.5, 0.75)]
     made = Provenance("hand-written", {"reason": "to price a detector"})
-    subjects = [
-        detector_subject(
-            found_config(cfg, costs.space.to_spec(shape, f"{i}", made, size)),
-            scope,
-            size,
-        )
-        for i, shape in enumerate(some)
-    ]
+    of_detector = [cfg.model.to_dict(), size, scope.value, costs.table_hash]
+    kept = Path(pricing.tables) / f"detector_{digest(of_detector)}.json"
+    if costs.table.kind != "predicted" and kept.is_file():
+        return float(read_json(kept, "price of a detector")["beyond_ms"])
+
+    def random_detector(shape: Shape) -> Subject:
+        found = found_config(cfg, costs.space.to_spec(shape, "priced", made, size))
+        return detector_subject(build_detector(found), scope, size)
+
+    subjects = [build_seeded(partial(random_detector, shape), settle=True) for shape in some]
     if costs.table.kind == "predicted":
         traced = predict_module(
             subjects[0].module, "detector", pricing.device, pricing.batch, size, scope
@@ -181,6 +190,8 @@ def overhead_ms(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> 
             "their backbones, as happens where the machine is busy with other things: remove the "
             "table of this space (--tables) and try again when it is not."
         )
+    make_folder(kept.parent)
+    write_json(kept, {"beyond_ms": float(np.mean(extra)), "of": costs.table.title})
     return float(np.mean(extra))
 
 
@@ -221,6 +232,7 @@ class DetectorTrainings:
         inherited: Gives the detector's weights for a network.
         folder: Where the results are kept as they come, and looked up.
         seed: Seed of the search.
+        recipe: The config as it was given, wherever its halves lie.
         data: What tells the data from others.
         progress: Whether each call shows a bar.
         max_workers: Number of processes on a CPU.
@@ -228,9 +240,10 @@ class DetectorTrainings:
 
     cfg: Config
     shapes: Shapes
-    inherited: Any
+    inherited: Callable[[ArchSpec, Shape], dict[str, Tensor]]
     folder: Path
     seed: int
+    recipe: dict[str, Any]
     data: list[Any]
     progress: bool = True
     max_workers: int = 1
@@ -278,40 +291,59 @@ class DetectorTrainings:
             self.shapes.costs.input_size,
         )
         cfg = self.cfg.to_dict()
-        recipe = {key: value for key, value in cfg.items() if key != "work_dir"}
         seed = self.seed * 1_000_003 + steps
-        about = digest([recipe, steps, self.data, spec.input_size])
-        name = f"{spec.digest}_{spec.input_size}"
+        about = digest([self.recipe, steps, self.data, spec.input_size])
+        begin = f"{spec.digest}_{digest([self.recipe, self.data, spec.input_size])}"
         folder = Path(self.folder)
         return _Training(
             cfg=cfg,
             spec=spec,
-            start=folder / f"{name}_start.safetensors",
+            start=folder / f"{begin}.safetensors",
             iterations=steps,
             seed=seed,
             digest=about,
-            weights=folder / f"{name}_{steps}.safetensors",
+            weights=folder / f"{begin}_{seed}.safetensors",
         )
 
 
 def shorten(cfg: Config, iterations: int) -> None:
-    """Sets the length of a training in iterations, or in the epochs that come closest.
+    """Sets the length of a training.
+
+    A config that trains by epochs gets a schedule in iterations: a warm-up of a tenth and a cosine.
 
     Args:
-        cfg: Config that trains by either; changed in place.
+        cfg: Config of a detector; changed in place.
         iterations: Number of iterations.
     """
     if "max_iters" in cfg.train_cfg:
         set_length(cfg, iterations)
         cfg.train_cfg.val_interval = iterations
         return
-    images = len(DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset)))
-    set_length(cfg, max(round(iterations * cfg.train_dataloader.batch_size / images), 1))
+    loop = {"type": "IterBasedTrainLoop", "max_iters": iterations, "val_interval": iterations}
+    warmup = max(iterations // 10, 1)
+    cfg.train_cfg = loop
+    cfg.param_scheduler = [
+        {"type": "LinearLR", "start_factor": 0.01, "end": warmup, "by_epoch": False},
+        {"type": "CosineAnnealingLR", "begin": warmup, "eta_min": 0.0, "by_epoch": False},
+    ]
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=iterations)
+    cfg.log_processor = {"type": "LogProcessor", "by_epoch": False}
 
 
 def _train(task: _Training) -> Run:
+    """Does a training, on a CPU with one thread, so that it is the same beside any others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if torch.cuda.is_available() else 1)
+    try:
+        return _trained(task)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(task: _Training) -> Run:
     """Does a training; one that diverges finds nothing."""
     begin, cfg = time.perf_counter(), Config(task.cfg)
+    init_default_scope(cfg.get("default_scope", "mmdet"))
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg.custom_imports)
     shorten(cfg, task.iterations)

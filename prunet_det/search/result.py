@@ -39,7 +39,7 @@ class FoundNetwork:
         spec: Architecture of the network, with its provenance.
         budget: What the network may cost.
         kind: Whether the budget's milliseconds are `predicted` or `measured`.
-        ms: Milliseconds of the network's backbone, as the search priced them.
+        ms: Milliseconds of the network, of the budget's scope, as the search priced them.
         measured_ms: Milliseconds measured on the device itself; None where that is not here.
         chooser: What chose the network: `tiers`, `uniform widths` (on their operators), `highest
             MACs`, or a number of `evolution`, `surrogate` or `random`, such as `evolution 2`.
@@ -127,12 +127,9 @@ class FoundNetwork:
         if self.scope == Scope.BACKBONE.value:
             subject = load_subject(self.spec, input_size=size)
         else:
-            from mmengine.config import Config
-
             from prunet_det.search.detectors import detector_subject
 
-            cfg = Config.fromstring(self.config, ".py")
-            subject = detector_subject(cfg, Scope(self.scope), size)
+            subject = detector_subject(self.build(), Scope(self.scope), size)
         (found,) = measure([subject], self.budget.conditions, device=device, seconds=3.0)
         if isinstance(found, Failure):
             logger.warning("%s is not measured: %s", found.model, found.reason)

@@ -22,7 +22,7 @@ from prunet_det.training.batch import lr_factor
 from prunet_det.training.checkpoints import is_whole, newest_checkpoint, use_safe_hook
 from prunet_det.training.ema import use_foreach
 from prunet_det.training.graphs import speed_up, use_own_stream
-from prunet_det.training.loading import set_loader_options
+from prunet_det.training.loading import inner_dataset, set_loader_options
 from prunet_det.training.numbers import check_average, check_numbers
 from prunet_det.training.schedule import fit_iterations, fitted_schedule, set_length
 from prunet_det.training.settings import check_settings
@@ -102,10 +102,10 @@ def set_data_root(cfg: Config, root: str) -> None:
         loader = cfg.get(f"{key}_dataloader")
         if loader is None:
             continue
-        loader.dataset.data_root = root
+        inner_dataset(loader.dataset).data_root = root
         evaluator = cfg.get(f"{key}_evaluator")
         if evaluator is not None and "ann_file" in evaluator:
-            evaluator.ann_file = str(Path(root) / loader.dataset.ann_file)
+            evaluator.ann_file = str(Path(root) / inner_dataset(loader.dataset).ann_file)
 
 
 def set_max_iters(cfg: Config, max_iters: int, options: Mapping[str, Any] | None = None) -> None:

@@ -13,8 +13,10 @@ import torch
 from prunet_det.datasets.split import halves, write_part
 from prunet_det.detection.build import NetworkPart, build_detector, image_size
 from prunet_det.latency.predict import predict_module
-from prunet_det.search import SearchConfig, search
+from prunet_det.runtime.subject import Scope
+from prunet_det.search import SearchConfig, reachable, search
 from prunet_det.search.config import _read_detector
+from prunet_det.search.costs import Pricing
 from prunet_det.search.detection import Detection
 from prunet_det.search.detectors import found_config, overhead_ms
 from prunet_det.search.finalists import FinalistSettings
@@ -25,8 +27,8 @@ from prunet_det.search.supernet import Path as Way
 from prunet_det.search.supernet import SuperNet
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import InputError, UserError
+from prunet_det.zoo import resolve_spec
 from tests.dispatched import dispatched
-from tests.search.conftest import SMALL
 
 SIDE = 64
 CONFIG = """
@@ -132,7 +134,8 @@ def tiny(space, config):
 
 @pytest.fixture
 def task(config, tmp_path):
-    return Detection(_read_detector(config, None, None), tmp_path, 0, score_images=6)
+    detector = _read_detector(config, None, None)
+    return Detection(detector, tmp_path, 0, score_images=6, input_size=SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +150,11 @@ def way_of(shapes, shape):
 def content(labels):
     """An annotation file whose images have these labels."""
     images = [{"id": i} for i in range(len(labels))]
-    boxes = [{"image_id": i, "category_id": k} for i, own in enumerate(labels) for k in own]
+    boxes = [
+        {"image_id": i, "category_id": k, "bbox": [0, 0, 9, 9]}
+        for i, own in enumerate(labels)
+        for k in own
+    ]
     return dict(
         images=images, annotations=boxes, categories=[{"id": k, "name": str(k)} for k in range(4)]
     )
@@ -167,6 +174,28 @@ def test_both_halves_hold_every_class(tmp_path):
     part = json.loads((tmp_path / "part.json").read_text())
     assert [image["id"] for image in part["images"]] == [13, 14]
     assert len(part["annotations"]) == 3 and len(part["categories"]) == 4
+
+
+def test_every_class_that_can_be_is_in_both_halves():
+    """Also one that is no image's rarest, or shares that with another."""
+    rng = np.random.default_rng(0)
+    layouts = [[{0, 1}, {1}, {0, 2}, {2}]] * 20
+    layouts += [[{int(k) for k in rng.integers(0, 4, 2)} for _ in range(30)] for _ in range(20)]
+    for seed, labels in enumerate(layouts):
+        for part in halves(content(labels), seed):
+            assert {k for i in part for k in labels[i]} == set().union(*labels)
+
+
+def test_crowds_and_boxes_of_no_size_are_not_counted():
+    coco = content([{0}, {0}, {1}, {1}])
+    coco["annotations"][2]["iscrowd"] = 1
+    with pytest.raises(InputError, match="one image alone has the class '1'"):
+        halves(coco, 0)
+
+
+def test_classes_that_only_one_half_could_have_are_refused():
+    with pytest.raises(InputError, match=r"cannot be divided so that both halves have the class"):
+        halves(content([{0, 1}, {0, 2}, {1, 2}]), 0)
 
 
 def test_a_class_of_one_image_is_refused():
@@ -204,21 +233,23 @@ def test_batches_go_on_where_they_stopped(task, config, tmp_path, shapes):
     state = task.state_dict()
     assert state == {f"weights@{SIDE}": 6}
     (after,) = task.batches("weights", 0, 1, 2, SIDE)
-    again = Detection(_read_detector(config, None, None), tmp_path, 0, score_images=6)
+    again = Detection(
+        _read_detector(config, None, None), tmp_path, 0, score_images=6, input_size=SIDE
+    )
     again.build(shapes.space)
     again.load_state_dict(state)
     (resumed,) = again.batches("weights", 9, 1, 2, SIDE)
     assert torch.equal(after["inputs"], resumed["inputs"])
     assert not torch.equal(after["inputs"], first[0][0]["inputs"])
-    one, two = (torch.stack([b["inputs"] for b in task.scored(SIDE)]) for _ in range(2))
-    assert torch.equal(one, two) and len(one) == 4
+    one, two = ([batch["inputs"] for batch in t.scored(SIDE)] for t in (task, again))
+    assert len(one) == 3 and all(map(torch.equal, one, two))
 
 
 def test_a_detector_is_priced_as_a_whole(tiny, shapes, tmp_path):
     """The budget's milliseconds are what `latency predict` says of the detector."""
     config = tiny(tmp_path)
     own = Shapes(config.pricing.costs(config.space, SIDE))
-    beyond = overhead_ms(config.detector, own, "detector", config.pricing)
+    beyond = overhead_ms(config.detector, own, Scope.DETECTOR, config.pricing)
     for shape in own.draw(np.random.default_rng(1), sum(own.reachable()) / 2, 3):
         spec = own.space.to_spec(shape, "found", shapes_made(), SIDE)
         part = NetworkPart(build_detector(found_config(config.detector, spec)), SIDE)
@@ -307,16 +338,21 @@ def test_a_supernet_of_crops_is_what_it_starts_from(config, tmp_path, shapes, sp
     crops = SuperNet(space, 5)
     state = {
         "identity": {"space (digest)": space.hash},
-        "loop": {"weights": {"ema": crops.state_dict()}},
+        "loop": {"weights": {"ema": crops.state_dict(), "structure": crops.structure()}},
     }
     torch.save(state, tmp_path / "search.pth")
     detector = _read_detector(config, None, None)
-    task = Detection(detector, tmp_path, 0, score_images=6, start=tmp_path / "search.pth")
+    task = Detection(detector, tmp_path, 0, input_size=SIDE, start=tmp_path / "search.pth")
     own = task.supernet(task.build(space)).state_dict()
     assert all(torch.equal(own[name], crops.state_dict()[name]) for name in own)
     state["identity"]["space (digest)"] = "another"
     torch.save(state, tmp_path / "search.pth")
     with pytest.raises(InputError, match="is of a search in another space"):
+        task.build(space)
+    state["identity"]["space (digest)"] = space.hash
+    state["loop"]["weights"]["structure"][1] = [0]
+    torch.save(state, tmp_path / "search.pth")
+    with pytest.raises(InputError, match="has pruned its supernet; .* search.tiers=0"):
         task.build(space)
 
 
@@ -341,6 +377,7 @@ def test_a_step_dispatches_the_detectors_own_operators(task, shapes):
     ("changes", "why"),
     [
         (dict(search=LoopSettings(batch=2, warmup_batch=4)), "warmup_batch must be search.batch"),
+        (dict(supernet="none.pth"), "there is no checkpoint of a search none.pth"),
         (dict(scope="e2e"), "scope e2e is measured: give the device here"),
         (dict(scope="neck"), "the scope must be one of"),
         (dict(detector=None), "needs data, or a detector"),
@@ -353,21 +390,79 @@ def test_refusals(tiny, tmp_path, changes, why):
         search(tiny(tmp_path / "out", **changes))
 
 
-def test_a_neck_of_other_channels_is_refused(tiny, tmp_path):
-    config = tiny(tmp_path / "out")
-    config.detector.model.type = "SingleStageDetector"
-    config.detector.model.pop("channels_last", None)
-    config.detector.model.neck.update(in_channels=[7], in_strides=[8])
-    config.detector.model.bbox_head.update(in_channels=8, strides=[8, 16, 32])
-    with pytest.raises(InputError, match=r"neck takes maps of \[7\] channels, .* gives \[24\]"):
-        search(config)
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (
+            {"model.bbox_head.num_classes": 5},
+            "has 3 classes and the detector 5: set .*classes",
+        ),
+        ({"model.neck.in_channels": [7]}, r"neck takes maps of \[7\] channels, .* gives \[24\]"),
+        ({"model.backbone.type": "ResNet"}, "backbone must be of type PruNet, .* is a ResNet"),
+        ({"test_evaluator.type": "VOCMetric"}, "judged by mAP: .* test_evaluator must be"),
+        ({"test_evaluator.format_only": True}, "format_only=True gives no mAP"),
+        ({"train_dataloader.sampler.type": "ClassAwareSampler"}, "sampler must be one of"),
+        ({"train_dataloader.dataset.ann_file": "labels.txt"}, "annotation file, in COCO's"),
+        ({"train_dataloader.dataset.pipeline.2.type": "CachedMosaic"}, "take Mosaic"),
+        ({"model.data_preprocessor.batch_augments": [dict(type="x")]}, "leave .*batch_augments"),
+    ],
+)
+def test_detectors_that_are_refused_before_the_first_step(tiny, tmp_path, config, options, why):
+    detector = _read_detector(config, None, options)
+    with pytest.raises(InputError, match=why):
+        search(tiny(tmp_path / "out", detector=detector))
 
 
-def test_another_number_of_classes_is_refused(tiny, tmp_path):
-    config = tiny(tmp_path / "out")
-    config.detector.model.bbox_head.num_classes = 5
-    with pytest.raises(InputError, match="data has 3 classes and the detector 5: set .*num_cla"):
-        search(config)
+def test_maps_of_other_strides_are_refused(tiny, tmp_path, config):
+    options = {"model.type": "SingleStageDetector", "model.channels_last": None}
+    detector = _read_detector(config, None, options)
+    with pytest.raises(InputError, match=r"reads maps of strides \[8, 16, 32\], .* has \[8\]"):
+        search(tiny(tmp_path / "out", detector=detector))
+
+
+def test_a_config_that_trains_by_epochs(tiny, tmp_path, config):
+    detector = _read_detector(config, None, None)
+    detector.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=300)
+    detector.param_scheduler = [dict(type="MultiStepLR", milestones=[200], by_epoch=True)]
+    detector.train_dataloader.sampler = dict(type="DefaultSampler", shuffle=True)
+    result = search(tiny(tmp_path / "out", detector=detector))
+    assert result.accepted and "mAP" in result.networks[0.52].figures
+    lengths = {s for f in result.networks[0.52].figures["finalists"] for s in f["scores"]}
+    assert lengths == {"2", "4"}
+
+
+def test_neck_and_head_start_with_the_configs_weights(config, tmp_path, space):
+    torch.manual_seed(3)
+    first = Detection(_read_detector(config, None, None), tmp_path, 0, input_size=SIDE)
+    weights = first.build(space).state_dict()
+    torch.save(weights, tmp_path / "start.pth")
+    detector = _read_detector(config, None, {"load_from": str(tmp_path / "start.pth")})
+    model = Detection(detector, tmp_path, 0, input_size=SIDE).build(space)
+    found = model.state_dict()
+    parts = [name for name in found if not name.startswith("backbone.")]
+    assert parts and all(torch.equal(found[name], weights[name]) for name in parts)
+
+
+def test_what_is_found_goes_into_a_folder_of_its_own(tiny, tmp_path, config):
+    config = tiny(tmp_path)
+    assert config.detector.work_dir
+    spec = resolve_spec("prunet_demo")
+    assert "work_dir" not in found_config(config.detector, spec)
+
+
+@pytest.mark.slow
+def test_a_measured_detector_keeps_its_price(tiny, tmp_path, monkeypatch):
+    """A search goes on with the same milliseconds; the network itself is measured at its end."""
+    pricing = Pricing(device="here", tables=tmp_path / "tables", seconds=0.01, threads=1)
+    low, high = reachable(tiny(tmp_path / "out", pricing=pricing))
+    (kept,) = (tmp_path / "tables").glob("detector_*.json")
+    assert 0 < json.loads(kept.read_text())["beyond_ms"] < high
+    monkeypatch.setattr("prunet_det.search.detectors.measure", None)
+    assert reachable(tiny(tmp_path / "out", pricing=pricing)) == (low, high)
+    monkeypatch.undo()
+    budget = float(f"{(low + high) / 2:.4g}")
+    result = search(tiny(tmp_path / "out", pricing=pricing, budgets_ms=(budget,)))
+    assert result.networks[budget].measured_ms > 0
 
 
 def test_a_detector_gives_the_size_of_its_images(config, tmp_path):
@@ -382,4 +477,3 @@ def test_a_detector_gives_the_size_of_its_images(config, tmp_path):
         SearchConfig.from_file(
             "configs/search/quick.py", budget_ms=1, detector_options={"model.type": "x"}
         )
-    assert SMALL["stem"] == 8

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from prunet_det.latency import predict
-from prunet_det.search import SearchResult, api, search
+from prunet_det.search import SearchResult, api, pricing, search
 from prunet_det.search import finalists as last_tier
 from prunet_det.search import hooks as accompany
 from prunet_det.search.architecture import Architecture
@@ -255,7 +255,7 @@ def test_without_tiers_evolution_chooses_still(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("ms", [0.01, 5.0])
 def test_an_impossible_budget_is_refused_before_data_are_read(tiny, tmp_path, ms):
     with pytest.raises(UserError, match="cannot be met: the space reaches"):
-        search(tiny(tmp_path, budgets_ms=(ms,), data={}))
+        search(tiny(tmp_path, budgets_ms=(ms,), data=dict(dataset={})))
     assert not list(tmp_path.iterdir())
 
 
@@ -295,7 +295,7 @@ def price_as_one_of_two(rank: int, folder: Path) -> None:
             raise ValueError("no clock here")
 
     try:
-        api.price_in_turn(Pricing(), None, 64)
+        pricing.price_in_turn(Pricing(), None, 64)
     except Exception as e:
         (folder / str(rank)).write_text(f"{type(e).__name__}: {e}")
 
