@@ -5,7 +5,8 @@
 Detector and data are those of prunet_effdet.py at 192 px, lighter: without P6, with one cell of 48
 channels in the neck and one convolution in the head. An iteration has 4 images: as many pixels in
 smaller images, or in fewer and larger batches, gave less mAP. In such batches the norms' statistics
-differ from batch to batch, which EfficientNet does not bear: they are fixed before the end.
+differ from batch to batch, and an EfficientNet scored worse by averaged ones than by the batch's:
+they are fixed before the end, for all families.
 
 Networks of the zoo are too large for so short a training: the smallest of each family comes at
 three parts of its width, EfficientNet's at half its depth too, which are predicted to take about

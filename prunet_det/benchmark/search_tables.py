@@ -12,7 +12,7 @@ from prunet_det.benchmark.search_study import ENOUGH, GROUPS, RANDOM, SEARCHED, 
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import text_table
-from prunet_det.utils.plots import DARK, GREY, PALETTE
+from prunet_det.utils.plots import COLOURS, DARK, GREY, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -184,7 +184,7 @@ def draw_comparison(study: SearchStudy) -> Figure:
         shifts = np.linspace(-0.28, 0.28, len(own)) if len(own) > 1 else np.zeros(1)
         shifts = rng.permutation(shifts) if group == RANDOM else shifts
         for c, shift in zip(own, shifts, strict=True):
-            scores, colour = c.scores(end), _colour(group)
+            scores, colour = c.scores(end), _colour(study, group)
             axes.plot([min(scores), max(scores)], [row + shift] * 2, color=colour, alpha=0.45)
             axes.plot(study.mean(c), row + shift, "o", color=colour, markersize=5)
     random = study.means(RANDOM)
@@ -213,7 +213,7 @@ def draw_curves(study: SearchStudy) -> Figure:
             study.marks,
             curves,
             "o-",
-            color=_colour(group),
+            color=_colour(study, group),
             linewidth=1.0 if behind else 1.8,
             zorder=1 if behind else 2,
             markersize=3,
@@ -226,9 +226,15 @@ def draw_curves(study: SearchStudy) -> Figure:
     return figure
 
 
-def _colour(group: str) -> str:
-    """Of an ablation, as of all that is not usual, it is dark."""
-    return {**PALETTE, "grey": GREY, "dark": DARK}[GROUPS.get(group, "dark")]
+def _colour(study: SearchStudy, group: str) -> str:
+    """The group's own; ablations have what the usual groups of a study leave over."""
+    colours = {**PALETTE, "grey": GREY, "dark": DARK}
+    if group in GROUPS:
+        return colours[GROUPS[group]]
+    taken = {colours[GROUPS[g]] for g in study.groups if g in GROUPS}
+    free = [DARK, *(colour for colour in COLOURS if colour not in taken)]
+    others = [g for g in study.groups if g not in GROUPS]
+    return free[others.index(group) % len(free)]
 
 
 def title(study: SearchStudy) -> str:
