@@ -206,7 +206,7 @@ def halve(
     Args:
         shapes: Shapes of their space.
         finalists: At least one; their scores are filled in.
-        train: Trains networks from scratch.
+        train: Trains networks.
         settings: How long, and how many are kept.
         propose: Further networks of the first round, told by it: others than those.
 

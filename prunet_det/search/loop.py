@@ -302,8 +302,8 @@ class SearchLoop:
     def _settle_widths(self, architecture: Architecture) -> None:
         """Keeps the widths that were found only where they are better than uniform ones.
 
-        By the images that they were found on, whole and unaugmented, which is in their favour; in
-        the last tier both are trained from scratch.
+        By the images that they were found on, which is in their favour; in the last tier both are
+        trained. A detector's samples are whole batches, of which there are few.
         """
         found = architecture.shape()
         uniform = architecture.shapes.uniform(found, architecture.budget_ms)

@@ -54,8 +54,9 @@ def write_report(
     budget = networks[0].budget
     of = {"backbone": "the backbone alone", "detector": "backbone, neck and head"}
     scope = of.get(networks[0].scope, "the detector, end to end")
+    sizes = " or ".join(dict.fromkeys(str(n.budget.input_size) for n in networks))
     lines += [
-        f"Latency of {scope}, {networks[0].kind}: {budget.conditions}, {budget.input_size} px.",
+        f"Latency of {scope}, {networks[0].kind}: {budget.conditions}, {sizes} px.",
         "",
     ]
     seconds = {name: s for name, s in run["seconds"].items() if s}

@@ -118,8 +118,8 @@ class LoopSettings:
 
     Attributes:
         warmup: Steps of the warm-up at most.
-        warmup_loss: Share of log(classes), a guess's loss, that the running loss must fall below
-            for the warm-up to end; 0 makes all of its steps.
+        warmup_loss: Share of a guess's loss, log(classes) or an untrained detector's, that the
+            running loss must fall below for the warm-up to end; 0 makes all of its steps.
         warmup_batch: Images in a step of the warm-up.
         warmup_expansions: Inner widths of its mixtures, in times a layer's input. Narrow blocks
             learn sooner and cost less; paths widen them afterwards.
@@ -135,7 +135,7 @@ class LoopSettings:
         last_lr: Share of the learning rate at the end of the tiers, to which it falls as a cosine
             from the end of the warm-up on.
         ema_momentum: Momentum of the averaged weights, which draws are scored with.
-        score_images: Crops that evolution scores a network on, at most.
+        score_images: Images that evolution scores a network on, at most.
         checkpoint_interval: Steps between checkpoints.
     """
 
