@@ -23,12 +23,14 @@ from prunet_det.search.finalists import FinalistSettings
 from prunet_det.search.result import SearchResult
 from prunet_det.search.schedule import EvolutionSettings, LoopSettings
 from prunet_det.search.shapes import Shapes
+from prunet_det.search.space import SearchSpace
 from prunet_det.search.supernet import Path as Way
 from prunet_det.search.supernet import SuperNet
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.zoo import resolve_spec
 from tests.dispatched import dispatched
+from tests.search.conftest import SMALL, in_two_processes
 
 SIDE = 64
 CONFIG = """
@@ -99,35 +101,38 @@ def config(data, pytestconfig):
     return path
 
 
+def small_search(space, detector, out, **changes) -> SearchConfig:
+    settings = dict(
+        space=space,
+        detector=detector,
+        budgets_ms=(0.52,),
+        scope="detector",
+        input_size=SIDE,
+        search=LoopSettings(
+            warmup=2,
+            warmup_batch=2,
+            paths=2,
+            tiers=4,
+            batch=2,
+            draws=3,
+            draws_batch=4,
+            score_images=6,
+            checkpoint_interval=2,
+        ),
+        evolution=EvolutionSettings(evaluations=6),
+        finalists=FinalistSettings(iterations=(2, 4), kept=(1,), evolved=1, random=0, proposed=0),
+        progress=False,
+    )
+    return SearchConfig(out=str(out), **{**settings, **changes})
+
+
 @pytest.fixture
 def tiny(space, config):
     """Makes the config of a search on the squares."""
 
     def make(out, **changes) -> SearchConfig:
-        settings = dict(
-            space=space,
-            detector=_read_detector(config, None, None),
-            budgets_ms=(0.52,),
-            scope="detector",
-            input_size=SIDE,
-            search=LoopSettings(
-                warmup=2,
-                warmup_batch=2,
-                paths=2,
-                tiers=4,
-                batch=2,
-                draws=3,
-                draws_batch=4,
-                score_images=6,
-                checkpoint_interval=2,
-            ),
-            evolution=EvolutionSettings(evaluations=6),
-            finalists=FinalistSettings(
-                iterations=(2, 4), kept=(1,), evolved=1, random=0, proposed=0
-            ),
-            progress=False,
-        )
-        return SearchConfig(out=str(out), **{**settings, **changes})
+        detector = changes.pop("detector", _read_detector(config, None, None))
+        return small_search(space, detector, out, **changes)
 
     return make
 
@@ -331,6 +336,25 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bytes(tiny, tmp_path, monk
             search(tiny(tmp_path / "killed"))
     search(tiny(tmp_path / "killed", resume=True))
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def search_as_one_of_two(rank, folder):
+    """What each process of the test below does."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
+    detector = _read_detector((folder / "path").read_text(), None, None)
+    space = SearchSpace.from_config(SMALL)
+    result = search(small_search(space, detector, folder / "out"))
+    (folder / str(rank)).write_text(str(len(result.networks)))
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_detector(config, tmp_path, space):
+    (tmp_path / "path").write_text(str(config))
+    assert in_two_processes(search_as_one_of_two, tmp_path) == ["1", "0"]
+    found = SearchResult.load(tmp_path / "out").networks[0.52]
+    assert found.accepted and "mAP" in found.figures
 
 
 def test_a_supernet_of_crops_is_what_it_starts_from(config, tmp_path, shapes, space):
