@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
-from prunet_det.utils.io import atomic_path, file_digest
+from prunet_det.datasets.split import write_part
+from prunet_det.utils.io import file_digest
 
 EVERY = 10  # images, of which one is kept: our choice
 
@@ -63,17 +63,8 @@ def hold_out(cfg: Config, folder: Path) -> None:
     kept, files = set(ids[::EVERY]), {}
     for name, images in {"train": set(ids) - kept, "held_out": kept}.items():
         files[name] = str((folder / f"{name}.json").resolve())
-        with atomic_path(files[name]) as temporary:
-            temporary.write_text(json.dumps(_part(coco, images)), encoding="utf-8")
+        write_part(coco, images, files[name])
     test.data_root = train.data_root
     test.data_prefix = copy.deepcopy(train.data_prefix)
     train.ann_file = files["train"]
     test.ann_file = cfg.test_evaluator.ann_file = files["held_out"]
-
-
-def _part(coco: dict[str, Any], images: set[int]) -> dict[str, Any]:
-    return {
-        **coco,
-        "images": [i for i in coco["images"] if i["id"] in images],
-        "annotations": [a for a in coco["annotations"] if a["image_id"] in images],
-    }
