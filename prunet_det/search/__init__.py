@@ -4,8 +4,8 @@
 `space` says what may be chosen, `costs` and `pricing` what it takes and `shapes` which networks
 meet a latency; `supernet` holds the weights, `tasks` says what they learn, `weights` trains and
 asks them; `gains`, `schedule` and `architecture` are the tiers, `loop` and `hooks` their course;
-`evolution` and `finalists` choose too; `detection`, `detection_data` and `detectors` are for a
-detector's own loss; `config`, `api`, `result` and `report` are the two ends.
+`evolution`, `finalists` and `trainings` choose too; `detection`, `detection_data` and `detectors`
+are for a detector's own loss; `config`, `api`, `result` and `report` are the two ends.
 """
 
 from importlib import import_module

@@ -313,9 +313,12 @@ class _Search:
             entrants += [replace(f, name=f.name + suffix, input_size=size) for f in first]
 
         def train(finalists: Sequence[Finalist], steps: int) -> list[Score]:
+            scores: dict[str, Score] = {}
             for size, trained in trainings.items():
-                trained([f.shape for f in finalists if f.input_size == size], steps)
-            return [trainings[f.input_size]([f.shape], steps)[0] for f in finalists]
+                sized = [f for f in finalists if f.input_size == size]
+                found = trained([f.shape for f in sized], steps)
+                scores |= {f.name: score for f, score in zip(sized, found, strict=True)}
+            return [scores[f.name] for f in finalists]
 
         told, count = None, config.finalists.proposed
         if "surrogate" not in config.off and count and not several:

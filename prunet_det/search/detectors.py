@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,19 +32,20 @@ from prunet_det.latency.predict import predict_module
 from prunet_det.latency.record import Failure
 from prunet_det.runtime.subject import Scope, Subject, build_seeded
 from prunet_det.search.costs import Pricing
-from prunet_det.search.finalists import Score
 from prunet_det.search.result import ARCH_FILE
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import Shape
+from prunet_det.search.trainings import Score, Training, Trainings
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.evaluate import unwrap_model
 from prunet_det.training.hooks import WEIGHTS_FILE
 from prunet_det.training.launch import build_evaluation_runner, build_runner, train
-from prunet_det.training.repeatable import make_repeatable
+from prunet_det.training.repeatable import make_repeatable, one_thread
 from prunet_det.training.schedule import set_length
+from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import PathLike, digest, make_folder, read_json, write_json
-from prunet_det.utils.runs import Key, Run, RunStore, campaign, made_here
+from prunet_det.utils.runs import Run
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
@@ -196,114 +197,18 @@ def overhead_ms(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Training:
-    """A training that another process may do.
+class _DetectorTraining(Training):
+    """A training of a detector.
 
     Attributes:
         cfg: Config of the detector, whatever its backbone.
-        spec: Its backbone.
         start: File of the weights that it starts from.
-        iterations, seed: Length and seed.
-        digest: Digest of recipe and data.
-        weights: Where the trained weights go.
+        iterations: Its length.
     """
 
     cfg: dict[str, Any]
-    spec: ArchSpec
     start: Path
     iterations: int
-    seed: int
-    digest: str
-    weights: Path
-
-    @property
-    def key(self) -> Key:
-        """Of the run that comes of it."""
-        return self.spec.digest, self.digest, self.seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectorTrainings:
-    """Trains the detectors of networks from a supernet's weights; what is done is kept.
-
-    Attributes:
-        cfg: Config of the detector, trained on one half of the data and tested on the other.
-        shapes: Shapes of the space.
-        inherited: Gives the detector's weights for a network.
-        folder: Where the results are kept as they come, and looked up.
-        seed: Seed of the search.
-        recipe: The config as it was given, wherever its halves lie.
-        data: What tells the data from others.
-        progress: Whether each call shows a bar.
-        max_workers: Number of processes on a CPU.
-    """
-
-    cfg: Config
-    shapes: Shapes
-    inherited: Callable[[ArchSpec, Shape], dict[str, Tensor]]
-    folder: Path
-    seed: int
-    recipe: dict[str, Any]
-    data: list[Any]
-    progress: bool = True
-    max_workers: int = 1
-    start: ClassVar[str] = "from the supernet's weights"
-
-    def __call__(self, many: Sequence[Shape], steps: int) -> list[Score]:
-        """Trains what has not been trained yet.
-
-        Args:
-            many: Networks.
-            steps: Iterations of each training.
-
-        Raises:
-            UserError: If a training fails for the config's sake, or processes keep dying.
-        """
-        if not many:
-            return []
-        tasks = [self._training(shape, steps) for shape in many]
-        store = RunStore(self.folder)
-        left = [task for task in tasks if task.key not in store]
-        for task, shape in zip(tasks, many, strict=True):
-            if task in left and not task.start.is_file():
-                save_safetensors(self.inherited(task.spec, shape), task.start)
-        title = f"last tier, {steps} iterations" if self.progress and left else ""
-        workers = 1 if torch.cuda.is_available() else min(len(left), self.max_workers)
-        campaign(tasks, _train, store, max(workers, 1), title)
-        runs = {run.key: run for run in store}
-        found = [runs[task.key].figures["mAP"] for task in tasks]
-        return [Score(mean, 1 - mean) for mean in found]
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all trainings that are kept."""
-        return sum(run.seconds for run in RunStore(self.folder))
-
-    def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
-        """The averaged weights of a training that was done."""
-        return read_state_dict(self._training(shape, steps).weights)
-
-    def _training(self, shape: Shape, steps: int) -> _Training:
-        spec = self.shapes.space.to_spec(
-            shape,
-            "finalist",
-            Provenance("hand-written", {"reason": "a finalist of a search"}),
-            self.shapes.costs.input_size,
-        )
-        cfg = self.cfg.to_dict()
-        seed = self.seed * 1_000_003 + steps
-        about = digest([self.recipe, steps, self.data, spec.input_size])
-        begin = f"{spec.digest}_{digest([self.recipe, self.data, spec.input_size])}"
-        folder = Path(self.folder)
-        return _Training(
-            cfg=cfg,
-            spec=spec,
-            start=folder / f"{begin}.safetensors",
-            iterations=steps,
-            seed=seed,
-            digest=about,
-            weights=folder / f"{begin}_{seed}.safetensors",
-        )
 
 
 def shorten(cfg: Config, iterations: int) -> None:
@@ -330,17 +235,13 @@ def shorten(cfg: Config, iterations: int) -> None:
     cfg.log_processor = {"type": "LogProcessor", "by_epoch": False}
 
 
-def _train(task: _Training) -> Run:
+def _train(task: _DetectorTraining) -> Run:
     """Does a training, on a CPU with one thread, so that it is the same beside any others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if torch.cuda.is_available() else 1)
-    try:
+    with one_thread(on_cpu=not torch.cuda.is_available()):
         return _trained(task)
-    finally:
-        torch.set_num_threads(threads)
 
 
-def _trained(task: _Training) -> Run:
+def _trained(task: _DetectorTraining) -> Run:
     """Does a training; one that diverges finds nothing."""
     begin, cfg = time.perf_counter(), Config(task.cfg)
     init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -365,12 +266,58 @@ def _trained(task: _Training) -> Run:
             figures = {"mAP": 0.0, "error": str(e)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    subject, about, seed = task.key
-    return Run(
-        subject=subject,
-        recipe=about,
-        seed=seed,
-        figures=figures,
-        seconds=round(time.perf_counter() - begin, 2),
-        made=made_here(),
-    )
+    return task.run(figures, time.perf_counter() - begin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorTrainings(Trainings):
+    """Trains the detectors of networks from a supernet's weights.
+
+    Attributes:
+        cfg: Config of the detector, trained on one half of the data and tested on the other.
+        inherited: Gives the detector's weights for a network.
+        recipe: The config as it was given, wherever its halves lie.
+        data: What tells the data from others.
+    """
+
+    cfg: Config
+    inherited: Callable[[ArchSpec, Shape], dict[str, Tensor]]
+    recipe: dict[str, Any]
+    data: list[Any]
+    start: ClassVar[str] = "from the supernet's weights"
+    train: ClassVar[Callable[[Any], Run]] = _train
+
+    def prepare(self, tasks: Mapping[Shape, Training]) -> None:
+        """Writes the weights that trainings start from, unless they are there."""
+        for shape, task in tasks.items():
+            start = self._start(task.spec)
+            if not start.is_file():
+                save_safetensors(self.inherited(task.spec, shape), start)
+
+    def training(self, shape: Shape, steps: int) -> Training:
+        """The training of a network's detector."""
+        spec, seed = self.spec(shape), self.seed_of(steps)
+        start = self._start(spec)
+        return _DetectorTraining(
+            cfg=self.cfg.to_dict(),
+            spec=spec,
+            start=start,
+            iterations=steps,
+            seed=seed,
+            digest=digest([self.recipe, steps, self.data, spec.input_size]),
+            weights=start.with_name(f"{start.stem}_{seed}.safetensors"),
+        )
+
+    def _start(self, spec: ArchSpec) -> Path:
+        about = digest([self.recipe, self.data, spec.input_size])
+        return Path(self.folder) / f"{spec.digest}_{about}.safetensors"
+
+    def workers(self, tasks: int) -> int:
+        """One on a GPU."""
+        if torch.cuda.is_available():
+            return 1
+        return max(min(tasks, self.max_workers or usable_cores()), 1)
+
+    def score(self, figures: Mapping[str, Any]) -> Score:
+        """mAP, and what it lacks to 1."""
+        return Score(figures["mAP"], 1 - figures["mAP"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,20 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.search.evolution import Region, Scored, most_macs
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import Shape
+from prunet_det.search.trainings import Score, Training, Trainings
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, short_run
 from prunet_det.utils.config import positive_int
 from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import digest
-from prunet_det.utils.runs import Key, Run, RunStore, campaign, made_here
-from prunet_det.zoo.containers import read_state_dict
+from prunet_det.utils.runs import Run
 from prunet_det.zoo.weights import save_safetensors
 
 if TYPE_CHECKING:
@@ -53,19 +50,6 @@ TIERS, UNIFORM, MACS, EVOLUTION, RANDOM, SURROGATE = (
 # 200 steps and level with the best after 1,200 (docs/method.md, by the long judge).
 _SEEDED = (TIERS, MACS)
 _SHARED_MEMORY = Path("/dev/shm")
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a training came to, on crops that it has not seen.
-
-    Attributes:
-        top1: Share of right answers, 0..1.
-        loss: Cross-entropy; infinite where the training diverged.
-    """
-
-    top1: float
-    loss: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,121 +225,22 @@ def halve(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Training:
-    """A training that another process may do.
+class _CropTraining(Training):
+    """A short training on crops.
 
     Attributes:
-        spec, recipe, seed: As of `short_run`.
+        recipe: As of `short_run`.
         train, score: Crops to train on, and to score on.
-        digest: Digest of recipe and data.
-        weights: File of the trained weights.
-        keep: Whether they are kept there.
+        keep: Whether the weights are kept.
     """
 
-    spec: ArchSpec
     recipe: ShortRecipe
     train: DeviceCrops
     score: DeviceCrops
-    seed: int
-    digest: str
-    weights: Path
     keep: bool
 
-    @property
-    def key(self) -> Key:
-        """Of the run that comes of it."""
-        return self.spec.digest, self.digest, self.seed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Trainings:
-    """Trains networks of a space from scratch, several at once on a CPU; what is done is kept.
-
-    Attributes:
-        shapes: Shapes of the space.
-        recipe: How networks are trained; the number of steps is each call's.
-        halves: Crops by name, `weights` to train on and `architecture` to score on.
-        folder: Where the results are kept as they come, and looked up.
-        seed: Seed of the search.
-        progress: Whether each call shows a bar.
-        max_workers: Number of processes on a CPU; by default one for each core.
-        keep: Number of steps of the trainings whose weights are kept.
-    """
-
-    shapes: Shapes
-    recipe: ShortRecipe
-    halves: Mapping[str, DeviceCrops]
-    folder: str | os.PathLike[str]
-    seed: int
-    progress: bool = True
-    max_workers: int | None = None
-    keep: int = 0
-    start: ClassVar[str] = "from scratch"
-
-    def __call__(self, many: Sequence[Shape], steps: int) -> list[Score]:
-        """Trains what has not been trained yet.
-
-        Args:
-            many: Networks.
-            steps: Number of steps of each training.
-
-        Raises:
-            UserError: If a line of the kept results is damaged, another process works in the
-                folder, or processes keep dying.
-        """
-        if not many:
-            return []
-        tasks = [self._training(shape, steps) for shape in many]
-        store = RunStore(self.folder)
-        left = sum(key not in store for key in {task.key for task in tasks})
-        title = f"last tier, {steps} steps" if self.progress and left else ""
-        campaign(tasks, _train, store, self._workers(left), title)
-        runs = {run.key: run for run in store}
-        return [_score(runs[task.key].figures) for task in tasks]
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all trainings that are kept, those of interrupted searches included."""
-        return sum(run.seconds for run in RunStore(self.folder))
-
-    def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
-        """The averaged weights of a training of `keep` steps."""
-        return read_state_dict(self._training(shape, steps).weights)
-
-    def _training(self, shape: Shape, steps: int) -> _Training:
-        recipe = replace(self.recipe, iterations=steps, marks=())
-        about = digest([asdict(recipe), *(crops.identity for crops in self.halves.values())])
-        # Who was lucky in one round has other weights and batches in the next.
-        seed = self.seed * 1_000_003 + steps
-        spec = self.shapes.space.to_spec(
-            shape,
-            "finalist",
-            Provenance("hand-written", {"reason": "a finalist of a search"}),
-            self.shapes.costs.input_size,
-        )
-        return _Training(
-            spec=spec,
-            recipe=recipe,
-            train=self.halves["weights"],
-            score=self.halves["architecture"],
-            seed=seed,
-            digest=about,
-            weights=Path(self.folder) / f"{spec.digest}_{about}_{seed}.safetensors",
-            keep=steps == self.keep,
-        )
-
-    def _workers(self, tasks: int) -> int:
-        images = [crops.images for crops in self.halves.values()]
-        if images[0].is_cuda or tasks < 2:
-            return 1
-        # Other processes read the crops in shared memory, of which containers have little.
-        size = sum(tensor.nbytes for tensor in images)
-        if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < 2 * size:
-            return 1
-        return min(tasks, self.max_workers or usable_cores())
-
-
-def _train(task: _Training) -> Run:
+def _train(task: _CropTraining) -> Run:
     """Does a training; one that diverges has no loss."""
     seconds = 0.0
     try:
@@ -367,17 +252,53 @@ def _train(task: _Training) -> Run:
     except DivergedError as e:
         logger.warning("a finalist counts as the worst: %s", e)
         figures = {"top1": 0.0, "loss": None, "error": str(e)}
-    subject, about, seed = task.key
-    return Run(
-        subject=subject,
-        recipe=about,
-        seed=seed,
-        figures=figures,
-        seconds=round(seconds, 2),
-        made=made_here(),
-    )
+    return task.run(figures, seconds)
 
 
-def _score(figures: Mapping[str, Any]) -> Score:
-    loss = figures["loss"]
-    return Score(top1=float(figures["top1"]), loss=math.inf if loss is None else float(loss))
+@dataclass(frozen=True, kw_only=True)
+class CropTrainings(Trainings):
+    """Trains networks of a space from scratch on crops.
+
+    Attributes:
+        recipe: How networks are trained; the number of steps is each call's.
+        halves: Crops by name, `weights` to train on and `architecture` to score on.
+        keep: Number of steps of the trainings whose weights are kept.
+    """
+
+    recipe: ShortRecipe
+    halves: Mapping[str, DeviceCrops]
+    keep: int = 0
+    start: ClassVar[str] = "from scratch"
+    train: ClassVar[Callable[[Any], Run]] = _train
+
+    def training(self, shape: Shape, steps: int) -> Training:
+        """The short training of a network."""
+        recipe = replace(self.recipe, iterations=steps, marks=())
+        about = digest([asdict(recipe), *(crops.identity for crops in self.halves.values())])
+        spec, seed = self.spec(shape), self.seed_of(steps)
+        return _CropTraining(
+            spec=spec,
+            recipe=recipe,
+            train=self.halves["weights"],
+            score=self.halves["architecture"],
+            seed=seed,
+            digest=about,
+            weights=Path(self.folder) / f"{spec.digest}_{about}_{seed}.safetensors",
+            keep=steps == self.keep,
+        )
+
+    def workers(self, tasks: int) -> int:
+        """One on a GPU, or where the crops do not fit into shared memory."""
+        images = [crops.images for crops in self.halves.values()]
+        if images[0].is_cuda or tasks < 2:
+            return 1
+        # Other processes read the crops in shared memory, of which containers have little.
+        size = sum(tensor.nbytes for tensor in images)
+        if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < 2 * size:
+            return 1
+        return min(tasks, self.max_workers or usable_cores())
+
+    def score(self, figures: Mapping[str, Any]) -> Score:
+        """Top-1 and cross-entropy."""
+        loss = figures["loss"]
+        return Score(top1=float(figures["top1"]), loss=math.inf if loss is None else float(loss))

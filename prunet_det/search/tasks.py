@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from torch.nn.functional import cross_entropy
 from prunet_det.arch.network import reestimate_norms
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.search.data import load_halves
-from prunet_det.search.finalists import Score, Trainings
+from prunet_det.search.finalists import CropTrainings
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.search.supernet import Choice, SuperNet
+from prunet_det.search.trainings import Trainings
 from prunet_det.training.short_run import evaluate
 
 if TYPE_CHECKING:
@@ -33,26 +34,6 @@ _SCORED_BATCH = 256  # crops whose statistics normalise what is scored
 _MOST_SCORED = 2000  # images on which inherited weights are scored
 
 Batch = Any  # what a task makes, and takes again
-
-
-class Trains(Protocol):
-    """The trainings of a last tier.
-
-    Attributes:
-        start: What they start from, in words.
-    """
-
-    start: ClassVar[str]
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all that are kept."""
-
-    def __call__(self, many: Sequence[Shape], steps: int) -> Sequence[Score]:
-        """Trains networks for some steps, unless that was done."""
-
-    def weights(self, shape: Shape, steps: int) -> dict[str, Tensor]:
-        """The weights of a training."""
 
 
 class Task(ABC):
@@ -137,7 +118,7 @@ class Task(ABC):
     @abstractmethod
     def trainings(
         self, config: SearchConfig, shapes: Shapes, folder: Path, model: nn.Module
-    ) -> Trains:
+    ) -> Trainings:
         """The trainings of the last tier, which are kept in a folder."""
 
     def config(self, spec: ArchSpec) -> str:
@@ -232,7 +213,7 @@ class Classification(Task):
         self, config: SearchConfig, shapes: Shapes, folder: Path, model: nn.Module
     ) -> Trainings:
         """Short trainings on the crops, from scratch."""
-        return Trainings(
+        return CropTrainings(
             shapes=shapes,
             recipe=config.recipe,
             halves=self._whole(),

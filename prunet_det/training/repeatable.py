@@ -45,6 +45,21 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+@contextlib.contextmanager
+def one_thread(on_cpu: bool = True) -> Iterator[None]:
+    """Has PyTorch use one thread within a block, so that sums do not depend on how many there are.
+
+    Args:
+        on_cpu: Whether the block computes on a CPU; elsewhere threads stay as they are.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if on_cpu else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def random_state() -> dict[str, Any]:
     """Returns the state of all random generators that this process draws from.
 

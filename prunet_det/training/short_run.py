@@ -25,6 +25,7 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.training.crops import DeviceCrops
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.optimizer import TimmMuon
+from prunet_det.training.repeatable import one_thread
 from prunet_det.utils.errors import InputError
 from prunet_det.zoo import create
 
@@ -130,12 +131,8 @@ def short_run(
     Raises:
         DivergedError: If loss or weights are not finite.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if train.images.is_cuda else 1)
-    try:
+    with one_thread(on_cpu=not train.images.is_cuda):
         return _short_run(spec, recipe, train, score, seed)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _short_run(

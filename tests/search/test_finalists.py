@@ -12,10 +12,10 @@ import torch
 from prunet_det.search import finalists as module
 from prunet_det.search.evolution import Region
 from prunet_det.search.finalists import (
+    CropTrainings,
     Finalist,
     FinalistSettings,
     Score,
-    Trainings,
     first_finalists,
     halve,
 )
@@ -184,7 +184,7 @@ def halves():
 def trainings(shapes, halves, folder, **options):
     recipe = ShortRecipe(batch_size=8, norm_batches=2, warmup=0.6)
     settings = dict(seed=3, progress=False, max_workers=1) | options
-    return Trainings(shapes=shapes, recipe=recipe, halves=halves, folder=folder, **settings)
+    return CropTrainings(shapes=shapes, recipe=recipe, halves=halves, folder=folder, **settings)
 
 
 def test_trainings_are_done_once_and_kept(shapes, halves, drawn, tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_weights_are_kept_where_they_are_asked_for(shapes, halves, drawn, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(module, "short_run", None)
         weights = train.weights(drawn[0], 4)
-    net = create(train._training(drawn[0], 4).spec, num_classes=3)
+    net = create(train.training(drawn[0], 4).spec, num_classes=3)
     net.load_state_dict(weights)
     assert evaluate(net.eval(), halves["architecture"]) == pytest.approx((score.top1, score.loss))
 
