@@ -35,8 +35,9 @@ STYLES = {
     "prunet": Family("PruNet", PALETTE["blue"], "o", "-"),
     "gpunet": Family("GPUNet", PALETTE["vermilion"], "s", "--"),
     "efficientnet": Family("EfficientNet", PALETTE["green"], "^", ":"),
+    "searched": Family("searched", PALETTE["pink"], "P", "-."),
 }
-# Families of published figures; suites have none but the first three.
+# Families of published figures; suites have none of the last.
 PUBLISHED_STYLES = {**STYLES, "other": Family("others (timm)", DARK, "D", "-.")}
 
 

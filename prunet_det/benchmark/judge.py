@@ -74,9 +74,9 @@ class LatencyRatio:
 
     def _aim(self) -> str:
         """Whether the aim is met, where it applies and an interval says so."""
-        if not (self.interval and self.axis.kind == "measured" and self.axis.on_gpu):
+        aim = AIMS.get(self.other)
+        if not (aim and self.interval and self.axis.kind == "measured" and self.axis.on_gpu):
             return ""
-        aim = AIMS[self.other]
         met, missed = self.interval[1] <= aim, self.interval[0] > aim
         state = "is met" if met else "is missed" if missed else "may be met or missed"
         return f"; the aim of {aim:g} {state}"

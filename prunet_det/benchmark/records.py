@@ -26,7 +26,8 @@ from prunet_det.utils.io import digest, file_stem, read_json, reading, write_jso
 from prunet_det.utils.runs import Run, RunStore
 
 RECORDS, LATENCY, REPEAT, RATE_FILE = "records", "latency", "repeat", "learning_rate.json"
-FAMILIES = ("prunet", "gpunet", "efficientnet")
+# The last are one's own, by tools/search_backbone.py.
+FAMILIES = ("prunet", "gpunet", "efficientnet", "searched")
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
 # What all runs of a folder share; otherwise their figures do not belong together.
 SHARED = {

@@ -7,12 +7,14 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
+from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark.data import data_hash, hold_out, make_data
 from prunet_det.benchmark.records import FAMILIES, run_key
 from prunet_det.detection.letterbox import set_input_size
@@ -45,7 +47,8 @@ class Candidate:
     """Network of a suite: a backbone at an input size, which a detector is trained on.
 
     Attributes:
-        source: A network of the zoo's or of timm's, or the file of a spec (*.json).
+        source: A network of the zoo's or of timm's, or the file of a spec (*.json), such as the
+            `arch.json` that a search leaves.
         family: One of FAMILIES.
         input_size: In pixels.
     """
@@ -54,10 +57,29 @@ class Candidate:
     family: str
     input_size: int
 
+    @cached_property
+    def spec(self) -> ArchSpec | None:
+        """The backbone's spec; None for timm's.
+
+        Raises:
+            UserError: There is no such file, or it holds no spec.
+        """
+        from prunet_det.runtime.subject import is_ours
+        from prunet_det.zoo.models import resolve_spec
+
+        if not is_ours(self.source):
+            return None
+        try:
+            return resolve_spec(self.source)
+        except (OSError, ValueError) as e:
+            raise UserError(str(e)) from e
+
     @property
     def model(self) -> str:
-        """The network's name."""
-        return Path(self.source).stem if self.source.endswith(".json") else self.source
+        """The network's name; of a file, the name that it holds."""
+        if self.source.endswith(".json") and self.spec is not None:
+            return self.spec.name
+        return self.source
 
     def __str__(self) -> str:
         return f"{self.model}@{self.input_size}"
@@ -69,21 +91,14 @@ class Candidate:
     @property
     def backbone(self) -> dict[str, Any]:
         """Config of the backbone; its weights are random."""
-        from prunet_det.runtime.subject import is_ours
-
-        if is_ours(self.source):
-            return dict(type="PruNet", arch=self.source)
-        return dict(type="TimmBackbone", name=self.source)
+        if self.spec is None:
+            return dict(type="TimmBackbone", name=self.source)
+        return dict(type="PruNet", arch=self.source)
 
     @property
     def arch(self) -> dict[str, Any] | None:
         """The backbone's spec as JSON has it; None for timm's."""
-        from prunet_det.runtime.subject import is_ours
-        from prunet_det.zoo.models import resolve_spec
-
-        if not is_ours(self.source):
-            return None
-        return dict(json.loads(json.dumps(resolve_spec(self.source).to_dict())))
+        return None if self.spec is None else dict(json.loads(json.dumps(self.spec.to_dict())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +155,10 @@ class Suite:
     def choose(self, names: Sequence[str]) -> Suite:
         """With some of its candidates, by model or `model@size`; others of that form are added.
 
+        The file of a spec needs no size: it has its own.
+
         Raises:
-            UserError: A name that is neither.
+            UserError: A name that is neither, or two networks of one name.
         """
         candidates: list[Candidate] = []
         for name in names:
@@ -153,6 +170,7 @@ class Suite:
             if not found:
                 found = [_other_candidate(name, self)]
             candidates += [c for c in found if c not in candidates]
+        _check_names(candidates, "the command line")
         return replace(self, candidates=tuple(candidates))
 
     def recipe(self) -> Config:
@@ -260,10 +278,9 @@ def load_suite(path: str | os.PathLike[str]) -> Suite:
         ]
     except (TypeError, ValueError, AttributeError) as e:
         raise UserError(f"{file}: models need (network, pixels) pairs: {e}.") from e
-    keys = [c.key(0) for c in candidates]
-    twins = sorted({str(c) for c in candidates if keys.count(c.key(0)) > 1})
-    if twins or not candidates:
-        raise UserError(f"{file} names {twins[0] + ' twice' if twins else 'no models'}.")
+    if not candidates:
+        raise UserError(f"{file} names no models.")
+    _check_names(candidates, os.fspath(file))
     found |= {"name": file.stem, "path": relative_path(file), "candidates": tuple(candidates)}
     suite = from_mapping(Suite, found, os.fspath(file))
     read_config(suite.config)  # missed now, not once the folder is made
@@ -281,47 +298,41 @@ def check_candidates(candidates: Iterable[Candidate]) -> None:
     """
     import timm
 
-    from prunet_det.runtime.subject import is_ours
     from prunet_det.zoo.models import model_names
 
     for candidate in candidates:
         positive_int(candidate.input_size, "the input size")
-        if candidate.source.endswith(".json"):
-            load_spec_file(candidate.source)
-        elif not is_ours(candidate.source) and not timm.is_model(candidate.source):
+        if candidate.spec is None and not timm.is_model(candidate.source):
             raise UserError(
                 f"there is no network {candidate.source!r}, neither here "
                 f"({', '.join(model_names())}) nor in timm."
             )
 
 
-def load_spec_file(path: str) -> None:
-    """Refuses a file that is no spec, or whose network has another name than the file.
-
-    Raises:
-        UserError: The sentence says which.
-    """
-    from prunet_det.arch.spec import ArchSpec
-
-    try:
-        name = ArchSpec.load(path).name
-    except (OSError, ValueError) as e:
-        raise UserError(str(e)) from e
-    if name != Path(path).stem:
-        raise UserError(f"{path} holds the network {name}; name the file {name}.json.")
+def _check_names(candidates: Sequence[Candidate], place: str) -> None:
+    """Refuses two networks of one name and input size: their runs could not be told apart."""
+    names = [str(c) for c in candidates]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{place} names {name} twice; files of specs hold their own names.")
 
 
 def _other_candidate(name: str, suite: Suite) -> Candidate:
-    source, _, size = name.rpartition("@")
-    model = Path(source).stem if source.endswith(".json") else source
-    family = next((f for f in FAMILIES if f in model), None)
+    source, _, size = (name, "", "") if name.endswith(".json") else name.rpartition("@")
+    source = suite.sources.get(source, source)
+    spec = Candidate(source, "", 0).spec if source.endswith(".json") else None
+    family = next((f for f in FAMILIES if f in (spec.name if spec else source)), None)
+    if spec is not None:
+        size = size or str(spec.input_size)
+        family = "searched" if spec.provenance.kind == "searched" else family
     if not size.isdigit() or family is None:
         known = dict.fromkeys(c.model for c in suite.candidates)
         raise UserError(
             f"the suite {suite.name} has no model {name!r}; it has {', '.join(known)}. Another "
-            f"network of {', '.join(FAMILIES)} is named with its input size: MODEL@PIXELS."
+            f"network of {', '.join(FAMILIES[:3])} is named with its input size: MODEL@PIXELS; one "
+            "that was searched, by its file arch.json."
         )
-    return Candidate(suite.sources.get(source, source), family, int(size))
+    return Candidate(source, family, int(size))
 
 
 def _with_resize(data: Any) -> Any:

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from prunet_det.arch.spec import Provenance
 from prunet_det.benchmark.campaign import in_turn
 from prunet_det.benchmark.suite import check_candidates, load_suite
 from prunet_det.detection.letterbox import set_input_size
 from prunet_det.utils.errors import UserError
+from prunet_det.zoo.models import resolve_spec
 from tests.conftest import ROOT
 
 
@@ -65,12 +67,29 @@ def test_recipe_has_one_hash(monkeypatch):
     other = suite.choose([f"{own.model}@64"]).candidates[0]
     assert other.source == own.source and str(other) == f"{own.model}@64"
     assert suite.choose([f"{own.source}@{own.input_size}"]).candidates == (own,)
-    mine = suite.choose(["/home/prunet/gpunet_x.json@64"]).candidates[0]
-    assert (mine.model, mine.family, mine.source) == (
-        "gpunet_x",
-        "gpunet",
-        "/home/prunet/gpunet_x.json",
+
+
+def test_networks_of_ones_own_join_by_their_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("digits")
+    spec = resolve_spec("prunet_n")
+    mine, found, other = (tmp_path / name / "arch.json" for name in ("mine", "found", "other"))
+    for file in (mine, found, other):
+        file.parent.mkdir()
+    replace(spec, name="gpunet_x", provenance=Provenance("hand-written", {"reason": "x"})).save(
+        mine
     )
+    searched = Provenance("searched", {"command": "x", "budget": {}, "seed": 0, "data": "x"})
+    replace(spec, name="mine_1ms", input_size=96, provenance=searched).save(found)
+    replace(spec, name="mine_1ms", input_size=96, provenance=searched).save(other)
+    first, second = suite.choose([f"{mine}@64", str(found)]).candidates
+    assert (str(first), first.family, first.source) == ("gpunet_x@64", "gpunet", str(mine))
+    assert (str(second), second.family, second.source) == ("mine_1ms@96", "searched", str(found))
+    assert str(suite.choose([f"{found}@128"]).candidates[0]) == "mine_1ms@128"
+    with pytest.raises(UserError, match="mine_1ms@96 twice"):
+        suite.choose([str(found), str(other)])
+    with pytest.raises(UserError, match="there is no .*none.json"):
+        suite.choose([str(tmp_path / "none.json")])
 
 
 @pytest.mark.parametrize(
@@ -86,9 +105,10 @@ def test_recipe_has_one_hash(monkeypatch):
         ("config = (\n", "no valid config"),
         ("config = 'x.py'\nmodels = dict(prunet=[])\n", "names no models"),
         (
-            "config = 'x.py'\nmodels = dict(prunet=[('a/x.json', 64), ('b/x.json', 64)])\n",
-            "names x@64 twice",
+            "config = 'x.py'\nmodels = dict(prunet=[('prunet_n', 64), ('prunet_n', 64)])\n",
+            "names prunet_n@64 twice",
         ),
+        ("config = 'x.py'\nmodels = dict(searched=[('a/x.json', 64)])\n", "no .*a/x.json"),
     ],
 )
 def test_suites_that_are_refused(tmp_path, text, said):
