@@ -330,7 +330,7 @@ class _Search:
         figures, weights = dict(network.figures), network.weights
         if score.loss < figures["loss"]:
             figures["weights"] = f"of {steps} steps {trained.start}, in the last tier"
-            figures |= {self.task.metric: score.top1, "loss": score.loss}
+            figures |= {self.task.metric: score.accuracy, "loss": score.loss}
             weights = trained.weights(best.shape, steps)
         figures["seconds"] = round(trained.seconds, 2)
         figures["finalists"] = [finalist.to_dict() for finalist in finalists]

@@ -103,7 +103,7 @@ class FinalistSettings:
 
     def value(self, score: Score) -> float:
         """What is to be low."""
-        return score.loss if self.criterion == "loss" or math.isinf(score.loss) else -score.top1
+        return score.loss if self.criterion == "loss" or math.isinf(score.loss) else -score.accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class Finalist:
     def to_dict(self) -> dict[str, Any]:
         """The finalist as JSON values; losses of trainings that diverged are None."""
         scores = {
-            str(steps): [score.top1, score.loss if math.isfinite(score.loss) else None]
+            str(steps): [score.accuracy, score.loss if math.isfinite(score.loss) else None]
             for steps, score in self.scores.items()
         }
         return {"name": self.name, "ms": self.ms, **self.shape.to_dict(), "scores": scores}
@@ -301,4 +301,4 @@ class CropTrainings(Trainings):
     def score(self, figures: Mapping[str, Any]) -> Score:
         """Top-1 and cross-entropy."""
         loss = figures["loss"]
-        return Score(top1=float(figures["top1"]), loss=math.inf if loss is None else float(loss))
+        return Score(accuracy=float(figures["top1"]), loss=math.inf if loss is None else float(loss))

@@ -23,12 +23,12 @@ class Score:
     """What a training came to, on data that it has not seen.
 
     Attributes:
-        top1: Share of right answers, or a detector's mAP, 0..1.
+        accuracy: Share of right answers, or a detector's mAP, 0..1.
         loss: Cross-entropy, or what a detector's mAP lacks to 1; infinite where the training
             diverged.
     """
 
-    top1: float
+    accuracy: float
     loss: float
 
 

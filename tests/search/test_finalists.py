@@ -61,7 +61,7 @@ class Judge:
 
     def __call__(self, many, steps):
         self.calls.append((steps, len(many)))
-        return [Score(top1=0.5, loss=self.loss(f.shape, steps)) for f in many]
+        return [Score(accuracy=0.5, loss=self.loss(f.shape, steps)) for f in many]
 
 
 SHORT = FinalistSettings(iterations=(10, 20, 40), kept=(4, 2), proposed=0)
@@ -190,7 +190,7 @@ def trainings(shapes, halves, folder, **options):
 def test_trainings_are_done_once_and_kept(shapes, halves, drawn, tmp_path, monkeypatch):
     train = trainings(shapes, halves, tmp_path)
     first = train(drawn[:3], 3)
-    assert all(0 <= s.top1 <= 1 and math.isfinite(s.loss) for s in first)
+    assert all(0 <= s.accuracy <= 1 and math.isfinite(s.loss) for s in first)
     assert len({s.loss for s in first}) == 3
     path = tmp_path / RECORDS
     text = path.read_text()
@@ -242,7 +242,7 @@ def test_weights_are_kept_where_they_are_asked_for(shapes, halves, drawn, tmp_pa
         weights = train.weights(drawn[0], 4)
     net = create(train.training(drawn[0], 4).spec, num_classes=3)
     net.load_state_dict(weights)
-    assert evaluate(net.eval(), halves["architecture"]) == pytest.approx((score.top1, score.loss))
+    assert evaluate(net.eval(), halves["architecture"]) == pytest.approx((score.accuracy, score.loss))
 
 
 @pytest.mark.slow
