@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from _gate import PRICES
 
 from prunet_det.benchmark import search_tables
+from prunet_det.benchmark.records import load_records
 from prunet_det.benchmark.search_study import ENTRIES, GROUPS, RANDOM, SEARCHED, SearchStudy
 from prunet_det.latency import predict
 from prunet_det.search.result import RUN_FILE, SearchResult
@@ -204,6 +206,24 @@ def _judged(name: str, study: SearchStudy) -> str:
     return "\n".join(shown)
 
 
+def detectors(results: Path) -> str:
+    """Detectors of one latency by what chose their backbones (detector_study.py)."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for record in load_records(results / "detectors"):
+        details = (record.arch or {})["provenance"]["details"]
+        own = found.setdefault(details["stands_for"], {})
+        own.setdefault(details["at_ms"], []).append(float(record.metrics["mAP"] or 0.0))
+    budgets = sorted({ms for own in found.values() for ms in own})
+    rows = []
+    for group, own in found.items():
+        row = [group]
+        for every in (sorted(own.get(ms, [])) for ms in budgets):
+            middle = f" (median **{median(every):.3f}**)" if every else ""
+            row.append(", ".join(f"{v:.3f}" for v in every) + middle)
+        rows.append(row)
+    return markdown_table(["backbone", *(f"mAP at {ms:g} ms" for ms in budgets)], rows)
+
+
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Memory and time over the number of widths, both axes logarithmic."""
     figure, panels = plots.figure(7.5, 3.2, columns=2)
@@ -248,6 +268,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "compared": compared,
     "searched": searched,
     "judged": judged,
+    "detectors": detectors,
 }
 
 

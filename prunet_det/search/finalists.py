@@ -301,4 +301,4 @@ class CropTrainings(Trainings):
     def score(self, figures: Mapping[str, Any]) -> Score:
         """Top-1 and cross-entropy."""
         loss = figures["loss"]
-        return Score(accuracy=float(figures["top1"]), loss=math.inf if loss is None else float(loss))
+        return Score(float(figures["top1"]), math.inf if loss is None else float(loss))

@@ -242,7 +242,9 @@ def test_weights_are_kept_where_they_are_asked_for(shapes, halves, drawn, tmp_pa
         weights = train.weights(drawn[0], 4)
     net = create(train.training(drawn[0], 4).spec, num_classes=3)
     net.load_state_dict(weights)
-    assert evaluate(net.eval(), halves["architecture"]) == pytest.approx((score.accuracy, score.loss))
+    assert evaluate(net.eval(), halves["architecture"]) == pytest.approx(
+        (score.accuracy, score.loss)
+    )
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.benchmark import extras
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.search.schedule import WidthRule
-from prunet_det.utils.errors import InputError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import read_csv
 from tests.conftest import ROOT
 
@@ -24,6 +24,7 @@ def script(name: str) -> dict:
 
 
 NARROW, COST, RULE = map(script, ("narrow_networks", "supernet_cost", "prunode_rule"))
+DETECTORS = script("detector_study")
 PROFILE = ROOT / "tools" / "experiments" / "training_profile.py"
 
 
@@ -111,3 +112,14 @@ def test_what_does_not_fit_the_memory_is_measured_from_disk_alone(tiny_suite, mo
     rows = profile["loading_speeds"](cfg, [0], 1)
     assert [row["source"] for row in rows] == ["disk"]
     assert "the cache needs more" in caplog.text
+
+
+def test_detectors_of_a_study_cost_the_same_whatever_their_frame(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study = DETECTORS["Study"](tmp_path)
+    assert 0.97 * 4 <= study.predicted(study._scaled(4.0)) <= 4.001
+    loss, crops, *_ = study.searches([2.5, 4.0])
+    assert f"--budget-ms 2.5 4 --detector {tmp_path}/detector.py --scope detector" in loss
+    assert f"--budget-ms {2.5 - study.beyond:.4g} {4 - study.beyond:.4g} --input-size 192" in crops
+    with pytest.raises(UserError, match="loss_0"):
+        next(study.networks(4.0))
