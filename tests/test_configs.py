@@ -109,7 +109,6 @@ def test_the_recipe_for_ones_own_data_takes_any_shape(tmp_path):
         assert torch.equal(ours["data_samples"].gt_instances.bboxes, found)
 
 
-@pytest.mark.xfail(strict=True, reason="the former suite's, until its successor's are made")
 def test_benchmark_records(monkeypatch):
     monkeypatch.chdir(ROOT)
     records = load_records(RESULTS / "benchmark" / "digits")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prunet_det.benchmark.records import RATE_FILE, Record, check_shared, open_store
+from prunet_det.benchmark.records import RATE_FILE, Record, check_shared
 from prunet_det.benchmark.run import Training, do_training
 from prunet_det.benchmark.suite import Candidate, Suite, check_candidates
 from prunet_det.utils.config import positive_int
@@ -17,7 +17,7 @@ from prunet_det.utils.env import environment
 from prunet_det.utils.errors import UserError
 from prunet_det.utils.io import make_folder, write_json
 from prunet_det.utils.jobs import Launch
-from prunet_det.utils.runs import campaign
+from prunet_det.utils.runs import RunStore, campaign
 
 RATE = "optim_wrapper.optimizer.lr"
 
@@ -83,7 +83,7 @@ def run_suite(suite: Suite, seeds: int, how: Launch, out: Path, command: str) ->
             recipe or of other blocks, or runs that failed.
     """
     tasks = trainings(suite, seeds, out, command)
-    store = open_store(out)
+    store = RunStore(out)
     networks = {(t.candidate.model, t.candidate.input_size): t.subject for t in tasks}
     check_shared(map(Record.of, store), tasks[0].shared, networks)
     return campaign(tasks, do_training, store, how=how)
@@ -122,7 +122,7 @@ def choose_rate(suite: Suite, how: Launch, out: Path, command: str) -> dict[str,
             replace(task, name=f"lr{rate:g}_{task.name}")
             for task in trainings(own, 1, folder, command)
         ]
-    store = open_store(folder)
+    store = RunStore(folder)
     if campaign(itertools.chain(*tasks.values()), do_training, store, how=how):
         return None
     by_key = {run.key: Record.of(run) for run in store}

@@ -1,7 +1,6 @@
 """What a suite's runs leave: a line of JSON each, and latencies beside them.
 
 DIR/records.jsonl          a line a run: a network at an input size, with a seed; see `RunStore`
-DIR/records/KEY.json       the same in a file each, as they were written until November 2026
 DIR/latency/NAME.json      latencies of the suite's networks on one device, measured or predicted
 DIR/repeat/latency/        what was measured a second time
 DIR/learning_rate.json     how the suite's learning rate was chosen
@@ -25,7 +24,7 @@ from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import digest, file_stem, read_json, reading, write_json
 from prunet_det.utils.runs import Run, RunStore
 
-RECORDS, LATENCY, REPEAT, RATE_FILE = "records", "latency", "repeat", "learning_rate.json"
+LATENCY, REPEAT, RATE_FILE = "latency", "repeat", "learning_rate.json"
 # The last are one's own, by tools/search_backbone.py.
 FAMILIES = ("prunet", "gpunet", "efficientnet", "searched")
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
@@ -41,8 +40,6 @@ SHARED = {
 _VARYING = {"peak_memory_mb", "images_per_second", "command"}
 # Fields that are a Run's own, or lie in other files.
 _NOT_FIGURES = {"latencies", "seed", "seconds", "environment", "commit"}
-# Keys of files of single runs that records have no longer.
-_NO_MORE = {"latencies", "status", "error", "code_hash"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,26 +162,6 @@ def subject_of(model: str, input_size: int, arch: Mapping[str, Any] | None) -> s
     return digest([model, input_size, arch and {**arch, "provenance": None}])
 
 
-def open_store(folder: str | os.PathLike[str]) -> RunStore:
-    """Opens the runs of a folder, those that lie in files of their own among them.
-
-    Raises:
-        InputError: A line or a file is damaged; the sentence names it.
-    """
-    store = RunStore(folder)
-    for path in _json_files(Path(folder) / RECORDS):
-        data = read_json(path, "readable record")
-        with reading(path, "readable record"):
-            if data.get("status") == "failed":
-                continue
-            data = {k: v for k, v in data.items() if k not in _NO_MORE}
-            record = from_mapping(Record, data, "a record of a run", InputError)
-            if record.key != path.stem:
-                raise InputError(f"it is {record.key}'s.")
-            store.include(record.run)
-    return store
-
-
 def load_records(folder: str | os.PathLike[str]) -> list[Record]:
     """All records of a folder, each with its latencies, sorted by key.
 
@@ -193,11 +170,13 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
     Raises:
         UserError: The folder has no records, one is damaged, or they do not belong together.
     """
+    store = RunStore(folder)
+    with reading(folder, "folder of a benchmark's records"):
+        records = sorted(map(Record.of, store), key=lambda r: r.key)
     try:
-        records = sorted(map(Record.of, open_store(folder)), key=lambda r: r.key)
         rows = load_latencies(folder)
     except InputError as e:
-        raise UserError(f"{e} Move it away, and run the benchmark again.") from e
+        raise UserError(f"{e} Move it away, and time the networks again.") from e
     if not records:
         raise UserError(
             f"{folder} holds no records; `python tools/benchmark.py --out {folder}` makes them."
@@ -212,11 +191,6 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
         if weights is None or weights in trained[network]:
             timed[network].append(latency)
     return [replace(r, latencies=tuple(timed[r.model, r.input_size])) for r in records]
-
-
-def _json_files(folder: Path) -> list[Path]:
-    """Without the unfinished ones of a process that was killed, whose names start with a dot."""
-    return sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
 
 
 def check_shared(
@@ -287,7 +261,7 @@ def load_latencies(folder: str | os.PathLike[str]) -> list[tuple[Latency, str | 
         ValueError: A file is damaged; the sentence names it.
     """
     rows = []
-    for path in _json_files(Path(folder) / LATENCY):
+    for path in sorted((Path(folder) / LATENCY).glob("[!.]*.json")):
         found = read_json(path, "readable file of latencies")
         with reading(path, "readable file of latencies"):
             weights = found.get("weights", {})

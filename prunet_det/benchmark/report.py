@@ -13,7 +13,7 @@ from prunet_det.benchmark.imagenet import Entry, read_entries
 from prunet_det.benchmark.judge import judge
 from prunet_det.benchmark.page import about, write_page
 from prunet_det.benchmark.plot import draw_pareto, draw_published
-from prunet_det.benchmark.records import RECORDS, Record, load_records
+from prunet_det.benchmark.records import Record, load_records
 from prunet_det.utils import plots
 from prunet_det.utils.io import make_folder, markdown_table, write_text
 
@@ -108,7 +108,6 @@ def markdown(
 def suites(results: Path) -> dict[str, list[Record]]:
     """Name of each folder under `results` that holds runs, to its records."""
     folders = {p.parent for p in results.glob("*/*.jsonl")}
-    folders |= {p.parent for p in results.glob(f"*/{RECORDS}")}
     return {folder.name: load_records(folder) for folder in sorted(folders)}
 
 

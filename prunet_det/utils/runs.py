@@ -81,10 +81,6 @@ class RunStore:
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs.values())
 
-    def include(self, run: Run) -> None:
-        """Counts a run that another file holds; it is not written."""
-        self._runs.setdefault(run.key, run)
-
     def add(self, run: Run) -> None:
         """Writes a run's line; if the process is killed now, it is there whole or not at all."""
         path = make_folder(self.folder) / RECORDS
@@ -98,7 +94,7 @@ class RunStore:
 
 
 def _read(path: Path) -> Iterator[Run]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     for i, line in enumerate(lines[:-1]):  # what comes after the last newline is unfinished
         try:
             yield from_mapping(Run, json.loads(line), "a run", InputError)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import prunet_det
-from prunet_det.benchmark.records import Record, open_store, save_latencies
+from prunet_det.benchmark.records import Record, save_latencies
 from prunet_det.benchmark.suite import Candidate
 from prunet_det.latency.record import Conditions, Latency
+from prunet_det.utils.runs import RunStore
 
 CONDITIONS = Conditions(device="AMD EPYC, 2 cores", runtime="onnxruntime", precision="fp32")
 PREDICTED = Conditions(device="v100", runtime="tensorrt", precision="fp16")
@@ -91,7 +92,7 @@ def suite(seeds: int = 3, **more) -> list[Record]:
 def save(folder, records: Sequence[Record]) -> None:
     """As the benchmark leaves them: runs, and latencies apart."""
     rows = {}
-    store = open_store(folder)
+    store = RunStore(folder)
     for r in records:
         for row in r.latencies:
             rows[row] = row.to_dict()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,10 @@ from prunet_det.benchmark.run import Training
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.latency.record import Conditions, Latency
 from prunet_det.utils.errors import UserError
-from prunet_det.utils.io import write_json
+from prunet_det.utils.runs import RunStore
 from tests.benchmark.planted import save
 from tests.conftest import ROOT
 
-FORMER = pytest.mark.xfail(
-    strict=True, reason="the records of the former suite lie there until its successor's"
-)
 METRICS = dict.fromkeys(r.METRICS, 0.25)
 RECORD = r.Record(
     model="prunet_p0",
@@ -33,12 +29,6 @@ RECORD = r.Record(
     metrics=METRICS,
     artifact="onnxruntime fp32",
 )
-
-
-def write_file(folder, record, **more) -> Path:
-    path = folder / r.RECORDS / f"{record.key}.json"
-    write_json(path, {**asdict(record), "status": "done", "error": None, **more})
-    return path
 
 
 def latency(model: str, size: int) -> Latency:
@@ -57,11 +47,10 @@ def latency(model: str, size: int) -> Latency:
 
 def test_joins_latencies_by_network_and_size(tmp_path):
     other = replace(RECORD, input_size=160)
-    save(tmp_path, [RECORD, other])
-    write_file(tmp_path, replace(RECORD, seed=1))  # as it was written until November 2026
+    save(tmp_path, [RECORD, other, replace(RECORD, seed=1)])
     rows = [{**latency("prunet_p0", size).to_dict(), "spread": 0.1} for size in (128, 160)]
     r.save_latencies(tmp_path, "My CPU, 2 cores", rows, {"command": "x"})
-    (tmp_path / r.RECORDS / ".17.half.json").write_text("{")  # what a killed process leaves
+    (tmp_path / r.LATENCY / ".17.half.json").write_text("{")  # what a killed process leaves
     found = r.load_records(tmp_path)
     assert [(f.input_size, f.seed) for f in found] == [(128, 0), (128, 1), (160, 0)]
     assert [f.latencies for f in found] == [(latency("prunet_p0", f.input_size),) for f in found]
@@ -91,12 +80,6 @@ def test_other_blocks_of_one_name_are_refused(tmp_path):
         r.check_shared([RECORD], networks={("prunet_p0", 128): replace(RECORD, arch={}).subject})
 
 
-def test_failures_of_before_do_not_count(tmp_path):
-    write_file(tmp_path, RECORD)
-    write_file(tmp_path, replace(RECORD, seed=1), status="failed", metrics={})
-    assert [f.seed for f in r.load_records(tmp_path)] == [0]
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -104,11 +87,10 @@ def test_failures_of_before_do_not_count(tmp_path):
         ({"metrics": {"mAP": 0.1}}, "metrics"),
         ({"metrics": {**METRICS, "mAP": 43.0}}, "between 0 and 1"),
         ({"colour": 1}, "colour"),
-        ({"seed": 7}, "is prunet_p0_128_seed7's"),
     ],
 )
 def test_damaged_records_are_named(tmp_path, change, said):
-    write_file(tmp_path, RECORD, **change)
+    RunStore(tmp_path).add(replace(RECORD.run, figures={**RECORD.run.figures, **change}))
     with pytest.raises(UserError, match=said):
         r.load_records(tmp_path)
     with pytest.raises(UserError, match="holds no records"):
@@ -121,14 +103,12 @@ def test_result_leaves_times_out():
     assert replace(RECORD, metrics={**METRICS, "mAP": 0.3}).result() != RECORD.result()
 
 
-def test_records_of_before_the_training_revision_count_as_its_first(tmp_path):
-    path = write_file(tmp_path, RECORD)
-    old = {k: v for k, v in asdict(RECORD).items() if k != "training_revision"}
-    path.write_text(json.dumps({**old, "code_hash": "790ce12cf512"}))
+def test_records_without_a_training_revision_count_as_its_first(tmp_path):
+    figures = {k: v for k, v in RECORD.run.figures.items() if k != "training_revision"}
+    RunStore(tmp_path).add(replace(RECORD.run, figures=figures))
     assert r.load_records(tmp_path) == [RECORD]
 
 
-@FORMER
 def test_published_records_are_of_the_suite_s_networks(monkeypatch):
     """Whatever a spec says of where it comes from: its maker's file may have moved."""
     monkeypatch.chdir(ROOT)
@@ -140,7 +120,7 @@ def test_published_records_are_of_the_suite_s_networks(monkeypatch):
         for c in suite.candidates
         for s in range(suite.seeds)
     ]
-    store = r.open_store(folder)
+    store = RunStore(folder)
     assert all(task.key in store for task in tasks)
 
 
@@ -150,18 +130,17 @@ from pathlib import Path
 
 import prunet_det
 from prunet_det.benchmark.campaign import trainings
-from prunet_det.benchmark.records import open_store
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.detection import pyramid
+from prunet_det.utils.runs import RunStore
 
 copy, folder = map(Path, sys.argv[1:])
 assert copy in Path(prunet_det.__file__).parents
-store = open_store(folder)
+store = RunStore(folder)
 print(sum(task.key in store for task in trainings(load_suite("digits"), 3, folder, "")))
 """
 
 
-@FORMER
 @pytest.mark.slow
 def test_a_refactoring_leaves_the_committed_records_valid(digits, tmp_path):
     """A module that training imports is renamed in a copy of the package."""
@@ -174,4 +153,4 @@ def test_a_refactoring_leaves_the_committed_records_valid(digits, tmp_path):
     command = [sys.executable, tmp_path / "finished.py", tmp_path, folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) == len(list(r.open_store(folder))) > 0
+    assert int(done.stdout.split()[-1]) == len(list(RunStore(folder))) > 0

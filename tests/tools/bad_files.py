@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from prunet_det import load_spec
+from prunet_det.benchmark.records import METRICS
 from prunet_det.benchmark.suite import Candidate
 from tests.benchmark.planted import runs
 from tests.conftest import ROOT
@@ -139,19 +140,19 @@ def image_folder(train: str = "ab", val: str = "ab") -> dict[str, Content]:
 
 
 SUITE = "config = 'configs/prunet_effdet.py'\nmodels = dict(prunet=[('prunet_demo', 64)])\n"
-RECORD_NAME = "prunet_n_112_seed0"
-RECORD_FILE = f"d/records/{RECORD_NAME}.json"
+RECORD_FILE = "d/records.jsonl"
 
 
-def record(**changes: Any) -> dict[str, Any]:
-    """A record in a file of its own with some keys changed."""
+def record(**changes: Any) -> str:
+    """The line of a record, some of its figures changed."""
     (planted,) = runs(Candidate("prunet_n", "prunet", 112), [0.3], 9.0)
-    return without(asdict(replace(planted, latencies=())), **changes)
+    figures = without(planted.run.figures, **changes)
+    return json.dumps(asdict(replace(planted.run, figures=figures, recipe=str(changes)))) + "\n"
 
 
-def metrics(value: Any) -> dict[str, Any]:
-    """A record whose mAP is this."""
-    return record(metrics={**record()["metrics"], "mAP": value})
+def metrics(value: Any) -> str:
+    """The line of a record whose mAP is this."""
+    return record(metrics={**dict.fromkeys(METRICS, 0.3), "mAP": value})
 
 
 def search_result(**changes: Any) -> Files:

@@ -23,6 +23,7 @@ from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.benchmark.search_baselines import scaled_published
 from prunet_det.benchmark.suite import load_suite
 from prunet_det.detection.build import build_detector
+from prunet_det.detection.letterbox import set_input_size
 from prunet_det.latency.predict import predict_module
 from prunet_det.runtime.subject import Scope
 from prunet_det.search.config import SearchConfig
@@ -57,8 +58,8 @@ class Study:
         self.out, self.detector, self.crops = out, out / "detector.py", out / "crops.py"
         suite = load_suite(SUITE)
         make_folder(out / "networks")
-        self.cfg = suite.build(suite.candidates[0], 0, out / "work")
-        self.cfg.pop("work_dir")
+        self.cfg = suite.recipe()
+        set_input_size(self.cfg, suite.candidates[0].input_size, suite.crop)
         write_text(self.detector, self.cfg.pretty_text)
         crops = read_config(CROPS)
         crops.space = read_config(SPACE).space

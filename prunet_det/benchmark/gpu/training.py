@@ -144,15 +144,14 @@ def run_suite(place: Place) -> None:
         UserError: If a training failed.
     """
     from prunet_det.benchmark import campaign
-    from prunet_det.benchmark.records import open_store
     from prunet_det.benchmark.run import LOGS
     from prunet_det.utils.jobs import Launch
-    from prunet_det.utils.runs import Run
+    from prunet_det.utils.runs import Run, RunStore
 
     scale, folder, suite = place.scale, place.work / "suite", _suite(place)
     if scale.suite_models:
         suite = suite.choose(scale.suite_models)
-    store = open_store(folder)
+    store = RunStore(folder)
     for kept in place.read("suite").get("runs", []):
         run = Run(**kept)
         if run.key not in store:
@@ -168,7 +167,7 @@ def run_suite(place: Place) -> None:
         tasks = campaign.run_suite(suite, suite.seeds, how, folder, place.command)
         left = [str(task) for task in tasks]
     finally:
-        runs = [asdict(run) for run in open_store(folder)]
+        runs = [asdict(run) for run in RunStore(folder)]
         total = suite.seeds * len(suite.candidates)
         place.write("suite", {"runs": runs, "total": total, "left": left})
 
