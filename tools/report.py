@@ -23,7 +23,9 @@ import _search_report
 
 import prunet_det
 from prunet_det.benchmark import report
+from prunet_det.benchmark.fronts import axes
 from prunet_det.benchmark.gpu import tables as gpu_tables
+from prunet_det.benchmark.judge import judge
 from prunet_det.latency.kernels import spec_kernels, totals
 from prunet_det.utils import plots
 from prunet_det.utils.errors import UserError, run_tool
@@ -140,6 +142,8 @@ def shown() -> str:
     }
     tuned, fresh = (mean(r["metrics"]["bbox_mAP"] for r in own) for own in starts.values())
     (iterations,) = {r["training"]["iterations"] for own in starts.values() for r in own}
+    suite = report.suites(RESULTS / "benchmark")["digits"]
+    compared = judge(suite, only=axes(suite)[:1])
     rows = [
         [
             f"{published} published networks",
@@ -171,6 +175,11 @@ def shown() -> str:
             f"mAP {card['metrics']['bbox_mAP']:.3f}, trained in {card['training']['minutes']:.0f} "
             "minutes on 2 cores",
             "[training](docs/training.md#the-recipe-on-the-digits)",
+        ],
+        [
+            "small relatives in one detector, trained on these digits by one recipe, three times",
+            "; ".join(c.sentence().rstrip(".") for c in compared),
+            "[benchmark](docs/benchmark.md#results)",
         ],
         [
             "fine-tuning it on 200 images of ten other characters",

@@ -127,9 +127,9 @@ class FoundNetwork:
         if self.scope == Scope.BACKBONE.value:
             subject = load_subject(self.spec, input_size=size)
         else:
-            from prunet_det.search.detectors import detector_subject
+            from prunet_det.search.detectors import detector_subject, find_all
 
-            subject = detector_subject(self.build(), Scope(self.scope), size)
+            subject = find_all(detector_subject(self.build(), Scope(self.scope), size))
         (found,) = measure([subject], self.budget.conditions, device=device, seconds=3.0)
         if isinstance(found, Failure):
             logger.warning("%s is not measured: %s", found.model, found.reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 
 import cv2
 import numpy as np
@@ -18,7 +19,12 @@ from prunet_det.search import SearchConfig, reachable, search
 from prunet_det.search.config import _read_detector
 from prunet_det.search.costs import Pricing
 from prunet_det.search.detection import Detection
-from prunet_det.search.detectors import found_config, overhead_ms
+from prunet_det.search.detectors import (
+    detector_subject,
+    find_all,
+    found_config,
+    overhead_ms,
+)
 from prunet_det.search.finalists import FinalistSettings
 from prunet_det.search.result import SearchResult
 from prunet_det.search.schedule import EvolutionSettings, LoopSettings
@@ -487,6 +493,25 @@ def test_a_measured_detector_keeps_its_price(tiny, tmp_path, monkeypatch):
     budget = float(f"{(low + high) / 2:.4g}")
     result = search(tiny(tmp_path / "out", pricing=pricing, budgets_ms=(budget,)))
     assert result.networks[budget].measured_ms > 0
+
+
+def test_end_to_end_is_timed_with_as_many_objects_as_there_may_be(config, shapes):
+    """Of random weights, whose scores all lie above or below the config's."""
+    spec = shapes.space.to_spec(
+        shapes.draw(np.random.default_rng(0), 0.25, 1)[0], "n", shapes_made(), SIDE
+    )
+    for threshold in (0.0, 0.9):
+        cfg = found_config(_read_detector(config, None, None), spec)
+        cfg.model.test_cfg["score_thr"] = threshold
+        cfg.model.test_cfg.max_per_img = 10
+        subject = find_all(detector_subject(build_detector(cfg), Scope.E2E, SIDE))
+        detector, selection = subject.detector, subject.detector.bbox_head.test_cfg
+        bind = partial(partial, subject.module)
+        meta = dict.fromkeys(("img_shape", "ori_shape"), (SIDE, SIDE)) | {"scale_factor": (1, 1)}
+        found = subject.module.detect(detector, bind, subject.pixels(), [meta])
+        assert 9 <= len(found[0].scores) <= 10 and 0 < selection["score_thr"] < 0.9
+    whole = detector_subject(build_detector(cfg), Scope.DETECTOR, SIDE)
+    assert find_all(whole).detector.bbox_head.test_cfg["score_thr"] == 0.9
 
 
 def test_a_detector_gives_the_size_of_its_images(config, tmp_path):

@@ -42,7 +42,7 @@ SUITE, SPACE, CROPS = "digits", "configs/search/effdet.py", "configs/search/quic
 DEVICE = "docs/results/latency/cpu_device.json"
 SEEDS, RANDOM = (0, 1), 5
 # 192 px are cheap: four times the steps of SPACE, and longer trainings in the last tier.
-OPTIONS = "search.paths=1000 search.tiers=120 finalists.iterations=300,1000 finalists.kept=2"
+OPTIONS = "search.paths=1000 search.tiers=120 finalists.iterations=300,1000 finalists.kept=[2]"
 LOSS, ON_CROPS, CHANCE = "on the detector's loss", "on crops", "random"
 UNIFORM, MACS, SCALED = "uniform widths", "highest MACs", "scaled prunet_n"
 
