@@ -18,8 +18,15 @@ from prunet_det.arch.spec import Provenance
 from prunet_det.search.architecture import Architecture
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import BudgetError
-from prunet_det.search.evolution import Region, propose
-from prunet_det.search.finalists import TIERS, Finalist, Score, first_finalists, halve
+from prunet_det.search.evolution import Region, Scored, propose
+from prunet_det.search.finalists import (
+    TIERS,
+    Finalist,
+    Propose,
+    Score,
+    first_finalists,
+    halve,
+)
 from prunet_det.search.hooks import (
     BarHook,
     CheckpointHook,
@@ -29,11 +36,12 @@ from prunet_det.search.hooks import (
     ending_in_order,
 )
 from prunet_det.search.loop import SearchLoop
-from prunet_det.search.pricing import priced
+from prunet_det.search.pricing import OnDevice, priced
 from prunet_det.search.report import write_report
 from prunet_det.search.result import (
     CHECKPOINT_FILE,
     LAST_TIER,
+    MEASURED_FILE,
     RUN_FILE,
     FoundNetwork,
     SearchResult,
@@ -128,6 +136,7 @@ class _Search:
         if config.detector is None:
             self.folder = _prepared_folder(config)
             self.task = _task(config, device)
+        self.on_device = OnDevice(config, self.folder / MEASURED_FILE)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
@@ -261,8 +270,12 @@ class _Search:
             raise errors[0]
         return found
 
-    def _networks_so_far(self) -> dict[float, FoundNetwork]:
-        """The tiers' networks, which are saved, or what a finished search has for a budget."""
+    def _networks_so_far(self, settled: bool = False) -> dict[float, FoundNetwork]:
+        """The tiers' networks, which are saved, or what a finished search has for a budget.
+
+        Args:
+            settled: Whether they spend it as measured, which takes a while, or as priced.
+        """
         networks = {}
         for ms, architectures in self._by_budget.items():
             folder = network_folder(self.folder, ms)
@@ -273,7 +286,12 @@ class _Search:
                 except UserError as error:
                     logger.warning("%s The network for %g ms is made anew.", error, ms)
             if done is None or not done.final:
-                each = [self._found(a.shapes, a.shape(), ms, TIERS) for a in architectures]
+                each = []
+                for a in architectures:
+                    shape = a.shape()
+                    if settled:
+                        shape = self.on_device.settle(a.shapes, ms, shape)
+                    each.append(self._found(a.shapes, shape, ms, TIERS))
                 done = min(each, key=lambda network: network.figures["loss"])
                 done.save(folder)
             networks[ms] = done
@@ -281,7 +299,7 @@ class _Search:
 
     def finish(self) -> SearchResult:
         """Chooses the network of every budget, in one process."""
-        networks = self._networks_so_far()
+        networks = self._networks_so_far(settled=True)
         self._result(networks, report=False)  # a last tier may be interrupted
         for ms, architectures in self._by_budget.items():
             network = networks[ms]
@@ -308,7 +326,8 @@ class _Search:
             whole, evolved = Region(shapes=shapes, ms=ms), self.evolution.found
             those = evolved.get(architecture.name, [])
             tiers = architecture.shape()
-            first = first_finalists(whole, tiers, those, config.finalists, config.seed)
+            settle = partial(self.on_device.settle, shapes, ms)
+            first = first_finalists(whole, tiers, those, config.finalists, config.seed, settle)
             suffix = f" at {size} px" if several else ""
             entrants += [replace(f, name=f.name + suffix, input_size=size) for f in first]
 
@@ -320,9 +339,13 @@ class _Search:
                 scores |= {f.name: score for f, score in zip(sized, found, strict=True)}
             return [scores[f.name] for f in finalists]
 
-        told, count = None, config.finalists.proposed
+        told: Propose | None = None
+        count = config.finalists.proposed
         if "surrogate" not in config.off and count and not several:
-            told = partial(propose, whole, seed=config.seed, count=count)
+
+            def told(trained: Sequence[Scored]) -> list[Shape]:
+                return [settle(s) for s in propose(whole, trained, config.seed, count)]
+
         finalists = halve(whole.shapes, entrants, train, config.finalists, told)
         best, steps = finalists[0], config.finalists.iterations[-1]
         shapes, trained = own[best.input_size], trainings[best.input_size]

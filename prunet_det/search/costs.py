@@ -135,8 +135,7 @@ class SpaceCosts:
         self._step = np.maximum(self.hidden[..., min(1, widest - 1)] - self._first, 1.0)
         self._rows = np.arange(len(layers))
         self._edges, self._wider = self._steps()
-        narrowest = np.take_along_axis(self.ms, self._edges[..., :1], 2)[..., 0]
-        self.ends = narrowest[:, :-1], self.ms[:, :-1, -1]
+        self.ends = self._ends()
 
     def _block_ms(self, block: BlockSpec, size: Size) -> float:
         entry = self.table.entries.get((block, size))
@@ -154,6 +153,21 @@ class SpaceCosts:
         edges = np.minimum(widest - 1 - affordable[..., ::-1].argmax(-1), tops)
         beyond = np.take_along_axis(edges, np.minimum(edges + 1, tops), -1)
         return edges, np.where(edges > np.arange(widest), edges, beyond)
+
+    def _ends(self) -> tuple[Array, Array]:
+        narrowest = np.take_along_axis(self.ms, self._edges[..., :1], 2)[..., 0]
+        return narrowest[:, :-1], self.ms[:, :-1, -1]
+
+    def correct(self, beyond_ms: float, factor: float = 1.0) -> None:
+        """Has networks cost more or less than what their blocks add up to.
+
+        Args:
+            beyond_ms: Milliseconds that all of them take beside.
+            factor: Of the milliseconds of all blocks.
+        """
+        self.ms *= factor
+        self.fixed_ms = self.fixed_ms * factor + beyond_ms
+        self.ends = self._ends()
 
     def budget(self, ms: float) -> Budget:
         """A budget under the conditions and at the input size of these costs."""

@@ -45,12 +45,15 @@ from prunet_det.training.repeatable import make_repeatable, one_thread
 from prunet_det.training.schedule import set_length
 from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import InputError
-from prunet_det.utils.io import PathLike, digest, make_folder, read_json, write_json
+from prunet_det.utils.io import PathLike, digest, make_folder, read_json, reading, write_json
 from prunet_det.utils.runs import Run
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
 logger = logging.getLogger(__name__)
+
+# Of a space's range, in logarithms: where detectors are measured. Budgets are rarely far above.
+_SPREAD = (0.05, 0.15, 0.3, 0.45, 0.6)
 
 
 def at_size(cfg: Config, input_size: int) -> Config:
@@ -158,11 +161,20 @@ def find_all(subject: Subject) -> Subject:
     return subject
 
 
-def overhead_ms(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> float:
-    """Milliseconds that a detector takes beyond its backbone, which are alike for all of a space.
+def settled_subject(cfg: Config, spec: ArchSpec, scope: Scope) -> Subject:
+    """A detector of random weights that is to be priced or timed; see `find_all`."""
+    build = partial(detector_subject, build_detector(found_config(cfg, spec)), scope)
+    return find_all(build_seeded(partial(build, spec.input_size), settle=True))
 
-    Predicted of one network; measured, the mean of three over the range of the space, once: it is
-    kept beside the tables. What NMS takes is that of an image full of objects, see `find_all`.
+
+def overhead(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> tuple[float, float]:
+    """What a detector takes, by what the blocks of its backbone add up to.
+
+    Neck and head read maps of fixed sizes, so they add the same milliseconds to all networks of a
+    space. Of a predicted device that is all. On a machine, blocks that are timed one by one do not
+    quite add up to a network either; a line is fitted there to five detectors of random weights,
+    once: it is kept beside the tables. End to end they see an image full of objects, see
+    `find_all`.
 
     Args:
         cfg: Config of the detector.
@@ -170,51 +182,62 @@ def overhead_ms(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> 
         scope: `detector` or `e2e`.
         pricing: Where milliseconds come from.
 
+    Returns:
+        Milliseconds beyond the blocks, and the factor of theirs.
+
     Raises:
         InputError: If the prices are of a device that can be neither predicted nor measured here.
     """
     costs, size = shapes.costs, shapes.costs.input_size
     low, high = shapes.reachable()
-    rng = np.random.default_rng(0)
-    some = [shapes.draw(rng, low + share * (high - low), 1)[0] for share in (0.25, 0.5, 0.75)]
-    made = Provenance("hand-written", {"reason": "to price a detector"})
-    of_detector = [cfg.model.to_dict(), size, scope.value, "full of objects", costs.table_hash]
-    kept = Path(pricing.tables) / f"detector_{digest(of_detector)}.json"
-    if costs.table.kind != "predicted" and kept.is_file():
-        return float(read_json(kept, "price of a detector")["beyond_ms"])
+    rng, made = np.random.default_rng(0), Provenance("hand-written", {"reason": "to price it"})
 
-    def random_detector(shape: Shape) -> Subject:
-        found = found_config(cfg, costs.space.to_spec(shape, "priced", made, size))
-        return detector_subject(build_detector(found), scope, size)
-
-    built = (build_seeded(partial(random_detector, shape), settle=True) for shape in some)
-    subjects = [find_all(subject) for subject in built]
-    if costs.table.kind == "predicted":
-        traced = predict_module(
-            subjects[0].module, "detector", pricing.device, pricing.batch, size, scope
+    def random_detector(ms: float) -> tuple[float, Subject]:
+        (shape,) = shapes.draw(rng, ms, 1)
+        return shapes.ms(shape), settled_subject(
+            cfg, costs.space.to_spec(shape, "priced", made, size), scope
         )
-        return traced.latency.ms - shapes.ms(some[0])
+
+    if costs.table.kind == "predicted":
+        ms, subject = random_detector((low * high) ** 0.5)
+        traced = predict_module(
+            subject.module, "detector", pricing.device, pricing.batch, size, scope
+        )
+        return traced.latency.ms - ms, 1.0
+    of_detector = [cfg.model.to_dict(), size, scope.value, costs.table_hash]
+    kept = Path(pricing.tables) / f"detector_{digest(of_detector)}.json"
+    if kept.is_file():
+        line = read_json(kept, "price of a detector")
+        with reading(kept, "price of a detector"):
+            return float(line["beyond_ms"]), float(line["factor"])
     device = find_device(costs.table.conditions)
     if device is None:
         raise InputError(
             f"{costs.table.conditions.device} is not here, so that a detector's neck and head "
             "cannot be measured on it: give scope backbone, or a device that is predicted."
         )
-    found = measure(subjects, costs.table.conditions, device=device, seconds=3.0)
-    extra = []
-    for shape, one in zip(some, found, strict=True):
+    sums, subjects = zip(*(random_detector(low * (high / low) ** s) for s in _SPREAD), strict=True)
+    # One after the other, as what is found is measured: detectors that take turns empty each
+    # other's caches.
+    conditions = costs.table.conditions
+    found = [measure([one], conditions, device=device, seconds=2.0)[0] for one in subjects]
+    for one in found:
         if isinstance(one, Failure):
             raise InputError(f"the detector cannot be measured: {one.reason}")
-        extra.append(one.latency.ms - shapes.ms(shape))
-    if min(extra) <= 0:
+    whole = np.array([one.latency.ms for one in found if not isinstance(one, Failure)])
+    parts = np.stack([np.ones(len(whole)), sums], axis=1) / whole[:, None]
+    beyond, factor = np.linalg.lstsq(parts, np.ones(len(whole)))[0]
+    if factor <= 0 or beyond + factor * low <= 0:
         raise InputError(
-            f"detectors were measured to be up to {-min(extra):.3g} ms faster than the blocks of "
-            "their backbones, as happens where the machine is busy with other things: remove the "
-            "table of this space (--tables) and try again when it is not."
+            "larger detectors were not measured to be slower, as happens where the machine is busy "
+            "with other things: remove the table of this space (--tables) and try again when it is "
+            "not."
         )
     make_folder(kept.parent)
-    write_json(kept, {"beyond_ms": float(np.mean(extra)), "of": costs.table.title})
-    return float(np.mean(extra))
+    rows = {"sums_of_blocks_ms": list(sums), "measured_ms": whole.tolist()}
+    line = {"beyond_ms": float(beyond), "factor": float(factor), "of": costs.table.title, **rows}
+    write_json(kept, line)
+    return float(beyond), float(factor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,6 +145,7 @@ def first_finalists(
     evolved: Sequence[Shape],
     settings: FinalistSettings,
     seed: int,
+    settle: Callable[[Shape], Shape] = lambda shape: shape,
 ) -> list[Finalist]:
     """The networks that the last tier begins with; each once, under the name of its first chooser.
 
@@ -154,6 +155,7 @@ def first_finalists(
         evolved: Evolution's, the best first.
         settings: How many of each.
         seed: Seed of the random ones, and of the search for the most multiply-accumulates.
+        settle: Brings each to the budget as the device itself has it.
 
     Raises:
         BudgetError: No network of the space meets the budget.
@@ -170,7 +172,7 @@ def first_finalists(
     found: dict[Shape, str] = {}
     for name, shape in named.items():
         if shape is not None:
-            found.setdefault(shape, name)
+            found.setdefault(settle(shape), name)
     return [Finalist(name=name, shape=s, ms=shapes.ms(s)) for s, name in found.items()]
 
 

@@ -1,25 +1,40 @@
-"""The prices of a search: a space on a device, at each size of images, with what lies around it."""
+"""The prices of a search: a space on a device, at each size of images, with what lies around it.
+
+Of a predicted device they are exact. On a machine that is here, blocks that are timed one by one
+add up to a network within some ten percent, so what a search ends with is measured whole.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from mmengine import dist
 
-from prunet_det.runtime.subject import Scope
+from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.latency.measure import find_device, measure
+from prunet_det.latency.record import Failure
+from prunet_det.runtime.subject import Scope, Subject, load_subject
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
 from prunet_det.search.shapes import Shapes
-from prunet_det.search.space import SearchSpace
+from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.utils.env import check_launcher
 from prunet_det.utils.errors import UserError
+from prunet_det.utils.io import make_folder, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Of a budget: what a network that is measured whole must spend, what it is scaled to if it does
+# not, beyond what the machine must be busy with other things, and how often it is scaled.
+_SPENT, _AIM, _BELIEVED, _TRIES = (0.95, 1.0), 0.98, (0.6, 1.6), 4
 
 
 def reachable(config: SearchConfig) -> tuple[float, float]:
@@ -65,11 +80,11 @@ def _priced_at(config: SearchConfig, size: int) -> Shapes:
     price = price_in_turn if config.pricing.device == "here" else Pricing.costs
     shapes = Shapes(price(config.pricing, config.space, size))
     if config.detector is not None and config.scope != Scope.BACKBONE.value:
-        from prunet_det.search.detectors import overhead_ms
+        from prunet_det.search.detectors import overhead
 
         detector, scope = config.detector, Scope(config.scope)
-        beyond = in_main(lambda: overhead_ms(detector, shapes, scope, config.pricing), "detector")
-        shapes.costs.fixed_ms += beyond
+        line = in_main(lambda: overhead(detector, shapes, scope, config.pricing), "detector")
+        shapes.costs.correct(*line)
         shapes = Shapes(shapes.costs)
     return shapes
 
@@ -114,3 +129,77 @@ def price_in_turn(pricing: Pricing, space: SearchSpace, input_size: int) -> Spac
     own: list[SpaceCosts] = []
     in_main(lambda: own.append(pricing.costs(space, input_size)), "space")
     return own[0] if own else pricing.costs(space, input_size)
+
+
+def subject_of(config: SearchConfig, spec: ArchSpec) -> Subject:
+    """What a network's milliseconds are of: its backbone, or the detector, of random weights."""
+    if config.detector is None or config.scope == Scope.BACKBONE.value:
+        return load_subject(spec, input_size=spec.input_size)
+    from prunet_det.search.detectors import settled_subject
+
+    return settled_subject(config.detector, spec, Scope(config.scope))
+
+
+class OnDevice:
+    """Brings networks to a budget as they are measured whole, on the machine itself.
+
+    Args:
+        config: What is searched for.
+        file: Where measured milliseconds are kept, for a search that goes on.
+    """
+
+    def __init__(self, config: SearchConfig, file: str | os.PathLike[str]) -> None:
+        self.config, self.file = config, Path(file)
+        self._kept: dict[str, float] = {}
+        if self.file.is_file():
+            self._kept.update(read_json(self.file, "record of measured networks"))
+
+    def ms(self, shapes: Shapes, shape: Shape, device: str) -> float:
+        """Milliseconds of a network; infinite where it cannot be measured."""
+        made = Provenance("hand-written", {"reason": "to measure it"})
+        spec = shapes.space.to_spec(shape, "measured", made, shapes.costs.input_size)
+        if spec.digest not in self._kept:
+            subject, conditions = subject_of(self.config, spec), shapes.costs.table.conditions
+            (found,) = measure([subject], conditions, device=device, seconds=4.0)
+            if isinstance(found, Failure):
+                logger.warning("a network is not measured: %s", found.reason)
+                return math.inf
+            self._kept[spec.digest] = found.latency.ms
+            make_folder(self.file.parent)
+            write_json(self.file, self._kept)
+        return self._kept[spec.digest]
+
+    def settle(self, shapes: Shapes, budget_ms: float, shape: Shape) -> Shape:
+        """Scales a network's widths until it spends the budget as measured.
+
+        Args:
+            shapes: Shapes of its space.
+            budget_ms: Milliseconds.
+            shape: The network, which meets the budget by the prices.
+
+        Returns:
+            The network whose milliseconds are closest to the budget, of a few; the same network
+            where the prices are not measured, or the device is not here.
+        """
+        table = shapes.costs.table
+        device = find_device(table.conditions) if table.kind == "measured" else None
+        if device is None:
+            return shape
+        tried: dict[Shape, float] = {}
+        found, asked = shape, budget_ms
+        while found not in tried and len(tried) < _TRIES:
+            share = self.ms(shapes, found, device) / budget_ms
+            if _SPENT[0] <= share <= _SPENT[1] or not math.isfinite(share):
+                return found
+            if not _BELIEVED[0] <= share <= _BELIEVED[1]:
+                logger.warning(
+                    "a network that is priced %.3g ms was measured to take %.3g ms, as happens "
+                    "where the machine is busy with other things; it stays as it is",
+                    shapes.ms(found),
+                    share * budget_ms,
+                )
+                return found
+            tried[found] = abs(math.log(share / _AIM))
+            asked *= _AIM / share
+            found = shapes.closest(shape, asked)
+        return min(tried, key=lambda s: tried[s])

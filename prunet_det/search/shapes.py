@@ -125,6 +125,13 @@ class Shapes:
         """
         return self.scale_all([shape], ms)[0]
 
+    def closest(self, shape: Shape, ms: float) -> Shape:
+        """As `scale`, but if these operators cannot take so many or so few, what comes closest."""
+        operators, widths = _stacked([shape])
+        targets = self.costs.hidden[self.rows, operators, widths]
+        (widths,), _ = self.costs.fit(operators, targets, np.array([ms]))
+        return Shape(operators[0], widths)
+
     def scale_all(self, shapes: Sequence[Shape], ms: float) -> list[Shape | None]:
         """`scale` of many shapes at once, one result each."""
         operators, widths = _stacked(shapes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,7 +25,7 @@ from prunet_det.search.detectors import (
     detector_subject,
     find_all,
     found_config,
-    overhead_ms,
+    overhead,
 )
 from prunet_det.search.finalists import FinalistSettings
 from prunet_det.search.result import SearchResult
@@ -260,7 +262,8 @@ def test_a_detector_is_priced_as_a_whole(tiny, shapes, tmp_path):
     """The budget's milliseconds are what `latency predict` says of the detector."""
     config = tiny(tmp_path)
     own = Shapes(config.pricing.costs(config.space, SIDE))
-    beyond = overhead_ms(config.detector, own, Scope.DETECTOR, config.pricing)
+    beyond, factor = overhead(config.detector, own, Scope.DETECTOR, config.pricing)
+    assert factor == 1
     for shape in own.draw(np.random.default_rng(1), sum(own.reachable()) / 2, 3):
         spec = own.space.to_spec(shape, "found", shapes_made(), SIDE)
         part = NetworkPart(build_detector(found_config(config.detector, spec)), SIDE)
@@ -484,15 +487,58 @@ def test_what_is_found_goes_into_a_folder_of_its_own(tiny, tmp_path, config):
 def test_a_measured_detector_keeps_its_price(tiny, tmp_path, monkeypatch):
     """A search goes on with the same milliseconds; the network itself is measured at its end."""
     pricing = Pricing(device="here", tables=tmp_path / "tables", seconds=0.01, threads=1)
+    whole = iter((2.0, 2.5, 3.0, 3.5, 4.0))
+
+    def measured(subjects, *_, **__):
+        return [SimpleNamespace(latency=SimpleNamespace(ms=next(whole))) for _ in subjects]
+
+    monkeypatch.setattr("prunet_det.search.detectors.measure", measured)
     low, high = reachable(tiny(tmp_path / "out", pricing=pricing))
     (kept,) = (tmp_path / "tables").glob("detector_*.json")
-    assert 0 < json.loads(kept.read_text())["beyond_ms"] < high
+    line = json.loads(kept.read_text())
+    own = Shapes(pricing.costs(tiny(tmp_path).space, SIDE)).reachable()
+    ends = [line["beyond_ms"] + line["factor"] * ms for ms in own]
+    assert (low, high) == pytest.approx(ends) and line["factor"] > 0
     monkeypatch.setattr("prunet_det.search.detectors.measure", None)
     assert reachable(tiny(tmp_path / "out", pricing=pricing)) == (low, high)
-    monkeypatch.undo()
     budget = float(f"{(low + high) / 2:.4g}")
     result = search(tiny(tmp_path / "out", pricing=pricing, budgets_ms=(budget,)))
     assert result.networks[budget].measured_ms > 0
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_blocks_do_not_quite_add_up_to_a_measured_detector(tiny, tmp_path, monkeypatch, fits):
+    """Here neck and head take 0.3 ms, and blocks twice what they did one by one."""
+    config = tiny(tmp_path)
+    own = Shapes(config.pricing.costs(config.space, SIDE))
+    own.costs.table.kind = "measured"
+    sums, number = [], itertools.count()
+
+    def measured(*_, **__):
+        i = next(number)
+        ms = 0.3 + 2 * sums[i] if fits else 3.0 / (1 + i)
+        return [SimpleNamespace(latency=SimpleNamespace(ms=ms))]
+
+    def noted(cfg, spec):
+        sums.append(own.ms(own.space.shape_of(spec)))
+        return found_config(cfg, spec)
+
+    monkeypatch.setattr("prunet_det.search.detectors.measure", measured)
+    monkeypatch.setattr("prunet_det.search.detectors.found_config", noted)
+    monkeypatch.setattr("prunet_det.search.detectors.find_device", lambda _: "cpu")
+    pricing = Pricing(tables=tmp_path / "tables")
+    if fits:
+        found = overhead(config.detector, own, Scope.DETECTOR, pricing)
+        assert found == pytest.approx((0.3, 2)) and sums == sorted(sums)
+        (shape,) = own.draw(np.random.default_rng(0), sums[1], 1)
+        before = own.ms(shape)
+        own.costs.correct(*found)
+        assert own.ms(shape) == pytest.approx(0.3 + 2 * before)
+        scaled = Shapes(own.costs).scale(shape, 0.3 + 2 * before)
+        assert 0.97 * (0.3 + 2 * before) <= own.ms(scaled) <= 0.3 + 2 * before
+    else:
+        with pytest.raises(InputError, match="larger detectors were not measured to be slower"):
+            overhead(config.detector, own, Scope.DETECTOR, pricing)
 
 
 def test_end_to_end_is_timed_with_as_many_objects_as_there_may_be(config, shapes):
