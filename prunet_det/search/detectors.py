@@ -163,8 +163,12 @@ def find_all(subject: Subject) -> Subject:
 
 def settled_subject(cfg: Config, spec: ArchSpec, scope: Scope) -> Subject:
     """A detector of random weights that is to be priced or timed; see `find_all`."""
-    build = partial(detector_subject, build_detector(found_config(cfg, spec)), scope)
-    return find_all(build_seeded(partial(build, spec.input_size), settle=True))
+
+    def build() -> Subject:
+        detector = build_detector(found_config(cfg, spec))
+        return detector_subject(detector, scope, spec.input_size)
+
+    return find_all(build_seeded(build, settle=True))
 
 
 def overhead(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> tuple[float, float]:

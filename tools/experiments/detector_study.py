@@ -1,7 +1,7 @@
 """Detectors that were searched on their own loss, beside others of the same latency.
 
-    python tools/experiments/detector_study.py prepare --budget-ms 3 6 --out DIR
-    python tools/experiments/detector_study.py networks --budget-ms 3 6 --out DIR
+    python tools/experiments/detector_study.py prepare --out DIR
+    python tools/experiments/detector_study.py networks --out DIR
 
 `prepare` writes the detector of the digits' suite and a config for searches on crops in the same
 space, and prints the commands of the searches. `networks` writes what these found, random networks,
@@ -144,7 +144,7 @@ def main() -> None:
     """Does what the first argument says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("do", choices=("prepare", "networks"))
-    parser.add_argument("--budget-ms", type=float, nargs="+", default=[3.0, 6.0])
+    parser.add_argument("--budget-ms", type=float, nargs="+", default=[2.5, 4.0])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     study = Study(args.out)
