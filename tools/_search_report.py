@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from _gate import PRICES
@@ -23,6 +23,7 @@ CHANGES = {
     **{key: f"layers go, {title}" for key, title in PRICES.items()},
     "loss_per_log_ms": "e times the ms",
 }
+LOSS = "on the detector's loss"  # a group of detector_study.py
 # The comparison by 200 steps, and the studies by the long judge.
 SHORT, LONG = "compare", "judge"
 
@@ -221,7 +222,17 @@ def detectors(results: Path) -> str:
             middle = f" (median **{median(every):.3f}**)" if every else ""
             row.append(", ".join(f"{v:.3f}" for v in every) + middle)
         rows.append(row)
-    return markdown_table(["backbone", *(f"mAP at {ms:g} ms" for ms in budgets)], rows)
+    ours, crops, chance = (found[g] for g in (LOSS, "on crops", "random"))
+    above = sum(v > median(chance[ms]) for ms in budgets for v in ours[ms])
+    total = sum(len(ours[ms]) for ms in budgets)
+    lead = mean(mean(ours[ms]) - mean(crops[ms]) for ms in budgets)
+    said = (
+        f"Of the {total} detectors that were searched on their own loss {above} are above the "
+        f"median of the random ones; on average they are {abs(lead):.3f} mAP "
+        f"{'above' if lead > 0 else 'below'} those that were searched on crops.\n"
+    )
+    header = ["backbone", *(f"mAP at {ms:g} ms" for ms in budgets)]
+    return f"{said}\n{markdown_table(header, rows)}"
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 # Of a budget: what a network that is measured whole must spend, what it is scaled to if it does
 # not, beyond what the machine must be busy with other things, and how often it is scaled.
-_SPENT, _AIM, _BELIEVED, _TRIES = (0.95, 1.0), 0.98, (0.6, 1.6), 4
+_SPENT, _AIM, _BELIEVED, _TRIES = (0.95, 1.0), 0.98, (0.4, 2.5), 4
 
 
 def reachable(config: SearchConfig) -> tuple[float, float]:
