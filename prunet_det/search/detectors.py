@@ -28,11 +28,11 @@ from torch import Tensor
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.detection.build import NetworkPart, build_detector, image_size
 from prunet_det.detection.letterbox import set_input_size
-from prunet_det.latency.measure import find_device, measure
+from prunet_det.latency.measure import find_device
 from prunet_det.latency.predict import predict_module
-from prunet_det.latency.record import Failure
 from prunet_det.runtime.subject import Scope, Subject, build_seeded
 from prunet_det.search.costs import Pricing
+from prunet_det.search.pricing import measured_ms
 from prunet_det.search.result import ARCH_FILE
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import Shape
@@ -221,14 +221,8 @@ def overhead(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> tup
             "cannot be measured on it: give scope backbone, or a device that is predicted."
         )
     sums, subjects = zip(*(random_detector(low * (high / low) ** s) for s in _SPREAD), strict=True)
-    # One after the other, as what is found is measured: detectors that take turns empty each
-    # other's caches.
     conditions = costs.table.conditions
-    found = [measure([one], conditions, device=device, seconds=2.0)[0] for one in subjects]
-    for one in found:
-        if isinstance(one, Failure):
-            raise InputError(f"the detector cannot be measured: {one.reason}")
-    whole = np.array([one.latency.ms for one in found if not isinstance(one, Failure)])
+    whole = np.array([measured_ms(one, conditions, device, seconds=2.0) for one in subjects])
     parts = np.stack([np.ones(len(whole)), sums], axis=1) / whole[:, None]
     beyond, factor = np.linalg.lstsq(parts, np.ones(len(whole)))[0]
     if factor <= 0 or beyond + factor * low <= 0:

@@ -18,14 +18,14 @@ from mmengine import dist
 
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.latency.measure import find_device, measure
-from prunet_det.latency.record import Failure
+from prunet_det.latency.record import Conditions, Failure
 from prunet_det.runtime.subject import Scope, Subject, load_subject
 from prunet_det.search.config import SearchConfig
 from prunet_det.search.costs import Pricing, SpaceCosts
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.utils.env import check_launcher
-from prunet_det.utils.errors import UserError
+from prunet_det.utils.errors import InputError, UserError
 from prunet_det.utils.io import make_folder, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,28 @@ def subject_of(config: SearchConfig, spec: ArchSpec) -> Subject:
     return settled_subject(config.detector, spec, Scope(config.scope))
 
 
+def measured_ms(
+    subject: Subject, conditions: Conditions, device: str, seconds: float = 4.0
+) -> float:
+    """Milliseconds of a network that is measured alone, as it will run.
+
+    Networks that take turns empty each other's caches.
+
+    Args:
+        subject: The network.
+        conditions: What it runs on and how.
+        device: Torch device.
+        seconds: Largest time to spend.
+
+    Raises:
+        InputError: If it cannot be measured; the sentence says why.
+    """
+    (found,) = measure([subject], conditions, device=device, seconds=seconds)
+    if isinstance(found, Failure):
+        raise InputError(f"the {subject.name} cannot be measured: {found.reason}")
+    return found.latency.ms
+
+
 class OnDevice:
     """Brings networks to a budget as they are measured whole, on the machine itself.
 
@@ -157,14 +179,14 @@ class OnDevice:
     def ms(self, shapes: Shapes, shape: Shape, device: str) -> float:
         """Milliseconds of a network; infinite where it cannot be measured."""
         made = Provenance("hand-written", {"reason": "to measure it"})
-        spec = shapes.space.to_spec(shape, "measured", made, shapes.costs.input_size)
+        spec = shapes.space.to_spec(shape, "network", made, shapes.costs.input_size)
         if spec.digest not in self._kept:
             subject, conditions = subject_of(self.config, spec), shapes.costs.table.conditions
-            (found,) = measure([subject], conditions, device=device, seconds=4.0)
-            if isinstance(found, Failure):
-                logger.warning("a network is not measured: %s", found.reason)
+            try:
+                self._kept[spec.digest] = measured_ms(subject, conditions, device)
+            except InputError as e:
+                logger.warning("%s", e)
                 return math.inf
-            self._kept[spec.digest] = found.latency.ms
             make_folder(self.file.parent)
             write_json(self.file, self._kept)
         return self._kept[spec.digest]

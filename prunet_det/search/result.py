@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunet_det.arch.spec import ArchSpec
 from prunet_det.latency.record import Conditions
 from prunet_det.search.costs import Budget
-from prunet_det.utils.errors import MissingFileError, UserError
+from prunet_det.utils.errors import InputError, MissingFileError, UserError
 from prunet_det.utils.io import PathLike, read_json, reading, write_json, write_text
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
@@ -115,9 +115,9 @@ class FoundNetwork:
         """The network with its milliseconds on the device of a measured table, if that is here."""
         if self.kind != "measured":
             return self
-        from prunet_det.latency.measure import find_device, measure
-        from prunet_det.latency.record import Failure
+        from prunet_det.latency.measure import find_device
         from prunet_det.runtime.subject import Scope, load_subject
+        from prunet_det.search.pricing import measured_ms
 
         device = find_device(self.budget.conditions)
         if device is None:
@@ -129,11 +129,11 @@ class FoundNetwork:
             from prunet_det.search.detectors import detector_subject, find_all
 
             subject = find_all(detector_subject(self.build(), Scope(self.scope), size))
-        (found,) = measure([subject], self.budget.conditions, device=device, seconds=4.0)
-        if isinstance(found, Failure):
-            logger.warning("%s is not measured: %s", found.model, found.reason)
+        try:
+            return replace(self, measured_ms=measured_ms(subject, self.budget.conditions, device))
+        except InputError as e:
+            logger.warning("%s", e)
             return self
-        return replace(self, measured_ms=found.latency.ms)
 
     def to_dict(self) -> dict[str, Any]:
         """The record of the network, as JSON values."""

@@ -492,15 +492,16 @@ def test_a_measured_detector_keeps_its_price(tiny, tmp_path, monkeypatch):
     def measured(subjects, *_, **__):
         return [SimpleNamespace(latency=SimpleNamespace(ms=next(whole))) for _ in subjects]
 
-    monkeypatch.setattr("prunet_det.search.detectors.measure", measured)
+    monkeypatch.setattr("prunet_det.search.pricing.measure", measured)
     low, high = reachable(tiny(tmp_path / "out", pricing=pricing))
     (kept,) = (tmp_path / "tables").glob("detector_*.json")
     line = json.loads(kept.read_text())
     own = Shapes(pricing.costs(tiny(tmp_path).space, SIDE)).reachable()
     ends = [line["beyond_ms"] + line["factor"] * ms for ms in own]
     assert (low, high) == pytest.approx(ends) and line["factor"] > 0
-    monkeypatch.setattr("prunet_det.search.detectors.measure", None)
+    monkeypatch.setattr("prunet_det.search.pricing.measure", None)
     assert reachable(tiny(tmp_path / "out", pricing=pricing)) == (low, high)
+    monkeypatch.undo()
     budget = float(f"{(low + high) / 2:.4g}")
     result = search(tiny(tmp_path / "out", pricing=pricing, budgets_ms=(budget,)))
     assert result.networks[budget].measured_ms > 0
@@ -523,7 +524,7 @@ def test_blocks_do_not_quite_add_up_to_a_measured_detector(tiny, tmp_path, monke
         sums.append(own.ms(own.space.shape_of(spec)))
         return found_config(cfg, spec)
 
-    monkeypatch.setattr("prunet_det.search.detectors.measure", measured)
+    monkeypatch.setattr("prunet_det.search.pricing.measure", measured)
     monkeypatch.setattr("prunet_det.search.detectors.found_config", noted)
     monkeypatch.setattr("prunet_det.search.detectors.find_device", lambda _: "cpu")
     pricing = Pricing(tables=tmp_path / "tables")
