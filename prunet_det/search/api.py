@@ -136,7 +136,6 @@ class _Search:
         if config.detector is None:
             self.folder = _prepared_folder(config)
             self.task = _task(config, device)
-        self.on_device = OnDevice(config, self.folder / MEASURED_FILE)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),
@@ -155,6 +154,9 @@ class _Search:
             config.command,
         )
         state = self.checkpoint.read()
+        if state is None and self.is_main:  # a former search's, of other detectors perhaps
+            (self.folder / MEASURED_FILE).unlink(missing_ok=True)
+        self.on_device = OnDevice(config, self.folder / MEASURED_FILE)
         budgets = config.budgets_ms if state is None else state["budgets_ms"]
         self.loop = self._build_loop([a for ms in budgets for a in self._architectures(ms)])
         if state is not None:

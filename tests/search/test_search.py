@@ -230,11 +230,13 @@ def test_parts_switched_off(tiny, tmp_path, off):
 
 
 def test_the_mixture_and_no_last_tier(tiny, tmp_path):
+    (tmp_path / "measured.json").write_text("{}")  # a former search's
     settings = dataclasses.replace(tiny(tmp_path).search, weights="mixture")
     result = search(tiny(tmp_path, search=settings, off=("finalists",)))
     network = result.networks[0.26]
     assert network.chooser == "tiers" and network.spec == network.tiers
     assert result.run["weights"] == "mixture"
+    assert not (tmp_path / "measured.json").exists()
 
 
 def test_without_tiers_evolution_chooses_still(tiny, tmp_path, monkeypatch):
