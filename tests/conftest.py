@@ -8,17 +8,21 @@ import io
 import json
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+# One thread a process: several busy-waiting thread pools on two cores would stall one another.
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # Options of tools/train.py and test.py with `here`: data are loaded by this process.
 NO_WORKERS = [
     f"{split}_dataloader.{option}"
@@ -175,6 +179,34 @@ def run_here(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Completed
             signal.signal(signal.SIGINT, ctrl_c)
             forget_runs()
     return subprocess.CompletedProcess([script, *args], code, out.getvalue(), err.getvalue())
+
+
+def kill_once(seen: Callable[[], bool], command: Sequence[object], log: Path) -> None:
+    """Runs a program and ends it by SIGKILL, with the processes that it started.
+
+    Args:
+        seen: Whether it has come to where it is killed.
+        command: The program, which must get there and not end before.
+        log: File for what it prints.
+    """
+    with open(log, "w") as stream:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=ROOT,
+            env=ENV,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 200
+            while not seen():
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.01)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def forget_runs() -> None:

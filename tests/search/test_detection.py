@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import sys
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -37,6 +39,7 @@ from prunet_det.search.supernet import SuperNet
 from prunet_det.utils.config import read_config
 from prunet_det.utils.errors import InputError, UserError
 from prunet_det.zoo import resolve_spec
+from tests.conftest import kill_once
 from tests.dispatched import dispatched
 from tests.search.conftest import SMALL, in_two_processes
 
@@ -324,12 +327,12 @@ class Killed(BaseException):
     pass
 
 
+def bytes_of(out):
+    return [(out / "0.52ms" / name).read_bytes() for name in ("arch.json", "weights.safetensors")]
+
+
 @pytest.mark.parametrize("at", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_search_that_was_killed_goes_on_to_the_same_bytes(tiny, tmp_path, monkeypatch, at):
-    def bytes_of(out):
-        files = ("arch.json", "weights.safetensors")
-        return [(out / "0.52ms" / name).read_bytes() for name in files]
-
     search(tiny(tmp_path / "whole"))
     save, calls = torch.save, []
 
@@ -345,6 +348,27 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bytes(tiny, tmp_path, monk
             search(tiny(tmp_path / "killed"))
     search(tiny(tmp_path / "killed", resume=True))
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def search_in(folder):
+    """What the process of the test below does."""
+    torch.set_num_threads(1)
+    detector = _read_detector(f"{folder}/detector.py", None, None)
+    search(small_search(SearchSpace.from_config(SMALL), detector, f"{folder}/out"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["search.pth", "0.52ms/finalists/records.jsonl"])
+def test_a_process_that_was_killed(tiny, tmp_path, config, at):
+    """By SIGKILL, while the supernet trains and in the last tier."""
+    out = tmp_path / "out"
+    shutil.copy(config, tmp_path / "detector.py")
+    program = f"from tests.search.test_detection import search_in; search_in({str(tmp_path)!r})"
+    kill_once((out / at).exists, [sys.executable, "-c", program], tmp_path / "log")
+    assert not (out / "report.md").exists()
+    search(tiny(out, resume=True))
+    search(tiny(tmp_path / "whole"))
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
 
 def search_as_one_of_two(rank, folder):

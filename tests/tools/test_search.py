@@ -10,15 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from safetensors.torch import load_file
 
 from prunet_det import ArchSpec
-from tests.conftest import NO_WORKERS, ROOT
+from tests.conftest import ENV, NO_WORKERS, ROOT, kill_once
 from tests.search.conftest import SMALL
-from tests.tools.test_training import ENV, torchrun
+from tests.tools.test_training import torchrun
 
 CONFIG = """
 _base_ = ["{root}/configs/search/quick.py"]
@@ -133,20 +132,12 @@ def test_ctrl_c_ends_with_its_code(config, here, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_goes_on(config, found, here, tmp_path):
-    """By SIGKILL, in a process of its own."""
-    out, log = tmp_path / "out", tmp_path / "log"
+@pytest.mark.parametrize("at", ["search.pth", "0.27ms/finalists/records.jsonl"])
+def test_a_search_that_was_killed_goes_on(config, found, here, tmp_path, at):
+    """By SIGKILL, in a process of its own, while the supernet trains and in the last tier."""
+    out = tmp_path / "out"
     command = [sys.executable, "tools/search_backbone.py", *flags(config, out)]
-    with open(log, "w") as handle:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=ENV, stdout=handle, stderr=handle, start_new_session=True
-        )
-        deadline = time.time() + 200
-        while not (out / "search.pth").exists() and time.time() < deadline:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_once((out / at).exists, command, tmp_path / "log")
     done = here("search_backbone", *flags(config, out, "--resume"))
     assert done.returncode == 0, done.stdout + done.stderr
     for ms in BUDGETS:

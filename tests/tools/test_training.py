@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import NO_WORKERS, ROOT
+from tests.conftest import ENV, NO_WORKERS, ROOT, kill_once
 
 SHORT = [
     "train_dataloader.batch_size=2",
@@ -39,10 +36,6 @@ def train_args(work, iters, *flags):
     ]
 
 
-# One thread a process: several busy-waiting thread pools on two cores would stall one another.
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
 def run(command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=ENV)
 
@@ -50,21 +43,8 @@ def run(command):
 @pytest.mark.slow
 def test_resume_after_kill_in_mid_epoch(few, tmp_path, here):
     log, work = tmp_path / "first.log", tmp_path / "work"
-    with open(log, "w") as out:
-        first = subprocess.Popen(
-            [sys.executable, *train_args(work, 12), *few],
-            cwd=ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=ENV,
-            start_new_session=True,
-        )
-        deadline = time.time() + 200
-        while "Iter(train) [ 6/12]" not in log.read_text() and time.time() < deadline:
-            assert first.poll() is None, log.read_text()
-            time.sleep(0.05)
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
+    command = [sys.executable, *train_args(work, 12), *few]
+    kill_once(lambda: "Iter(train) [ 6/12]" in log.read_text(), command, log)
     assert not (work / "iter_12.pth").exists()
     assert load_file(work / "weights.safetensors"), "the weights lie beside every checkpoint"
     newest = int(re.search(r"iter_(\d+)\.pth", (work / "last_checkpoint").read_text())[1])
