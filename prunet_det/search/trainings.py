@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from prunet_det.arch.spec import ArchSpec, Provenance
@@ -99,7 +100,9 @@ class Trainings(ABC):
         """
         if not many:
             return []
-        tasks = {shape: self.training(shape, steps) for shape in many}
+        # The longest first, lest one process trains it alone at the end.
+        order = np.argsort(-self.shapes.macs(many), kind="stable")
+        tasks = {many[i]: self.training(many[i], steps) for i in order}
         store = RunStore(self.folder)
         left = {shape: task for shape, task in tasks.items() if task.key not in store}
         self.prepare(left)

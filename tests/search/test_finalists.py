@@ -25,7 +25,7 @@ from prunet_det.training.divergence import DivergedError
 from prunet_det.training.short_run import ShortRecipe, evaluate
 from prunet_det.utils.config import from_mapping
 from prunet_det.utils.errors import InputError
-from prunet_det.utils.runs import RECORDS
+from prunet_det.utils.runs import RECORDS, RunStore
 from prunet_det.zoo import create
 
 MS = 0.22
@@ -210,6 +210,14 @@ def test_trainings_are_done_once_and_kept(shapes, halves, drawn, tmp_path, monke
     assert train(drawn[:1], 4) != first[:1]
     assert trainings(shapes, halves, tmp_path, seed=4)(drawn[:1], 3) != first[:1]
     assert len(path.read_text().splitlines()) == 5
+
+
+def test_the_longest_training_comes_first(shapes, halves, drawn, tmp_path):
+    train = trainings(shapes, halves, tmp_path)
+    found = train(drawn[:4], 1)
+    order = sorted(range(4), key=lambda i: -shapes.macs(drawn)[i])
+    assert order != [0, 1, 2, 3]
+    assert [run.figures["loss"] for run in RunStore(tmp_path)] == [found[i].loss for i in order]
 
 
 def test_results_do_not_depend_on_the_threads_of_this_process(shapes, halves, drawn, tmp_path):
