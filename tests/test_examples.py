@@ -7,7 +7,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from prunet_det import ArchSpec
+from prunet_det import ArchSpec, load_detector
 from tests.conftest import ROOT
 
 
@@ -65,3 +65,4 @@ def test_own_detector(example, tmp_path):
     assert (folder / "config.py").is_file()
     record = json.loads((tmp_path / "work_dirs" / "own_detector" / "train.json").read_text())
     assert len(record["classes"]) == 10
+    assert len(load_detector(tmp_path / "own_detector.onnx").classes) == 10
