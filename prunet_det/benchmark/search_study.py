@@ -224,9 +224,13 @@ class SearchStudy:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of one training; 0 where no network was trained twice."""
+        """Standard deviation of one training, 0 where no network was trained twice.
+
+        It is that of the random networks' trainings, or of all networks' where none is random.
+        """
+        networks = self.group(RANDOM) or self.contestants
         try:
-            return self.spread().noise
+            return analysis.spread([c.scores(self.end) for c in networks]).noise
         except UserError:
             return 0.0
 

@@ -122,6 +122,13 @@ def test_groups_are_compared_seed_by_seed(study):
     assert "searched against uniform widths: +0.0" in said and "better" in said
 
 
+def test_without_random_networks_the_noise_is_that_of_all_trainings(tmp_path):
+    rows = {("tiers", 0): [0.7], ("tiers", 1): [0.6], ("tiers, without tier 1", 0): [0.8]}
+    study = plant(tmp_path, rows, noise=0.02, trainings=40)
+    assert study.noise == pytest.approx(0.02, rel=0.2)
+    assert study.against("tiers", "tiers, without tier 1").error > 0
+
+
 def test_a_part_of_the_tiers_is_compared_with_the_tiers_and_any_other_with_the_search(tmp_path):
     rows = {(RANDOM, None): RANDOM_WORTHS[:2], (SEARCHED, 0): [0.7], (FOUND, 0): [0.65]}
     rows[f"{FOUND}, without tier 1", 0] = [0.6]
