@@ -26,5 +26,6 @@ data = dict(
 # After 300 steps a supernet ranked the random networks of docs/results/search/compare less well:
 # Kendall's tau of its loss with 1,200 steps from scratch was 0.52, not 0.64 (seed 1).
 search = dict(paths=700)
+# Shorter than by default: two cores took 9.5 minutes for all of it on a slow day.
 finalists = dict(iterations=(200, 500), proposed=2)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
