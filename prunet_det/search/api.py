@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,14 +45,15 @@ from prunet_det.search.result import (
     FoundNetwork,
     SearchResult,
     network_folder,
+    prepared_folder,
 )
 from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import Shape
-from prunet_det.search.tasks import Classification, Task
+from prunet_det.search.tasks import make_task
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.env import environment
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import digest, make_folder
+from prunet_det.utils.io import digest
 
 logger = logging.getLogger(__name__)
 
@@ -97,29 +97,6 @@ def train_supernet(config: SearchConfig) -> SearchLoop:
     return found.loop
 
 
-def _prepared_folder(config: SearchConfig) -> Path:
-    """Makes the folder of a result, unless it holds a search that is not to be resumed."""
-    folder = make_folder(config.out)
-    has_state, has_result = ((folder / name).exists() for name in (CHECKPOINT_FILE, RUN_FILE))
-    if has_result and not has_state:
-        raise UserError(f"{folder} holds a result without a checkpoint; give another --out.")
-    if has_state and not config.resume:
-        raise UserError(
-            f"{folder} holds a search already; go on with it by --resume, or give another --out."
-        )
-    if config.resume and not has_state:
-        logger.info("%s holds no checkpoint yet; the search starts afresh.", folder)
-    return folder
-
-
-def _task(config: SearchConfig, device: str) -> Task:
-    if config.detector is None:
-        return Classification.from_config(config, device)
-    from prunet_det.search.detection import Detection  # needs MMDetection
-
-    return Detection.from_config(config, device)
-
-
 class _Search:
     """A search at work."""
 
@@ -127,15 +104,15 @@ class _Search:
         self.config = config
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if config.detector is not None:  # a wrong one is refused before a device is measured
-            self.folder = _prepared_folder(config)
-            self.task = _task(config, device)
+            self.folder = prepared_folder(config.out, config.resume)
+            self.task = make_task(config, device)
         self.spaces = priced(config)
         self.is_main = dist.is_main_process()
         for ms in config.budgets_ms:
             self._met_by(ms)
         if config.detector is None:
-            self.folder = _prepared_folder(config)
-            self.task = _task(config, device)
+            self.folder = prepared_folder(config.out, config.resume)
+            self.task = make_task(config, device)
         identity = {
             **config.identity,
             "processes": dist.get_world_size(),

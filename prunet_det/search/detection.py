@@ -29,7 +29,10 @@ from prunet_det.search.detection_data import JUDGED, Stream, check_loaders, spli
 from prunet_det.search.detectors import (
     DetectorTrainings,
     at_size,
+    check_parts,
     found_config,
+    map_options,
+    maps_of,
     mean_precision,
 )
 from prunet_det.search.hooks import read_checkpoint
@@ -40,15 +43,11 @@ from prunet_det.search.supernet import Path as Way
 from prunet_det.search.tasks import ARCHITECTURE, WEIGHTS, Batch, Task
 from prunet_det.training.hooks import class_counts
 from prunet_det.training.loading import inner_dataset, set_loader_options
-from prunet_det.training.repeatable import (
-    seeded,
-)
+from prunet_det.training.repeatable import seeded
 from prunet_det.utils.config import config_errors
 from prunet_det.utils.errors import InputError
 from prunet_det.utils.io import file_digest, make_folder
 from prunet_det.utils.package import find_checkpoint
-from prunet_det.zoo import resolve_spec
-from prunet_det.zoo.features import choose_indices
 from prunet_det.zoo.weights import read_state_dict, refuse_pretrained
 
 if TYPE_CHECKING:
@@ -86,68 +85,13 @@ class SupernetBackbone(BaseModule):
     ) -> None:
         super().__init__()
         self.supernet = SuperNet(space, 0)
-        maps = _maps(space, out_strides, out_indices)
+        maps = maps_of(space, out_strides, out_indices)
         self.out_strides, self._stages, self.out_channels = zip(*maps, strict=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The maps of what is chosen."""
         maps = self.supernet.features(x, self.choice)
         return tuple(maps[stage] for stage in self._stages)
-
-
-def _maps(
-    space: SearchSpace,
-    out_strides: Sequence[int] | None = None,
-    out_indices: Sequence[int] | None = None,
-) -> list[tuple[int, int, int]]:
-    """Stride, stage and channels of the maps that a detector reads, see `PruNet`."""
-    last, stride = {}, 2
-    for layer in space.layers:
-        stride *= layer.stride
-        last[stride] = (stride, layer.stage, layer.out_chs)
-    indices = choose_indices([*last], out_strides, out_indices, "the space")
-    return [[*last.values()][i] for i in indices]
-
-
-def _map_options(cfg: Config) -> dict[str, Any]:
-    """What a detector's config says of the maps that it reads."""
-    backbone = cfg.model.backbone
-    return {key: backbone[key] for key in ("out_strides", "out_indices") if key in backbone}
-
-
-def _check_parts(cfg: Config, space: SearchSpace) -> None:
-    """Refuses detectors that do not take a space's maps, or that the search cannot train.
-
-    Raises:
-        InputError: The sentence says what to change.
-    """
-    backbone = cfg.model.backbone
-    if backbone.type not in ("PruNet", "TimmBackbone"):
-        raise InputError(
-            "the detector's backbone must be of type PruNet, which names its maps by their "
-            f"strides, and is a {backbone.type}: give it such as model.backbone=dict("
-            "type='PruNet', arch='prunet_n', out_strides=[8, 16, 32]), and a neck for them."
-        )
-    strides = [stride for stride, _, _ in _maps(space, **_map_options(cfg))]
-    if backbone.type == "PruNet" and cfg.model.type != "OneStageDetector":
-        every = [stride for _, _, stride in resolve_spec(backbone.arch).feature_stages()]
-        chosen = backbone.get("out_strides"), backbone.get("out_indices")
-        own = [every[i] for i in choose_indices(every, *chosen, "the backbone")]
-        if own != strides:
-            raise InputError(
-                f"the detector reads maps of strides {own}, and the space has {strides}; set "
-                "model.backbone.out_strides to strides that both have."
-            )
-    if (cfg.model.get("data_preprocessor") or {}).get("batch_augments"):
-        raise InputError("the search repeats batches: leave data_preprocessor.batch_augments out.")
-    given = (cfg.model.get("neck") or {}).get("in_channels")
-    channels = [chs for _, _, chs in _maps(space, **_map_options(cfg))]
-    if isinstance(given, (list, tuple)) and list(given) != channels:
-        raise InputError(
-            f"the detector's neck takes maps of {list(given)} channels, and the space gives "
-            f"{channels}: set model.neck.in_channels to these, or the type of the detector to "
-            "OneStageDetector, which finds them out."
-        )
 
 
 class Detection(Task):
@@ -201,7 +145,7 @@ class Detection(Task):
     def from_config(cls, config: SearchConfig, device: str) -> Detection:
         """The task of a search that has a detector."""
         assert config.detector is not None
-        _check_parts(config.detector, config.space)
+        check_parts(config.detector, config.space)
         return cls(
             config.detector,
             Path(config.out) / "halves",
@@ -219,7 +163,7 @@ class Detection(Task):
         options.backbone = {
             "type": SupernetBackbone,
             "space": space,
-            **_map_options(self.cfg),
+            **map_options(self.cfg),
         }
         preprocessor = options.get("data_preprocessor")
         if preprocessor and MODELS.get(preprocessor.type) is DetDataPreprocessor:

@@ -11,13 +11,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
@@ -25,17 +24,12 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
-from prunet_det.arch.spec import ArchSpec, Provenance
+from prunet_det.arch.spec import ArchSpec
 from prunet_det.detection.build import NetworkPart, build_detector, image_size
 from prunet_det.detection.letterbox import set_input_size
-from prunet_det.latency.measure import find_device
-from prunet_det.latency.predict import predict_module
 from prunet_det.runtime.subject import Scope, Subject, build_seeded
-from prunet_det.search.costs import Pricing
-from prunet_det.search.pricing import measured_ms
 from prunet_det.search.result import ARCH_FILE
-from prunet_det.search.shapes import Shapes
-from prunet_det.search.space import Shape
+from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.search.trainings import Score, Training, Trainings
 from prunet_det.training.divergence import DivergedError
 from prunet_det.training.evaluate import unwrap_model
@@ -45,15 +39,81 @@ from prunet_det.training.repeatable import make_repeatable, one_thread
 from prunet_det.training.schedule import set_length
 from prunet_det.utils.env import usable_cores
 from prunet_det.utils.errors import InputError
-from prunet_det.utils.io import PathLike, digest, make_folder, read_json, reading, write_json
+from prunet_det.utils.io import PathLike, digest
 from prunet_det.utils.runs import Run
+from prunet_det.zoo import resolve_spec
 from prunet_det.zoo.containers import read_state_dict
+from prunet_det.zoo.features import choose_indices
 from prunet_det.zoo.weights import save_safetensors
 
 logger = logging.getLogger(__name__)
 
-# Of a space's range, in logarithms: where detectors are measured. Budgets are rarely far above.
-_SPREAD = (0.05, 0.15, 0.3, 0.45, 0.6)
+
+def maps_of(
+    space: SearchSpace,
+    out_strides: Sequence[int] | None = None,
+    out_indices: Sequence[int] | None = None,
+) -> list[tuple[int, int, int]]:
+    """Stride, stage and channels of the maps that a detector reads, the finest first.
+
+    Args:
+        space: The space.
+        out_strides, out_indices: As of `PruNet`.
+
+    Raises:
+        InputError: If the space has no such maps.
+    """
+    last, stride = {}, 2
+    for layer in space.layers:
+        stride *= layer.stride
+        last[stride] = (stride, layer.stage, layer.out_chs)
+    indices = choose_indices([*last], out_strides, out_indices, "the space")
+    return [[*last.values()][i] for i in indices]
+
+
+def map_options(cfg: Config) -> dict[str, Any]:
+    """What a detector's config says of the maps that it reads."""
+    backbone = cfg.model.backbone
+    return {key: backbone[key] for key in ("out_strides", "out_indices") if key in backbone}
+
+
+def check_parts(cfg: Config, space: SearchSpace) -> None:
+    """Refuses detectors that do not take a space's maps, or that the search cannot train.
+
+    Args:
+        cfg: Config of the detector.
+        space: The space.
+
+    Raises:
+        InputError: The sentence says what to change.
+    """
+    backbone = cfg.model.backbone
+    if backbone.type not in ("PruNet", "TimmBackbone"):
+        raise InputError(
+            "the detector's backbone must be of type PruNet, which names its maps by their "
+            f"strides, and is a {backbone.type}: give it such as model.backbone=dict("
+            "type='PruNet', arch='prunet_n', out_strides=[8, 16, 32]), and a neck for them."
+        )
+    strides = [stride for stride, _, _ in maps_of(space, **map_options(cfg))]
+    if backbone.type == "PruNet" and cfg.model.type != "OneStageDetector":
+        every = [stride for _, _, stride in resolve_spec(backbone.arch).feature_stages()]
+        chosen = backbone.get("out_strides"), backbone.get("out_indices")
+        own = [every[i] for i in choose_indices(every, *chosen, "the backbone")]
+        if own != strides:
+            raise InputError(
+                f"the detector reads maps of strides {own}, and the space has {strides}; set "
+                "model.backbone.out_strides to strides that both have."
+            )
+    if (cfg.model.get("data_preprocessor") or {}).get("batch_augments"):
+        raise InputError("the search repeats batches: leave data_preprocessor.batch_augments out.")
+    given = (cfg.model.get("neck") or {}).get("in_channels")
+    channels = [chs for _, _, chs in maps_of(space, **map_options(cfg))]
+    if isinstance(given, (list, tuple)) and list(given) != channels:
+        raise InputError(
+            f"the detector's neck takes maps of {list(given)} channels, and the space gives "
+            f"{channels}: set model.neck.in_channels to these, or the type of the detector to "
+            "OneStageDetector, which finds them out."
+        )
 
 
 def at_size(cfg: Config, input_size: int) -> Config:
@@ -169,73 +229,6 @@ def settled_subject(cfg: Config, spec: ArchSpec, scope: Scope) -> Subject:
         return detector_subject(detector, scope, spec.input_size)
 
     return find_all(build_seeded(build, settle=True))
-
-
-def overhead(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> tuple[float, float]:
-    """What a detector takes, by what the blocks of its backbone add up to.
-
-    Neck and head read maps of fixed sizes, so they add the same milliseconds to all networks of a
-    space. Of a predicted device that is all. On a machine, blocks that are timed one by one do not
-    quite add up to a network either; a line is fitted there to five detectors of random weights,
-    once: it is kept beside the tables. End to end they see an image full of objects, see
-    `find_all`.
-
-    Args:
-        cfg: Config of the detector.
-        shapes: The space with the prices of backbones.
-        scope: `detector` or `e2e`.
-        pricing: Where milliseconds come from.
-
-    Returns:
-        Milliseconds beyond the blocks, and the factor of theirs.
-
-    Raises:
-        InputError: If the prices are of a device that can be neither predicted nor measured here.
-    """
-    costs, size = shapes.costs, shapes.costs.input_size
-    low, high = shapes.reachable()
-    rng, made = np.random.default_rng(0), Provenance("hand-written", {"reason": "to price it"})
-
-    def random_detector(ms: float) -> tuple[float, Subject]:
-        (shape,) = shapes.draw(rng, ms, 1)
-        return shapes.ms(shape), settled_subject(
-            cfg, costs.space.to_spec(shape, "priced", made, size), scope
-        )
-
-    if costs.table.kind == "predicted":
-        ms, subject = random_detector((low * high) ** 0.5)
-        traced = predict_module(
-            subject.module, "detector", pricing.device, pricing.batch, size, scope
-        )
-        return traced.latency.ms - ms, 1.0
-    of_detector = [cfg.model.to_dict(), size, scope.value, costs.table_hash]
-    kept = Path(pricing.tables) / f"detector_{digest(of_detector)}.json"
-    if kept.is_file():
-        line = read_json(kept, "price of a detector")
-        with reading(kept, "price of a detector"):
-            return float(line["beyond_ms"]), float(line["factor"])
-    device = find_device(costs.table.conditions)
-    if device is None:
-        raise InputError(
-            f"{costs.table.conditions.device} is not here, so that a detector's neck and head "
-            "cannot be measured on it: give scope backbone, or a device that is predicted."
-        )
-    sums, subjects = zip(*(random_detector(low * (high / low) ** s) for s in _SPREAD), strict=True)
-    conditions = costs.table.conditions
-    whole = np.array([measured_ms(one, conditions, device, seconds=2.0) for one in subjects])
-    parts = np.stack([np.ones(len(whole)), sums], axis=1) / whole[:, None]
-    beyond, factor = np.linalg.lstsq(parts, np.ones(len(whole)))[0]
-    if factor <= 0 or beyond + factor * low <= 0:
-        raise InputError(
-            "larger detectors were not measured to be slower, as happens where the machine is busy "
-            "with other things: remove the table of this space (--tables) and try again when it is "
-            "not."
-        )
-    make_folder(kept.parent)
-    rows = {"sums_of_blocks_ms": list(sums), "measured_ms": whole.tolist()}
-    line = {"beyond_ms": float(beyond), "factor": float(factor), "of": costs.table.title, **rows}
-    write_json(kept, line)
-    return float(beyond), float(factor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from mmengine import dist
+from mmengine.config import Config
 
 from prunet_det.arch.spec import ArchSpec, Provenance
 from prunet_det.latency.measure import find_device, measure
+from prunet_det.latency.predict import predict_module
 from prunet_det.latency.record import Conditions, Failure
 from prunet_det.runtime.subject import Scope, Subject, load_subject
 from prunet_det.search.config import SearchConfig
@@ -26,12 +29,14 @@ from prunet_det.search.shapes import Shapes
 from prunet_det.search.space import SearchSpace, Shape
 from prunet_det.utils.env import check_launcher
 from prunet_det.utils.errors import InputError, UserError
-from prunet_det.utils.io import make_folder, read_json, write_json
+from prunet_det.utils.io import digest, make_folder, read_json, reading, write_json
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Of a space's range, in logarithms: where detectors are measured. Budgets are rarely far above.
+_SPREAD = (0.05, 0.15, 0.3, 0.45, 0.6)
 # Of a budget: what a network that is measured whole must spend, what it is scaled to if it does
 # not, beyond what the machine must be busy with other things, and how often it is scaled.
 _SPENT, _AIM, _BELIEVED, _TRIES = (0.95, 1.0), 0.98, (0.4, 2.5), 4
@@ -80,13 +85,80 @@ def _priced_at(config: SearchConfig, size: int) -> Shapes:
     price = price_in_turn if config.pricing.device == "here" else Pricing.costs
     shapes = Shapes(price(config.pricing, config.space, size))
     if config.detector is not None and config.scope != Scope.BACKBONE.value:
-        from prunet_det.search.detectors import overhead
-
         detector, scope = config.detector, Scope(config.scope)
         line = in_main(lambda: overhead(detector, shapes, scope, config.pricing), "detector")
         shapes.costs.correct(*line)
         shapes = Shapes(shapes.costs)
     return shapes
+
+
+def overhead(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> tuple[float, float]:
+    """What a detector takes, by what the blocks of its backbone add up to.
+
+    Neck and head read maps of fixed sizes, so they add the same milliseconds to all networks of a
+    space. Of a predicted device that is all. On a machine, blocks that are timed one by one do not
+    quite add up to a network either; a line is fitted there to five detectors of random weights,
+    once: it is kept beside the tables. End to end they see an image full of objects, see
+    `find_all`.
+
+    Args:
+        cfg: Config of the detector.
+        shapes: The space with the prices of backbones.
+        scope: `detector` or `e2e`.
+        pricing: Where milliseconds come from.
+
+    Returns:
+        Milliseconds beyond the blocks, and the factor of theirs.
+
+    Raises:
+        InputError: If the prices are of a device that can be neither predicted nor measured here.
+    """
+    from prunet_det.search.detectors import settled_subject
+
+    costs, size = shapes.costs, shapes.costs.input_size
+    low, high = shapes.reachable()
+    rng, made = np.random.default_rng(0), Provenance("hand-written", {"reason": "to price it"})
+
+    def random_detector(ms: float) -> tuple[float, Subject]:
+        (shape,) = shapes.draw(rng, ms, 1)
+        return shapes.ms(shape), settled_subject(
+            cfg, costs.space.to_spec(shape, "priced", made, size), scope
+        )
+
+    if costs.table.kind == "predicted":
+        ms, subject = random_detector((low * high) ** 0.5)
+        traced = predict_module(
+            subject.module, "detector", pricing.device, pricing.batch, size, scope
+        )
+        return traced.latency.ms - ms, 1.0
+    of_detector = [cfg.model.to_dict(), size, scope.value, costs.table_hash]
+    kept = Path(pricing.tables) / f"detector_{digest(of_detector)}.json"
+    if kept.is_file():
+        line = read_json(kept, "price of a detector")
+        with reading(kept, "price of a detector"):
+            return float(line["beyond_ms"]), float(line["factor"])
+    device = find_device(costs.table.conditions)
+    if device is None:
+        raise InputError(
+            f"{costs.table.conditions.device} is not here, so that a detector's neck and head "
+            "cannot be measured on it: give scope backbone, or a device that is predicted."
+        )
+    sums, subjects = zip(*(random_detector(low * (high / low) ** s) for s in _SPREAD), strict=True)
+    conditions = costs.table.conditions
+    whole = np.array([measured_ms(one, conditions, device, seconds=2.0) for one in subjects])
+    parts = np.stack([np.ones(len(whole)), sums], axis=1) / whole[:, None]
+    beyond, factor = np.linalg.lstsq(parts, np.ones(len(whole)))[0]
+    if factor <= 0 or beyond + factor * low <= 0:
+        raise InputError(
+            "larger detectors were not measured to be slower, as happens where the machine is busy "
+            "with other things: remove the table of this space (--tables) and try again when it is "
+            "not."
+        )
+    make_folder(kept.parent)
+    rows = {"sums_of_blocks_ms": list(sums), "measured_ms": whole.tolist()}
+    line = {"beyond_ms": float(beyond), "factor": float(factor), "of": costs.table.title, **rows}
+    write_json(kept, line)
+    return float(beyond), float(factor)
 
 
 def in_main(make: Callable[[], T], what: str) -> T:

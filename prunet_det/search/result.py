@@ -14,7 +14,7 @@ from prunet_det.arch.spec import ArchSpec
 from prunet_det.latency.record import Conditions
 from prunet_det.search.costs import Budget
 from prunet_det.utils.errors import InputError, MissingFileError, UserError
-from prunet_det.utils.io import PathLike, read_json, reading, write_json, write_text
+from prunet_det.utils.io import PathLike, make_folder, read_json, reading, write_json, write_text
 from prunet_det.zoo.containers import read_state_dict
 from prunet_det.zoo.weights import save_safetensors
 
@@ -211,6 +211,29 @@ class FoundNetwork:
                 config=config.read_text(encoding="utf-8") if config.is_file() else "",
                 classes=tuple(classes),
             )
+
+
+def prepared_folder(folder: PathLike, resume: bool) -> Path:
+    """Makes the folder of a result.
+
+    Args:
+        folder: The folder.
+        resume: Whether the search that it holds is to go on.
+
+    Raises:
+        UserError: If it holds a search that is not to go on, or a result that cannot.
+    """
+    folder = make_folder(folder)
+    has_state, has_result = ((folder / name).exists() for name in (CHECKPOINT_FILE, RUN_FILE))
+    if has_result and not has_state:
+        raise UserError(f"{folder} holds a result without a checkpoint; give another --out.")
+    if has_state and not resume:
+        raise UserError(
+            f"{folder} holds a search already; go on with it by --resume, or give another --out."
+        )
+    if resume and not has_state:
+        logger.info("%s holds no checkpoint yet; the search starts afresh.", folder)
+    return folder
 
 
 def network_folder(folder: PathLike, budget_ms: float) -> Path:

@@ -230,3 +230,20 @@ class Classification(Task):
             half: dataclasses.replace(crops, rank=0, world_size=1)
             for half, crops in self.halves.items()
         }
+
+
+def make_task(config: SearchConfig, device: str) -> Task:
+    """The task of a search: a detector's, if it has one, or the classification of crops.
+
+    Args:
+        config: What is searched for.
+        device: Where model and batches go.
+
+    Raises:
+        UserError: If the data, or the detector, cannot be used.
+    """
+    if config.detector is None:
+        return Classification.from_config(config, device)
+    from prunet_det.search.detection import Detection  # needs MMDetection
+
+    return Detection.from_config(config, device)

@@ -23,13 +23,9 @@ from prunet_det.search import SearchConfig, reachable, search
 from prunet_det.search.config import _read_detector
 from prunet_det.search.costs import Pricing
 from prunet_det.search.detection import Detection
-from prunet_det.search.detectors import (
-    detector_subject,
-    find_all,
-    found_config,
-    overhead,
-)
+from prunet_det.search.detectors import detector_subject, find_all, found_config
 from prunet_det.search.finalists import FinalistSettings
+from prunet_det.search.pricing import overhead
 from prunet_det.search.result import SearchResult
 from prunet_det.search.schedule import EvolutionSettings, LoopSettings
 from prunet_det.search.shapes import Shapes
@@ -550,7 +546,7 @@ def test_blocks_do_not_quite_add_up_to_a_measured_detector(tiny, tmp_path, monke
 
     monkeypatch.setattr("prunet_det.search.pricing.measure", measured)
     monkeypatch.setattr("prunet_det.search.detectors.found_config", noted)
-    monkeypatch.setattr("prunet_det.search.detectors.find_device", lambda _: "cpu")
+    monkeypatch.setattr("prunet_det.search.pricing.find_device", lambda _: "cpu")
     pricing = Pricing(tables=tmp_path / "tables")
     if fits:
         found = overhead(config.detector, own, Scope.DETECTOR, pricing)
