@@ -327,10 +327,11 @@ def _other_candidate(name: str, suite: Suite) -> Candidate:
         family = "searched" if spec.provenance.kind == "searched" else family
     if not size.isdigit() or family is None:
         known = dict.fromkeys(c.model for c in suite.candidates)
+        by_name = ", ".join(f for f in FAMILIES if f != "searched")
         raise UserError(
             f"the suite {suite.name} has no model {name!r}; it has {', '.join(known)}. Another "
-            f"network of {', '.join(FAMILIES[:3])} is named with its input size: MODEL@PIXELS; one "
-            "that was searched, by its file arch.json."
+            f"network of {by_name} is named with its input size: MODEL@PIXELS; one that was "
+            "searched, by its file arch.json."
         )
     return Candidate(source, family, int(size))
 

@@ -8,7 +8,6 @@ Runner, its hooks and its loaders.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -77,10 +76,6 @@ class ShortRecipe:
             raise InputError("iterations, batch_size and norm_batches must be 1 or more.")
         if not 0 <= self.warmup <= 1 or self.lr <= 0:
             raise InputError("warmup must be a share of the steps, 0..1, and lr above 0.")
-
-    def shortened(self, iterations: int) -> ShortRecipe:
-        """The same recipe over another number of steps."""
-        return dataclasses.replace(self, iterations=iterations)
 
     @property
     def scored(self) -> tuple[int, ...]:
