@@ -23,9 +23,10 @@ space = dict(
 data = dict(
     dataset=dict(name="digits", data_root="data/digits/", transform=dict(input_size=(3, 24, 24)))
 )
-# After 300 steps a supernet ranked the random networks of docs/results/search/compare less well:
-# Kendall's tau of its loss with 1,200 steps from scratch was 0.52, not 0.64 (seed 1).
+# After 300 steps a supernet ranked twenty random networks less well: Kendall's tau of its loss with
+# 1,200 steps from scratch was 0.52, not 0.64 (seed 1).
 search = dict(paths=700)
-# Shorter than by default: two cores took 9.5 minutes for all of it on a slow day.
-finalists = dict(iterations=(200, 500), proposed=2)
+# Shorter than by default, and without the surrogate, which the judge could not tell from none
+# (docs/method.md): two cores take 8 minutes for all of it on a slow day.
+finalists = dict(iterations=(200, 400), random=2, proposed=0)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

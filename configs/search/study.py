@@ -12,4 +12,4 @@ data = dict(
     dataset=dict(name="single_glyphs", data_root="data/single_glyphs/"),
     span=(0.0, 0.8),
 )
-finalists = dict(iterations=(200, 800), proposed=3)
+finalists = dict(iterations=(200, 800), random=4, proposed=3)
