@@ -10,7 +10,7 @@ from _gate import PRICES
 
 from prunet_det.benchmark import search_tables
 from prunet_det.benchmark.records import load_records
-from prunet_det.benchmark.search_study import ENTRIES, GROUPS, RANDOM, SEARCHED, SearchStudy
+from prunet_det.benchmark.search_study import ENTRIES, RANDOM, SEARCHED, SearchStudy
 from prunet_det.latency import predict
 from prunet_det.search.result import RUN_FILE, SearchResult
 from prunet_det.utils import plots
@@ -24,8 +24,7 @@ CHANGES = {
     "loss_per_log_ms": "e times the ms",
 }
 LOSS = "on the detector's loss"  # a group of detector_study.py
-# The comparison by 200 steps, and the studies by the long judge.
-SHORT, LONG = "compare", "judge"
+JUDGE = "judge"  # the studies' folder, and what their figures' names begin with
 
 
 def budgets(results: Path) -> str:
@@ -141,28 +140,9 @@ def gate(results: Path) -> str:
     return "\n".join(markdown_table(*p) for p in parts if p[1]) or "None are published yet.\n"
 
 
-def short(results: Path) -> SearchStudy:
-    """The study by 200 steps."""
-    return SearchStudy.load(results / SHORT)
-
-
-def compared(results: Path) -> str:
-    """Groups of networks of one latency, without the ablations."""
-    study = short(results)
-    return (
-        markdown_table(*search_tables.groups_table(study, GROUPS))
-        + f"\n{search_tables.spread_sentence(study)}\n"
-    )
-
-
-def searched(results: Path) -> str:
-    """Each searched network against what it has to beat."""
-    return markdown_table(*search_tables.searched_table(short(results)))
-
-
 def studies(results: Path) -> dict[str, SearchStudy]:
     """The studies by the long judge, by the names of their folders."""
-    paths = sorted((results / LONG).rglob(ENTRIES))
+    paths = sorted((results / JUDGE).rglob(ENTRIES))
     return {path.parent.name: SearchStudy.load(path.parent) for path in paths}
 
 
@@ -188,7 +168,7 @@ def judged_in_short(results: Path) -> list[str]:
 
 def _judged(name: str, study: SearchStudy) -> str:
     pictures = [
-        f"![{what}](docs/search/{LONG}_{name}{end}.svg)\n"
+        f"![{what}](docs/search/{JUDGE}_{name}{end}.svg)\n"
         for what, end in (("Learning curves", "_curves"), ("Networks of one latency", ""))
     ]
     try:
@@ -276,8 +256,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "supernet_cost": supernet_cost,
     "rule": rule,
     "gate": gate,
-    "compared": compared,
-    "searched": searched,
     "judged": judged,
     "detectors": detectors,
 }
@@ -295,9 +273,8 @@ def figures(results: Path) -> dict[str, tuple[Any, ...]]:
     ]
     found: dict[str, tuple[Any, ...]] = {
         "supernet_cost.svg": (draw_costs, costs),
-        "comparison.svg": (search_tables.draw_comparison, short(results)),
     }
     for name, study in studies(results).items():
-        found[f"{LONG}_{name}.svg"] = search_tables.draw_comparison, study
-        found[f"{LONG}_{name}_curves.svg"] = search_tables.draw_curves, study
+        found[f"{JUDGE}_{name}.svg"] = search_tables.draw_comparison, study
+        found[f"{JUDGE}_{name}_curves.svg"] = search_tables.draw_curves, study
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,15 +78,10 @@ def curves_table(study: SearchStudy) -> Table:
     )
 
 
-def groups_table(study: SearchStudy, shown: Collection[str] | None = None) -> Table:
-    """Group, networks, trainings, top-1 of the group's networks, latency, blocks, cost.
-
-    Args:
-        study: The study.
-        shown: Groups to show; all by default.
-    """
+def groups_table(study: SearchStudy) -> Table:
+    """Group, networks, trainings, top-1 of the group's networks, latency, blocks, cost."""
     rows = []
-    for group in [g for g in study.groups if shown is None or g in shown]:
+    for group in study.groups:
         own, means = study.group(group), study.means(group)
         half = analysis.half_width(means.tolist())
         seconds = [c.entry.search_seconds for c in own if c.entry.search_seconds]

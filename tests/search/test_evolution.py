@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
-from prunet_det.arch.spec import ArchSpec
+from prunet_det.benchmark.search_study import RANDOM, SearchStudy
 from prunet_det.search.costs import FILLED, BudgetError, Pricing
 from prunet_det.search.evolution import Region, Scored, evolve, most_macs, propose, ridge
 from prunet_det.search.shapes import Shapes
@@ -145,27 +143,22 @@ def test_a_surrogate_learns_a_line_and_doubts_what_is_far(rng):
     assert (doubt > 0).all() and (far > doubt).all()
 
 
-def test_a_surrogate_predicts_the_stored_trainings_of_random_networks(shapes):
-    """Each one left out in turn: Kendall's tau of 0.71 over twenty."""
+@pytest.mark.parametrize(("budget", "tau"), [("0.5ms", 0.67), ("0.83ms", 0.78)])
+def test_a_surrogate_predicts_the_judge_s_trainings_of_random_networks(shapes, budget, tau):
+    """Each of twenty left out in turn, after 200 steps; a Gaussian process has 0.57 and 0.64."""
     from scipy.stats import kendalltau
 
-    folder = ROOT / "docs" / "results" / "search" / "compare"
-    entries = json.loads((folder / "entries.json").read_text())["entries"]
-    top1: dict[str, list[float]] = {}
-    for line in (folder / "records.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        top1.setdefault(record["subject"], []).append(record["figures"]["curve"]["200"][0])
-    entries = [e for e in entries if e["group"] == "random"]
-    specs = [ArchSpec.from_dict(e["spec"]) for e in entries]
-    features = shapes.features([shapes.space.shape_of(s) for s in specs])
-    losses = 1 - np.array([np.mean(top1[e["network"]]) for e in entries])
+    study = SearchStudy.load(ROOT / "docs" / "results" / "search" / "judge" / budget)
+    specs = [contestant.entry.spec for contestant in study.group(RANDOM)]
+    features = shapes.features([shapes.space.shape_of(spec) for spec in specs])
+    losses = 1 - study.means(RANDOM, 200)
 
     predicted = []
     for i in range(len(losses)):
         others = np.arange(len(losses)) != i
         expected, _ = ridge(features[others], losses[others], features[i : i + 1])
         predicted += [*expected]
-    assert len(losses) == 20 and kendalltau(predicted, losses)[0] > 0.7
+    assert len(losses) == 20 and kendalltau(predicted, losses)[0] >= tau
 
 
 def test_a_surrogate_of_a_feature_that_never_changes(rng):
