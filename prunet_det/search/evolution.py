@@ -21,7 +21,7 @@ _POPULATION = 24  # the best networks so far, which have children
 _CHILDREN = 16  # scored at once
 _TOURNAMENT = 3  # of the population, its best has the child
 _WIDTH_CHANGE = 0.5  # standard deviation of the logarithm of a width's factor
-_TRIES = 200  # children that are made for each that is new and fits
+_TRIES = 10  # batches of children that are made, at most, until enough of them are new
 # Of the search for the most work: random networks, evaluations.
 _DRAWN, _EVOLVED = 2000, 1500
 
