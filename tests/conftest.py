@@ -33,6 +33,8 @@ NO_WORKERS = [
 
 # Runs that must give the same bytes, here and in processes of their own, need as many threads.
 torch.set_num_threads(1)
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A loader in a reference cycle, as after an error in a worker, cannot tell its workers to end any
 # more when it is collected: it would wait five seconds for each and then kill it, in another test.
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
