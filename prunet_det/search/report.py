@@ -67,7 +67,8 @@ def write_report(
     if sum(metric in n.figures for n in networks) > 1:
         caption = (
             f"The networks' {METRICS[metric]} on the half of the data that their weights have not "
-            "seen, but that they were chosen by; other images are less kind to them."
+            "seen, but that they were chosen by; other images are less kind to them, and short "
+            "trainings such as the last tier's are to large networks."
         )
         lines += _save(
             folder, "", [("curve.png", caption, _draw_curve(networks, metric))], result.lines
@@ -166,7 +167,8 @@ def _draw_curve(networks: Sequence[FoundNetwork], metric: str) -> Figure:
     axis.plot(*zip(*points, strict=True), "o-", color=PALETTE["blue"])
     for network, point in zip(shown, points, strict=True):
         text = f"{network.budget.ms:g} ms"
-        axis.annotate(text, point, (0, 6), textcoords="offset points", ha="center", size=8)
+        label = axis.annotate(text, point, (0, 7), textcoords="offset points", ha="center", size=8)
+        label.set_bbox({"fc": "white", "ec": "none", "pad": 1.0})  # a falling line would cross it
     axis.margins(0.08, 0.15)
     return figure
 
