@@ -1,4 +1,4 @@
-"""Detectors on found backbones: their configs, prices, worth, and trainings in the last tier."""
+"""Detectors on found backbones: their configs, worth, and trainings in the last tier."""
 
 from __future__ import annotations
 
