@@ -93,7 +93,7 @@ def hypervolume(costs: Sequence[float], values: Sequence[float], limit: float) -
     buys nothing counts as 0.
 
     Args:
-        costs, values: Of the front, both rising.
+        costs, values: Costs and values of the front's points, both rising.
         limit: A cost that is no less than the last one.
     """
     return float(np.dot(values, np.diff([*costs, limit])) / limit)

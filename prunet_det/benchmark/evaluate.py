@@ -33,7 +33,7 @@ def make_artifact(
         input_size: Side of its images.
         artifact: Runtime and precision, such as `onnxruntime fp32`.
         device: A torch device.
-        threads: Of a CPU.
+        threads: Threads of a CPU.
 
     Raises:
         RuntimeMissingError: The runtime is not here.
@@ -85,7 +85,7 @@ def evaluate(
     Args:
         cfg: With the test data and their evaluator; the data are told the classes.
         predict: From a batch to its samples with their predictions.
-        classes: Of the training, in the order of the labels.
+        classes: Classes of the training, in the order of the labels.
 
     Raises:
         InputError: The test data have other classes, and cannot match them by name.

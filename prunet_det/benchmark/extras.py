@@ -18,8 +18,8 @@ def markdown(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:
     """A part for each that is there: learning_rate.json, repeat/, throughput.csv, profile.csv.
 
     Args:
-        folder: Of the benchmark.
-        records: Of the folder.
+        folder: Folder of the benchmark.
+        records: Records of the folder.
 
     Raises:
         InputError: If one of the files is damaged.

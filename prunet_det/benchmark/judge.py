@@ -43,7 +43,7 @@ class LatencyRatio:
         verdict: `faster`, `slower` or `tie` (the interval lies below, above or around 1),
             `not established` (a point estimate only) or `refused` (no estimate).
         estimate: PruNet's latency over the other's; None where refused.
-        interval: Of the ratio, over seeds; None unless established.
+        interval: Interval of the ratio, over seeds; None unless established.
         reason: Why it is refused or not established.
     """
 
@@ -133,7 +133,7 @@ def judge(
     """PruNet against every other family that is there, on every axis.
 
     Args:
-        records: Of one suite.
+        records: Records of one suite.
         metrics: By which accuracies.
         only: These axes; all that there are by default.
 

@@ -74,8 +74,8 @@ def write_page(records: Sequence[Record], title: str, path: str | os.PathLike[st
     """Writes the page; it loads nothing, plotly.js stands in it.
 
     Args:
-        records: Of one suite.
-        title: Of the page.
+        records: Records of one suite.
+        title: Title of the page.
         path: The file.
 
     Raises:

@@ -50,25 +50,25 @@ class Record:
         model: The backbone's name, here or in timm.
         family: One of FAMILIES.
         input_size: Side of the images in pixels.
-        seed: Of initial weights, order of the data and augmentation.
+        seed: Seed of initial weights, order of the data and augmentation.
         suite: Which configs/benchmark/*.py.
         metrics: METRICS, 0 to 1, by pycocotools on the test split; None where no object has the
             size.
         artifact: What was evaluated and timed, such as `onnxruntime fp32`.
         latencies: Latencies of this network and input size, joined on reading.
-        parameters, macs, kernels: Of the whole detector up to raw outputs, for one image.
-        peak_memory_mb: Of the training: PyTorch's on CUDA, the process's on a CPU.
+        parameters, macs, kernels: Numbers of the whole detector up to raw outputs, for one image.
+        peak_memory_mb: MiB in the training at most: PyTorch's on CUDA, the process's on a CPU.
         images_per_second: Throughput of the training.
         arch: The backbone's ArchSpec as a dict; None for timm's networks.
-        config_hash: Of the recipe: everything but backbone, input size and seed.
-        data_hash: Of training and test data.
+        config_hash: Digest of the recipe: everything but backbone, input size and seed.
+        data_hash: Digest of training and test data.
         training_revision: `suite.TRAINING_REVISION` of the code that trained; 1 in records
             that were written before it existed.
         commit: Commit of the checkout that trained.
         environment: See `utils.env.environment`.
         command: That repeats the run.
         seconds: Training, export and evaluation; of the last process where it was interrupted.
-        weights_hash: Of the trained weights.
+        weights_hash: Digest of the trained weights.
 
     Raises:
         InputError: An unknown family, or metrics that are missing or no accuracies.
@@ -242,9 +242,9 @@ def save_latencies(
     """Writes the latencies of one device, atomically.
 
     Args:
-        folder: Of the benchmark.
-        name: Of the file.
-        rows: Of `Latency.to_dict()`, or of `Measurement.to_dict()`; `model` is a record's.
+        folder: Folder of the benchmark.
+        name: Name of the file.
+        rows: What `Latency.to_dict()` or `Measurement.to_dict()` gave; `model` is a record's.
         about: Command, environment and what else a reader must know.
     """
     path = latency_path(folder, name)

@@ -27,7 +27,7 @@ def write_report(
     """Writes report.md, points.csv, a plot an axis and index.html.
 
     Args:
-        records: Of one suite.
+        records: Records of one suite.
         out: Folder to write to.
         folder: Where the records are from.
     """
@@ -79,7 +79,7 @@ def markdown(
     """Everything that was measured, as a page without its heading.
 
     Args:
-        records: Of one suite.
+        records: Records of one suite.
         pictures: Axis to its plot's file, as links have it.
         folder: Where the records are from.
     """

@@ -55,7 +55,7 @@ class Training:
         name: Name of its log and of the folder of its checkpoints.
         suite: Recipe and device.
         candidate: The network.
-        seed: Of everything random.
+        seed: Seed of everything random.
         out: Folder of the benchmark.
         shared: Its record's values for the keys of `records.SHARED`.
         command: Command line, for the record.

@@ -106,8 +106,8 @@ class Suite:
     """What a file of configs/benchmark/ says, and what the command line changed of it.
 
     Attributes:
-        name: Of the file.
-        path: Of the file.
+        name: Name of the file.
+        path: Path of the file.
         config: The detector and its recipe.
         candidates: In the order in which they are trained.
         options: `--cfg-options` of the recipe.
@@ -116,7 +116,7 @@ class Suite:
             schedule's shape; None leaves the config's.
         crop: Side of what is cut out of a training image, of the input size.
         amp: Automatic mixed precision, where there is CUDA.
-        threads: Of a CPU, in training, evaluation and timing.
+        threads: Threads of a CPU, in training, evaluation and timing.
         learning_rates: To choose from, once.
         data_root: In the place of the config's.
         held_out: Whether a part of the training data is kept from training and evaluated on, and
@@ -202,8 +202,8 @@ class Suite:
         """The config of one run.
 
         Args:
-            candidate: Of this suite.
-            seed: Of everything random.
+            candidate: Network of this suite.
+            seed: Seed of everything random.
             work: Folder of checkpoints and logs.
         """
         cfg = self.recipe()

@@ -152,7 +152,7 @@ def points_csv(records: Sequence[Record], comments: dict[str, str]) -> str:
     A point that has not been timed has one row without latency.
 
     Args:
-        records: Of one suite.
+        records: Records of one suite.
         comments: First lines, as `read_csv` of `prunet_det.utils.io` reads them.
     """
     groups = runs_by_point(records)

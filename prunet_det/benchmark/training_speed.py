@@ -102,7 +102,7 @@ def disk_against_memory(
         trainer: Takes turns with either: a loader that works ahead while the other is timed would
             look too fast.
         held: Batches in memory.
-        iterations: Of a turn, counted after it has settled.
+        iterations: Iterations of a turn, counted after it has settled.
         rounds: Number of turns of each.
     """
     loader = trainer.runner.train_loop.dataloader

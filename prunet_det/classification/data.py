@@ -31,8 +31,8 @@ def normalized(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> t
 
     Args:
         images: (..., 3, H, W).
-        mean: Of images in 0..1, (3, 1, 1).
-        std: Of images in 0..1, (3, 1, 1).
+        mean: Mean of images in 0..1, (3, 1, 1).
+        std: Standard deviation of images in 0..1, (3, 1, 1).
     """
     if images.dtype != torch.uint8:
         return images

@@ -84,8 +84,8 @@ def _beyond(sizes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
     Args:
         sizes: Height and width of each image, (N, 2).
-        height: Of the batch.
-        width: Of the batch.
+        height: Height of the batch, in pixels.
+        width: Width of the batch, in pixels.
     """
     rows = torch.arange(height, device=sizes.device) >= sizes[:, :1]
     columns = torch.arange(width, device=sizes.device) >= sizes[:, 1:]

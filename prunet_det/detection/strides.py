@@ -87,7 +87,7 @@ def level_strides(head: nn.Module) -> list[int]:
     """Finds the strides of a one-stage head's levels, on which its anchors lie.
 
     Args:
-        head: Of a one-stage detector.
+        head: Head of a one-stage detector.
 
     Returns:
         In the order of its outputs; empty if it does not say.

@@ -64,7 +64,7 @@ class Detector:
         classes: Class names, in the order of the labels.
         score_thr: Minimum score of a detection, 0..1.
         max_per_img: Maximum number of detections in an image; None for as many as the engine gives.
-        channel_order: Of images that are arrays or tensors: `bgr`, as OpenCV reads them, or `rgb`.
+        channel_order: Order in arrays and tensors: `bgr`, as OpenCV reads images, or `rgb`.
 
     Attributes:
         classes: Class names, in the order of the labels.

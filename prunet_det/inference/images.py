@@ -31,7 +31,7 @@ def as_pixels(image: Image, channel_order: ChannelOrder = "bgr") -> np.ndarray:
         image: A path; a Pillow image of any mode; an array (H, W, 3), (H, W, 4), whose last channel
             is dropped, (H, W, 1) or (H, W); or a tensor (3, H, W), (1, H, W) or (H, W), on any
             device. Arrays and tensors are uint8; of uint16 the higher eight bits are taken.
-        channel_order: Of arrays and tensors: `bgr` as OpenCV reads images, or `rgb`.
+        channel_order: Order in arrays and tensors: `bgr` as OpenCV reads images, or `rgb`.
 
     Raises:
         MissingFileError: If there is no such file.

@@ -68,7 +68,7 @@ def load_detector(  # noqa: PLR0913 (what a user may choose)
         score_thr: Minimum score of a detection, 0..1. The default is for looking at pictures; to
             compute an mAP give 0, for every detection left out lowers it.
         max_per_img: Maximum number of detections in an image; by default the config's.
-        channel_order: Of images that are arrays or tensors: `bgr`, as OpenCV reads them, or `rgb`.
+        channel_order: Order in arrays and tensors: `bgr`, as OpenCV reads images, or `rgb`.
 
     Returns:
         The detector: `detector(image)` gives `Detections`, `detector([image, ...])` a list.

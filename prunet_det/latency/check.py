@@ -159,7 +159,7 @@ def summaries(checks: Sequence[Check]) -> dict[str, Errors]:
     """Compares each kind of sum with what was measured.
 
     Args:
-        checks: Of one table; those that failed are left out.
+        checks: Checks of one table; those that failed are left out.
 
     Returns:
         Errors by kind, `table` and, where there was a device, `fitted model`; none of fewer than

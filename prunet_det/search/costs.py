@@ -163,7 +163,7 @@ class SpaceCosts:
 
         Args:
             beyond_ms: Milliseconds that all of them take beside.
-            factor: Of the milliseconds of all blocks.
+            factor: Factor of the milliseconds of all blocks.
         """
         self.ms *= factor
         self.fixed_ms = self.fixed_ms * factor + beyond_ms

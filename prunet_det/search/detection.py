@@ -69,7 +69,7 @@ class SupernetBackbone(BaseModule):
 
     Attributes:
         choice: What of the supernet runs; to be set before each pass.
-        out_channels, out_strides: Of the maps, finest first.
+        out_channels, out_strides: Channels and strides of the maps, the finest first.
 
     Shapes:
         (N, 3, H, W) to one map for each stride.

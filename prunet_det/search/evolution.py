@@ -171,7 +171,7 @@ def ridge(
     nothing to the other features.
 
     Args:
-        features: Of the trained networks, (trained, features).
+        features: Features of the trained networks, (trained, features).
         losses: Their losses, (trained,).
         asked: Features of other networks, (networks, features).
         penalty: Strength of the ridge, in networks: how many there must be until the features are

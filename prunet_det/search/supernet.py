@@ -211,7 +211,7 @@ class SearchLayer(nn.Module):
 
         Args:
             x: The layer's input.
-            choice: Of all layers.
+            choice: What runs of all layers.
             index: Number of this layer among them.
         """
         if isinstance(choice, Mixture):

@@ -185,7 +185,7 @@ class _Stacks:
 
         Args:
             updates: Update of each parameter.
-            options: Of timm's Newton-Schulz iteration.
+            options: Settings of timm's Newton-Schulz iteration.
         """
         coefficients = resolve_ns_coefficients(options["ns_coefficients"], _COEFFICIENTS)
         torch._foreach_copy_(self.views, updates)

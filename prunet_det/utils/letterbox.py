@@ -26,8 +26,8 @@ def fit_square(  # noqa: PLR0913 (the keys of the metadata)
     Args:
         image: (H, W, 3) uint8.
         size: Side of the square in pixels.
-        longer_side: Of a rectangle within the square that the image must fit into, in pixels.
-        shorter_side: Of the same, in pixels.
+        longer_side: Longer side, in pixels, of a rectangle in the square that the image must fit.
+        shorter_side: Its shorter side, in pixels.
         antialias: Shrink as Pillow does, or as OpenCV does.
         rounding: `round` or `floor`: how the image's sides become whole pixels.
         pad_value: Filling, 0..255, in the order of the image's channels.

@@ -28,7 +28,7 @@ class Row:
         figures: Heading to text.
         record: Whatever else the part has written.
         tail: End of the log of a part that failed.
-        commit, date: Of the last call.
+        commit, date: Commit and date of the last call.
     """
 
     state: str
@@ -52,7 +52,7 @@ class Summary:
 
     Attributes:
         machine: Title of the device, commit, versions; see `utils.env.environment`.
-        command: Of the last call.
+        command: Command of the last call.
         rows: Row of each part, by its name.
     """
 

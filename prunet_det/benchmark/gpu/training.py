@@ -83,7 +83,7 @@ def best_speed_up(runs: Sequence[Mapping[str, Any]]) -> str:
     """Says which kind of training is the fastest of those whose losses are the plain one's.
 
     Args:
-        runs: Of `compare_speed_ups`: two plain ones and others.
+        runs: Runs of `compare_speed_ups`: two plain ones and others.
     """
     plain = [r for r in runs if r["speed_up"] == "none"]
     limit = max(MAX_DIFFERENCE, *(2 * r["difference"] for r in plain))
