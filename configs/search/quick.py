@@ -26,7 +26,7 @@ data = dict(
 # After 300 steps a supernet ranked twenty random networks less well: Kendall's tau of its loss with
 # 1,200 steps from scratch was 0.52, not 0.64 (seed 1).
 search = dict(paths=700)
-# Shorter than by default, and without the surrogate, which the judge could not tell from none
-# (docs/method.md): two cores take 8 minutes for all of it on a slow day.
+# Shorter than by default, and without the surrogate: searches with it and without it found equally
+# good networks (docs/method.md). Two cores take 8 minutes for all of it on a slow day.
 finalists = dict(iterations=(200, 400), random=2, proposed=0)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

@@ -99,7 +99,7 @@ def overhead(cfg: Config, shapes: Shapes, scope: Scope, pricing: Pricing) -> tup
     space. Of a predicted device that is all. On a machine, blocks that are timed one by one do not
     quite add up to a network either; a line is fitted there to five detectors of random weights,
     once: it is kept beside the tables. End to end they see an image full of objects, see
-    `find_all`.
+    `detectors.find_all`.
 
     Args:
         cfg: Config of the detector.
